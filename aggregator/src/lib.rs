@@ -1,0 +1,1 @@
+//! Folds increments into deltas, one transaction a flush.

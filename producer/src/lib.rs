@@ -1,0 +1,1 @@
+//! The HTTP gateway: increments in, a durable position out.

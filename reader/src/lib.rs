@@ -1,0 +1,1 @@
+//! Answers reads from memory first, then from the store.

@@ -1,0 +1,1 @@
+//! Replays the log and proves the stored counts against it.

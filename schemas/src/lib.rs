@@ -1,0 +1,1 @@
+//! The Avro schemas of Tally and their codec.

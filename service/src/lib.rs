@@ -1,0 +1,1 @@
+//! What every service stands on: configuration, telemetry, health, and the clients of log, registry and store.

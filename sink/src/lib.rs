@@ -1,0 +1,1 @@
+//! Stores each batch of deltas as one block, once.
