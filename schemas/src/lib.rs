@@ -1,1 +1,29 @@
-//! The Avro schemas of Tally and their codec.
+//! The Avro schemas of Tally and their codec. Pure: bytes in, values out, no I/O.
+//!
+//! ```text
+//!                        ┌─ schema id ──► (a registry) ──► writer schema ──► Plan::new, once
+//!  payload ─► wire::split┤                                                       │
+//!                        └─ body ───────────────────────────────────────► Plan::decode ──► Increment…
+//!
+//!  Increment… ──► encode::BatchEncoder ──► body            Delta… ──► delta_batch::encode ──► body
+//!                                                          body ──► DeltaBatch::decode ──► Delta…
+//! ```
+//!
+//! Increments come from anyone, so they are read by the schema of whoever wrote them ([`Plan`]). Delta batches are
+//! written and read by Tally alone, by one schema.
+
+pub mod avsc;
+mod cursor;
+pub mod delta_batch;
+pub mod encode;
+mod error;
+mod increment;
+mod plan;
+mod varint;
+pub mod wire;
+
+pub use delta_batch::{Delta, DeltaBatch, DeltaBatchHeader};
+pub use encode::BatchEncoder;
+pub use error::{DecodeError, Reason};
+pub use increment::{Increment, Message};
+pub use plan::{Kind, Plan, PlanError};
