@@ -1,1 +1,58 @@
-//! Folds increments into deltas, one transaction a flush.
+//! The aggregator: folds increments into deltas, and commits each flush together with the offsets that it covers.
+//!
+//! ```text
+//!            ┌──────────────── worker (a thread, a member of the group) ────────────────┐
+//! increments │ poll ─► Plans (one per schema id) ─► Core (a Fold per partition)       │
+//!  ─────────►│                                           │ flush: batches, rejects, offsets
+//!            │                                           ▼                              │
+//!            │                          committer (a thread): one transaction a flush ──┼──► deltas, increments.rejected,
+//!            └──────────────────────────────────────────────────────────────────────────┘    the group's offsets
+//! ```
+//!
+//! While one flush commits, the next one's sums accumulate. When a flush does not commit, whatever the reason, every sum is
+//! dropped and the partitions are read again from the committed offsets: nothing is ever mended in memory.
+
+mod committer;
+mod core;
+mod error;
+mod metrics;
+mod transaction;
+mod worker;
+
+use std::sync::Arc;
+
+use tally_service::config::Config;
+use tally_service::health::Health;
+use tokio_util::sync::CancellationToken;
+
+pub use error::Error;
+
+/// Runs the configured number of workers until `shutdown`, then flushes what they hold and returns. The first worker to
+/// fail stops the others.
+///
+/// `instance` tells this process from the others of its group, and stays the same when it is started again.
+pub async fn run(
+    config: &Config,
+    instance: &str,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let config = Arc::new(config.clone());
+    let stop = shutdown.child_token();
+    let mut workers = tokio::task::JoinSet::new();
+    for number in 0..config.aggregator.workers {
+        let (config, health, stop) = (config.clone(), health.clone(), stop.clone());
+        let name = format!("{}-{instance}-{number}", config.aggregator.group);
+        let runtime = tokio::runtime::Handle::current();
+        workers.spawn_blocking(move || {
+            let _stop_the_others = stop.clone().drop_guard();
+            worker::run(&config, &name, &health, &stop, &runtime)
+        });
+    }
+    let mut outcome = Ok(());
+    while let Some(joined) = workers.join_next().await {
+        let ended = joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        outcome = outcome.and(ended);
+    }
+    outcome
+}

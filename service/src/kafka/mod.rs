@@ -1,7 +1,9 @@
 //! The log: client settings that exactly-once depends on, in one place, and what librdkafka's safe wrapper lacks.
 
+mod membership;
 mod settings;
 mod topics;
 
+pub use membership::{Membership, Rebalance};
 pub use settings::{client, consumer, producer, transactional_producer};
 pub use topics::{TopicError, partition_count, topic_id, watermarks};

@@ -19,22 +19,23 @@ const QUIET: &str = "librdkafka=warn,rdkafka=warn,opentelemetry=warn";
 ///
 /// A word alone must be a level: `EnvFilter` would take a mistyped one for a target, and log nothing.
 pub(super) fn filter(directives: &str) -> Result<EnvFilter, Error> {
-    let parse = |text: &str| EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(text);
-    let given = directives.split(',').map(str::trim).filter(|directive| !directive.is_empty());
-    let mut kept = Vec::new();
-    for directive in given {
+    let parse = |text: &str| EnvFilter::builder().parse(text);
+    let given: Vec<&str> = directives.split(',').map(str::trim).collect();
+    let is_wrong = |directive: &str| {
         let is_word = !directive.contains(['=', '[', ']', '{', '}']);
-        if (is_word && directive.parse::<LevelFilter>().is_err()) || parse(directive).is_err() {
-            return Err(Error::Directive { directive: directive.to_owned() });
-        }
-        kept.push(directive);
+        directive.is_empty()
+            || (is_word && directive.parse::<LevelFilter>().is_err())
+            || parse(directive).is_err()
+    };
+    if let Some(wrong) = given.iter().find(|directive| is_wrong(directive)) {
+        return Err(Error::Directive { directive: (*wrong).to_owned() });
     }
-    let kept = kept.join(",");
-    let invalid = |_| Error::Directive { directive: directives.to_owned() };
-    let filter = parse(&kept).map_err(invalid)?;
+    let given = given.join(",");
+    let invalid = |_| Error::Directive { directive: given.clone() };
+    let filter = parse(&given).map_err(invalid)?;
     match filter.max_level_hint() {
         Some(most) if most < LevelFilter::WARN => Ok(filter),
-        _ => parse(&format!("{QUIET},{kept}")).map_err(invalid),
+        _ => parse(&format!("{QUIET},{given}")).map_err(invalid),
     }
 }
 

@@ -18,13 +18,11 @@ mod outage;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tracing::{Dispatch, warn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -58,8 +56,6 @@ pub struct Guard {
     metrics: prometheus::Registry,
     meters: SdkMeterProvider,
     otlp: Option<otlp::Pipelines>,
-    /// Whether events and spans still go to the OTLP exporters.
-    exporting: Arc<AtomicBool>,
     is_shut_down: bool,
 }
 
@@ -78,14 +74,22 @@ impl Guard {
         if std::mem::replace(&mut self.is_shut_down, true) {
             return;
         }
-        self.exporting.store(false, Ordering::Relaxed);
-        std::thread::scope(|scope| {
+        let flushed = std::thread::scope(|scope| {
+            let mut flushes =
+                vec![("metrics", scope.spawn(|| self.meters.shutdown_with_timeout(FLUSH_LIMIT)))];
             if let Some(otlp) = &self.otlp {
-                scope.spawn(|| report("traces", otlp.traces.shutdown_with_timeout(FLUSH_LIMIT)));
-                scope.spawn(|| report("logs", otlp.logs.shutdown_with_timeout(FLUSH_LIMIT)));
+                flushes.push(("traces", scope.spawn(|| otlp.traces.shutdown_with_timeout(FLUSH_LIMIT))));
+                flushes.push(("logs", scope.spawn(|| otlp.logs.shutdown_with_timeout(FLUSH_LIMIT))));
             }
-            report("metrics", self.meters.shutdown_with_timeout(FLUSH_LIMIT));
+            flushes.into_iter().map(|(signal, flush)| (signal, flush.join())).collect::<Vec<_>>()
         });
+        for (signal, flushed) in flushed {
+            match flushed {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(signal, %error, "the last telemetry was not sent"),
+                Err(_) => warn!(signal, "an exporter panicked while it sent the last telemetry"),
+            }
+        }
     }
 }
 
@@ -95,20 +99,10 @@ impl Drop for Guard {
     }
 }
 
-fn report(signal: &'static str, flushed: OTelSdkResult) {
-    if let Err(error) = flushed {
-        warn!(signal, %error, "the last telemetry was not sent");
-    }
-}
-
 /// Starts telemetry for the whole process, once.
 ///
 /// `service_name` is the name of the service alone, such as `sink`; `instance` tells this process from others of its kind.
-pub fn start(
-    config: &config::Telemetry,
-    service_name: &'static str,
-    instance: &str,
-) -> Result<Guard, Error> {
+pub fn start(config: &config::Telemetry, service_name: &'static str, instance: &str) -> Result<Guard, Error> {
     let (guard, dispatch) = build(config, service_name, instance, std::io::stderr)?;
     dispatch.try_init().map_err(Error::Started)?;
     opentelemetry::global::set_meter_provider(guard.meters.clone());
@@ -130,8 +124,6 @@ where
 {
     let filter = log::filter(&config.log)?;
     let resource = resource(service_name, instance);
-    let exporting = Arc::new(AtomicBool::new(true));
-
     let otlp = config.otlp_endpoint.as_deref().map(otlp::Endpoint::parse).transpose()?;
     let pipelines = otlp.as_ref().map(|endpoint| otlp::Pipelines::new(endpoint, &resource)).transpose()?;
     let reader = otlp.as_ref().map(otlp::metric_reader).transpose()?;
@@ -139,10 +131,10 @@ where
 
     let mut layers = vec![log::layer(config.log_format, writer)];
     if let Some(pipelines) = &pipelines {
-        layers.extend(pipelines.layers(&exporting));
+        layers.extend(pipelines.layers());
     }
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layers).with(filter));
-    Ok((Guard { metrics, meters, otlp: pipelines, exporting, is_shut_down: false }, dispatch))
+    Ok((Guard { metrics, meters, otlp: pipelines, is_shut_down: false }, dispatch))
 }
 
 fn resource(service_name: &'static str, instance: &str) -> Resource {

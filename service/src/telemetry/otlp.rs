@@ -2,8 +2,6 @@
 //!
 //! What the exporters themselves and their HTTP client log or trace does not go back into them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider;
@@ -17,7 +15,7 @@ use opentelemetry_sdk::metrics::PeriodicReader;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Metadata;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::filter::filter_fn;
 
 use super::Error;
 use super::log::BoxedLayer;
@@ -91,15 +89,12 @@ impl Pipelines {
         })
     }
 
-    /// The layers that feed spans and events in, for as long as `exporting` is set.
-    pub(super) fn layers(&self, exporting: &Arc<AtomicBool>) -> [BoxedLayer; 2] {
-        let open = || {
-            let exporting = Arc::clone(exporting);
-            dynamic_filter_fn(move |metadata, _| exporting.load(Ordering::Relaxed) && !is_own(metadata))
-        };
+    /// The layers that feed spans and events in.
+    pub(super) fn layers(&self) -> [BoxedLayer; 2] {
         let traces = tracing_opentelemetry::layer().with_tracer(self.traces.tracer("tally"));
         let logs = OpenTelemetryTracingBridge::new(&self.logs);
-        [traces.with_filter(open()).boxed(), logs.with_filter(open()).boxed()]
+        let is_foreign = || filter_fn(|metadata| !is_own(metadata));
+        [traces.with_filter(is_foreign()).boxed(), logs.with_filter(is_foreign()).boxed()]
     }
 }
 

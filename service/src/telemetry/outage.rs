@@ -79,7 +79,10 @@ impl<E> Watched<E> {
 
 impl<E> fmt::Debug for Watched<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("signal", &self.signal).field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Watched")
+            .field("signal", &self.signal)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 

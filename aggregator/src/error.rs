@@ -1,0 +1,31 @@
+use rdkafka::error::KafkaError;
+use tally_counts::Position;
+use tally_service::{kafka, registry};
+
+/// Why a worker stopped. Everything that passes by itself is retried inside, and is not here.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Topic(#[from] kafka::TopicError),
+    #[error(
+        "topic {deltas} has {have} partitions, {increments} has {need}: each source partition has its own in {deltas}"
+    )]
+    TooFewPartitions { deltas: String, have: i32, increments: String, need: i32 },
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error("{what}: {source}")]
+    Kafka { what: &'static str, source: KafkaError },
+    /// librdkafka does not say which of the partitions it is, but in its own log.
+    #[error("topic {topic}: one of the next offsets {positions} is not in the log any more")]
+    OffsetGone { topic: String, positions: Position },
+    #[error("another process uses the transactional id {0}: give each aggregator an instance name of its own")]
+    Fenced(String),
+    #[error("the transaction coordinator does not answer: {0}")]
+    Coordinator(String),
+}
+
+impl Error {
+    pub(crate) fn kafka(what: &'static str) -> impl FnOnce(KafkaError) -> Error {
+        move |source| Error::Kafka { what, source }
+    }
+}

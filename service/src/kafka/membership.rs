@@ -1,0 +1,58 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, TopicPartitionList};
+
+/// What the group decided, not yet carried out.
+#[derive(Debug)]
+pub enum Rebalance {
+    Assign(TopicPartitionList),
+    Revoke(TopicPartitionList),
+}
+
+/// A consumer's part in its group. A decision is noted while the consumer is polled, and carried out by the poll's caller, who
+/// owns the partitions' state; the group waits for that. No message of a later assignment comes in between, because
+/// the poll returns nothing once it has noted a decision.
+#[derive(Default)]
+pub struct Membership {
+    decisions: Mutex<VecDeque<Rebalance>>,
+    leaving: AtomicBool,
+}
+
+impl Membership {
+    /// The oldest decision that is to be carried out.
+    pub fn next_decision(&self) -> Option<Rebalance> {
+        self.decisions.lock().expect("no holder panics").pop_front()
+    }
+
+    /// From now on partitions are let go at once: their state is gone already.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+}
+
+impl ClientContext for Membership {}
+
+impl ConsumerContext for Membership {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Membership>,
+        event: RDKafkaRespErr,
+        tpl: &mut TopicPartitionList,
+    ) {
+        if self.leaving.load(Ordering::Acquire) {
+            if let Err(error) = consumer.unassign() {
+                tracing::warn!(%error, "let partitions go");
+            }
+            return;
+        }
+        let decision = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(tpl.clone()),
+            _ => Rebalance::Revoke(tpl.clone()),
+        };
+        self.decisions.lock().expect("no holder panics").push_back(decision);
+    }
+}
