@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError, KafkaError};
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka_sys as sys;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ pub fn partition_count<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
         return Err(TopicError::Missing { topic: topic.to_owned() });
     };
     match found.error() {
-        Some(error) if error == rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => {
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
             Err(TopicError::Missing { topic: topic.to_owned() })
         }
         Some(error) => Err(TopicError::unavailable(topic, KafkaError::MetadataFetch(error.into()))),

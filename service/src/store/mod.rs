@@ -4,12 +4,14 @@
 //! writes: inserting is the sink's, making tables is `tally init`'s.
 
 mod ledger;
+mod width;
 
 use clickhouse::Client;
 
 use crate::config;
 
 pub use ledger::{Ledger, ledgers};
+pub use width::bucket_width;
 
 /// The table's name in its database, and the view's that users read.
 pub const COUNTS: &str = "counts";

@@ -1,0 +1,19 @@
+-- One row a counter and time bucket, merged by adding up; a partition of the table for each partition of the log. Rows of
+-- the namespace `__tally` are the ledger. A partial list of columns for SummingMergeTree would stop `high` from being
+-- merged by its maximum, so there is none: partition and sorting key are never summed.
+CREATE TABLE IF NOT EXISTS {database}.counts
+(
+    partition UInt32 COMMENT 'partition of the Kafka topic that the increments came from',
+    namespace LowCardinality(String),
+    key String,
+    bucket DateTime('UTC') COMMENT 'start of the time bucket of the events',
+    sum Int64 CODEC(T64, LZ4) COMMENT 'what the increments came to',
+    events Int64 CODEC(T64, LZ4) COMMENT 'how many increments there were; 1 for each ledger row',
+    high SimpleAggregateFunction(max, Int64) CODEC(T64, LZ4) COMMENT 'ledger rows only: the highest offset reached'
+)
+ENGINE = SummingMergeTree
+PARTITION BY partition
+ORDER BY (namespace, key, bucket)
+TTL bucket + INTERVAL 30 DAY DELETE WHERE namespace = '__tally' AND startsWith(key, 'batch:')
+SETTINGS non_replicated_deduplication_window = 10000
+COMMENT 'tally: bucket_seconds={bucket_seconds}'

@@ -1,0 +1,23 @@
+use tally_schemas::avsc;
+use tally_service::config::Config;
+use tally_service::registry::Registry;
+
+use super::{Error, Report};
+
+/// Old messages stay readable by new schemas.
+const COMPATIBILITY: &str = "BACKWARD";
+
+pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Error> {
+    let registry = Registry::new(&config.registry)?;
+    let subjects = [
+        (format!("{}-value", config.kafka.increments), avsc::INCREMENT),
+        (avsc::INCREMENT_BATCH_SUBJECT.to_owned(), avsc::INCREMENT_BATCH),
+        (format!("{}-value", config.kafka.deltas), avsc::DELTA_BATCH),
+    ];
+    for (subject, schema) in subjects {
+        let id = registry.register(&subject, schema).await?;
+        registry.set_compatibility(&subject, COMPATIBILITY).await?;
+        report.add(format!("subject {subject}: schema {id}"));
+    }
+    Ok(())
+}
