@@ -1,1 +1,45 @@
-fn main() {}
+//! `tally`: one binary for every service, the local stack and the tools around them.
+
+mod cli;
+mod exit;
+mod local;
+mod reconciler;
+mod service;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("tally: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let config = || tally_service::config::load(cli.config.as_deref()).map_err(Failure::config);
+    match cli.command {
+        Command::Local { command } => local::run(command),
+        Command::Init => local::init(&config()?),
+        Command::Producer => service::run(service::Kind::Producer, &config()?),
+        Command::Aggregator => service::run(service::Kind::Aggregator, &config()?),
+        Command::Sink => service::run(service::Kind::Sink, &config()?),
+        Command::Reader => service::run(service::Kind::Reader, &config()?),
+        Command::Reconciler { command } => reconciler::run(&command, &config()?),
+        Command::Config { check } => {
+            let config = config()?;
+            if !check {
+                print!("{}", toml::to_string(&config).expect("the configuration is plain TOML"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -10,16 +10,17 @@ use xxhash_rust::xxh3::xxh3_64;
 /// The factor is odd, hence invertible: no change of a single sum leaves the fingerprint as it was.
 ///
 /// The hash is XXH3 with 64 bits, seed 0, over the bytes of `{len(namespace)}:{namespace}:{key}:{bucket}`, lengths and
-/// seconds in decimal; [`Fingerprint::SQL`] is the same in ClickHouse.
+/// seconds in decimal; [`Fingerprint::SQL_ROW`] is the same in ClickHouse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
     pub const ZERO: Fingerprint = Fingerprint(0);
 
-    /// The fingerprint of the rows of a query over the counts table, as a `UInt64` aggregate.
-    pub const SQL: &'static str = "sum(bitOr(xxh3(concat(toString(length(namespace)), ':', namespace, ':', key, ':', \
-         toString(toUInt32(bucket)))), 1) * reinterpretAsUInt64(sum))";
+    /// One row's share of the fingerprint in ClickHouse, as a `UInt64` over the counts table's columns; its `sum` wraps as
+    /// ours does.
+    pub const SQL_ROW: &'static str = "bitOr(xxh3(concat(toString(length(namespace)), ':', namespace, ':', key, ':', \
+         toString(toUInt32(bucket)))), 1) * reinterpretAsUInt64(sum)";
 
     pub fn from_bits(bits: u64) -> Fingerprint {
         Fingerprint(bits)

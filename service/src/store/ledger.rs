@@ -16,8 +16,9 @@ pub struct Ledger {
     pub duplicate: i64,
     pub rejected: i64,
     pub counted_increments: i64,
-    /// Only where it was asked for: it reads the whole partition.
+    /// Of the counts themselves; only where they were asked for, since they take the whole partition to read.
     pub fingerprint: Fingerprint,
+    pub events: i64,
 }
 
 #[derive(Row, Deserialize)]
@@ -32,6 +33,7 @@ struct StoredLedger {
     rejected: i64,
     counted_increments: i64,
     fingerprint: u64,
+    events: i64,
 }
 
 /// Reads the ledger of every partition that has one, in one scan; with `fingerprint`, the counts' too.
@@ -52,6 +54,7 @@ pub async fn ledgers(
                 rejected: row.rejected,
                 counted_increments: row.counted_increments,
                 fingerprint: Fingerprint::from_bits(row.fingerprint),
+                events: row.events,
             };
             (partition, ledger)
         })
@@ -63,19 +66,22 @@ fn ledgers_sql(fingerprint: bool) -> String {
     let is = |key: &str| format!("namespace = '{reserved}' AND key = '{key}'");
     let sum_of = |key: &str| format!("sumIf(sum, {})", is(key));
     let high_of = |key: &str| format!("maxIf(high, {})", is(key));
-    let (fingerprint, scope) = match fingerprint {
+    let counts = format!("namespace != '{reserved}'");
+    let (fingerprint, events, scope) = match fingerprint {
         true => (
-            Fingerprint::SQL.replacen("sum(", "sumIf(", 1).strip_suffix(')').map_or_else(
-                || unreachable!("the fingerprint is one aggregate"),
-                |aggregate| format!("{aggregate}, namespace != '{reserved}')"),
-            ),
+            format!("sumIf({}, {counts})", Fingerprint::SQL_ROW),
+            format!("sumIf(events, {counts})"),
             String::from("1"),
         ),
-        false => (String::from("toUInt64(0)"), format!("namespace = '{reserved}'")),
+        false => (
+            String::from("toUInt64(0)"),
+            String::from("toInt64(0)"),
+            format!("namespace = '{reserved}'"),
+        ),
     };
     format!(
         "SELECT partition, {} AS deltas_sum, {} AS deltas_high, {} AS increments_sum, {} AS increments_high, \
-         {} AS counted, {} AS duplicate, {} AS rejected, {} AS counted_increments, {fingerprint} AS fingerprint \
+         {} AS counted, {} AS duplicate, {} AS rejected, {} AS counted_increments, {fingerprint} AS fingerprint, {events} AS events \
          FROM {COUNTS} WHERE {scope} GROUP BY partition ORDER BY partition",
         sum_of(ledger::DELTAS),
         high_of(ledger::DELTAS),

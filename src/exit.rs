@@ -1,0 +1,44 @@
+//! How the program ends: codes that scripts can tell apart, after sysexits.h where it has one.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The counts do not agree with the log.
+pub(crate) const MISMATCH: u8 = 1;
+/// The configuration is wrong (`EX_USAGE`).
+const CONFIG: u8 = 64;
+/// Something that is needed does not answer or is not there (`EX_UNAVAILABLE`): nothing can be said about the counts.
+const UNAVAILABLE: u8 = 69;
+/// Anything else that failed (`EX_SOFTWARE`).
+const FAILED: u8 = 70;
+
+/// Why a command failed, for people, and its exit code, for scripts.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    pub(crate) fn config(error: impl Into<anyhow::Error>) -> Failure {
+        Failure { code: CONFIG, error: error.into() }
+    }
+
+    pub(crate) fn unavailable(error: impl Into<anyhow::Error>) -> Failure {
+        Failure { code: UNAVAILABLE, error: error.into() }
+    }
+
+    pub(crate) fn failed(error: impl Into<anyhow::Error>) -> Failure {
+        Failure { code: FAILED, error: error.into() }
+    }
+
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
