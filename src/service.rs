@@ -34,7 +34,7 @@ pub(crate) fn run(kind: Kind, config: &Config) -> Result<ExitCode, Failure> {
     let guard = telemetry::start(&config.telemetry, kind.name(), &instance).map_err(Failure::config)?;
     let ended = runtime()?.block_on(serve(kind, config, &instance, guard.metrics()));
     if let Err(error) = &ended {
-        tracing::error!(error = format!("{error:#}"), "stopped");
+        tracing::error!(%error, "stopped");
     }
     guard.shutdown();
     ended.map(|()| ExitCode::SUCCESS).map_err(Failure::failed)

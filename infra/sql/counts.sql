@@ -7,9 +7,9 @@ CREATE TABLE IF NOT EXISTS {database}.counts
     namespace LowCardinality(String),
     key String,
     bucket DateTime('UTC') COMMENT 'start of the time bucket of the events',
-    sum Int64 CODEC(T64, LZ4) COMMENT 'what the increments came to',
-    events Int64 CODEC(T64, LZ4) COMMENT 'how many increments there were; 1 for each ledger row',
-    high SimpleAggregateFunction(max, Int64) CODEC(T64, LZ4) COMMENT 'ledger rows only: the highest offset reached'
+    sum Int64 COMMENT 'what the increments came to' CODEC(T64, LZ4),
+    events Int64 COMMENT 'how many increments there were; 1 for each ledger row' CODEC(T64, LZ4),
+    high SimpleAggregateFunction(max, Int64) COMMENT 'ledger rows only: the highest offset reached' CODEC(T64, LZ4)
 )
 ENGINE = SummingMergeTree
 PARTITION BY partition

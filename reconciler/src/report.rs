@@ -78,7 +78,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header([
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
             "partition", "position", "lag", "messages", "= counted", "+ duplicate", "+ rejected", "increments",
             "fingerprint: log", "store", "verdict",
         ]);

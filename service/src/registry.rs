@@ -73,6 +73,17 @@ impl Registry {
         Error::Unavailable { url: self.url.clone(), reason: reason.to_string() }
     }
 
+    /// With its causes: the client's own message stops at "error sending request".
+    fn no_answer(&self, error: reqwest::Error) -> Error {
+        let mut reason = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            reason = format!("{reason}: {error}");
+            cause = error.source();
+        }
+        self.unavailable(reason)
+    }
+
     fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         match &self.config.user {
             Some(user) => request.basic_auth(user, self.config.password.as_ref().map(|p| p.expose())),
@@ -87,7 +98,7 @@ impl Registry {
     /// crate's call gives one error for both, which is why this one is made here.)
     pub async fn schema(&self, id: u32) -> Result<Lookup, Error> {
         let request = self.authorized(self.http.get(format!("{}/schemas/ids/{id}", self.url)));
-        let response = request.send().await.map_err(|error| self.unavailable(error))?;
+        let response = request.send().await.map_err(|error| self.no_answer(error))?;
         let status = response.status();
         if status == reqwest::StatusCode::NOT_FOUND {
             let body: ApiError = response.json().await.map_err(|error| self.unavailable(error))?;
@@ -129,7 +140,7 @@ impl Registry {
     pub async fn set_compatibility(&self, subject: &str, level: &str) -> Result<(), Error> {
         let url = format!("{}/config/{subject}", self.url);
         let request = self.authorized(self.http.put(url)).json(&serde_json::json!({ "compatibility": level }));
-        let response = request.send().await.map_err(|error| self.unavailable(error))?;
+        let response = request.send().await.map_err(|error| self.no_answer(error))?;
         let status = response.status();
         match status.is_success() {
             true => Ok(()),

@@ -46,7 +46,8 @@ pub fn load(file: Option<&Path>) -> Result<Config, Error> {
     match file {
         Some(path) if !path.is_file() => return Err(Error::NoFile(path.into())),
         Some(path) => figment = figment.merge(Toml::file_exact(path)),
-        None => figment = figment.merge(Toml::file_exact(DEFAULT_FILE)),
+        None if Path::new(DEFAULT_FILE).is_file() => figment = figment.merge(Toml::file_exact(DEFAULT_FILE)),
+        None => {}
     }
     let env = Env::prefixed(ENV_PREFIX).filter(|key| !NOT_KEYS.contains(&key.as_str().to_lowercase().as_str()));
     let config: Config =
