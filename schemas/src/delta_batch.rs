@@ -233,3 +233,75 @@ impl<'a> Iterator for Deltas<'a> {
 }
 
 impl FusedIterator for Deltas<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: DeltaBatchHeader<'static> = DeltaBatchHeader {
+        topic_id: "t",
+        partition: 3,
+        from: 10,
+        to: 13,
+        counted: 2,
+        duplicate: 0,
+        rejected: 1,
+        increments: 2,
+        fingerprint: u64::MAX,
+        correction: false,
+    };
+    const DELTA: Delta<'static> = Delta { namespace: "n", key: "k", bucket_s: 60, sum: -1, events: 1 };
+
+    fn body(deltas: &[Delta<'_>]) -> Vec<u8> {
+        let mut body = Vec::new();
+        encode(&mut body, &HEADER, deltas.iter().copied());
+        body
+    }
+
+    #[test]
+    fn deltas_end_after_the_first_error() {
+        let mut body = body(&[DELTA; 3]);
+        let bucket = body.len() - b"\x78\x01\x02\x00".len();
+        assert_eq!(body[bucket..], *b"\x78\x01\x02\x00", "bucket, sum, events, no more blocks");
+        body[bucket] = 1;
+        let mut deltas = DeltaBatch::decode(&body).unwrap().deltas;
+        assert_eq!(deltas.next(), Some(Ok(DELTA)));
+        assert_eq!(deltas.next(), Some(Ok(DELTA)));
+        let error = deltas.next().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), format!("`deltas[2].bucket` at byte {bucket}: -1 is out of range"));
+        assert_eq!(deltas.next(), None);
+    }
+
+    #[test]
+    fn a_header_out_of_range_is_refused() {
+        let mut body = body(&[]);
+        assert_eq!(body[..6], *b"\x02t\x06\x14\x1a\x04", "topic, partition, from, to, counted");
+        body[5] = 3;
+        let error = DeltaBatch::decode(&body).err().expect("no batch");
+        assert_eq!(error.to_string(), "`counted` at byte 5: -2 is out of range");
+        body[5] = 4;
+        let correction = body.len() - 2;
+        body[correction] = 2;
+        let error = DeltaBatch::decode(&body).err().expect("no batch");
+        assert_eq!(error.to_string(), format!("`correction` at byte {correction}: 0x02 is not a boolean"));
+    }
+
+    #[test]
+    #[should_panic(expected = "as many deltas as it said")]
+    fn an_iterator_that_lies_about_its_length_is_not_written() {
+        struct Lies;
+        impl Iterator for Lies {
+            type Item = Delta<'static>;
+
+            fn next(&mut self) -> Option<Delta<'static>> {
+                None
+            }
+
+            fn size_hint(&self) -> (usize, Option<usize>) {
+                (2, Some(2))
+            }
+        }
+        impl ExactSizeIterator for Lies {}
+        encode(&mut Vec::new(), &HEADER, Lies);
+    }
+}

@@ -21,7 +21,7 @@ pub fn increment(out: &mut Vec<u8>, increment: &Increment<'_>) {
 #[derive(Debug, Default)]
 pub struct BatchEncoder {
     items: Vec<u8>,
-    count: u32,
+    count: usize,
 }
 
 impl BatchEncoder {
@@ -36,7 +36,7 @@ impl BatchEncoder {
     }
 
     /// Increments gathered since the last batch.
-    pub fn count(&self) -> u32 {
+    pub fn count(&self) -> usize {
         self.count
     }
 
@@ -50,7 +50,7 @@ impl BatchEncoder {
         out.reserve(self.items.len() + id.map_or(0, str::len) + 16);
         optional_text(out, id);
         if self.count > 0 {
-            varint::write(out, i64::from(self.count));
+            varint::write(out, self.count as i64);
             out.extend_from_slice(&self.items);
         }
         varint::write(out, 0);
@@ -94,7 +94,7 @@ mod tests {
             for key in keys {
                 encoder.push(&hit(key));
             }
-            assert_eq!(encoder.count() as usize, keys.len());
+            assert_eq!(encoder.count(), keys.len());
             let mut body = Vec::new();
             encoder.finish(&mut body, id);
 

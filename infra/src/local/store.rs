@@ -1,0 +1,39 @@
+//! The ClickHouse engine, served by this same program (`tally local engine`).
+
+use std::{net::SocketAddr, path::Path};
+
+use tokio::process::Command;
+
+use super::{
+    Part, Stack,
+    artifacts::{Artifact, NpmPackage},
+    part::{NoAnswer, get},
+};
+
+pub(super) const VERSION: &str = "26.7.3-stable.1";
+
+const FILE: &str = "libchdb.so";
+
+pub(super) const LIBRARY: Artifact = Artifact::Npm(NpmPackage {
+    name: "@chdb/lib-linux-x64-gnu",
+    version: VERSION,
+    sha256: "c0d32b129e988f2b9a9a31c9141aecf5e1e2453f9a079efc4d36ab8e3f92b2ad",
+    size_bytes: 177_817_999,
+    files: &[FILE],
+});
+
+pub(super) fn command(stack: &Stack, unpacked: &Path) -> Command {
+    let folder = stack.data(Part::Store);
+    let mut command = Command::new(&stack.program);
+    command.current_dir(&folder).args(["local", "engine"]);
+    command.arg("--library").arg(unpacked.join(FILE));
+    command.arg("--data").arg(&folder);
+    command.arg("--listen").arg(stack.store.to_string());
+    command
+}
+
+pub(super) async fn probe(address: SocketAddr, http: &reqwest::Client) -> Result<(), NoAnswer> {
+    get(http, &format!("http://{address}/ping")).await?;
+    let answer = get(http, &format!("http://{address}/?query=SELECT%201")).await?;
+    if answer.trim_end() == "1" { Ok(()) } else { Err(NoAnswer(format!("SELECT 1 gives {answer:.80}"))) }
+}
