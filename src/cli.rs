@@ -2,7 +2,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use tally_infra::local::StackArgs;
+use tally_infra::local::{ServiceArgs, StackArgs};
+
+use crate::demo::DemoArgs;
 
 /// A counter system that never miscounts: every accepted increment is counted exactly once, and anyone can check it.
 ///
@@ -21,6 +23,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Counts 3,000,000 real flights on this machine, kills services midway, and proves every count.
+    Demo(DemoArgs),
     /// A broker, a schema registry and a store on this machine, in the background.
     Local {
         #[command(subcommand)]
@@ -52,7 +56,7 @@ pub(crate) enum Command {
 #[derive(Subcommand)]
 pub(crate) enum Local {
     /// Starts what is not running, downloads what is missing, and returns once everything answers.
-    Up(StackArgs),
+    Up(Up),
     /// Stops what `up` started; the data stays.
     Down(StackArgs),
     /// Says what runs, and where.
@@ -60,6 +64,17 @@ pub(crate) enum Local {
     /// Serves ClickHouse's HTTP interface over the embedded engine; `up` starts this.
     #[command(hide = true)]
     Engine(Engine),
+}
+
+#[derive(Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) stack: StackArgs,
+    /// Run `init` and start the services too.
+    #[arg(long)]
+    pub(crate) services: bool,
+    #[command(flatten)]
+    pub(crate) ports: ServiceArgs,
 }
 
 #[derive(Args)]

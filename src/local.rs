@@ -1,35 +1,52 @@
 //! The commands around the local stack, and `tally init`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use tally_infra::local::{self, Progress};
+use tally_infra::local::{self, Progress, Services};
 use tally_service::config::Config;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Engine, Local};
+use crate::cli::{Engine, Local, Up};
 use crate::exit::Failure;
 use crate::service::{runtime, signals};
 
-pub(crate) fn run(command: Local) -> Result<ExitCode, Failure> {
+pub(crate) fn run(command: Local, config: Option<&Path>) -> Result<ExitCode, Failure> {
     let runtime = runtime()?;
     match command {
-        Local::Up(args) => {
-            let stack = runtime.block_on(local::up(&args, &Progress::auto())).map_err(Failure::unavailable)?;
-            println!("broker    {}", stack.bootstrap());
-            println!("registry  {}", stack.registry_url());
-            println!("store     {}", stack.store_url());
-        }
+        Local::Up(args) => runtime.block_on(up(&args, config))?,
         Local::Down(args) => println!("{}", runtime.block_on(local::down(&args)).map_err(Failure::failed)?),
         Local::Status(args) => {
             let status = runtime.block_on(local::status(&args)).map_err(Failure::failed)?;
             println!("{status}");
             if !status.is_up() {
-                return Err(Failure::unavailable(anyhow::anyhow!("not everything is up: see `tally local up`")));
+                return Err(Failure::unavailable(anyhow::anyhow!(
+                    "not everything is up: see `tally local up`"
+                )));
             }
         }
         Local::Engine(engine) => return serve_engine(engine, &runtime),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn up(args: &Up, config: Option<&Path>) -> Result<(), Failure> {
+    let stack = local::up(&args.stack, &Progress::auto()).await.map_err(Failure::unavailable)?;
+    println!("broker    {}", stack.bootstrap());
+    println!("registry  {}", stack.registry_url());
+    println!("store     {}", stack.store_url());
+    if !args.services {
+        return Ok(());
+    }
+    let config = tally_service::config::load(config).map_err(Failure::config)?;
+    let services = Services::new(&stack, &args.ports, 1, &config).map_err(Failure::failed)?;
+    let config = tally_service::config::load(Some(services.config_file())).map_err(Failure::config)?;
+    tally_infra::init::init(&config).await.map_err(Failure::unavailable)?;
+    services.up().await.map_err(Failure::unavailable)?;
+    println!("producer  http://{}", config.producer.listen);
+    println!("reader    http://{}", config.reader.listen);
+    println!("config    {}", services.config_file().display());
+    Ok(())
 }
 
 fn serve_engine(engine: Engine, runtime: &tokio::runtime::Runtime) -> Result<ExitCode, Failure> {

@@ -1,6 +1,8 @@
 //! `tally`: one binary for every service, the local stack and the tools around them.
 
+mod bars;
 mod cli;
+mod demo;
 mod exit;
 mod local;
 mod reconciler;
@@ -27,7 +29,11 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let config = || tally_service::config::load(cli.config.as_deref()).map_err(Failure::config);
     match cli.command {
-        Command::Local { command } => local::run(command),
+        Command::Local { command } => local::run(command, cli.config.as_deref()),
+        Command::Demo(args) => {
+            let good = service::runtime()?.block_on(demo::run(args)).map_err(Failure::failed)?;
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(exit::MISMATCH) })
+        }
         Command::Init => local::init(&config()?),
         Command::Producer => service::run(service::Kind::Producer, &config()?),
         Command::Aggregator => service::run(service::Kind::Aggregator, &config()?),

@@ -19,14 +19,19 @@ pub(crate) fn run(command: &Reconciler, config: &Config) -> Result<ExitCode, Fai
 }
 
 fn verify(config: &Config) -> Result<ExitCode, Failure> {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let progress = ProgressBar::with_draw_target(None, target).with_style(
-        ProgressStyle::with_template("replaying {wide_bar} {human_pos}/{human_len} messages, {per_sec}, {eta} left")
-            .expect("the template is valid"),
+        ProgressStyle::with_template(
+            "replaying {wide_bar} {human_pos}/{human_len} messages, {per_sec}, {eta} left",
+        )
+        .expect("the template is valid"),
     );
-    let report = runtime()?
-        .block_on(tally_reconciler::verify(config, &progress))
-        .map_err(Failure::unavailable)?;
+    let report =
+        runtime()?.block_on(tally_reconciler::verify(config, &progress)).map_err(Failure::unavailable)?;
     progress.finish_and_clear();
     println!("{report}");
     Ok(if report.agrees() { ExitCode::SUCCESS } else { ExitCode::from(MISMATCH) })

@@ -66,7 +66,7 @@ async fn serve(
             tally_aggregator::run(config, instance, health, shutdown).await.map_err(Into::into)
         }
         Kind::Sink => tally_sink::run(config, health, shutdown).await.map_err(Into::into),
-        Kind::Reader => anyhow::bail!("not wired yet"),
+        Kind::Reader => tally_reader::run(config, health, shutdown).await.map_err(Into::into),
     };
     signals.abort();
     health_shutdown.cancel();
@@ -91,8 +91,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Cancels `shutdown` at the first SIGTERM or Ctrl-C, and ends the process at the second.
 pub(crate) async fn signals(shutdown: CancellationToken) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut next = async || {
         tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
     };

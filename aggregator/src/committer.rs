@@ -79,7 +79,11 @@ impl Committer {
     /// If one is in flight already.
     pub(crate) fn submit(&mut self, job: Job) {
         assert!(!self.in_flight, "one flush commits at a time");
-        self.jobs.as_ref().expect("there until dropped").send(job).expect("the committer lives as long as its owner");
+        self.jobs
+            .as_ref()
+            .expect("there until dropped")
+            .send(job)
+            .expect("the committer lives as long as its owner");
         self.in_flight = true;
     }
 
@@ -121,7 +125,8 @@ struct Rotation {
 
 impl Rotation {
     fn new(kafka: &config::Kafka, name: &str) -> Result<Rotation, Error> {
-        let mut rotation = Rotation { kafka: kafka.clone(), name: name.to_owned(), producers: Vec::new(), turn: 0 };
+        let mut rotation =
+            Rotation { kafka: kafka.clone(), name: name.to_owned(), producers: Vec::new(), turn: 0 };
         for number in 0..PRODUCERS {
             let producer = rotation.producer(number)?;
             rotation.producers.push(producer);
@@ -140,7 +145,9 @@ impl Rotation {
                 .map_err(Error::kafka("make a transactional producer"))?;
             match repeat(|| producer.init_transactions(INIT_CALL)) {
                 Ok(()) => return Ok(producer),
-                Err(error) if Instant::now() >= deadline => return Err(Error::Coordinator(error.to_string())),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(Error::Coordinator(error.to_string()));
+                }
                 Err(error) => tracing::warn!(%error, id, "wait for the transaction coordinator"),
             }
         }

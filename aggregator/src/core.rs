@@ -28,7 +28,10 @@ pub(crate) struct Rejected {
 
 impl Rejected {
     fn bytes(&self) -> usize {
-        self.payload.as_ref().map_or(0, Vec::len) + self.key.as_ref().map_or(0, Vec::len) + self.detail.len() + 64
+        self.payload.as_ref().map_or(0, Vec::len)
+            + self.key.as_ref().map_or(0, Vec::len)
+            + self.detail.len()
+            + 64
     }
 }
 
@@ -126,7 +129,8 @@ impl Core {
     pub(crate) fn measure(&mut self) {
         let sums = self.folds.values().map(|fold| fold.sums().encoded_bytes());
         let total = sums.clone().sum::<usize>() + self.rejected_bytes;
-        self.full = total >= self.limits.total_bytes || sums.max().is_some_and(|max| max >= self.limits.batch_bytes);
+        self.full =
+            total >= self.limits.total_bytes || sums.max().is_some_and(|max| max >= self.limits.batch_bytes);
         if self.folds.values().all(Fold::is_clean) {
             self.dirty_since = None;
         }

@@ -18,7 +18,9 @@ pub enum Error {
     /// librdkafka does not say which of the partitions it is, but in its own log.
     #[error("topic {topic}: one of the next offsets {positions} is not in the log any more")]
     OffsetGone { topic: String, positions: Position },
-    #[error("another process uses the transactional id {0}: give each aggregator an instance name of its own")]
+    #[error(
+        "another process uses the transactional id {0}: give each aggregator an instance name of its own"
+    )]
     Fenced(String),
     #[error("the transaction coordinator does not answer: {0}")]
     Coordinator(String),

@@ -17,13 +17,13 @@ impl Metrics {
         let meter = global::meter("tally");
         let counter = |name, description| meter.u64_counter(name).with_description(description).build();
         Metrics {
-            messages: counter("tally_aggregator_messages", "Messages in committed flushes"),
-            increments: counter("tally_aggregator_increments", "Increments in committed flushes"),
-            rejected: counter("tally_aggregator_rejected", "Messages rejected, by reason"),
-            deltas: counter("tally_aggregator_deltas", "Deltas in committed flushes"),
-            flushes: counter("tally_aggregator_flushes", "Flushes, by outcome"),
+            messages: counter("tally_aggregator_messages_total", "Messages in committed flushes"),
+            increments: counter("tally_aggregator_increments_total", "Increments in committed flushes"),
+            rejected: counter("tally_aggregator_rejected_total", "Messages rejected, by reason"),
+            deltas: counter("tally_aggregator_deltas_total", "Deltas in committed flushes"),
+            flushes: counter("tally_aggregator_flushes_total", "Flushes, by outcome"),
             flush_seconds: meter
-                .f64_histogram("tally_aggregator_flush")
+                .f64_histogram("tally_aggregator_flush_seconds")
                 .with_unit("s")
                 .with_description("From taking the sums to their commit")
                 .build(),

@@ -189,7 +189,12 @@ impl Worker<'_> {
     }
 
     /// Counts or rejects a message whose schema is known.
-    fn count<'a>(&mut self, message: &impl Message, buffer: Vec<Increment<'a>>, now: Instant) -> Vec<Increment<'a>> {
+    fn count<'a>(
+        &mut self,
+        message: &impl Message,
+        buffer: Vec<Increment<'a>>,
+        now: Instant,
+    ) -> Vec<Increment<'a>> {
         let (partition, offset) = (message.partition(), message.offset());
         let payload = message.payload();
         let mut increments = reuse(buffer);
@@ -211,9 +216,9 @@ impl Worker<'_> {
 
     fn consume_error(&self, error: KafkaError) -> Result<(), Error> {
         match error {
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Err(Error::OffsetGone { topic: self.topic().to_owned(), positions: self.core.position() })
-            }
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+            ) => Err(Error::OffsetGone { topic: self.topic().to_owned(), positions: self.core.position() }),
             KafkaError::MessageConsumptionFatal(_) => Err(Error::Kafka { what: "consume", source: error }),
             // Brokers come and go; librdkafka connects again by itself.
             error => {
@@ -244,13 +249,18 @@ impl Worker<'_> {
     }
 
     /// Hands what the `wanted` partitions hold to the committer, which must be idle.
-    fn flush(&mut self, consumer: &BaseConsumer<Membership>, wanted: impl Fn(i32) -> bool) -> Result<(), Error> {
+    fn flush(
+        &mut self,
+        consumer: &BaseConsumer<Membership>,
+        wanted: impl Fn(i32) -> bool,
+    ) -> Result<(), Error> {
         let started = Instant::now();
         let (flushes, rejected) = self.core.take(wanted);
         if flushes.is_empty() {
             return Ok(());
         }
-        let mut pending = Pending { rejected: rejected.iter().map(|r| r.reason).collect(), ..Pending::default() };
+        let mut pending =
+            Pending { rejected: rejected.iter().map(|r| r.reason).collect(), ..Pending::default() };
         let mut offsets = TopicPartitionList::new();
         let mut batches = Vec::with_capacity(flushes.len());
         for (partition, flush) in &flushes {
@@ -436,7 +446,8 @@ fn reuse<'b>(mut buffer: Vec<Increment<'_>>) -> Vec<Increment<'b>> {
 
 /// Which increment a message was rejected for.
 fn describe(reason: Reject, increments: &[Increment<'_>]) -> String {
-    let named = |i: &Increment<'_>| format!("namespace {:?}, key {:?}, at {} ms", i.namespace, i.key, i.at_ms);
+    let named =
+        |i: &Increment<'_>| format!("namespace {:?}, key {:?}, at {} ms", i.namespace, i.key, i.at_ms);
     match increments {
         [only] => format!("{reason}: {}", named(only)),
         many => format!("{reason} in a batch of {} increments", many.len()),

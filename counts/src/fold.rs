@@ -148,7 +148,10 @@ mod tests {
         let poisoned = [increment("b", 7, 0), increment("a", 1, 0)];
         assert_eq!(fold.count(6, &poisoned), Err(Reject::Overflow));
         fold.reject(6);
-        assert_eq!(fold.count(9, &[increment("b", 1, 0), increment("c", 1, -1)]), Err(Reject::EventTimeOutOfRange));
+        assert_eq!(
+            fold.count(9, &[increment("b", 1, 0), increment("c", 1, -1)]),
+            Err(Reject::EventTimeOutOfRange)
+        );
         fold.reject(9);
         let flush = fold.take();
         assert_eq!((flush.from, flush.to, flush.counted, flush.rejected, flush.increments), (5, 10, 1, 2, 1));

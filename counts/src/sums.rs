@@ -63,7 +63,13 @@ impl Sums {
 
     /// Adds `delta` once. Names must be at most `u16::MAX` bytes long ([`crate::Fold`] checks it).
     #[inline]
-    pub(crate) fn add(&mut self, namespace: &str, key: &str, bucket: u32, delta: i64) -> Result<(), Overflow> {
+    pub(crate) fn add(
+        &mut self,
+        namespace: &str,
+        key: &str,
+        bucket: u32,
+        delta: i64,
+    ) -> Result<(), Overflow> {
         let entry = self.entry(namespace, key, bucket);
         entry.sum = entry.sum.checked_add(delta).ok_or(Overflow)?;
         entry.events += 1;

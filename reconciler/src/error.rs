@@ -24,7 +24,9 @@ pub enum Error {
         "topic {topic}, partition {partition}: stuck at offset {at} on the way to {to}: {seconds} s without a message"
     )]
     Stuck { topic: String, partition: i32, at: i64, to: i64, seconds: u64 },
-    #[error("topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not a number")]
+    #[error(
+        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not a number"
+    )]
     RejectedHeader { topic: String, partition: i32, offset: i64, header: &'static str },
 }
 

@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::Message;
 use tally_service::{config, kafka};
 
 use crate::Error;

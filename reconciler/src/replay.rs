@@ -61,7 +61,9 @@ pub(crate) fn replay(
                 last = Instant::now();
             }
             // What is left up to the end is markers and aborted messages.
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) if matches!(until, Until::End) => return Ok(()),
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) if matches!(until, Until::End) => {
+                return Ok(());
+            }
             Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => tracing::warn!(%error, topic, partition, "read the log"),
             None => {}

@@ -58,7 +58,10 @@ impl fmt::Display for Finding {
                 write!(f, "{what}: {stored} in the ledger, {replayed} in the log")
             }
             Finding::NotCountable { offset, reason, detail } => {
-                write!(f, "offset {offset} can not have been counted ({reason}: {detail}), nor was it rejected")
+                write!(
+                    f,
+                    "offset {offset} can not have been counted ({reason}: {detail}), nor was it rejected"
+                )
             }
         }
     }
@@ -79,8 +82,17 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
-            "partition", "position", "lag", "messages", "= counted", "+ duplicate", "+ rejected", "increments",
-            "fingerprint: log", "store", "verdict",
+            "partition",
+            "position",
+            "lag",
+            "messages",
+            "= counted",
+            "+ duplicate",
+            "+ rejected",
+            "increments",
+            "fingerprint: log",
+            "store",
+            "verdict",
         ]);
         for p in &self.partitions {
             table.add_row([

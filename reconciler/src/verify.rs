@@ -14,8 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::replay::{Until, replay};
 use crate::rejected::rejected_offsets;
+use crate::replay::{Until, replay};
 use crate::{Error, Finding, PartitionReport, Report};
 
 /// The sums of a replay are needed only for their fingerprint, and are taken before they grow beyond this.
@@ -61,7 +61,8 @@ pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, E
         let slots = slots.clone();
         replays.spawn(async move {
             let _slot = slots.acquire().await.expect("the semaphore is never closed");
-            blocking(move || verify_partition(&config, partition, &ledger, &rejected, &runtime, &progress)).await
+            blocking(move || verify_partition(&config, partition, &ledger, &rejected, &runtime, &progress))
+                .await
         });
     }
     let mut partitions = Vec::new();

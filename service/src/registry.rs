@@ -139,7 +139,8 @@ impl Registry {
     /// Sets a subject's compatibility level.
     pub async fn set_compatibility(&self, subject: &str, level: &str) -> Result<(), Error> {
         let url = format!("{}/config/{subject}", self.url);
-        let request = self.authorized(self.http.put(url)).json(&serde_json::json!({ "compatibility": level }));
+        let request =
+            self.authorized(self.http.put(url)).json(&serde_json::json!({ "compatibility": level }));
         let response = request.send().await.map_err(|error| self.no_answer(error))?;
         let status = response.status();
         match status.is_success() {

@@ -214,11 +214,7 @@ impl Sink<'_> {
     }
 
     /// Starts partitions at the ledger's positions; a broken one is taken on, but not read.
-    fn start(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        partitions: &[(i32, u32)],
-    ) -> Result<(), Error> {
+    fn start(&mut self, consumer: &BaseConsumer<Membership>, partitions: &[(i32, u32)]) -> Result<(), Error> {
         let Some(ledgers) = self.ledgers() else { return Ok(()) };
         let mut from = Vec::new();
         for &(partition, attempt) in partitions {
@@ -233,7 +229,9 @@ impl Sink<'_> {
                 }
             }
         }
-        consumer.incremental_assign(&self.list(from.iter().copied())?).map_err(Error::kafka("start reading"))?;
+        consumer
+            .incremental_assign(&self.list(from.iter().copied())?)
+            .map_err(Error::kafka("start reading"))?;
         // librdkafka remembers a pause from an earlier assignment.
         let (whole, broken): (Vec<_>, Vec<_>) = from.iter().partition(|(p, _)| self.lanes.contains_key(p));
         consumer.resume(&self.list(whole)?).map_err(Error::kafka("start reading"))?;

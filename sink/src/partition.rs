@@ -58,10 +58,9 @@ impl Stored {
     pub(crate) fn of(ledger: Option<&Ledger>) -> Result<Stored, LedgerError> {
         match ledger {
             None => Ok(Stored { deltas: 0, increments: 0 }),
-            Some(ledger) => Ok(Stored {
-                deltas: ledger.deltas.position()?,
-                increments: ledger.increments.position()?,
-            }),
+            Some(ledger) => {
+                Ok(Stored { deltas: ledger.deltas.position()?, increments: ledger.increments.position()? })
+            }
         }
     }
 }

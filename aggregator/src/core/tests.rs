@@ -80,13 +80,22 @@ fn a_forgotten_partition_leaves_nothing_behind() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Count { partition: i32, delta: i64, gap: i64 },
-    Reject { partition: i32, gap: i64 },
+    Count {
+        partition: i32,
+        delta: i64,
+        gap: i64,
+    },
+    Reject {
+        partition: i32,
+        gap: i64,
+    },
     Commit,
     /// A flush that did not commit: everything not committed is read again.
     Fail,
     /// The partition goes away after a flush, and comes back.
-    Revoke { partition: i32 },
+    Revoke {
+        partition: i32,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -8,8 +8,7 @@ const COUNTERS_SQL: &str = include_str!("../../sql/counters.sql");
 
 pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Error> {
     let database = &config.store.database;
-    let failed =
-        |what| move |source| Error::Store { url: config.store.url.clone(), what, source };
+    let failed = |what| move |source| Error::Store { url: config.store.url.clone(), what, source };
     let width = config.counts.bucket_seconds;
     let fill = |sql: &str| {
         sql.replace("{database}", database).replace("{bucket_seconds}", &width.as_secs().to_string())

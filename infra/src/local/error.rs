@@ -38,6 +38,12 @@ pub enum Error {
     OwnProgram { source: io::Error },
     #[error("start the {part}: {program}: {source}", program = program.display())]
     Start { part: Part, program: PathBuf, source: io::Error },
+    #[error("start {name}: {program}: {source}", program = program.display())]
+    ServiceStart { name: String, program: PathBuf, source: io::Error },
+    #[error("{name} ended ({how}) before it was ready\n{log}")]
+    ServiceDied { name: String, how: String, log: LogTail },
+    #[error("{name} is not ready after {seconds} s: {reason}\n{log}")]
+    ServiceSilent { name: String, seconds: u64, reason: String, log: LogTail },
     #[error("prepare the broker's data folder: Kafka's StorageTool failed:\n{said}")]
     Format { said: String },
     #[error("the {part} ended ({how}) before it answered\n{log}")]

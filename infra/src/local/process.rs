@@ -148,14 +148,20 @@ impl Process {
         if self.gone_by(begun + grace).await? {
             return Ok(Ending::Stopped { after: begun.elapsed() });
         }
+        self.kill().await?;
+        Ok(Ending::Killed { after: begun.elapsed() })
+    }
+
+    /// SIGKILL at once; returns when the process is gone.
+    pub async fn kill(mut self) -> io::Result<()> {
         sys::send(Signal::Kill, self.identity.pid)?;
-        if self.gone_by(Instant::now() + KILL_GRACE).await? {
-            return Ok(Ending::Killed { after: begun.elapsed() });
+        match self.gone_by(Instant::now() + KILL_GRACE).await? {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("process {} is still there {KILL_GRACE:?} after SIGKILL", self.identity.pid),
+            )),
         }
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("process {} is still there {KILL_GRACE:?} after SIGKILL", self.identity.pid),
-        ))
     }
 
     async fn gone_by(&mut self, deadline: Instant) -> io::Result<bool> {

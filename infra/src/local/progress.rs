@@ -21,15 +21,15 @@ enum Output {
 impl Progress {
     /// Bars where standard error is a terminal, lines where it is not.
     pub fn auto() -> Progress {
-        if std::io::stderr().is_terminal() {
-            Self::bars(MultiProgress::new())
-        } else {
-            Progress(Output::Lines)
-        }
+        Self::auto_in(&MultiProgress::new())
     }
 
-    /// Draws among the caller's own bars.
-    pub fn bars(bars: MultiProgress) -> Progress {
+    /// The same among the caller's own bars.
+    pub fn auto_in(bars: &MultiProgress) -> Progress {
+        if std::io::stderr().is_terminal() { Self::bars(bars.clone()) } else { Progress(Output::Lines) }
+    }
+
+    fn bars(bars: MultiProgress) -> Progress {
         Progress(Output::Bars(bars))
     }
 

@@ -49,7 +49,8 @@ pub fn load(file: Option<&Path>) -> Result<Config, Error> {
         None if Path::new(DEFAULT_FILE).is_file() => figment = figment.merge(Toml::file_exact(DEFAULT_FILE)),
         None => {}
     }
-    let env = Env::prefixed(ENV_PREFIX).filter(|key| !NOT_KEYS.contains(&key.as_str().to_lowercase().as_str()));
+    let env =
+        Env::prefixed(ENV_PREFIX).filter(|key| !NOT_KEYS.contains(&key.as_str().to_lowercase().as_str()));
     let config: Config =
         figment.merge(env.split("__")).extract().map_err(|error| Error::Invalid(Box::new(error)))?;
     check(&config)?;
@@ -57,7 +58,9 @@ pub fn load(file: Option<&Path>) -> Result<Config, Error> {
 }
 
 fn check(config: &Config) -> Result<(), Error> {
-    if let Some(name) = config.kafka.properties.keys().find(|name| RESERVED_PROPERTIES.contains(&name.as_str())) {
+    if let Some(name) =
+        config.kafka.properties.keys().find(|name| RESERVED_PROPERTIES.contains(&name.as_str()))
+    {
         return Err(Error::ReservedProperty(name.clone()));
     }
     let ranges = [
@@ -138,5 +141,4 @@ mod tests {
     fn a_named_file_must_be_there() {
         assert!(matches!(load(Some(Path::new("/nowhere/tally.toml"))), Err(Error::NoFile(_))));
     }
-
 }

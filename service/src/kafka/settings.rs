@@ -54,7 +54,11 @@ pub fn producer(kafka: &config::Kafka, client_id: &str) -> ClientConfig {
 }
 
 /// A producer of transactions. Its id is the same after a restart, so that the broker ends what was left open.
-pub fn transactional_producer(kafka: &config::Kafka, client_id: &str, transactional_id: &str) -> ClientConfig {
+pub fn transactional_producer(
+    kafka: &config::Kafka,
+    client_id: &str,
+    transactional_id: &str,
+) -> ClientConfig {
     let mut config = producer(kafka, client_id);
     let timeout_ms = TRANSACTION_TIMEOUT.as_millis().to_string();
     config

@@ -73,11 +73,9 @@ fn ledgers_sql(fingerprint: bool) -> String {
             format!("sumIf(events, {counts})"),
             String::from("1"),
         ),
-        false => (
-            String::from("toUInt64(0)"),
-            String::from("toInt64(0)"),
-            format!("namespace = '{reserved}'"),
-        ),
+        false => {
+            (String::from("toUInt64(0)"), String::from("toInt64(0)"), format!("namespace = '{reserved}'"))
+        }
     };
     format!(
         "SELECT partition, {} AS deltas_sum, {} AS deltas_high, {} AS increments_sum, {} AS increments_high, \

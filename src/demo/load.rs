@@ -1,0 +1,119 @@
+//! Most flights: Avro batches straight into the log, as a client library sends them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clickhouse::Client;
+use indicatif::ProgressBar;
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::util::Timeout;
+use tally_schemas::{BatchEncoder, Increment, avsc, wire};
+use tally_service::config::Config;
+use tally_service::kafka;
+use tally_service::registry::Registry;
+
+use super::report::Stage;
+use super::{NAMESPACE, flights};
+
+/// Increments in a message.
+const BATCH: usize = 500;
+const FLUSH_LIMIT: Duration = Duration::from_secs(60);
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(2);
+
+pub(super) struct Load {
+    producer: ThreadedProducer<Deliveries>,
+    topic: String,
+    schema_id: u32,
+}
+
+/// What the broker said of the messages so far.
+#[derive(Default)]
+struct Deliveries {
+    acknowledged: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    /// Increments in the message.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, increments: usize) {
+        let counter = if result.is_ok() { &self.acknowledged } else { &self.failed };
+        counter.fetch_add(increments as u64, Ordering::Relaxed);
+    }
+}
+
+impl Load {
+    pub(super) async fn start(config: &Config) -> anyhow::Result<Load> {
+        let registry = Registry::new(&config.registry)?;
+        let schema_id = registry.register(avsc::INCREMENT_BATCH_SUBJECT, avsc::INCREMENT_BATCH).await?;
+        let producer = kafka::producer(&config.kafka, "tally-demo")
+            .set("linger.ms", "20")
+            .create_with_context(Deliveries::default())?;
+        Ok(Load { producer, topic: config.kafka.increments.clone(), schema_id })
+    }
+
+    /// Sends the first `flights` of the file, and returns once the log has them all.
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        file: &Path,
+        flights: u64,
+        progress: &ProgressBar,
+    ) -> anyhow::Result<Stage> {
+        let started = Instant::now();
+        let mut cursor = flights::read(client, file, 0, flights)?;
+        let (mut batch, mut key, mut message) = (BatchEncoder::new(), String::new(), Vec::new());
+        let mut sent = 0;
+        while let Some(flight) = cursor.next().await? {
+            flight.increments(&mut key, |key, delta| {
+                let namespace = NAMESPACE;
+                batch.push(&Increment { namespace, key, delta, at_ms: flight.at_ms, id: None });
+            });
+            if batch.count() >= BATCH {
+                sent += self.send(&mut batch, &mut message).await?;
+                progress.set_position(self.acknowledged()?);
+            }
+        }
+        sent += self.send(&mut batch, &mut message).await?;
+        tokio::task::block_in_place(|| self.producer.flush(Timeout::After(FLUSH_LIMIT)))?;
+        let acknowledged = self.acknowledged()?;
+        anyhow::ensure!(acknowledged == sent, "{sent} increments were sent, {acknowledged} acknowledged");
+        progress.set_position(acknowledged);
+        Ok(Stage::since("sent to the log as Avro batches", acknowledged, started))
+    }
+
+    /// Increments that the log has; an error as soon as it refused one.
+    fn acknowledged(&self) -> anyhow::Result<u64> {
+        let failed = self.producer.context().failed.load(Ordering::Relaxed);
+        anyhow::ensure!(failed == 0, "the broker did not take {failed} increments");
+        Ok(self.producer.context().acknowledged.load(Ordering::Relaxed))
+    }
+
+    async fn send(&self, batch: &mut BatchEncoder, message: &mut Vec<u8>) -> anyhow::Result<u64> {
+        let increments = batch.count();
+        if increments == 0 {
+            return Ok(0);
+        }
+        message.clear();
+        message.extend_from_slice(&wire::prefix(self.schema_id));
+        batch.finish(message, None);
+        let mut record =
+            BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, increments).payload(&message[..]);
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(increments as u64),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
+                    record = returned;
+                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                }
+                Err((error, _)) => return Err(error.into()),
+            }
+        }
+    }
+}
