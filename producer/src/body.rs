@@ -1,0 +1,133 @@
+//! A request's body, read and checked whole: either every increment in it can be counted, or all that is wrong is said.
+//!
+//! ```text
+//!  application/json      ─► json   ─┐
+//!  application/x-ndjson  ─► ndjson ─┼─► fields ─► Item… ─► Parsed
+//!  application/avro      ─► avro   ─┘      └────► Faults ─► 400
+//! ```
+//!
+//! Pure: bytes and the present time in, increments or a problem out.
+
+mod avro;
+mod fields;
+mod json;
+mod json_item;
+mod media_type;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::borrow::Cow;
+
+use tally_counts::BucketWidth;
+use tally_schemas::Increment;
+
+use crate::problem::{Fault, Faults, Problem};
+
+pub(crate) use avro::Avro;
+pub(crate) use fields::name;
+pub(crate) use media_type::MediaType;
+
+/// What is taken for granted about an increment that does not say it, and what all are held against.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// When an event happened that does not say it.
+    pub(crate) now_ms: i64,
+    pub(crate) width: BucketWidth,
+}
+
+/// A body in which every increment can be counted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parsed<'a> {
+    pub(crate) shape: Shape,
+    /// The batch's own id, which only Avro can tell.
+    pub(crate) id: Option<&'a str>,
+    pub(crate) items: Vec<Item<'a>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Single,
+    Batch,
+}
+
+/// One increment, its strings borrowed from the body where they stand in it as they are.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Item<'a> {
+    pub(crate) namespace: Cow<'a, str>,
+    pub(crate) key: Cow<'a, str>,
+    pub(crate) delta: i64,
+    pub(crate) at_ms: i64,
+    pub(crate) id: Option<Cow<'a, str>>,
+}
+
+impl Item<'_> {
+    pub(crate) fn increment(&self) -> Increment<'_> {
+        Increment {
+            namespace: &self.namespace,
+            key: &self.key,
+            delta: self.delta,
+            at_ms: self.at_ms,
+            id: self.id.as_deref(),
+        }
+    }
+}
+
+pub(crate) fn parse<'a>(
+    media_type: MediaType,
+    avro: &Avro,
+    body: &'a [u8],
+    rules: Rules,
+) -> Result<Parsed<'a>, Problem> {
+    let nothing =
+        || Problem::malformed(Fault { reason: "there are no increments in it".into(), ..Fault::default() });
+    if body.trim_ascii().is_empty() {
+        return Err(nothing());
+    }
+    let parsed = match media_type {
+        MediaType::Json => json::json(body, rules),
+        MediaType::NdJson => json::ndjson(body, rules),
+        MediaType::Avro => avro.parse(body, rules),
+    }?;
+    match parsed.items.is_empty() {
+        true => Err(nothing()),
+        false => Ok(parsed),
+    }
+}
+
+/// Items and faults as they are found.
+struct Findings<'a> {
+    rules: Rules,
+    items: Vec<Item<'a>>,
+    faults: Faults,
+}
+
+/// Which item it is, and in NDJSON its line.
+#[derive(Clone, Copy)]
+struct Place {
+    item: usize,
+    line: Option<usize>,
+}
+
+impl<'a> Findings<'a> {
+    fn new(rules: Rules) -> Findings<'a> {
+        Findings { rules, items: Vec::new(), faults: Faults::default() }
+    }
+
+    fn fault(&mut self, place: Place, field: Option<&str>, reason: impl FnOnce() -> String) {
+        self.faults.push(|| Fault {
+            item: Some(place.item),
+            line: place.line,
+            column: None,
+            field: field.map(str::to_owned),
+            reason: reason(),
+        });
+    }
+
+    fn finish(self) -> Result<Vec<Item<'a>>, Problem> {
+        match self.faults.is_empty() {
+            true => Ok(self.items),
+            false => Err(Problem::invalid(self.faults)),
+        }
+    }
+}

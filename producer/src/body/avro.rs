@@ -1,0 +1,66 @@
+//! A binary `tally.IncrementBatch` by Tally's own schema, without the prefix that a message of the log has.
+
+use tally_schemas::{Increment, Plan, avsc};
+
+use super::{Findings, Item, Parsed, Place, Rules, Shape, fields};
+use crate::problem::{Fault, Problem};
+
+/// How to read the bodies; made once.
+pub(crate) struct Avro {
+    plan: Plan,
+}
+
+impl Avro {
+    pub(crate) fn new() -> Avro {
+        Avro { plan: Plan::new(avsc::INCREMENT_BATCH).expect("Tally's own schema can be read") }
+    }
+
+    pub(super) fn parse<'a>(&self, body: &'a [u8], rules: Rules) -> Result<Parsed<'a>, Problem> {
+        let mut findings = Findings::new(rules);
+        let mut item = 0;
+        let decoded = self.plan.decode(body, |increment| {
+            check(&mut findings, Place { item, line: None }, increment);
+            item += 1;
+        });
+        let id = match decoded {
+            Ok(message) => message.id,
+            Err(error) => {
+                let reason = format!("not a binary tally.IncrementBatch: {error}");
+                return Err(Problem::malformed(Fault {
+                    field: Some(error.field),
+                    reason,
+                    ..Fault::default()
+                }));
+            }
+        };
+        if let Some(reason) = id.and_then(|id| fields::name(id).err()) {
+            findings.faults.push(|| Fault { field: Some("id".into()), reason, ..Fault::default() });
+        }
+        Ok(Parsed { shape: Shape::Batch, id, items: findings.finish()? })
+    }
+}
+
+fn check<'a>(findings: &mut Findings<'a>, place: Place, increment: Increment<'a>) {
+    let checks = [
+        ("namespace", fields::namespace(increment.namespace)),
+        ("key", fields::name(increment.key)),
+        ("at", fields::at(increment.at_ms, findings.rules.width)),
+        ("id", increment.id.map_or(Ok(()), fields::name)),
+    ];
+    let mut is_sound = true;
+    for (field, checked) in checks {
+        if let Err(reason) = checked {
+            findings.fault(place, Some(field), || reason);
+            is_sound = false;
+        }
+    }
+    if is_sound {
+        findings.items.push(Item {
+            namespace: increment.namespace.into(),
+            key: increment.key.into(),
+            delta: increment.delta,
+            at_ms: increment.at_ms,
+            id: increment.id.map(Into::into),
+        });
+    }
+}

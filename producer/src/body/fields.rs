@@ -1,0 +1,79 @@
+//! What each field of an increment must be.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use tally_counts::ledger::RESERVED_NAMESPACE;
+use tally_counts::{BucketWidth, Fold};
+
+use super::value::Value;
+
+const AT_RANGE: &str = "must not be before 1970 or after 2106";
+
+pub(super) fn namespace(text: &str) -> Result<(), String> {
+    name(text)?;
+    match text == RESERVED_NAMESPACE {
+        true => Err(format!("{RESERVED_NAMESPACE:?} is reserved")),
+        false => Ok(()),
+    }
+}
+
+/// A namespace, a key or an id.
+pub(crate) fn name(text: &str) -> Result<(), String> {
+    match text.len() {
+        0 => Err("must not be empty".into()),
+        bytes if bytes > Fold::MAX_NAME_BYTES => {
+            Err(format!("must not be longer than {} bytes of UTF-8; it has {bytes}", Fold::MAX_NAME_BYTES))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn at(at_ms: i64, width: BucketWidth) -> Result<(), String> {
+    width.bucket(at_ms).map(|_| ()).map_err(|_| AT_RANGE.into())
+}
+
+pub(super) fn required_text(value: Option<Value<'_>>) -> Result<Cow<'_, str>, String> {
+    match value {
+        None => Err("is missing".into()),
+        Some(Value::Text(text)) => Ok(text),
+        Some(other) => Err(format!("must be a string, not {}", other.kind())),
+    }
+}
+
+/// Absent and null are the same.
+pub(super) fn optional_text(value: Option<Value<'_>>) -> Result<Option<Cow<'_, str>>, String> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Text(text)) => Ok(Some(text)),
+        Some(other) => Err(format!("must be a string or null, not {}", other.kind())),
+    }
+}
+
+/// Milliseconds since 1970 from a number, or from RFC 3339 text; a part of a millisecond is dropped.
+pub(super) fn at_ms(value: &Value<'_>) -> Result<i64, String> {
+    match value {
+        Value::Integer(at_ms) => Ok(*at_ms),
+        Value::Huge => Err(AT_RANGE.into()),
+        Value::Text(text) => {
+            let at: Timestamp = text.parse().map_err(|_| {
+                let shown: String = text.chars().take(64).collect();
+                format!("{shown:?} is not an RFC 3339 time with its offset, such as 2001-01-31T09:30:00Z")
+            })?;
+            // Below 1970 this rounds down, so that the moment before is not taken for 1970.
+            i64::try_from(at.as_nanosecond().div_euclid(1_000_000)).map_err(|_| AT_RANGE.into())
+        }
+        other => Err(format!(
+            "must be RFC 3339 text or an integer of milliseconds since 1970, not {}",
+            other.kind()
+        )),
+    }
+}
+
+pub(super) fn delta(value: &Value<'_>) -> Result<i64, String> {
+    match value {
+        Value::Integer(delta) => Ok(*delta),
+        Value::Huge => Err("does not fit 64 bits".into()),
+        other => Err(format!("must be an integer, not {}", other.kind())),
+    }
+}

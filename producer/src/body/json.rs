@@ -1,0 +1,100 @@
+//! JSON and NDJSON, in one pass over the bytes.
+//!
+//! What is well-formed JSON but not an increment becomes a fault of its item and the parse goes on, so that one answer
+//! names every bad item. Only broken syntax ends it: the body's in JSON, the line's in NDJSON.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+
+use super::json_item::OneItem;
+use super::{Findings, Parsed, Place, Rules, Shape};
+use crate::problem::{Fault, Problem};
+
+/// One object or an array of them.
+pub(super) fn json(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Problem> {
+    let mut findings = Findings::new(rules);
+    let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let shape = if is_array { Shape::Batch } else { Shape::Single };
+    let parsed = match shape {
+        Shape::Batch => whole(body, Items { findings: &mut findings }),
+        Shape::Single => {
+            whole(body, OneItem { findings: &mut findings, place: Place { item: 0, line: None } })
+        }
+    };
+    parsed.map_err(|error| {
+        let reason = format!("malformed JSON at {}", described(&error));
+        let (line, column) = (Some(error.line()), Some(error.column()));
+        Problem::malformed(Fault { line, column, reason, ..Fault::default() })
+    })?;
+    Ok(Parsed { shape, id: None, items: findings.finish()? })
+}
+
+/// One object a line; empty lines are skipped.
+pub(super) fn ndjson(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Problem> {
+    let mut findings = Findings::new(rules);
+    let lines = body.split(|byte| *byte == b'\n').zip(1..);
+    let filled = lines.filter(|(text, _)| !text.trim_ascii().is_empty());
+    for (item, (text, line)) in filled.enumerate() {
+        let place = Place { item, line: Some(line) };
+        if let Err(error) = whole(text, OneItem { findings: &mut findings, place }) {
+            findings.faults.push(|| Fault {
+                item: Some(item),
+                line: Some(line),
+                column: Some(error.column()),
+                field: None,
+                reason: format!("malformed JSON: {}", message(&error)),
+            });
+        }
+    }
+    Ok(Parsed { shape: Shape::Batch, id: None, items: findings.finish()? })
+}
+
+/// One JSON value and nothing after it.
+fn whole<'de, S: DeserializeSeed<'de>>(json: &'de [u8], seed: S) -> Result<S::Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+fn described(error: &serde_json::Error) -> String {
+    format!("line {}, column {}: {}", error.line(), error.column(), message(error))
+}
+
+/// The error's text without the place that it ends with.
+fn message(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).map_or_else(|| text.clone(), str::to_owned)
+}
+
+struct Items<'f, 'a> {
+    findings: &'f mut Findings<'a>,
+}
+
+impl<'de> DeserializeSeed<'de> for Items<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of increments")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut item = 0;
+        let place = |item| Place { item, line: None };
+        while seq.next_element_seed(OneItem { findings: &mut *self.findings, place: place(item) })?.is_some()
+        {
+            item += 1;
+        }
+        Ok(())
+    }
+}

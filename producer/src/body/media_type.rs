@@ -1,0 +1,73 @@
+use axum::http::{HeaderMap, header};
+
+use crate::problem::{Code, Problem};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MediaType {
+    Json,
+    NdJson,
+    Avro,
+}
+
+impl MediaType {
+    /// What the body is, by its headers; JSON where they do not say.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<MediaType, Problem> {
+        if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+        {
+            let detail = format!("Content-Encoding {encoding:?} is not supported: send the body as it is");
+            return Err(Problem::new(Code::UnsupportedMediaType, detail));
+        }
+        let Some(given) = headers.get(header::CONTENT_TYPE) else {
+            return Ok(MediaType::Json);
+        };
+        let essence = given.to_str().ok().and_then(|text| text.split(';').next()).map(str::trim);
+        match essence.map(str::to_ascii_lowercase).as_deref() {
+            Some("application/json") => Ok(MediaType::Json),
+            Some("application/x-ndjson") => Ok(MediaType::NdJson),
+            Some("application/avro") => Ok(MediaType::Avro),
+            _ => {
+                let detail = format!(
+                    "Content-Type {given:?} is none of application/json, application/x-ndjson, application/avro"
+                );
+                Err(Problem::new(Code::UnsupportedMediaType, detail))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn of(name: header::HeaderName, value: &'static str) -> Result<MediaType, Code> {
+        let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        MediaType::of(&headers).map_err(|problem| problem.code)
+    }
+
+    #[test]
+    fn the_media_type_decides_whatever_its_parameters() {
+        for (value, expected) in [
+            ("application/json", MediaType::Json),
+            ("Application/JSON; charset=utf-8", MediaType::Json),
+            ("application/x-ndjson", MediaType::NdJson),
+            ("application/avro;v=1", MediaType::Avro),
+        ] {
+            assert_eq!(of(header::CONTENT_TYPE, value), Ok(expected), "{value}");
+        }
+        assert_eq!(MediaType::of(&HeaderMap::new()).unwrap(), MediaType::Json);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        for value in
+            ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx", "application/json/"]
+        {
+            assert_eq!(of(header::CONTENT_TYPE, value), Err(Code::UnsupportedMediaType), "{value}");
+        }
+        assert_eq!(of(header::CONTENT_ENCODING, "gzip"), Err(Code::UnsupportedMediaType));
+        assert_eq!(of(header::CONTENT_ENCODING, "identity"), Ok(MediaType::Json));
+    }
+}

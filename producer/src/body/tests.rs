@@ -1,0 +1,269 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tally_counts::Fold;
+use tally_schemas::BatchEncoder;
+
+use super::*;
+use crate::problem::Code;
+
+const NOW_MS: i64 = 1_700_000_000_123;
+const RULES: Rules = Rules { now_ms: NOW_MS, width: BucketWidth::MINUTE };
+
+fn read(media_type: MediaType, body: &[u8]) -> Result<Parsed<'_>, Problem> {
+    parse(media_type, &Avro::new(), body, RULES)
+}
+
+fn faults(media_type: MediaType, body: &str) -> Vec<Fault> {
+    let problem = read(media_type, body.as_bytes()).unwrap_err();
+    assert_eq!(problem.code.status(), 400);
+    problem.faults.listed
+}
+
+/// The only fault of a single JSON increment: its field and the reason.
+fn fault(body: Value) -> (Option<String>, String) {
+    match &faults(MediaType::Json, &body.to_string())[..] {
+        [Fault { item: Some(0), line: None, column: None, field, reason }] => (field.clone(), reason.clone()),
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+fn item<'a>(namespace: &'a str, key: &'a str) -> Item<'a> {
+    Item { namespace: namespace.into(), key: key.into(), delta: 1, at_ms: NOW_MS, id: None }
+}
+
+#[test]
+fn what_is_left_out_is_one_and_now() {
+    let parsed = read(MediaType::Json, br#" {"namespace":"web","key":"hits"} "#).unwrap();
+    assert_eq!(parsed, Parsed { shape: Shape::Single, id: None, items: vec![item("web", "hits")] });
+    let parsed = read(MediaType::Json, br#"[{"namespace":"web","key":"hits","id":null}]"#).unwrap();
+    assert_eq!(parsed, Parsed { shape: Shape::Batch, id: None, items: vec![item("web", "hits")] });
+}
+
+#[test]
+fn strings_are_borrowed_unless_they_are_escaped() {
+    let parsed = read(MediaType::Json, br#"{"namespace":"web","key":"h\u00fc\n"}"#).unwrap();
+    assert!(matches!(parsed.items[0].namespace, Cow::Borrowed("web")));
+    assert_eq!(parsed.items[0].key, "h\u{fc}\n");
+}
+
+#[test]
+fn times_are_rfc_3339_or_milliseconds() {
+    for (at, at_ms) in [
+        (json!("1970-01-01T00:00:00Z"), 0),
+        (json!("2001-01-31T09:30:00Z"), 980_933_400_000),
+        (json!("2001-01-31T10:30:00.0019+01:00"), 980_933_400_001),
+        (json!(980_933_400_000i64), 980_933_400_000),
+        (json!(i64::from(u32::MAX) * 1000), i64::from(u32::MAX) * 1000),
+    ] {
+        let body = json!({"namespace": "n", "key": "k", "at": at}).to_string();
+        assert_eq!(read(MediaType::Json, body.as_bytes()).unwrap().items[0].at_ms, at_ms, "{at}");
+    }
+}
+
+#[test]
+fn a_bad_field_is_named_with_its_reason() {
+    let long = "x".repeat(Fold::MAX_NAME_BYTES + 1);
+    for (field, value, reason) in [
+        ("namespace", json!(""), "must not be empty"),
+        ("namespace", json!(7), "must be a string, not an integer"),
+        ("namespace", json!("__tally"), "\"__tally\" is reserved"),
+        ("namespace", json!(null), "must be a string, not null"),
+        ("key", json!(long), "must not be longer than 4096 bytes of UTF-8; it has 4097"),
+        ("key", json!(["a", {"b": 1}]), "must be a string, not an array"),
+        ("delta", json!("1"), "must be an integer, not a string"),
+        (
+            "delta",
+            json!(1.0),
+            "must be an integer, not a number with a fraction, an exponent or more than 64 bits",
+        ),
+        ("delta", json!(null), "must be an integer, not null"),
+        ("delta", json!(u64::MAX), "does not fit 64 bits"),
+        ("at", json!(-1), "must not be before 1970 or after 2106"),
+        ("at", json!("1969-12-31T23:59:59.9999Z"), "must not be before 1970 or after 2106"),
+        ("at", json!("2106-02-07T06:28:16Z"), "must not be before 1970 or after 2106"),
+        ("at", json!(u64::MAX), "must not be before 1970 or after 2106"),
+        ("at", json!(true), "must be RFC 3339 text or an integer of milliseconds since 1970, not a boolean"),
+        (
+            "at",
+            json!("2001-01-31T09:30:00"),
+            "\"2001-01-31T09:30:00\" is not an RFC 3339 time with its offset, such as 2001-01-31T09:30:00Z",
+        ),
+        ("id", json!(""), "must not be empty"),
+        ("id", json!({}), "must be a string or null, not an object"),
+        ("detla", json!([1, [2]]), "is unknown: an increment has namespace, key, delta, at and id"),
+    ] {
+        let mut body = json!({"namespace": "n", "key": "k"});
+        body[field] = value;
+        assert_eq!(fault(body), (Some(field.to_owned()), reason.to_owned()));
+    }
+    assert_eq!(fault(json!({"namespace": "n"})), (Some("key".into()), "is missing".into()));
+    assert_eq!(fault(json!("n")), (None, "must be an object, not a string".into()));
+    let twice = faults(MediaType::Json, r#"{"namespace":"n","key":"a","key":"b"}"#);
+    assert_eq!((twice[0].field.as_deref(), &*twice[0].reason), (Some("key"), "is given more than once"));
+}
+
+#[test]
+fn every_bad_item_is_named() {
+    let body =
+        r#"[{"namespace":"n","key":"k"}, 7, {"namespace":"","key":1}, {"namespace":"n","key":"k"}, null]"#;
+    let found: Vec<_> =
+        faults(MediaType::Json, body).into_iter().map(|f| (f.item.unwrap(), f.field)).collect();
+    let (namespace, key) = (Some("namespace".to_owned()), Some("key".to_owned()));
+    assert_eq!(found, [(1, None), (2, namespace), (2, key), (4, None)]);
+}
+
+#[test]
+fn a_hundred_faults_are_listed_and_the_others_counted() {
+    let body = format!("[{}0]", "0,".repeat(249));
+    let problem = read(MediaType::Json, body.as_bytes()).unwrap_err();
+    assert_eq!((problem.faults.listed.len(), problem.faults.omitted), (100, 150));
+    assert_eq!(problem.detail, "250 errors; nothing of the request is counted");
+}
+
+#[test]
+fn broken_json_is_told_with_its_place() {
+    let problem = read(MediaType::Json, b"[{\"namespace\": \"n\",\n  \"key\" 7}]").unwrap_err();
+    assert_eq!(problem.code, Code::MalformedBody);
+    assert_eq!(problem.detail, "malformed JSON at line 2, column 9: expected `:`");
+    assert_eq!((problem.faults.listed[0].line, problem.faults.listed[0].column), (Some(2), Some(9)));
+    for body in ["{", "[{}", "[{}]x", "{\"namespace\":\"n\",\"key\":\"k\"}{}", "\u{feff}{}", "nul", "[1,]"] {
+        assert_eq!(read(MediaType::Json, body.as_bytes()).unwrap_err().code, Code::MalformedBody, "{body}");
+    }
+    assert_eq!(read(MediaType::Json, b"{\"namespace\":\"\xff\"}").unwrap_err().code, Code::MalformedBody);
+    let deep = format!("{{\"at\":{}", "[".repeat(1_000_000));
+    assert_eq!(read(MediaType::Json, deep.as_bytes()).unwrap_err().code, Code::MalformedBody);
+}
+
+#[test]
+fn nothing_at_all_is_refused() {
+    let empty = batch(&[], None);
+    for (media_type, body) in [
+        (MediaType::Json, &b""[..]),
+        (MediaType::Json, b" \n"),
+        (MediaType::Json, b"[]"),
+        (MediaType::NdJson, b"\n\r\n"),
+        (MediaType::Avro, b""),
+        (MediaType::Avro, &empty),
+    ] {
+        let problem = read(media_type, body).unwrap_err();
+        assert_eq!((problem.code, &*problem.detail), (Code::MalformedBody, "there are no increments in it"));
+    }
+}
+
+#[test]
+fn each_line_of_ndjson_stands_for_itself() {
+    let good = "{\"namespace\":\"n\",\"key\":\"a\"}\r\n\n  {\"namespace\":\"n\",\"key\":\"b\"}";
+    let parsed = read(MediaType::NdJson, good.as_bytes()).unwrap();
+    assert_eq!(parsed, Parsed { shape: Shape::Batch, id: None, items: vec![item("n", "a"), item("n", "b")] });
+
+    let bad = "{\"namespace\":\"n\",\"key\":\"a\"}\n\n{\"namespace\":\"n\"}\n{\"namespace\":\nx\n[{}]\n";
+    let found: Vec<_> = faults(MediaType::NdJson, bad)
+        .into_iter()
+        .map(|fault| (fault.item.unwrap(), fault.line.unwrap(), fault.column, fault.reason))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, 3, None, "is missing".to_owned()),
+            (2, 4, Some(13), "malformed JSON: EOF while parsing a value".to_owned()),
+            (3, 5, Some(1), "malformed JSON: expected value".to_owned()),
+            (4, 6, None, "must be an object, not an array".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn an_avro_batch_is_held_against_the_same_rules() {
+    let sound = Item { id: Some("once".into()), delta: -4, ..item("n", "k") };
+    let reserved = Item { at_ms: -1, ..item("__tally", "") };
+    let body = batch(&[&sound], Some("batch"));
+    let parsed = read(MediaType::Avro, &body).unwrap();
+    assert_eq!(parsed, Parsed { shape: Shape::Batch, id: Some("batch"), items: vec![sound] });
+
+    let problem = read(MediaType::Avro, &batch(&[&item("n", "k"), &reserved], Some(""))).unwrap_err();
+    assert_eq!(problem.code, Code::InvalidIncrements);
+    let found: Vec<_> =
+        problem.faults.listed.iter().map(|fault| (fault.item, fault.field.as_deref().unwrap())).collect();
+    assert_eq!(found, [(Some(1), "namespace"), (Some(1), "key"), (Some(1), "at"), (None, "id")]);
+}
+
+#[test]
+fn broken_avro_is_told_with_its_place() {
+    let body = batch(&[&item("n", "k")], None);
+    let problem = read(MediaType::Avro, &body[..body.len() - 4]).unwrap_err();
+    assert_eq!(problem.code, Code::MalformedBody);
+    assert!(
+        problem.detail.starts_with("not a binary tally.IncrementBatch: `increments[0]."),
+        "{}",
+        problem.detail
+    );
+    assert!(read(MediaType::Avro, &[&body[..], b"x"].concat()).is_err());
+    assert!(read(MediaType::Avro, b"{\"namespace\":\"n\",\"key\":\"k\"}").is_err());
+}
+
+fn batch(items: &[&Item<'_>], id: Option<&str>) -> Vec<u8> {
+    let mut encoder = BatchEncoder::new();
+    items.iter().for_each(|item| encoder.push(&item.increment()));
+    let mut body = Vec::new();
+    encoder.finish(&mut body, id);
+    body
+}
+
+fn any_item() -> impl Strategy<Value = Item<'static>> {
+    let name = "\\PC{1,12}|[\\x00-\\x1f\"\\\\]{1,4}";
+    let at_ms = 0..=i64::from(u32::MAX) * 1000 + 999;
+    (name, name, any::<i64>(), at_ms, proptest::option::of(name)).prop_map(
+        |(namespace, key, delta, at_ms, id)| Item {
+            namespace: namespace.into(),
+            key: key.into(),
+            delta,
+            at_ms,
+            id: id.map(Into::into),
+        },
+    )
+}
+
+fn object(item: &Item<'_>, as_text: bool) -> Value {
+    let at = match as_text {
+        true => json!(jiff::Timestamp::from_millisecond(item.at_ms).unwrap().to_string()),
+        false => json!(item.at_ms),
+    };
+    json!({"namespace": item.namespace, "key": item.key, "delta": item.delta, "at": at, "id": item.id})
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_is_read(items in prop::collection::vec(any_item(), 1..6), as_text: bool) {
+        let objects: Vec<Value> = items.iter().map(|item| object(item, as_text)).collect();
+        let array = Value::from(objects.clone()).to_string();
+        prop_assert_eq!(&read(MediaType::Json, array.as_bytes()).unwrap().items, &items);
+        let pretty = serde_json::to_string_pretty(&objects[0]).unwrap();
+        prop_assert_eq!(&read(MediaType::Json, pretty.as_bytes()).unwrap().items[..], &items[..1]);
+        let lines: String = objects.iter().map(|object| format!("{object}\n")).collect();
+        prop_assert_eq!(&read(MediaType::NdJson, lines.as_bytes()).unwrap().items, &items);
+        let avro = batch(&items.iter().collect::<Vec<_>>(), None);
+        prop_assert_eq!(&read(MediaType::Avro, &avro).unwrap().items, &items);
+    }
+
+    /// Bytes of any kind are read or refused, and what is read could be counted.
+    #[test]
+    fn no_body_breaks_the_reader(
+        items in prop::collection::vec(any_item(), 1..3), cut: prop::sample::Index, noise: u8, keep: bool,
+    ) {
+        for media_type in [MediaType::Json, MediaType::NdJson, MediaType::Avro] {
+            let mut body = match media_type {
+                MediaType::Avro => batch(&items.iter().collect::<Vec<_>>(), None),
+                _ => Value::from(items.iter().map(|item| object(item, false)).collect::<Vec<_>>()).to_string().into(),
+            };
+            let at = cut.index(body.len());
+            body[at] = noise;
+            if !keep {
+                body.truncate(at + 1);
+            }
+            let fold = Fold::new(BucketWidth::MINUTE, 0);
+            if let Ok(parsed) = read(media_type, &body) {
+                prop_assert!(parsed.items.iter().all(|item| fold.check(&item.increment()).is_ok()));
+            }
+        }
+    }
+}

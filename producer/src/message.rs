@@ -1,0 +1,203 @@
+//! From a body's increments to the one message of the log that carries them.
+
+use axum::http::HeaderMap;
+use tally_schemas::{BatchEncoder, encode, wire};
+
+use crate::body::{Parsed, Shape, name};
+use crate::problem::{Code, Problem};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What a message has besides key and payload, at most: the headers of its record batch and of its record.
+const FRAME_BYTES: usize = 128;
+
+/// The registry's ids of the schemas that messages are written by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SchemaIds {
+    pub(crate) increment: u32,
+    pub(crate) batch: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// Messages with equal keys go to the same partition; without one, to any.
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) increments: usize,
+}
+
+impl Message {
+    /// Writes the increments: a single one as `tally.Increment`, many as `tally.IncrementBatch`.
+    ///
+    /// A request with an Idempotency-Key is a batch, however few its increments are: the id that makes it count once is the
+    /// batch's.
+    pub(crate) fn new(
+        parsed: &Parsed<'_>,
+        idempotency_key: Option<&str>,
+        ids: SchemaIds,
+    ) -> Result<Message, Problem> {
+        let id = match (idempotency_key, parsed.id) {
+            (Some(header), Some(own)) if header != own => {
+                let detail = format!("it is {header:?}, but the batch's own id is {own:?}");
+                return Err(Problem::new(Code::InvalidIdempotencyKey, detail));
+            }
+            (header, own) => header.or(own),
+        };
+        let key = key(parsed, id);
+        let mut payload = Vec::new();
+        match (&parsed.items[..], parsed.shape, id) {
+            ([item], Shape::Single, None) => {
+                payload.extend_from_slice(&wire::prefix(ids.increment));
+                encode::increment(&mut payload, &item.increment());
+                Ok(Message { key, payload, increments: 1 })
+            }
+            (items, ..) => {
+                payload.extend_from_slice(&wire::prefix(ids.batch));
+                let mut batch = BatchEncoder::new();
+                items.iter().for_each(|item| batch.push(&item.increment()));
+                let increments = batch.count();
+                batch.finish(&mut payload, id);
+                Ok(Message { key, payload, increments })
+            }
+        }
+    }
+
+    /// Refuses what the topic, whose messages may have `max_bytes`, would refuse.
+    pub(crate) fn check_size(&self, max_bytes: usize) -> Result<(), Problem> {
+        let bytes = self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + FRAME_BYTES;
+        match bytes > max_bytes {
+            true => Err(Problem::new(
+                Code::MessageTooLarge,
+                format!(
+                    "{} increments come to a message of {bytes} bytes; the topic's max.message.bytes is {max_bytes}",
+                    self.increments
+                ),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What is meant to count once goes to one partition however often it is sent: the key is the request's id, or else the first id of
+/// an increment in it. A single increment without one is keyed by its counter.
+fn key(parsed: &Parsed<'_>, id: Option<&str>) -> Option<Vec<u8>> {
+    let first_id = || parsed.items.iter().find_map(|item| item.id.as_deref());
+    match (id.or_else(first_id), &parsed.items[..], parsed.shape) {
+        (Some(id), ..) => Some(id.into()),
+        (None, [item], Shape::Single) => Some([item.namespace.as_bytes(), item.key.as_bytes()].join(&b'\0')),
+        (None, ..) => None,
+    }
+}
+
+/// The request's id: the header's value, with or without the quotes of a structured field.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let refused = |reason: &str| Err(Problem::new(Code::InvalidIdempotencyKey, reason));
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = given.next() else {
+        return Ok(None);
+    };
+    if given.next().is_some() {
+        return refused("it is given more than once");
+    }
+    let Ok(text) = value.to_str() else {
+        return refused("it must be visible ASCII");
+    };
+    let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let id = quoted.unwrap_or(text);
+    match name(id) {
+        Ok(()) => Ok(Some(id)),
+        Err(reason) => refused(&reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use tally_schemas::{Increment, Plan, avsc};
+
+    use super::*;
+    use crate::body::Item;
+
+    const IDS: SchemaIds = SchemaIds { increment: 7, batch: 8 };
+
+    fn item(key: &'static str, id: Option<&'static str>) -> Item<'static> {
+        Item { namespace: "n".into(), key: key.into(), delta: 2, at_ms: 5, id: id.map(Into::into) }
+    }
+
+    fn parsed(shape: Shape, id: Option<&'static str>, items: Vec<Item<'static>>) -> Parsed<'static> {
+        Parsed { shape, id, items }
+    }
+
+    /// What a reader of the log makes of the message: the batch's id and the increments.
+    fn read<'a>(message: &'a Message, schema: &str, schema_id: u32) -> (Option<&'a str>, Vec<Increment<'a>>) {
+        let (id, body) = wire::split(&message.payload).unwrap();
+        assert_eq!(id, schema_id);
+        let mut increments = Vec::new();
+        let read = Plan::new(schema).unwrap().decode_into(body, &mut increments).unwrap();
+        (read.id, increments)
+    }
+
+    #[test]
+    fn a_single_increment_is_keyed_by_its_counter() {
+        let one = parsed(Shape::Single, None, vec![item("k", None)]);
+        let message = Message::new(&one, None, IDS).unwrap();
+        assert_eq!((message.key.as_deref(), message.increments), (Some(&b"n\0k"[..]), 1));
+        assert_eq!(read(&message, avsc::INCREMENT, 7), (None, vec![one.items[0].increment()]));
+    }
+
+    #[test]
+    fn a_request_with_a_key_is_a_batch_of_that_id() {
+        let one = parsed(Shape::Single, None, vec![item("k", Some("own"))]);
+        let message = Message::new(&one, Some("once"), IDS).unwrap();
+        assert_eq!(message.key.as_deref(), Some(&b"once"[..]));
+        assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8), (Some("once"), vec![one.items[0].increment()]));
+    }
+
+    #[test]
+    fn a_batch_goes_anywhere_unless_it_is_to_count_once() {
+        let plain = parsed(Shape::Batch, None, vec![item("a", None), item("b", None)]);
+        let message = Message::new(&plain, None, IDS).unwrap();
+        assert_eq!((message.key.as_deref(), message.increments), (None, 2));
+        assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8).1.len(), 2);
+
+        let named = parsed(Shape::Batch, Some("batch"), vec![item("a", Some("first"))]);
+        let message = Message::new(&named, Some("batch"), IDS).unwrap();
+        assert_eq!(message.key.as_deref(), Some(&b"batch"[..]));
+        assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8).0, Some("batch"));
+        let problem = Message::new(&named, Some("another"), IDS).unwrap_err();
+        assert_eq!(problem.code, Code::InvalidIdempotencyKey);
+
+        let item_ids = parsed(Shape::Batch, None, vec![item("a", None), item("b", Some("second"))]);
+        assert_eq!(Message::new(&item_ids, None, IDS).unwrap().key.as_deref(), Some(&b"second"[..]));
+    }
+
+    #[test]
+    fn a_message_that_the_topic_would_refuse_is_not_sent() {
+        let message = Message { key: Some(vec![0; 100]), payload: vec![0; 800], increments: 3 };
+        message.check_size(1028).unwrap();
+        let problem = message.check_size(1027).unwrap_err();
+        assert_eq!(problem.code, Code::MessageTooLarge);
+        assert!(
+            problem.detail.ends_with("1028 bytes; the topic's max.message.bytes is 1027"),
+            "{}",
+            problem.detail
+        );
+    }
+
+    #[test]
+    fn an_idempotency_key_may_be_quoted() {
+        let of = |values: &[&'static [u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
+            }
+            idempotency_key(&headers).map(|id| id.map(str::to_owned)).map_err(|problem| problem.code)
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[b"a-1"]), Ok(Some("a-1".into())));
+        assert_eq!(of(&[b"\"a-1\""]), Ok(Some("a-1".into())));
+        for refused in [&[&b""[..]][..], &[b"\"\""], &[b"a", b"a"], &[b"\xe4"]] {
+            assert_eq!(of(refused), Err(Code::InvalidIdempotencyKey), "{refused:?}");
+        }
+    }
+}
