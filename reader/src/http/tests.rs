@@ -1,0 +1,224 @@
+//! Real requests to a reader whose store is down: what the memory knows is answered, and nothing is made up.
+
+use std::num::NonZeroUsize;
+
+use serde_json::{Value, json};
+use tally_counts::ChainError;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::memory::{Broken, Snapshot, Wanted};
+use crate::misses;
+use crate::state::State as Shared;
+use crate::store::Store;
+use crate::vector::{Place, Vector};
+use crate::window::{Arrival, Delta};
+
+const MAX_WAIT: Duration = Duration::from_millis(300);
+
+struct Reader {
+    url: String,
+    http: reqwest::Client,
+    state: Arc<Shared>,
+    api: Arc<Api>,
+}
+
+struct Answered {
+    status: u16,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Reader {
+    /// Two partitions, nothing counted, and a queue of misses that goes to a store where nobody listens.
+    async fn start() -> Reader {
+        let reader = Reader::closed().await;
+        let (state, metrics) = (Arc::clone(&reader.state), Metrics::new());
+        let client = clickhouse::Client::default().with_url(nobody().await);
+        let store = Store::new(client, 2, metrics.clone());
+        let (sender, jobs) = misses::queue();
+        reader.api.open(Reads::new(Arc::clone(&state), store.clone(), sender, MAX_WAIT, metrics));
+        // Ends with the test's runtime.
+        tokio::spawn(async move { misses::serve(&state, &store, jobs, &Default::default()).await });
+        reader
+    }
+
+    /// A reader that has not started yet.
+    async fn closed() -> Reader {
+        let start = Vector::new(vec![Place::default(); 2]);
+        let state = Arc::new(Shared::new(start, NonZeroUsize::new(10).unwrap(), 1 << 20));
+        let api = Arc::new(Api::new(Metrics::new()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // Ends with the test's runtime.
+        tokio::spawn(axum::serve(listener, routes(Arc::clone(&api))).into_future());
+        Reader { url, http: reqwest::Client::new(), state, api }
+    }
+
+    /// Makes the memory know a counter, as a query of an empty table would.
+    fn remember(&self, namespace: &str, key: &str) {
+        let vector = Arc::new(Vector::new(vec![Place::default(); 2]));
+        let snapshot = Snapshot { vector, totals: Default::default() };
+        let counters = [Counter::new(namespace, key)];
+        self.state.begin().finish(Wanted::Counters(&counters), &snapshot).unwrap();
+    }
+
+    fn tail(&self, offset: i64, (from, to): (i64, i64), key: &str, sum: i64) -> Result<(), Broken> {
+        let deltas = vec![Delta { counter: Counter::new("ns", key), bucket_s: 0, sum, events: 1 }];
+        let arrival = Arrival { partition: 1, offset, from, to, deltas };
+        let waiting = self.state.apply(arrival, Duration::ZERO)?;
+        assert!(waiting.is_none(), "the window has room");
+        Ok(())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Answered {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.json().await.unwrap();
+        let problem = headers[header::CONTENT_TYPE] == "application/problem+json";
+        assert_eq!(problem, status != 200, "{status}: {body}");
+        Answered { status, headers, body }
+    }
+
+    async fn get(&self, path: &str) -> Answered {
+        self.send(self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    async fn query(&self, body: &Value) -> Answered {
+        self.send(self.http.post(format!("{}/v1/counters/query", self.url)).json(body)).await
+    }
+}
+
+/// The address of a port on which nobody listens.
+async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[tokio::test]
+async fn a_hit_is_answered_without_the_store_and_follows_the_log() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a/b c");
+    let at = |value: i64, events: i64, as_of: &str| json!({"namespace": "ns", "key": "a/b c", "value": value, "events": events, "as_of": as_of});
+    let answered = reader.get("/v1/counters/ns/a%2Fb%20c").await;
+    assert_eq!((answered.status, answered.body), (200, at(0, 0, "0:0,1:0")));
+    assert_eq!(answered.headers[header::CACHE_CONTROL], "no-store");
+
+    reader.tail(3, (0, 40), "a/b c", -7).unwrap();
+    reader.tail(5, (40, 41), "a/b c", 9).unwrap();
+    let answered = reader.get("/v1/counters/ns/a%2Fb%20c?after=1:41").await;
+    assert_eq!((answered.status, answered.body), (200, at(2, 2, "0:0,1:41")));
+}
+
+#[tokio::test]
+async fn a_miss_is_503_while_the_store_is_down() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    let many = json!({"counters": [{"namespace": "ns", "key": "a"}, {"namespace": "ns", "key": "b"}]});
+    for answered in [
+        reader.get("/v1/counters/ns/b").await,
+        reader.get("/v1/counters/ns/a?from=0").await,
+        reader.query(&many).await,
+    ] {
+        assert_eq!(
+            (answered.status, &answered.body["type"]),
+            (503, &json!("urn:tally:problem:store_unavailable"))
+        );
+        assert_eq!(answered.headers[header::RETRY_AFTER], "1");
+    }
+}
+
+#[tokio::test]
+async fn a_query_answers_in_order_as_of_one_position() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    reader.remember("ns", "b");
+    reader.tail(0, (0, 5), "b", 4).unwrap();
+    let [a, b] = ["a", "b"].map(|key| json!({"namespace": "ns", "key": key}));
+    let answered = reader.query(&json!({"counters": [b, a, b], "after": "1:5"})).await;
+    let [a, b] = [("a", 0, 0), ("b", 4, 1)]
+        .map(|(k, v, e)| json!({"namespace": "ns", "key": k, "value": v, "events": e}));
+    assert_eq!((answered.status, answered.body), (200, json!({"counters": [b, a, b], "as_of": "0:0,1:5"})));
+}
+
+#[tokio::test]
+async fn a_read_waits_for_its_position_and_not_for_ever() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    let late = reader.get("/v1/counters/ns/a?after=1:5").await;
+    assert_eq!((late.status, &late.body["type"]), (504, &json!("urn:tally:problem:not_reached")));
+
+    let (answered, ()) = tokio::join!(reader.get("/v1/counters/ns/a?after=1:5"), async {
+        tokio::time::sleep(MAX_WAIT / 10).await;
+        reader.tail(0, (0, 5), "a", 8).unwrap();
+    });
+    assert_eq!((answered.status, &answered.body["value"]), (200, &json!(8)));
+
+    let unknown = reader.get("/v1/counters/ns/a?after=2:5").await;
+    assert_eq!((unknown.status, &unknown.body["errors"][0]["field"]), (400, &json!("after")));
+}
+
+#[tokio::test]
+async fn a_broken_log_answers_nothing_any_more() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    reader.tail(0, (0, 5), "a", 8).unwrap();
+    let broken = reader.tail(1, (6, 7), "a", 8).unwrap_err();
+    let hole = ChainError::Hole { expected: 5, from: 6 };
+    assert_eq!(broken, Broken::Chain { partition: 1, offset: 1, source: hole });
+
+    let waiting = reader.get("/v1/counters/ns/a?after=1:7");
+    let (waited, ()) = tokio::join!(waiting, async { reader.state.break_off(Arc::new(broken)) });
+    for answered in
+        [waited, reader.get("/v1/counters/ns/a").await, reader.get("/v1/counters/ns/unknown").await]
+    {
+        assert_eq!((answered.status, &answered.body["type"]), (503, &json!("urn:tally:problem:log_broken")));
+    }
+}
+
+#[tokio::test]
+async fn a_value_beyond_64_bits_is_a_problem_and_not_another_value() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    reader.tail(0, (0, 1), "a", i64::MAX).unwrap();
+    assert_eq!(reader.get("/v1/counters/ns/a").await.body["value"], json!(i64::MAX));
+    reader.tail(1, (1, 2), "a", 1).unwrap();
+    let answered = reader.get("/v1/counters/ns/a").await;
+    assert_eq!((answered.status, &answered.body["type"]), (500, &json!("urn:tally:problem:overflow")));
+    assert_eq!(answered.body["detail"], json!("ns/a: `value` is 9223372036854775808"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_is_named() {
+    let reader = Reader::start().await;
+    for (path, status, field) in [
+        ("/v1/counters/ns/a?limit=3", 400, json!("limit")),
+        ("/v1/counters/ns/a?from=x", 400, json!("from")),
+        ("/v1/counters/__tally/deltas", 400, json!("namespace")),
+        ("/v1/counters/ns/%FF", 400, json!("path")),
+        ("/v1/counters/ns/a/series", 404, Value::Null),
+        ("/v1/counters/query", 405, Value::Null),
+    ] {
+        let answered = reader.get(path).await;
+        assert_eq!((answered.status, &answered.body["errors"][0]["field"]), (status, &field), "{path}");
+    }
+    let answered =
+        reader.query(&json!({"counters": [{"namespace": "ns", "key": "a"}, {"namespace": "ns"}]})).await;
+    let expected = json!([{"item": 1, "field": "key", "reason": "missing"}]);
+    assert_eq!((answered.status, &answered.body["errors"]), (400, &expected));
+
+    let text =
+        reader.http.post(format!("{}/v1/counters/query", reader.url)).header("content-type", "text/plain");
+    assert_eq!(reader.send(text.body("{}")).await.status, 415);
+    let large =
+        reader.http.post(format!("{}/v1/counters/query", reader.url)).body(vec![b' '; BODY_LIMIT_BYTES + 1]);
+    assert_eq!(reader.send(large).await.status, 413);
+}
+
+#[tokio::test]
+async fn a_reader_that_has_not_started_says_so() {
+    let reader = Reader::closed().await;
+    let answered = reader.get("/v1/counters/ns/a").await;
+    assert_eq!((answered.status, &answered.body["type"]), (503, &json!("urn:tally:problem:not_ready")));
+    assert_eq!(answered.headers[header::RETRY_AFTER], "1");
+}

@@ -1,0 +1,304 @@
+//! What the reader knows, without any I/O: the tail's position, the cached counters, the unstored window.
+//!
+//! ```text
+//!  a batch of the log ──apply──► tail ──► window   the deltas that a snapshot may lack
+//!                                   └───► cache    each entry that lacks them
+//!  a miss:  begin ──► query ──► snapshot (sums + vector) ──finish──► answer, and an entry in the cache
+//!                                              + window from the vector on
+//!  a hit:   recall ──► answer
+//!  the ledger's positions ──learn──► floor, up to what every query in flight must have
+//! ```
+//!
+//! A value is what the store had at the snapshot's vector V and, of each partition, every batch from V on that was tailed. So it
+//! includes exactly what is before the further of V and the tail, and its answer says so.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use tally_counts::{Chain, ChainError, Position, next_offset};
+
+use crate::cache::{Cache, Entry, Total};
+use crate::counter::Counter;
+use crate::vector::{Place, Vector, number};
+use crate::window::{Arrival, Window};
+
+/// Why the tail cannot go on. What it has counted stands, but what comes after is not known.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("deltas, partition {partition}, offset {offset}: the batch does not follow the one before it")]
+    Chain { partition: i32, offset: i64, source: ChainError },
+    #[error("deltas, partition {partition}, offset {offset}: {reason}")]
+    Undecodable { partition: i32, offset: i64, reason: String },
+    #[error(
+        "deltas, partition {partition}: the store is at offset {stored}, but the log has offsets {low} to {high}"
+    )]
+    Log { partition: i32, stored: i64, low: i64, high: i64 },
+    #[error("deltas cannot be read: {reason}")]
+    Unreadable { reason: String },
+}
+
+/// Why a snapshot gives no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SnapshotError {
+    /// A replica that lags: another try may see more.
+    #[error(
+        "partition {partition}: the snapshot is at offset {at} of deltas, but the store was at {floor} already"
+    )]
+    Behind { partition: i32, at: i64, floor: i64 },
+    #[error(
+        "partition {partition}: at offset {at} of deltas the store includes increments up to {stored}, the log up to {logged}"
+    )]
+    Disagrees { partition: i32, at: i64, stored: i64, logged: i64 },
+}
+
+/// The sums of the counters that were asked for and have any, and the vector at which they were read, in one scan.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) vector: Arc<Vector>,
+    pub(crate) totals: HashMap<Counter, Total>,
+}
+
+/// What a query asks for: counters, or the buckets of one that start in a range of seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted<'a> {
+    Counters(&'a [Counter]),
+    Buckets(&'a Counter, &'a Range<u64>),
+}
+
+/// Totals in the order asked for, all as of one position.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) totals: Vec<Total>,
+    pub(crate) as_of: Arc<Position>,
+}
+
+/// What the memory alone has to say.
+#[derive(Debug)]
+pub(crate) enum Recall {
+    Found(Answer),
+    Missing(Vec<Counter>),
+    /// Every counter is there, but they are ahead of the tail by different snapshots, so no one position holds for all.
+    Apart,
+}
+
+/// Names a query that is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FlightId(u64);
+
+pub(crate) struct Memory {
+    tail: Vector,
+    position: Arc<Position>,
+    window: Window,
+    cache: Cache,
+    /// The furthest next offset of `deltas` that the store was seen at, by partition.
+    known: Vec<i64>,
+    /// For each query in flight, what was known as it began: its snapshot cannot be older.
+    flights: BTreeMap<FlightId, Vec<i64>>,
+    next_flight: FlightId,
+    broken: Option<Arc<Broken>>,
+}
+
+impl Memory {
+    /// Starts where the store is.
+    pub(crate) fn new(start: Vector, cached: NonZeroUsize) -> Memory {
+        Memory {
+            position: Arc::new(start.position()),
+            window: Window::new(&start),
+            cache: Cache::new(cached),
+            known: start.iter().map(|(_, place)| place.deltas).collect(),
+            flights: BTreeMap::new(),
+            next_flight: FlightId(0),
+            broken: None,
+            tail: start,
+        }
+    }
+
+    pub(crate) fn partitions(&self) -> usize {
+        self.tail.partitions()
+    }
+
+    pub(crate) fn tail(&self, partition: usize) -> Place {
+        self.tail.at(partition)
+    }
+
+    pub(crate) fn position(&self) -> &Arc<Position> {
+        &self.position
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        self.cache.len()
+    }
+
+    pub(crate) fn unstored_bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    /// Whether `arrival` fits into a window of `limit` bytes: a batch that need not be kept always does, and so does one
+    /// that has the window to itself.
+    pub(crate) fn has_room(&self, arrival: &Arrival, limit: usize) -> bool {
+        let kept = self.window.bytes();
+        arrival.offset < self.window.floor(arrival.partition) || kept == 0 || kept + arrival.bytes() <= limit
+    }
+
+    /// Nothing is answered from now on.
+    pub(crate) fn break_off(&mut self, broken: Arc<Broken>) {
+        self.broken.get_or_insert(broken);
+    }
+
+    pub(crate) fn broken(&self) -> Option<&Arc<Broken>> {
+        self.broken.as_ref()
+    }
+
+    /// Counts in the next batch of a partition.
+    pub(crate) fn apply(&mut self, arrival: &Arrival) -> Result<(), Broken> {
+        let Arrival { partition, offset, from, to, .. } = *arrival;
+        let at = self.tail.at(partition);
+        // The first batch of all begins wherever the log did.
+        let mut chain = Chain::starting_at(if at.deltas == 0 { from } else { at.source });
+        chain.link(from, to).map_err(|source| Broken::Chain {
+            partition: number(partition),
+            offset,
+            source,
+        })?;
+        for delta in &arrival.deltas {
+            self.cache.add(partition, offset, delta);
+        }
+        self.window.push(arrival);
+        self.tail.set(partition, Place { deltas: next_offset(offset), source: chain.next() });
+        self.position = Arc::new(self.tail.position());
+        Ok(())
+    }
+
+    /// Answers from memory.
+    pub(crate) fn recall(&mut self, counters: &[Counter]) -> Recall {
+        let mut totals = Vec::with_capacity(counters.len());
+        let mut missing = Vec::new();
+        let mut read_at: Option<Option<Arc<Vector>>> = None;
+        let mut together = true;
+        for counter in counters {
+            let Some(entry) = self.cache.get(counter) else {
+                missing.push(counter.clone());
+                continue;
+            };
+            entry.read_at.take_if(|vector| vector.is_within(&self.tail));
+            let first = read_at.get_or_insert_with(|| entry.read_at.clone());
+            together = together && same_position(&self.tail, first.as_ref(), entry.read_at.as_ref());
+            totals.push(entry.total);
+        }
+        if !missing.is_empty() {
+            return Recall::Missing(missing);
+        }
+        if !together {
+            return Recall::Apart;
+        }
+        let as_of = match read_at.flatten() {
+            Some(vector) => self.as_of(&vector),
+            None => Arc::clone(&self.position),
+        };
+        Recall::Found(Answer { totals, as_of })
+    }
+
+    /// A query is about to be sent.
+    pub(crate) fn begin(&mut self) -> FlightId {
+        let id = self.next_flight;
+        self.next_flight = FlightId(id.0 + 1);
+        self.flights.insert(id, self.known.clone());
+        id
+    }
+
+    /// The query is done with, answered or not.
+    pub(crate) fn end(&mut self, id: FlightId) {
+        self.flights.remove(&id);
+        self.trim();
+    }
+
+    /// The store was seen at these next offsets of `deltas`, by a query that has finished.
+    pub(crate) fn learn(&mut self, vector: &Vector) {
+        for (partition, place) in vector.iter() {
+            self.known[partition] = self.known[partition].max(place.deltas);
+        }
+        self.trim();
+    }
+
+    /// No snapshot to come is below what was known before its query began, so nothing below that is needed.
+    fn trim(&mut self) {
+        for (partition, known) in self.known.iter().enumerate() {
+            let floor = self.flights.values().map(|at_start| at_start[partition]).fold(*known, i64::min);
+            self.window.trim(partition, floor);
+        }
+    }
+
+    /// Makes the snapshot of a query in flight whole, and answers from it. Counters are remembered, buckets are not.
+    pub(crate) fn finish(
+        &mut self,
+        wanted: Wanted<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<Answer, SnapshotError> {
+        self.check(&snapshot.vector)?;
+        let totals = match wanted {
+            Wanted::Counters(counters) => {
+                counters.iter().map(|counter| self.whole(counter, snapshot)).collect()
+            }
+            Wanted::Buckets(counter, buckets) => {
+                vec![self.total(counter, snapshot, |bucket_s| buckets.contains(&u64::from(bucket_s)))]
+            }
+        };
+        self.learn(&snapshot.vector);
+        Ok(Answer { totals, as_of: self.as_of(&snapshot.vector) })
+    }
+
+    fn whole(&mut self, counter: &Counter, snapshot: &Snapshot) -> Total {
+        let total = self.total(counter, snapshot, |_| true);
+        let is_ahead = !snapshot.vector.is_within(&self.tail);
+        let read_at = is_ahead.then(|| Arc::clone(&snapshot.vector));
+        self.cache.put(counter.clone(), Entry { total, read_at });
+        total
+    }
+
+    /// What the snapshot has and what it lacks.
+    fn total(&self, counter: &Counter, snapshot: &Snapshot, is_wanted: impl Fn(u32) -> bool) -> Total {
+        // The scan gives a row for whatever has counts.
+        let mut total = snapshot.totals.get(counter).copied().unwrap_or(Total::ZERO);
+        for gain in self.window.gains(counter, &snapshot.vector) {
+            if is_wanted(gain.bucket_s) {
+                total.add(gain.sum, gain.events);
+            }
+        }
+        total
+    }
+
+    /// Whether a snapshot at `vector` can be made whole.
+    fn check(&self, vector: &Vector) -> Result<(), SnapshotError> {
+        for (p, stored) in vector.iter() {
+            let (tail, floor, partition) = (self.tail.at(p), self.window.floor(p), number(p));
+            if stored.deltas < floor {
+                return Err(SnapshotError::Behind { partition, at: stored.deltas, floor });
+            }
+            if stored.deltas == tail.deltas && stored.source != tail.source {
+                let (stored, logged) = (stored.source, tail.source);
+                return Err(SnapshotError::Disagrees { partition, at: tail.deltas, stored, logged });
+            }
+        }
+        Ok(())
+    }
+
+    fn as_of(&self, vector: &Vector) -> Arc<Position> {
+        Arc::new(self.tail.furthest(vector).position())
+    }
+}
+
+/// Whether entries that were read at these vectors are as of the same position, given vectors that are ahead of the tail
+/// somewhere.
+fn same_position(tail: &Vector, one: Option<&Arc<Vector>>, other: Option<&Arc<Vector>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || tail.furthest(one) == tail.furthest(other),
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}

@@ -1,0 +1,73 @@
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram};
+
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    requests: Counter<u64>,
+    hits: Counter<u64>,
+    misses: Counter<u64>,
+    entries: Gauge<u64>,
+    unstored_bytes: Gauge<u64>,
+    tail_lag: Gauge<i64>,
+    query_seconds: Histogram<f64>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Metrics {
+        let meter = opentelemetry::global::meter("tally");
+        Metrics {
+            requests: meter
+                .u64_counter("tally_reader_requests_total")
+                .with_description("Requests, by how they were answered")
+                .build(),
+            hits: meter
+                .u64_counter("tally_reader_hits_total")
+                .with_description("Counters answered from memory")
+                .build(),
+            misses: meter
+                .u64_counter("tally_reader_misses_total")
+                .with_description("Counters looked up in the store")
+                .build(),
+            entries: meter.u64_gauge("tally_reader_entries").with_description("Counters in memory").build(),
+            unstored_bytes: meter
+                .u64_gauge("tally_reader_unstored_bytes")
+                .with_description("Deltas in memory that the store may lack")
+                .build(),
+            tail_lag: meter
+                .i64_gauge("tally_reader_tail_lag")
+                .with_description(
+                    "Offsets of deltas not tailed yet, by partition, transaction markers included",
+                )
+                .build(),
+            query_seconds: meter
+                .f64_histogram("tally_reader_query_seconds")
+                .with_description("How long queries of the store take, by how they end")
+                .build(),
+        }
+    }
+
+    pub(crate) fn answered(&self, outcome: &'static str) {
+        self.requests.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    pub(crate) fn looked_at(&self, hits: usize, misses: usize) {
+        self.hits.add(hits as u64, &[]);
+        self.misses.add(misses as u64, &[]);
+    }
+
+    pub(crate) fn holds(&self, entries: usize, unstored_bytes: usize) {
+        self.entries.record(entries as u64, &[]);
+        self.unstored_bytes.record(unstored_bytes as u64, &[]);
+    }
+
+    pub(crate) fn tail_lag(&self, partition: i32, offsets: i64) {
+        self.tail_lag.record(offsets, &[KeyValue::new("partition", i64::from(partition))]);
+    }
+
+    pub(crate) fn queried(&self, took: Duration, is_answered: bool) {
+        let outcome = if is_answered { "answered" } else { "failed" };
+        self.query_seconds.record(took.as_secs_f64(), &[KeyValue::new("outcome", outcome)]);
+    }
+}

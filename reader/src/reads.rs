@@ -1,0 +1,111 @@
+//! A read: waits for its position, asks the memory, then the store.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tally_counts::Position;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::counter::Counter;
+use crate::memory::{Answer, Recall, Wanted};
+use crate::metrics::Metrics;
+use crate::misses::{Job, look_up};
+use crate::problem::{Code, Fault, Problem};
+use crate::state::State;
+use crate::store::Store;
+
+/// Queries of ranges in flight at once, which nothing remembers and nothing joins.
+const RANGE_QUERIES: usize = 8;
+
+/// How long a read waits for the store, the reads before it included.
+const STORE_WAIT: Duration = Duration::from_secs(15);
+
+pub(crate) struct Reads {
+    state: Arc<State>,
+    store: Store,
+    misses: mpsc::Sender<Job>,
+    ranges: Semaphore,
+    max_wait: Duration,
+    metrics: Metrics,
+}
+
+impl Reads {
+    pub(crate) fn new(
+        state: Arc<State>,
+        store: Store,
+        misses: mpsc::Sender<Job>,
+        max_wait: Duration,
+        metrics: Metrics,
+    ) -> Reads {
+        Reads { state, store, misses, ranges: Semaphore::new(RANGE_QUERIES), max_wait, metrics }
+    }
+
+    /// The counters' totals, all as of one position, which includes `after`.
+    pub(crate) async fn counters(&self, counters: &[Counter], after: &Position) -> Result<Answer, Problem> {
+        self.reach(after).await?;
+        match self.recall(counters)? {
+            Recall::Found(answer) => {
+                self.metrics.looked_at(counters.len(), 0);
+                return Ok(answer);
+            }
+            Recall::Missing(missing) => {
+                let misses = missing.len();
+                self.metrics.looked_at(counters.len() - misses, misses);
+                let answer = self.ask(missing).await?;
+                if misses == counters.len() {
+                    return Ok(answer);
+                }
+                if let Recall::Found(answer) = self.recall(counters)? {
+                    return Ok(answer);
+                }
+            }
+            Recall::Apart => self.metrics.looked_at(0, counters.len()),
+        }
+        self.ask(counters.to_vec()).await
+    }
+
+    /// What the counter gained in some buckets.
+    pub(crate) async fn range(
+        &self,
+        counter: &Counter,
+        buckets: &Range<u64>,
+        after: &Position,
+    ) -> Result<Answer, Problem> {
+        self.reach(after).await?;
+        let Ok(_permit) = self.ranges.try_acquire() else {
+            return Err(Problem::new(Code::Overloaded, format!("{RANGE_QUERIES} ranges are being read")));
+        };
+        let found = look_up(&self.state, &self.store, Wanted::Buckets(counter, buckets)).await;
+        found.map_err(|error| Problem::lookup(&error))
+    }
+
+    async fn reach(&self, after: &Position) -> Result<(), Problem> {
+        let partitions = self.state.partitions();
+        let is_known = |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
+        if let Some((partition, _)) = after.iter().find(|(partition, _)| !is_known(*partition)) {
+            let reason = format!("there is no partition {partition}: deltas has {partitions}");
+            return Err(Problem::invalid(vec![Fault::new("after", reason)]));
+        }
+        self.state.reach(after, self.max_wait).await.map_err(|error| Problem::wait(&error, after))
+    }
+
+    fn recall(&self, counters: &[Counter]) -> Result<Recall, Problem> {
+        self.state.recall(counters).map_err(|broken| Problem::broken(&broken))
+    }
+
+    async fn ask(&self, counters: Vec<Counter>) -> Result<Answer, Problem> {
+        let (reply, answered) = oneshot::channel();
+        self.misses.try_send(Job { counters, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Problem::new(Code::Overloaded, "the queue of reads that wait for the store is full")
+            }
+            mpsc::error::TrySendError::Closed(_) => Problem::new(Code::NotReady, "the reader is stopping"),
+        })?;
+        match tokio::time::timeout(STORE_WAIT, answered).await {
+            Ok(Ok(answer)) => answer.map_err(|error| Problem::lookup(&error)),
+            Ok(Err(_)) => Err(Problem::new(Code::NotReady, "the reader is stopping")),
+            Err(_) => Err(Problem::new(Code::StoreUnavailable, format!("no answer within {STORE_WAIT:?}"))),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What is asked: query strings and bodies, checked, every fault named by item and field.
+
+use std::ops::Range;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tally_counts::{Fold, Position, ledger::RESERVED_NAMESPACE};
+
+use crate::counter::Counter;
+use crate::misses::MAX_COUNTERS;
+use crate::problem::{Code, Fault, Problem};
+
+/// Past the last second that the store's times can hold: 2106-02-07T06:28:16Z.
+const END_OF_TIME_S: u64 = 1 << 32;
+
+/// How one counter is read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// The buckets, in seconds since 1970, that the value is of; all when absent.
+    pub(crate) buckets: Option<Range<u64>>,
+    pub(crate) after: Position,
+}
+
+/// Several counters, read as of one position.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Query {
+    pub(crate) counters: Vec<Counter>,
+    pub(crate) after: Position,
+}
+
+/// Checks a name that was asked for. A name that no increment can have is a mistake rather than a counter at zero.
+pub(crate) fn counter(namespace: &str, key: &str) -> Result<Counter, Fault> {
+    for (field, name) in [("namespace", namespace), ("key", key)] {
+        if !(1..=Fold::MAX_NAME_BYTES).contains(&name.len()) {
+            let reason = format!("{} bytes, but it has 1 to {}", name.len(), Fold::MAX_NAME_BYTES);
+            return Err(Fault::new(field, reason));
+        }
+    }
+    if namespace == RESERVED_NAMESPACE {
+        return Err(Fault::new("namespace", format!("{RESERVED_NAMESPACE} is reserved")));
+    }
+    Ok(Counter::new(namespace, key))
+}
+
+/// Reads the pairs of a query string.
+pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Problem> {
+    let mut faults = Vec::new();
+    let (mut from, mut to, mut after) = (None, None, None);
+    for (field, value) in pairs {
+        let taken = match field.as_str() {
+            "from" => time(value).and_then(|time| once(&mut from, time)),
+            "to" => time(value).and_then(|time| once(&mut to, time)),
+            "after" => position(value).and_then(|position| once(&mut after, position)),
+            _ => Err("unknown; there are `from`, `to` and `after`".to_owned()),
+        };
+        faults.extend(taken.err().map(|reason| Fault::new(field, reason)));
+    }
+    if let (Some(from), Some(to)) = (from, to)
+        && from >= to
+    {
+        faults.push(Fault::new("to", format!("{to} is not after `from`, {from}")));
+    }
+    if !faults.is_empty() {
+        return Err(Problem::invalid(faults));
+    }
+    let buckets = (from.is_some() || to.is_some())
+        .then(|| from.map_or(0, first_second)..to.map_or(END_OF_TIME_S, first_second));
+    Ok(Options { buckets, after: after.unwrap_or_else(Position::default) })
+}
+
+/// Reads the body of a query.
+pub(crate) fn query(body: &[u8]) -> Result<Query, Problem> {
+    let malformed = |reason: String| Problem::new(Code::MalformedBody, reason);
+    let body: Value = serde_json::from_slice(body).map_err(|error| malformed(error.to_string()))?;
+    let Value::Object(fields) = body else { return Err(malformed("not a JSON object".to_owned())) };
+    let mut faults = Vec::new();
+    let (mut items, mut after) = (None, Position::default());
+    for (field, value) in &fields {
+        let taken = match (field.as_str(), value) {
+            ("counters", Value::Array(given)) => {
+                items = Some(given);
+                Ok(())
+            }
+            ("counters", _) => Err("not an array".to_owned()),
+            ("after", Value::String(text)) => position(text).map(|position| after = position),
+            ("after", _) => Err("not a string".to_owned()),
+            _ => Err("unknown; there are `counters` and `after`".to_owned()),
+        };
+        faults.extend(taken.err().map(|reason| Fault::new(field, reason)));
+    }
+    let mut counters = Vec::new();
+    match items {
+        None if fields.contains_key("counters") => {}
+        None => faults.push(Fault::new("counters", "missing")),
+        Some(items) if !(1..=MAX_COUNTERS).contains(&items.len()) => {
+            faults.push(Fault::new(
+                "counters",
+                format!("{} items, but it has 1 to {MAX_COUNTERS}", items.len()),
+            ));
+        }
+        Some(items) => {
+            for (item, value) in items.iter().enumerate() {
+                match named(value) {
+                    Ok(counter) => counters.push(counter),
+                    Err(fault) => faults.push(Fault { item: Some(item), ..fault }),
+                }
+            }
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(Query { counters, after }),
+        false => Err(Problem::invalid(faults)),
+    }
+}
+
+/// `{"namespace": …, "key": …}`, and nothing else.
+fn named(value: &Value) -> Result<Counter, Fault> {
+    let Value::Object(fields) = value else { return Err(Fault::new("counters", "not an object")) };
+    if let Some(field) = fields.keys().find(|field| !["namespace", "key"].contains(&field.as_str())) {
+        return Err(Fault::new(field, "unknown; there are `namespace` and `key`"));
+    }
+    let text = |field| match fields.get(field) {
+        Some(Value::String(text)) => Ok(text.as_str()),
+        Some(_) => Err(Fault::new(field, "not a string")),
+        None => Err(Fault::new(field, "missing")),
+    };
+    counter(text("namespace")?, text("key")?)
+}
+
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), String> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err("given more than once".to_owned()),
+    }
+}
+
+fn position(text: &str) -> Result<Position, String> {
+    text.parse().map_err(|error: tally_counts::PositionParseError| error.to_string())
+}
+
+/// RFC 3339, or milliseconds since 1970; as far as the store's times go.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let is_number = text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
+    let time = match (is_number, text.parse::<i64>()) {
+        (true, Ok(ms)) => Timestamp::from_millisecond(ms).map_err(|error| error.to_string())?,
+        _ => text.parse::<Timestamp>().map_err(|error| {
+            format!("{text:?} is neither a time by RFC 3339 nor milliseconds since 1970: {error}")
+        })?,
+    };
+    match u64::try_from(time.as_second()) {
+        Ok(_) if first_second(time) <= END_OF_TIME_S && time >= Timestamp::UNIX_EPOCH => Ok(time),
+        _ => Err(format!("{text:?} is not between 1970 and 2106")),
+    }
+}
+
+/// The first whole second at or after `time`: buckets start at whole seconds.
+fn first_second(time: Timestamp) -> u64 {
+    let seconds = time.as_second().unsigned_abs();
+    if time.subsec_nanosecond() > 0 { seconds + 1 } else { seconds }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn faults(result: Result<impl std::fmt::Debug, Problem>) -> Vec<(Option<usize>, String)> {
+        let problem = result.unwrap_err();
+        assert_eq!(problem.code, Code::InvalidRequest);
+        problem.faults.into_iter().map(|fault| (fault.item, fault.field)).collect()
+    }
+
+    #[test]
+    fn a_range_is_of_the_buckets_that_start_in_it() {
+        let buckets = |given: &[(&str, &str)]| options(&pairs(given)).unwrap().buckets;
+        assert_eq!(buckets(&[]), None);
+        assert_eq!(buckets(&[("from", "60000"), ("to", "120000")]), Some(60..120));
+        assert_eq!(buckets(&[("from", "60001"), ("to", "120001")]), Some(61..121));
+        assert_eq!(buckets(&[("from", "1970-01-01T00:01:00Z")]), Some(60..END_OF_TIME_S));
+        assert_eq!(buckets(&[("to", "1970-01-01T01:01:00.5+01:00")]), Some(0..61));
+        assert_eq!(buckets(&[("to", "2106-02-07T06:28:16Z")]), Some(0..END_OF_TIME_S));
+    }
+
+    #[test]
+    fn a_query_string_with_faults_names_each() {
+        let named = |given: &[(&str, &str)]| faults(options(&pairs(given)));
+        for (field, value) in [
+            ("from", "yesterday"),
+            ("from", "-1"),
+            ("from", ""),
+            ("to", "1969-12-31T23:59:59.9Z"),
+            ("to", "2106-02-07T06:28:17Z"),
+            ("to", "99999999999999999999"),
+            ("after", "0:x"),
+            ("step", "60"),
+        ] {
+            assert_eq!(named(&[(field, value)]), [(None, field.to_owned())], "{value}");
+        }
+        assert_eq!(named(&[("from", "5"), ("to", "5")]), [(None, "to".to_owned())]);
+        let both = [(None, "after".to_owned()), (None, "limit".to_owned())];
+        assert_eq!(named(&[("after", "0:1"), ("after", "0:2"), ("limit", "3")]), both);
+    }
+
+    #[test]
+    fn a_body_is_read_in_order() {
+        let body = br#"{"after": "0:5", "counters": [{"namespace": "n", "key": "b"}, {"key": "a", "namespace": "n"}]}"#;
+        let counters = vec![Counter::new("n", "b"), Counter::new("n", "a")];
+        assert_eq!(query(body).unwrap(), Query { counters, after: "0:5".parse().unwrap() });
+    }
+
+    #[test]
+    fn a_body_with_faults_names_the_item_and_the_field() {
+        let at = |item: usize, field: &str| (Some(item), field.to_owned());
+        let whole = |field: &str| (None, field.to_owned());
+        let body = br#"{"counters": [{"namespace": "n"}, {"namespace": "n", "key": "a"}, 7, {"namespace": 1, "key": "a"},
+            {"namespace": "__tally", "key": "deltas"}, {"namespace": "n", "key": ""}, {"namespace": "n", "key": "a", "at": 1}]}"#;
+        assert_eq!(
+            faults(query(body)),
+            [
+                at(0, "key"),
+                at(2, "counters"),
+                at(3, "namespace"),
+                at(4, "namespace"),
+                at(5, "key"),
+                at(6, "at")
+            ]
+        );
+        assert_eq!(faults(query(b"{}")), [whole("counters")]);
+        assert_eq!(faults(query(br#"{"counters": []}"#)), [whole("counters")]);
+        assert_eq!(faults(query(br#"{"counters": {}, "after": 5}"#)), [whole("after"), whole("counters")]);
+        assert_eq!(query(b"[]").unwrap_err().code, Code::MalformedBody);
+        assert_eq!(query(b"{").unwrap_err().code, Code::MalformedBody);
+    }
+}

@@ -1,0 +1,249 @@
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use tally_service::config::Config;
+use tally_service::health::{self, Condition, Health};
+use tally_service::kafka;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::http::{self, Api};
+use crate::memory::Broken;
+use crate::metrics::Metrics;
+use crate::reads::Reads;
+use crate::start::{Start, bounds, start};
+use crate::state::State;
+use crate::store::Store;
+use crate::vector::number;
+use crate::{misses, tail};
+
+const CLIENT_ID: &str = "tally-reader";
+
+/// The tail beats at least every few hundred milliseconds, whatever it waits for.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
+
+/// How often the store's positions are read, so that the window can let go of what is stored.
+const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the log is looked at, for the lag.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long requests in progress may take after shutdown has begun, beyond the wait for a position.
+const DRAIN_MARGIN: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reader.cached_counters must not be 0")]
+    NoCache,
+    #[error(transparent)]
+    Bind(#[from] health::Error),
+    #[error("make the client of the log")]
+    Client(#[source] KafkaError),
+    #[error("read the log from where the store is")]
+    Assign(#[source] KafkaError),
+    #[error("serve reads")]
+    Serve(#[source] io::Error),
+}
+
+/// Answers reads until `shutdown`, then finishes those in progress.
+pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -> Result<(), Error> {
+    let signs = Signs::new(&health);
+    let cached = NonZeroUsize::new(config.reader.cached_counters).ok_or(Error::NoCache)?;
+    let listener = health::bind(config.reader.listen, "reads").await?;
+    let consumer = kafka::consumer(&config.kafka, CLIENT_ID, CLIENT_ID).create().map_err(Error::Client)?;
+    let metrics = Metrics::new();
+    let api = Arc::new(Api::new(metrics.clone()));
+    if let Ok(addr) = listener.local_addr() {
+        info!(%addr, "counters are read at http://{addr}/v1/counters/{{namespace}}/{{key}}");
+    }
+
+    let stop = shutdown.child_token();
+    let drained = CancellationToken::new();
+    let serving = async {
+        let drain_limit = Duration::from_millis(config.reader.max_wait_ms) + DRAIN_MARGIN;
+        let served = serve(listener, &api, drain_limit, &stop).await;
+        drained.cancel();
+        served
+    };
+    let working = async {
+        let worker = Worker { config, consumer: Arc::new(consumer), metrics, signs };
+        let worked = worker.work(cached, &api, &drained).await;
+        stop.cancel();
+        worked
+    };
+    let (served, worked) = tokio::join!(serving, working);
+    served.and(worked)?;
+    info!("drained");
+    Ok(())
+}
+
+/// Serves until `stop`, and then as long as a request in progress can take.
+async fn serve(
+    listener: TcpListener,
+    api: &Arc<Api>,
+    drain_limit: Duration,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    // An answer is one small write: it must not wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            warn!(%error, "set TCP_NODELAY");
+        }
+    });
+    let server = axum::serve(listener, http::routes(Arc::clone(api)))
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let drained_too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(drain_limit).await;
+    };
+    tokio::select! {
+        served = server => served.map_err(Error::Serve),
+        () = drained_too_long => {
+            warn!(?drain_limit, "requests were still in progress and are cut off");
+            Ok(())
+        }
+    }
+}
+
+/// Readiness, condition by condition.
+struct Signs {
+    health: Health,
+    /// The store's positions are known, and the log is read from there.
+    start: Condition,
+    /// Every batch so far followed the one before it.
+    chain: Condition,
+    /// The log answers.
+    log: Condition,
+}
+
+impl Signs {
+    fn new(health: &Health) -> Signs {
+        let (start, chain) = (health.condition("start"), health.condition("chain"));
+        Signs { health: health.clone(), start, chain, log: health.condition("log") }
+    }
+}
+
+/// Everything that goes on beside the requests.
+struct Worker<'a> {
+    config: &'a Config,
+    consumer: Arc<BaseConsumer>,
+    metrics: Metrics,
+    signs: Signs,
+}
+
+impl Worker<'_> {
+    async fn work(self, cached: NonZeroUsize, api: &Api, stop: &CancellationToken) -> Result<(), Error> {
+        let begun = start(self.config, &self.consumer, &self.metrics, &self.signs.start, stop).await;
+        let Some(Start { store, vector, offsets }) = begun else { return Ok(()) };
+        info!(position = %vector.position(), partitions = vector.partitions(), "the log is read from where the store is");
+
+        let reader = &self.config.reader;
+        let state = Arc::new(State::new(vector, cached, reader.unstored_bytes));
+        let offsets = match offsets {
+            Ok(offsets) => {
+                tail::assign(&self.consumer, &self.config.kafka.deltas, &offsets).map_err(Error::Assign)?;
+                self.signs.chain.set(true, "");
+                Some(offsets)
+            }
+            Err(broken) => {
+                self.break_off(&state, broken);
+                None
+            }
+        };
+        let (misses, jobs) = misses::queue();
+        let max_wait = Duration::from_millis(reader.max_wait_ms);
+        api.open(Reads::new(Arc::clone(&state), store.clone(), misses, max_wait, self.metrics.clone()));
+        self.signs.start.set(true, "");
+
+        let tailing = async {
+            if offsets.is_some() {
+                self.tail(&state, stop).await;
+            }
+        };
+        tokio::join!(
+            tailing,
+            misses::serve(&state, &store, jobs, stop),
+            self.follow_store(&state, &store, stop),
+            self.follow_log(&state, stop),
+        );
+        Ok(())
+    }
+
+    async fn tail(&self, state: &Arc<State>, stop: &CancellationToken) {
+        let (consumer, tailed, stopped) = (Arc::clone(&self.consumer), Arc::clone(state), stop.clone());
+        let heartbeat = self.signs.health.heartbeat("tail", MAX_SILENCE);
+        let tail = move || tail::run(&consumer, &tailed, &heartbeat, &stopped);
+        let ended = tokio::task::spawn_blocking(tail).await.expect("the tail does not panic");
+        if let Err(broken) = ended {
+            self.break_off(state, broken);
+        }
+    }
+
+    fn break_off(&self, state: &State, broken: Broken) {
+        error!(error = %broken, "no read is answered from now on");
+        self.signs.chain.set(false, broken.to_string());
+        state.break_off(Arc::new(broken));
+    }
+
+    async fn follow_store(&self, state: &State, store: &Store, stop: &CancellationToken) {
+        let mut outage = Outage::new("the store");
+        while stop.run_until_cancelled(tokio::time::sleep(LEDGER_INTERVAL)).await.is_some() {
+            let Some(read) = stop.run_until_cancelled(store.vector()).await else { return };
+            if let Ok(vector) = &read {
+                state.learn(vector);
+            }
+            outage.note(read.as_ref().err());
+            let holding = state.holding();
+            self.metrics.holds(holding.entries, holding.unstored_bytes);
+        }
+    }
+
+    async fn follow_log(&self, state: &State, stop: &CancellationToken) {
+        let mut outage = Outage::new("the log");
+        loop {
+            let bounds = bounds(&self.consumer, &self.config.kafka.deltas, state.partitions());
+            let Some(asked) = stop.run_until_cancelled(bounds).await else { return };
+            match &asked {
+                Ok(bounds) => {
+                    self.signs.log.set(true, "");
+                    for (partition, (_, high)) in bounds.iter().enumerate() {
+                        self.metrics
+                            .tail_lag(number(partition), (high - state.tail(partition).deltas).max(0));
+                    }
+                }
+                Err(error) => self.signs.log.set(false, error.to_string()),
+            }
+            outage.note(asked.as_ref().err());
+            if stop.run_until_cancelled(tokio::time::sleep(LAG_INTERVAL)).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// Says once that something does not answer, and once that it does again.
+struct Outage {
+    what: &'static str,
+    is_out: bool,
+}
+
+impl Outage {
+    fn new(what: &'static str) -> Outage {
+        Outage { what, is_out: false }
+    }
+
+    fn note(&mut self, error: Option<&impl std::fmt::Display>) {
+        match error {
+            Some(error) if !self.is_out => warn!(%error, "{} does not answer", self.what),
+            None if self.is_out => info!("{} answers again", self.what),
+            Some(_) | None => {}
+        }
+        self.is_out = error.is_some();
+    }
+}

@@ -1,0 +1,161 @@
+//! The tail: every batch of `deltas`, in order, from where the store was when the reader started.
+//!
+//! ```text
+//!  deltas, all partitions ──poll──► read and check ──► State::apply
+//!                                                        │ no room: wait, and fall behind
+//!                                   a batch that is not what must come next: nothing is answered any more
+//! ```
+
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use tally_counts::Fingerprint;
+use tally_schemas::{DeltaBatch, wire};
+use tally_service::health::Heartbeat;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::counter::Counter;
+use crate::memory::Broken;
+use crate::state::State;
+use crate::vector::number;
+use crate::window::{Arrival, Delta};
+
+/// How often the loop looks up from waiting.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Sets the consumer to read every partition of `topic`, each from its offset on.
+pub(crate) fn assign(consumer: &BaseConsumer, topic: &str, offsets: &[i64]) -> KafkaResult<()> {
+    let mut partitions = TopicPartitionList::with_capacity(offsets.len());
+    for (partition, offset) in offsets.iter().enumerate() {
+        partitions.add_partition_offset(topic, number(partition), Offset::Offset(*offset))?;
+    }
+    consumer.assign(&partitions)
+}
+
+/// Counts batches in until `stop`. Blocks its thread.
+pub(crate) fn run(
+    consumer: &BaseConsumer,
+    state: &State,
+    heartbeat: &Heartbeat,
+    stop: &CancellationToken,
+) -> Result<(), Broken> {
+    while !stop.is_cancelled() {
+        heartbeat.beat();
+        match consumer.poll(PATIENCE) {
+            None => {}
+            Some(Ok(message)) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                let mut waiting = Some(read(partition, offset, message.payload())?);
+                while let Some(arrival) = waiting
+                    && !stop.is_cancelled()
+                {
+                    heartbeat.beat();
+                    waiting = state.apply(arrival, PATIENCE)?;
+                }
+            }
+            Some(Err(error)) if is_final(&error) => {
+                return Err(Broken::Unreadable { reason: error.to_string() });
+            }
+            Some(Err(error)) => warn!(%error, "read deltas"),
+        }
+    }
+    Ok(())
+}
+
+/// Everything else librdkafka tries again by itself.
+fn is_final(error: &KafkaError) -> bool {
+    let is_lost = matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+    );
+    is_lost || matches!(error, KafkaError::MessageConsumptionFatal(_))
+}
+
+/// Reads a batch, and checks it against its own fingerprint, so that bytes of another schema never count.
+fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, Broken> {
+    let undecodable = |reason: String| Broken::Undecodable { partition, offset, reason };
+    let payload = payload.ok_or_else(|| undecodable("the message has no value".to_owned()))?;
+    let (_, body) = wire::split(payload).map_err(|error| undecodable(error.to_string()))?;
+    let batch = DeltaBatch::decode(body).map_err(|error| undecodable(error.to_string()))?;
+    let header = batch.header;
+    if header.partition != partition {
+        return Err(undecodable(format!("`partition` is {}", header.partition)));
+    }
+    let mut deltas = Vec::with_capacity(batch.deltas.announced());
+    let mut fingerprint = Fingerprint::ZERO;
+    for delta in batch.deltas {
+        let delta = delta.map_err(|error| undecodable(error.to_string()))?;
+        fingerprint += Fingerprint::of_row(delta.namespace, delta.key, delta.bucket_s, delta.sum);
+        deltas.push(Delta {
+            counter: Counter::new(delta.namespace, delta.key),
+            bucket_s: delta.bucket_s,
+            sum: delta.sum,
+            events: delta.events,
+        });
+    }
+    if fingerprint.to_bits() != header.fingerprint {
+        let said = Fingerprint::from_bits(header.fingerprint);
+        return Err(undecodable(format!("`fingerprint` is {said}, but the deltas' is {fingerprint}")));
+    }
+    let partition = usize::try_from(partition).expect("Kafka counts partitions from 0");
+    Ok(Arrival { partition, offset, from: header.from, to: header.to, deltas })
+}
+
+#[cfg(test)]
+mod tests {
+    use tally_schemas::{DeltaBatchHeader, delta_batch};
+
+    use super::*;
+
+    fn payload(partition: i32, fingerprint: Fingerprint) -> Vec<u8> {
+        let header = DeltaBatchHeader {
+            topic_id: "source",
+            partition,
+            from: 10,
+            to: 12,
+            counted: 2,
+            duplicate: 0,
+            rejected: 0,
+            increments: 3,
+            fingerprint: fingerprint.to_bits(),
+            correction: false,
+        };
+        let delta = |key, sum| tally_schemas::Delta { namespace: "ns", key, bucket_s: 60, sum, events: 1 };
+        let mut payload = wire::prefix(7).to_vec();
+        delta_batch::encode(&mut payload, &header, [delta("a", 5), delta("b", -2)].into_iter());
+        payload
+    }
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::of_row("ns", "a", 60, 5) + Fingerprint::of_row("ns", "b", 60, -2)
+    }
+
+    fn reason(read: Result<Arrival, Broken>) -> String {
+        match read {
+            Err(Broken::Undecodable { partition: 3, offset: 40, reason }) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_batch_is_read_as_it_was_written() {
+        let arrival = read(3, 40, Some(&payload(3, fingerprint()))).unwrap();
+        assert_eq!((arrival.partition, arrival.offset, arrival.from, arrival.to), (3, 40, 10, 12));
+        let sums: Vec<_> = arrival.deltas.iter().map(|delta| (delta.counter.key(), delta.sum)).collect();
+        assert_eq!(sums, [("a", 5), ("b", -2)]);
+    }
+
+    #[test]
+    fn what_is_not_a_batch_of_its_partition_is_named() {
+        assert_eq!(reason(read(3, 40, None)), "the message has no value");
+        assert!(reason(read(3, 40, Some(b"{}"))).contains("magic byte"));
+        assert_eq!(reason(read(3, 40, Some(&payload(4, fingerprint())))), "`partition` is 4");
+        let cut = payload(3, fingerprint());
+        assert!(reason(read(3, 40, Some(&cut[..cut.len() - 3]))).contains("deltas[1]"));
+        assert!(reason(read(3, 40, Some(&payload(3, Fingerprint::ZERO)))).contains("`fingerprint`"));
+    }
+}
