@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use indicatif::MultiProgress;
+use indicatif::{HumanCount, MultiProgress, ProgressBar};
 use tally_infra::local::artifacts::{NpmPackage, npm_package};
 use tally_infra::local::{self, Progress, Service, ServiceArgs, Services, StackArgs};
 use tally_service::config::Config;
@@ -115,21 +115,26 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
     let watch = Watch::start(&config, &bars, total)?;
     let sending = bars.bar("sent", total);
     let load = load::Load::start(&config).await?;
-    let killer = kill_midway(&services, args.kill_at, &sending, direct * flights::INCREMENTS);
-    let send = async {
-        let stage = load.run(&client, &file, direct, &sending).await?;
-        let gateway = gateway::run(&config, &client, &file, direct, flights, &sending).await?;
-        anyhow::Ok((stage, gateway))
+    // A task of its own, so that it does not hold up what goes on beside it.
+    let send = {
+        let (config, client, file, sending) = (config.clone(), client.clone(), file.clone(), sending.clone());
+        tokio::spawn(async move {
+            let stage = load.run(&client, &file, direct, &sending).await?;
+            let gateway = gateway::run(&config, &client, &file, direct, flights, &sending).await?;
+            anyhow::Ok((stage, gateway))
+        })
     };
-    let ((sent, through_gateway), killed) = tokio::try_join!(send, killer)?;
+    let send = async { send.await? };
+    let kill = kill_midway(&services, args.kill_at, &bars, &sending, direct * flights::INCREMENTS);
+    let ((sent, through_gateway), killed) = bars.beside(async { tokio::try_join!(send, kill) }).await?;
     sending.finish();
-    let (summed, stored) = watch.until_stored().await?;
+    let (summed, stored) = bars.beside(watch.until_stored()).await?;
 
     let totals = totals::compare(&client, &file).await?;
     let read = totals::read_back(&config, &totals.busiest).await?;
     let verifying = Instant::now();
     let verify_bar = bars.bar("replayed", 0);
-    let verified = tally_reconciler::verify(&config, &verify_bar).await?;
+    let verified = bars.beside(tally_reconciler::verify(&config, &verify_bar)).await?;
     verify_bar.finish();
     let replayed = Stage::since("replayed and compared", total, verifying);
 
@@ -154,7 +159,8 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
 async fn kill_midway(
     services: &Services<'_>,
     percent: u8,
-    sending: &indicatif::ProgressBar,
+    bars: &Bars,
+    sending: &ProgressBar,
     direct: u64,
 ) -> anyhow::Result<Option<String>> {
     if percent == 100 {
@@ -162,7 +168,7 @@ async fn kill_midway(
     }
     let at = direct * u64::from(percent) / 100;
     while sending.position() < at {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let victims: Vec<&Service> =
         services.all.iter().filter(|service| ["aggregator-1", "sink-1"].contains(&&*service.name)).collect();
@@ -170,17 +176,18 @@ async fn kill_midway(
         let process = services.running(&victim.name)?;
         process.with_context(|| format!("{} does not run", victim.name))?.kill().await?;
     }
-    let sent = sending.position();
-    sending.println(format!("SIGKILL to aggregator-1 and sink-1 after {sent} increments"));
+    let what = format!(
+        "aggregator-1 and sink-1 were killed (SIGKILL) after {} increments",
+        HumanCount(sending.position())
+    );
+    bars.say(&what);
     tokio::time::sleep(AWAY).await;
     for victim in victims {
         let process = services.start(victim)?;
         services.wait_ready(victim, process).await?;
     }
-    sending.println("aggregator-1 and sink-1 are back".to_owned());
-    Ok(Some(format!(
-        "aggregator-1 and sink-1 were killed (SIGKILL) after {sent} increments, and started again"
-    )))
+    bars.say("aggregator-1 and sink-1 are back");
+    Ok(Some(format!("{what}, and started again")))
 }
 
 /// The file's path in a query.

@@ -11,8 +11,9 @@
 //! A call gets a connection of its own to the engine, which costs some 60 µs: nothing that one call sets can reach
 //! another. A call with a `session_id` gets the session's connection, and what it set for itself is taken back.
 //!
-//! The engine lives in the process that calls [`serve`], once: a second one in the same process is refused.
-//! [`serve`] closes it before it returns, so that no thread of it is left when the process runs its destructors.
+//! The engine lives in the process that calls [`serve`], once: it does not start a second time. [`serve`] closes it
+//! before it returns: everything is on disk, nothing runs, and the process may exit as it likes. After
+//! [`Error::Busy`] it may not: see there.
 
 mod body;
 mod call;

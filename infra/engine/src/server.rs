@@ -89,7 +89,8 @@ pub enum Error {
     Open(#[source] OpenError),
     #[error("accept connections")]
     Accept(#[source] io::Error),
-    /// Its threads go on: leave the process without running destructors (`_exit`).
+    /// Statements go on in the engine's threads. Destructors would pull the ground from under them: leave the process
+    /// by `_exit`. The data is as after a crash, which the engine recovers from.
     #[error("the engine did not stop: a statement or an answer is still in use")]
     Busy,
     #[error("the engine's thread panicked")]

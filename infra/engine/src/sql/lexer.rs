@@ -69,9 +69,8 @@ impl<'a> Lexer<'a> {
     fn end_of_quoted(&self, quote: u8) -> usize {
         let mut at = self.at + 1;
         while let Some(&byte) = self.text.get(at) {
-            if byte == b'\\' {
-                at += 2;
-            } else if byte == quote && self.text.get(at + 1) == Some(&quote) {
+            let doubled = byte == quote && self.text.get(at + 1) == Some(&quote);
+            if byte == b'\\' || doubled {
                 at += 2;
             } else if byte == quote {
                 return at + 1;

@@ -7,7 +7,7 @@ use std::{
 
 use crate::process::Server;
 
-const PACKAGE: &str = "clickhouse-connect==0.15.1";
+const PACKAGE: &str = "clickhouse-connect==1.12.0";
 
 #[test]
 fn clickhouse_connect_works() {

@@ -1,18 +1,11 @@
 //! The fenced insert: an `INSERT … SELECT … FROM input(…)` that checks on the server whether it may.
 
 use clickhouse::{Compression, Row};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::process::Server;
 
 const ROWS: u64 = 100_000;
-
-#[derive(Row, Serialize)]
-struct Count {
-    partition: u16,
-    key: String,
-    sum: i64,
-}
 
 #[derive(Row, Deserialize, Debug, PartialEq)]
 struct Part {
@@ -21,7 +14,7 @@ struct Part {
 }
 
 async fn table(server: &Server) -> clickhouse::Client {
-    let client = server.client().with_compression(Compression::Lz4);
+    let client = server.client().with_compression(Compression::None);
     client
         .query(
             "CREATE TABLE t (partition UInt16, key String, sum Int64, high SimpleAggregateFunction(max, UInt64))
@@ -53,18 +46,18 @@ async fn insert(client: &clickhouse::Client, from: u64, token: &str) -> Result<(
         .with_setting("max_block_size", "1000000")
         .with_setting("min_insert_block_size_rows", "1000000")
         .with_setting("min_insert_block_size_bytes", "0");
-    for id in 0..ROWS {
-        let row = Count { partition: 3, key: format!("key:{id:08}"), sum: 1 };
-        insert.send(row_binary(&row).into()).await.map_err(|error| error.to_string())?;
+    let rows: Vec<u8> = (0..ROWS).flat_map(|id| row_binary(3, &format!("key:{id:08}"), 1)).collect();
+    for chunk in rows.chunks(1 << 18) {
+        insert.send(chunk.to_vec().into()).await.map_err(|error| error.to_string())?;
     }
     insert.end().await.map_err(|error| error.to_string())
 }
 
-fn row_binary(row: &Count) -> Vec<u8> {
-    let mut bytes = row.partition.to_le_bytes().to_vec();
-    bytes.push(u8::try_from(row.key.len()).unwrap());
-    bytes.extend_from_slice(row.key.as_bytes());
-    bytes.extend_from_slice(&row.sum.to_le_bytes());
+fn row_binary(partition: u16, key: &str, sum: i64) -> Vec<u8> {
+    let mut bytes = partition.to_le_bytes().to_vec();
+    bytes.push(u8::try_from(key.len()).expect("a short key"));
+    bytes.extend_from_slice(key.as_bytes());
+    bytes.extend_from_slice(&sum.to_le_bytes());
     bytes
 }
 

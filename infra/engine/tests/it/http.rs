@@ -151,8 +151,13 @@ async fn calls_beyond_the_limit_wait_and_are_then_refused() {
     let server = Server::start_with(Options { connections: 1, queue_seconds: 1, ..Options::default() });
     let slow = server.ok(&[("query_id", "q")], "SELECT sleep(3)");
     let refused = async {
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        server.post(&[], "SELECT 1").await
+        // Until the slow one is in, this one may get the slot.
+        loop {
+            let reply = server.post(&[], "SELECT 1").await;
+            if reply.status != 200 {
+                return reply;
+            }
+        }
     };
     let (_, refused) = tokio::join!(slow, refused);
     assert_eq!((refused.status, refused.header("x-clickhouse-exception-code")), (503, "202"));

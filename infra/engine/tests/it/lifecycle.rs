@@ -62,6 +62,6 @@ async fn a_second_engine_on_the_same_data_is_refused() {
         .expect("start a second server");
     assert!(!second.status.success());
     let text = String::from_utf8_lossy(&second.stderr);
-    assert!(text.contains("another engine may be using it"), "{text}");
+    assert!(text.contains("another engine may be using the folder"), "{text}");
     assert_eq!(server.ok(&[], "SELECT 1").await, "1\n");
 }
