@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use indicatif::{HumanCount, MultiProgress, ProgressBar};
+use indicatif::{HumanCount, MultiProgress};
 use tally_infra::local::artifacts::{NpmPackage, npm_package};
 use tally_infra::local::{self, Progress, Service, ServiceArgs, Services, StackArgs};
 use tally_service::config::Config;
@@ -53,7 +53,7 @@ pub(crate) struct DemoArgs {
     /// Leave everything running at the end, and say what to try.
     #[arg(long)]
     keep: bool,
-    /// When an aggregator and a sink are killed, in percent of the flights sent; 100 kills none.
+    /// When an aggregator and a sink are killed, in percent of the increments summed; 100 kills none.
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     kill_at: u8,
 }
@@ -125,7 +125,7 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
         })
     };
     let send = async { send.await? };
-    let kill = kill_midway(&services, args.kill_at, &bars, &sending, direct * flights::INCREMENTS);
+    let kill = kill_midway(&services, args.kill_at, &bars, &watch, total);
     let ((sent, through_gateway), killed) = bars.beside(async { tokio::try_join!(send, kill) }).await?;
     sending.finish();
     let (summed, stored) = bars.beside(watch.until_stored()).await?;
@@ -155,21 +155,22 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-/// Kills an aggregator and a sink with SIGKILL once that much was sent, and starts them again.
+/// Kills an aggregator and a sink with SIGKILL once that much was summed, and starts them again.
 async fn kill_midway(
     services: &Services<'_>,
     percent: u8,
     bars: &Bars,
-    sending: &ProgressBar,
-    direct: u64,
+    watch: &Watch,
+    total: u64,
 ) -> anyhow::Result<Option<String>> {
     if percent == 100 {
         return Ok(None);
     }
-    let at = direct * u64::from(percent) / 100;
-    while sending.position() < at {
+    let at = total * u64::from(percent) / 100;
+    while watch.summed() < at {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    let summed = watch.summed();
     let victims: Vec<&Service> =
         services.all.iter().filter(|service| ["aggregator-1", "sink-1"].contains(&&*service.name)).collect();
     for victim in &victims {
@@ -177,8 +178,8 @@ async fn kill_midway(
         process.with_context(|| format!("{} does not run", victim.name))?.kill().await?;
     }
     let what = format!(
-        "aggregator-1 and sink-1 were killed (SIGKILL) after {} increments",
-        HumanCount(sending.position())
+        "aggregator-1 and sink-1 were killed (SIGKILL) when {} increments were summed",
+        HumanCount(summed)
     );
     bars.say(&what);
     tokio::time::sleep(AWAY).await;

@@ -53,6 +53,11 @@ impl Watch {
         })
     }
 
+    /// Increments in committed batches so far.
+    pub(super) fn summed(&self) -> u64 {
+        self.summed.load(Ordering::Relaxed)
+    }
+
     /// Waits until the store has what the log had when this was called; tells how long sums and store took.
     pub(super) async fn until_stored(self) -> anyhow::Result<(Stage, Stage)> {
         let client = store::client(&self.config.store);

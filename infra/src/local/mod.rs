@@ -42,4 +42,5 @@ pub use progress::Progress;
 pub use services::{Service, ServiceArgs, Services};
 pub use stack::{Stack, StackArgs};
 pub use status::{Condition, PartStatus, Status, status};
+pub use store::store_library;
 pub use up::up;

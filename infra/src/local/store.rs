@@ -1,12 +1,15 @@
 //! The ClickHouse engine, served by this same program (`tally local engine`).
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use tokio::process::Command;
 
 use super::{
-    Part, Stack,
-    artifacts::{Artifact, NpmPackage},
+    Part, Progress, Stack,
+    artifacts::{self, Artifact, NpmPackage},
     part::{NoAnswer, get},
 };
 
@@ -21,6 +24,11 @@ pub(super) const LIBRARY: Artifact = Artifact::Npm(NpmPackage {
     size_bytes: 177_817_999,
     files: &[FILE],
 });
+
+/// The engine's library, downloaded unless it is there.
+pub async fn store_library(progress: &Progress) -> Result<PathBuf, artifacts::Error> {
+    Ok(LIBRARY.fetch(&progress.task(Part::Store.name())).await?.join(FILE))
+}
 
 pub(super) fn command(stack: &Stack, unpacked: &Path) -> Command {
     let folder = stack.data(Part::Store);
