@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tally_counts::{BucketWidth, Flush, Fold, Position, Reject};
+use tally_counts::{BucketWidth, Flush, Fold, Reject};
 use tally_schemas::{Increment, delta_batch, wire};
 
 /// When a flush is due.
@@ -85,13 +85,7 @@ impl Core {
         self.folds.keys().copied()
     }
 
-    /// The next offsets to read.
-    pub(crate) fn position(&self) -> Position {
-        self.folds.iter().map(|(partition, fold)| (*partition, fold.next())).collect()
-    }
-
     /// The next offset that the partition expects, if it is assigned.
-    #[cfg(test)]
     pub(crate) fn next(&self, partition: i32) -> Option<i64> {
         self.folds.get(&partition).map(Fold::next)
     }

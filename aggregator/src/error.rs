@@ -1,5 +1,4 @@
 use rdkafka::error::KafkaError;
-use tally_counts::Position;
 use tally_service::{kafka, registry};
 
 /// Why a worker stopped. Everything that passes by itself is retried inside, and is not here.
@@ -15,9 +14,9 @@ pub enum Error {
     Registry(#[from] registry::Error),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
-    /// librdkafka does not say which of the partitions it is, but in its own log.
-    #[error("topic {topic}: one of the next offsets {positions} is not in the log any more")]
-    OffsetGone { topic: String, positions: Position },
+    /// Among them: an offset that is not in the log any more.
+    #[error("topic {topic}, partition {partition}: {reason}")]
+    Partition { topic: String, partition: i32, reason: String },
     #[error(
         "another process uses the transactional id {0}: give each aggregator an instance name of its own"
     )]

@@ -15,7 +15,9 @@
 mod committer;
 mod core;
 mod error;
+mod folding;
 mod metrics;
+mod reading;
 mod transaction;
 mod worker;
 

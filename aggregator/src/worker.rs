@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
-use rdkafka::{Offset, TopicPartitionList};
-use tally_counts::Reject;
-use tally_schemas::{Increment, avsc};
+use tally_schemas::{avsc, wire};
 use tally_service::config::Config;
 use tally_service::health::{Condition, Health, Heartbeat};
 use tally_service::kafka::{self, Membership, Rebalance};
@@ -20,16 +16,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::committer::{Committer, Job, Outcome};
-use crate::core::{Core, Due, Limits, Rejected, encode};
+use crate::core::{Core, Due, Limits, encode};
+use crate::folding::Folding;
 use crate::metrics::{Metrics, Pending};
+use crate::reading::Reading;
 
 /// Messages folded between two looks at everything else.
-const MESSAGES_PER_TURN: usize = 1024;
-/// The longest wait for a message.
-const POLL: Duration = Duration::from_millis(100);
-/// One call to the group's coordinator, and how long they are repeated.
-const OFFSETS_CALL: Duration = Duration::from_secs(10);
-const OFFSETS_DEADLINE: Duration = Duration::from_secs(120);
+const MESSAGES_PER_TURN: usize = 4096;
+/// The longest wait where there is nothing to do.
+const IDLE: Duration = Duration::from_millis(5);
 /// Between two questions to a registry that does not answer.
 const REGISTRY_RETRY: Duration = Duration::from_millis(500);
 /// The longest that a healthy worker does not come round: transactions and offset look-ups are shorter.
@@ -61,11 +56,14 @@ pub(crate) fn run(
         total_bytes: config.aggregator.flush_total_bytes,
     };
     let worker = Worker {
-        config,
         schema_id,
         topic_id,
-        core: Core::new(config.counts.bucket_seconds, limits),
-        plans: Plans::new(registry),
+        reading: Reading::new(&consumer, &config.kafka.increments),
+        folding: Folding::new(
+            Core::new(config.counts.bucket_seconds, limits),
+            Plans::new(registry),
+            runtime.clone(),
+        ),
         stalled: BTreeMap::new(),
         retry_at: Instant::now(),
         committer,
@@ -73,9 +71,8 @@ pub(crate) fn run(
         metrics: Metrics::new(),
         ready,
         heartbeat,
-        runtime: runtime.clone(),
     };
-    worker.run(&consumer, stop)
+    worker.run(stop)
 }
 
 /// The id of the batches' schema; waits for a registry that is down.
@@ -108,13 +105,12 @@ fn check_partitions(config: &Config, consumer: &BaseConsumer<Membership>) -> Res
 }
 
 struct Worker<'c> {
-    config: &'c Config,
     schema_id: u32,
     topic_id: String,
-    core: Core,
-    plans: Plans,
-    /// Messages that wait for the registry, one a paused partition.
-    stalled: BTreeMap<i32, OwnedMessage>,
+    reading: Reading<'c>,
+    folding: Folding,
+    /// Partitions that wait for the registry: what stands before the body of the message that they wait with.
+    stalled: BTreeMap<i32, Vec<u8>>,
     retry_at: Instant,
     committer: Committer,
     /// The flush in flight, and since when.
@@ -122,171 +118,123 @@ struct Worker<'c> {
     metrics: Metrics,
     ready: Condition,
     heartbeat: Heartbeat,
-    runtime: Handle,
 }
 
 impl Worker<'_> {
-    fn run(mut self, consumer: &BaseConsumer<Membership>, stop: &CancellationToken) -> Result<(), Error> {
+    fn run(mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let mut wait = Duration::ZERO;
         while !stop.is_cancelled() {
             self.heartbeat.beat();
-            self.carry_out_decisions(consumer)?;
+            if let Some(stray) = self.reading.serve(wait)? {
+                tracing::info!(partition = stray, "read the partition again: a message came another way");
+                self.restart(stray)?;
+            }
+            self.carry_out_decisions()?;
             if let Some(outcome) = self.committer.poll() {
-                self.settle(outcome?, consumer)?;
+                self.settle(outcome?)?;
             }
-            self.ask_again(consumer)?;
-            let wait = self.flush_if_due(consumer)?;
-            self.fold_messages(consumer, wait)?;
+            self.ask_again()?;
+            self.flush_if_due()?;
+            wait = if self.fold_messages()? { Duration::ZERO } else { IDLE };
         }
-        self.leave(consumer)
+        self.leave()
     }
 
-    fn topic(&self) -> &str {
-        &self.config.kafka.increments
-    }
-
-    /// Folds what is there, and waits up to `wait` where nothing is.
-    fn fold_messages(&mut self, consumer: &BaseConsumer<Membership>, wait: Duration) -> Result<(), Error> {
-        let mut increments = Vec::new();
+    /// Folds what is there, up to a limit; `false` if that was nothing.
+    fn fold_messages(&mut self) -> Result<bool, Error> {
         let now = Instant::now();
-        for turn in 0..MESSAGES_PER_TURN {
-            let wait = if turn == 0 { wait } else { Duration::ZERO };
-            match consumer.poll(wait) {
-                None => break,
-                Some(Ok(message)) => {
-                    increments = self.fold(&message, increments, now);
-                    if self.stalled.contains_key(&message.partition()) {
-                        self.pause(consumer, message.partition())?;
-                    }
-                    if self.core.due() == Due::Now {
-                        break;
-                    }
-                }
-                Some(Err(error)) => self.consume_error(error)?,
+        let mut stalled = None;
+        let mut folded = 0;
+        while folded < MESSAGES_PER_TURN && self.folding.core.due() != Due::Now {
+            let Some(message) = self.reading.next() else { break };
+            let message = message?;
+            folded += 1;
+            if let Err(error) = self.folding.fold(&message, now) {
+                let (partition, offset) = (message.partition, message.offset);
+                tracing::warn!(%error, partition, offset, "the partition waits for the schema registry");
+                let payload = message.payload.unwrap_or(b"");
+                stalled = Some((partition, payload[..wire::PREFIX_BYTES.min(payload.len())].to_vec()));
+                break;
             }
         }
-        self.core.measure();
+        if let Some((partition, prefix)) = stalled {
+            self.reading.stop(&[partition])?;
+            self.stalled.insert(partition, prefix);
+            self.retry_at = now + REGISTRY_RETRY;
+        }
+        self.folding.core.measure();
+        Ok(folded > 0)
+    }
+
+    /// Asks the registry again for the schemas that partitions wait for.
+    fn ask_again(&mut self) -> Result<(), Error> {
+        if self.stalled.is_empty() || Instant::now() < self.retry_at {
+            return Ok(());
+        }
+        while let Some((partition, prefix)) = self.stalled.pop_first() {
+            if let Err(error) = self.folding.learn(&prefix) {
+                tracing::debug!(%error, partition, "the partition still waits for the schema registry");
+                self.stalled.insert(partition, prefix);
+                self.retry_at = Instant::now() + REGISTRY_RETRY;
+                return Ok(());
+            }
+            tracing::info!(partition, "the schema registry answers again");
+            self.restart(partition)?;
+        }
         Ok(())
     }
 
-    /// Counts or rejects a message, or notes that its partition must wait. Gives the buffer back, empty.
-    fn fold<'a>(
-        &mut self,
-        message: &BorrowedMessage<'_>,
-        buffer: Vec<Increment<'a>>,
-        now: Instant,
-    ) -> Vec<Increment<'a>> {
-        let payload = message.payload().unwrap_or(b"");
-        if !self.plans.is_known(payload)
-            && let Err(error) = self.runtime.block_on(self.plans.learn(payload))
-        {
-            let (partition, offset) = (message.partition(), message.offset());
-            tracing::warn!(%error, partition, offset, "the partition waits for the schema registry");
-            self.stalled.insert(message.partition(), message.detach());
-            self.retry_at = now + REGISTRY_RETRY;
-            return buffer;
-        }
-        self.count(message, buffer, now)
+    /// Reads a partition on from where its fold is.
+    fn restart(&mut self, partition: i32) -> Result<(), Error> {
+        let Some(next) = self.folding.core.next(partition) else { return Ok(()) };
+        self.reading.stop(&[partition])?;
+        self.reading.start(&[(partition, next)])
     }
 
-    /// Counts or rejects a message whose schema is known.
-    fn count<'a>(
-        &mut self,
-        message: &impl Message,
-        buffer: Vec<Increment<'a>>,
-        now: Instant,
-    ) -> Vec<Increment<'a>> {
-        let (partition, offset) = (message.partition(), message.offset());
-        let payload = message.payload();
-        let mut increments = reuse(buffer);
-        let refused = match self.plans.decode(payload.unwrap_or(b""), &mut increments) {
-            Ok(()) => match self.core.count(partition, offset, &increments, now) {
-                Ok(()) => None,
-                Err(reason) => Some((reason, describe(reason, &increments))),
-            },
-            Err(refusal) => Some((refusal.reason, refusal.detail)),
-        };
-        if let Some((reason, detail)) = refused {
-            tracing::debug!(partition, offset, %reason, detail, "rejected");
-            let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-            let (key, payload) = (owned(message.key()), owned(payload));
-            self.core.reject(Rejected { partition, offset, reason, detail, key, payload }, now);
-        }
-        reuse(increments)
-    }
-
-    fn consume_error(&self, error: KafkaError) -> Result<(), Error> {
-        match error {
-            KafkaError::MessageConsumption(
-                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
-            ) => Err(Error::OffsetGone { topic: self.topic().to_owned(), positions: self.core.position() }),
-            KafkaError::MessageConsumptionFatal(_) => Err(Error::Kafka { what: "consume", source: error }),
-            // Brokers come and go; librdkafka connects again by itself.
-            error => {
-                tracing::warn!(%error, "consume");
-                Ok(())
-            }
-        }
-    }
-
-    /// Starts a flush when one is due and the last one is through; says how long there is nothing to do here.
-    fn flush_if_due(&mut self, consumer: &BaseConsumer<Membership>) -> Result<Duration, Error> {
-        match self.core.due() {
-            Due::Never => Ok(POLL),
-            Due::At(when) => match when.checked_duration_since(Instant::now()) {
-                Some(left) => Ok(left.min(POLL)),
-                None if self.committer.is_idle() => {
-                    self.flush(consumer, |_| true)?;
-                    Ok(POLL)
-                }
-                None => Ok(Duration::from_millis(5)),
-            },
+    /// Starts a flush when one is due and the last one is through; where a limit is reached, waits for that.
+    fn flush_if_due(&mut self) -> Result<(), Error> {
+        match self.folding.core.due() {
+            Due::Never => Ok(()),
+            Due::At(when) if Instant::now() >= when && self.committer.is_idle() => self.flush(|_| true),
+            Due::At(_) => Ok(()),
             Due::Now => {
-                self.wait_for_flush(consumer)?;
-                self.flush(consumer, |_| true)?;
-                Ok(Duration::ZERO)
+                self.wait_for_flush()?;
+                self.flush(|_| true)
             }
         }
     }
 
     /// Hands what the `wanted` partitions hold to the committer, which must be idle.
-    fn flush(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        wanted: impl Fn(i32) -> bool,
-    ) -> Result<(), Error> {
+    fn flush(&mut self, wanted: impl Fn(i32) -> bool) -> Result<(), Error> {
         let started = Instant::now();
-        let (flushes, rejected) = self.core.take(wanted);
+        let (flushes, rejected) = self.folding.core.take(wanted);
         if flushes.is_empty() {
             return Ok(());
         }
         let mut pending =
             Pending { rejected: rejected.iter().map(|r| r.reason).collect(), ..Pending::default() };
-        let mut offsets = TopicPartitionList::new();
         let mut batches = Vec::with_capacity(flushes.len());
         for (partition, flush) in &flushes {
             pending.messages += flush.counted + flush.duplicate + flush.rejected;
             pending.increments += flush.increments;
             pending.deltas += flush.sums.len() as u64;
             batches.push((*partition, encode(self.schema_id, &self.topic_id, *partition, flush)));
-            offsets
-                .add_partition_offset(self.topic(), *partition, Offset::Offset(flush.to))
-                .map_err(Error::kafka("list offsets"))?;
         }
-        let group = consumer.group_metadata().expect("the consumer has a group");
-        self.committer.submit(Job { batches, rejected, offsets, group });
+        let offsets = self.reading.list(flushes.iter().map(|(partition, flush)| (*partition, flush.to)))?;
+        self.committer.submit(Job { batches, rejected, offsets, group: self.reading.group() });
         self.pending = Some((pending, started));
         Ok(())
     }
 
     /// Waits for the flush in flight, if there is one.
-    fn wait_for_flush(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+    fn wait_for_flush(&mut self) -> Result<(), Error> {
         match self.committer.wait() {
-            Some(outcome) => self.settle(outcome?, consumer),
+            Some(outcome) => self.settle(outcome?),
             None => Ok(()),
         }
     }
 
-    fn settle(&mut self, outcome: Outcome, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+    fn settle(&mut self, outcome: Outcome) -> Result<(), Error> {
         let (pending, started) = self.pending.take().expect("a flush was in flight");
         match outcome {
             Outcome::Committed => {
@@ -295,161 +243,72 @@ impl Worker<'_> {
             }
             Outcome::NotCommitted => {
                 self.metrics.not_committed();
-                self.rewind(consumer)
+                self.rewind()
             }
         }
     }
 
     /// Drops every sum, and reads on from the committed offsets.
-    fn rewind(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        let mut partitions = TopicPartitionList::new();
-        for partition in self.core.partitions().collect::<Vec<_>>() {
-            partitions.add_partition(self.topic(), partition);
-            self.core.forget(partition);
-            self.stalled.remove(&partition);
+    fn rewind(&mut self) -> Result<(), Error> {
+        let partitions: Vec<i32> = self.folding.core.partitions().collect();
+        self.forget(&partitions)?;
+        self.take_on(&partitions)
+    }
+
+    fn forget(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        for partition in partitions {
+            self.folding.core.forget(*partition);
+            self.stalled.remove(partition);
         }
-        if partitions.count() == 0 {
+        self.reading.stop(partitions)
+    }
+
+    /// Starts each partition at its committed offset.
+    fn take_on(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        if partitions.is_empty() {
             return Ok(());
         }
-        consumer.incremental_unassign(&partitions).map_err(Error::kafka("stop reading"))?;
-        self.take_on(consumer, &partitions)
-    }
-
-    /// Starts each partition at its committed offset, or at the log's beginning if there is none yet.
-    fn take_on(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        partitions: &TopicPartitionList,
-    ) -> Result<(), Error> {
-        let committed = committed(consumer, partitions)?;
-        let mut start = TopicPartitionList::new();
-        for element in committed.elements() {
-            let partition = element.partition();
-            let from = match element.offset() {
-                Offset::Offset(next) => next,
-                _ => kafka::watermarks(consumer.client(), self.topic(), partition)?.0,
-            };
-            start
-                .add_partition_offset(self.topic(), partition, Offset::Offset(from))
-                .map_err(Error::kafka("list offsets"))?;
-            self.core.assign(partition, from);
+        let from = self.reading.committed(partitions)?;
+        for (partition, next) in &from {
+            self.folding.core.assign(*partition, *next);
         }
-        consumer.incremental_assign(&start).map_err(Error::kafka("start reading"))?;
-        // A partition that waited for the registry was paused, and librdkafka remembers that.
-        consumer.resume(&start).map_err(Error::kafka("start reading"))
+        self.reading.start(&from)
     }
 
-    fn carry_out_decisions(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        while let Some(decision) = consumer.context().next_decision() {
+    fn carry_out_decisions(&mut self) -> Result<(), Error> {
+        while let Some(decision) = self.reading.next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
-                    self.take_on(consumer, &partitions)?;
+                    self.take_on(&partitions)?;
                     self.ready.set(true, "");
                 }
-                Rebalance::Revoke(partitions) => self.let_go(consumer, &partitions)?,
+                Rebalance::Revoke(partitions) => self.let_go(&partitions)?,
             }
-            let now = self.core.partitions().collect::<Vec<_>>();
+            let now = self.folding.core.partitions().collect::<Vec<_>>();
             tracing::info!(partitions = ?now, "assignment changed");
         }
         Ok(())
     }
 
     /// Finishes the partitions' flushes before others may have them; where they are lost already, drops their sums.
-    fn let_go(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        partitions: &TopicPartitionList,
-    ) -> Result<(), Error> {
-        let leaving: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
-        self.wait_for_flush(consumer)?;
-        if !consumer.assignment_lost() {
-            self.flush(consumer, |partition| leaving.contains(&partition))?;
-            self.wait_for_flush(consumer)?;
+    fn let_go(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        self.wait_for_flush()?;
+        if !self.reading.is_lost() {
+            self.flush(|partition| partitions.contains(&partition))?;
+            self.wait_for_flush()?;
         }
-        for partition in leaving {
-            self.core.forget(partition);
-            self.stalled.remove(&partition);
-        }
-        consumer.incremental_unassign(partitions).map_err(Error::kafka("let partitions go"))
+        self.forget(partitions)
     }
 
     /// Flushes everything, and leaves the group.
-    fn leave(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+    fn leave(&mut self) -> Result<(), Error> {
         self.ready.set(false, "stopping");
-        self.carry_out_decisions(consumer)?;
-        self.wait_for_flush(consumer)?;
-        self.flush(consumer, |_| true)?;
-        self.wait_for_flush(consumer)?;
-        consumer.context().leave();
+        self.carry_out_decisions()?;
+        self.wait_for_flush()?;
+        self.flush(|_| true)?;
+        self.wait_for_flush()?;
+        self.reading.leave();
         tracing::info!("worker drained");
         Ok(())
-    }
-
-    fn pause(&self, consumer: &BaseConsumer<Membership>, partition: i32) -> Result<(), Error> {
-        let mut paused = TopicPartitionList::new();
-        paused.add_partition(self.topic(), partition);
-        consumer.pause(&paused).map_err(Error::kafka("pause a partition"))
-    }
-
-    /// Asks the registry again for the schemas that partitions wait for.
-    fn ask_again(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        let now = Instant::now();
-        if self.stalled.is_empty() || now < self.retry_at {
-            return Ok(());
-        }
-        while let Some((partition, message)) = self.stalled.pop_first() {
-            let payload = message.payload().unwrap_or(b"");
-            if let Err(error) = self.runtime.block_on(self.plans.learn(payload)) {
-                tracing::debug!(%error, partition, "the partition still waits for the schema registry");
-                self.stalled.insert(partition, message);
-                self.retry_at = Instant::now() + REGISTRY_RETRY;
-                return Ok(());
-            }
-            self.count(&message, Vec::new(), now);
-            let mut resumed = TopicPartitionList::new();
-            resumed.add_partition(self.topic(), partition);
-            consumer.resume(&resumed).map_err(Error::kafka("resume a partition"))?;
-            tracing::info!(partition, "the schema registry answers again");
-        }
-        Ok(())
-    }
-}
-
-/// The committed offsets, stable ones: the broker waits for transactions that could still change them.
-fn committed(
-    consumer: &BaseConsumer<Membership>,
-    partitions: &TopicPartitionList,
-) -> Result<TopicPartitionList, Error> {
-    let deadline = Instant::now() + OFFSETS_DEADLINE;
-    loop {
-        match consumer.committed_offsets(partitions.clone(), OFFSETS_CALL) {
-            Ok(committed) => match committed.elements().iter().find_map(|element| element.error().err()) {
-                None => return Ok(committed),
-                Some(source) if Instant::now() >= deadline => {
-                    return Err(Error::Kafka { what: "read committed offsets", source });
-                }
-                Some(error) => tracing::warn!(%error, "read committed offsets again"),
-            },
-            Err(source) if Instant::now() >= deadline => {
-                return Err(Error::Kafka { what: "read committed offsets", source });
-            }
-            Err(error) => tracing::warn!(%error, "read committed offsets again"),
-        }
-    }
-}
-
-/// The same allocation for the increments of another message.
-fn reuse<'b>(mut buffer: Vec<Increment<'_>>) -> Vec<Increment<'b>> {
-    buffer.clear();
-    buffer.into_iter().map(|_| unreachable!("the buffer is empty")).collect()
-}
-
-/// Which increment a message was rejected for.
-fn describe(reason: Reject, increments: &[Increment<'_>]) -> String {
-    let named =
-        |i: &Increment<'_>| format!("namespace {:?}, key {:?}, at {} ms", i.namespace, i.key, i.at_ms);
-    match increments {
-        [only] => format!("{reason}: {}", named(only)),
-        many => format!("{reason} in a batch of {} increments", many.len()),
     }
 }

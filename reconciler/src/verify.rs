@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_counts::{Fingerprint, Fold};
 use tally_service::config::Config;
 use tally_service::kafka;
-use tally_service::plans::Plans;
+use tally_service::plans::{Plans, Undecoded};
 use tally_service::registry::Registry;
 use tally_service::store::{self, Ledger};
 use tokio::runtime::Handle;
@@ -110,16 +110,21 @@ fn verify_partition(
             return Ok(());
         }
         let payload = message.payload().unwrap_or(b"");
-        if !plans.is_known(payload) {
-            runtime.block_on(plans.learn(payload))?;
-        }
         let mut increments = Vec::new();
-        let refused = match plans.decode(payload, &mut increments) {
+        let decoded = match plans.decode(payload, &mut increments) {
+            Err(Undecoded::AskRegistry) => {
+                runtime.block_on(plans.learn(payload))?;
+                plans.decode(payload, &mut increments)
+            }
+            decoded => decoded,
+        };
+        let refused = match decoded {
             Ok(()) => match fold.count(offset, &increments) {
                 Ok(()) => None,
                 Err(reason) => Some((reason, String::from("as counted by the fold"))),
             },
-            Err(refusal) => Some((refusal.reason, refusal.detail)),
+            Err(Undecoded::Refused(refusal)) => Some((refusal.reason, refusal.detail)),
+            Err(Undecoded::AskRegistry) => unreachable!("the registry was asked just now"),
         };
         if let Some((reason, detail)) = refused {
             findings.push(Finding::NotCountable { offset, reason, detail });

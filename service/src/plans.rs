@@ -1,6 +1,5 @@
 //! From a message's bytes to its increments: the decode plans of the writer schemas met so far, by their ids.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tally_counts::Reject;
@@ -10,6 +9,14 @@ use crate::registry::{Error, Lookup, Registry};
 
 /// How long the registry's word that it has no such schema is believed.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
+
+/// Why a message was not decoded.
+#[derive(Clone, Debug)]
+pub enum Undecoded {
+    /// Its schema is not known here yet: [`Plans::learn`] it first.
+    AskRegistry,
+    Refused(Refusal),
+}
 
 /// Why a message cannot be counted, and what exactly is wrong with it.
 #[derive(Clone, Debug)]
@@ -29,24 +36,13 @@ enum Known {
 
 pub struct Plans {
     registry: Registry,
-    by_id: HashMap<u32, Known>,
+    /// By schema id: so few that looking through them is faster than hashing.
+    known: Vec<(u32, Known)>,
 }
 
 impl Plans {
     pub fn new(registry: Registry) -> Plans {
-        Plans { registry, by_id: HashMap::new() }
-    }
-
-    /// Whether [`Plans::decode`] can answer for this message without asking the registry.
-    pub fn is_known(&self, payload: &[u8]) -> bool {
-        match wire::split(payload) {
-            Err(_) => true,
-            Ok((id, _)) => match self.by_id.get(&id) {
-                Some(Known::Unknown { since }) => since.elapsed() < UNKNOWN_FOR,
-                Some(_) => true,
-                None => false,
-            },
-        }
+        Plans { registry, known: Vec::new() }
     }
 
     /// Asks the registry about the schema of this message.
@@ -64,28 +60,29 @@ impl Plans {
                 Err(error) => incompatible(error.to_string()),
             },
         };
-        self.by_id.insert(id, known);
+        self.known.retain(|(other, _)| *other != id);
+        self.known.push((id, known));
         Ok(())
     }
 
-    /// Decodes a message whose schema [is known](Plans::is_known) into `increments`, which is cleared first.
-    ///
-    /// # Panics
-    /// If the message's schema was never asked for.
-    pub fn decode<'a>(&self, payload: &'a [u8], increments: &mut Vec<Increment<'a>>) -> Result<(), Refusal> {
+    /// Decodes a message into `increments`, which is cleared first.
+    #[inline]
+    pub fn decode<'a>(&self, payload: &'a [u8], increments: &mut Vec<Increment<'a>>) -> Result<(), Undecoded> {
         increments.clear();
-        let refuse = |reason: Reject, detail: &dyn ToString| Refusal { reason, detail: detail.to_string() };
+        let refuse = |reason: Reject, detail: &dyn ToString| {
+            Undecoded::Refused(Refusal { reason, detail: detail.to_string() })
+        };
         let (id, body) = wire::split(payload).map_err(|error| refuse(Reject::NotFramed, &error))?;
-        match self.by_id.get(&id) {
-            Some(Known::Plan(plan)) => plan
+        match self.known.iter().find(|(known, _)| *known == id) {
+            Some((_, Known::Plan(plan))) => plan
                 .decode_into(body, increments)
                 .map(drop)
                 .map_err(|error| refuse(Reject::Undecodable, &format!("schema {id}: {error}"))),
-            Some(Known::Incompatible(refusal)) => Err(refusal.clone()),
-            Some(Known::Unknown { .. }) => {
+            Some((_, Known::Incompatible(refusal))) => Err(Undecoded::Refused(refusal.clone())),
+            Some((_, Known::Unknown { since })) if since.elapsed() < UNKNOWN_FOR => {
                 Err(refuse(Reject::UnknownSchema, &format!("the registry has no schema {id}")))
             }
-            None => panic!("schema {id} was not asked for"),
+            Some((_, Known::Unknown { .. })) | None => Err(Undecoded::AskRegistry),
         }
     }
 }

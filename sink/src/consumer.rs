@@ -196,16 +196,14 @@ impl Sink<'_> {
         while let Some(decision) = consumer.context().next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
-                    let fresh: Vec<(i32, u32)> =
-                        partitions.elements().iter().map(|element| (element.partition(), 0)).collect();
+                    let fresh: Vec<(i32, u32)> = partitions.into_iter().map(|partition| (partition, 0)).collect();
                     self.start(consumer, &fresh)?;
                     self.assigned.set(true, "");
                 }
                 Rebalance::Revoke(partitions) => {
-                    let released: Vec<i32> =
-                        partitions.elements().iter().map(|element| element.partition()).collect();
-                    self.release(&released);
-                    consumer.incremental_unassign(&partitions).map_err(Error::kafka("let partitions go"))?;
+                    self.release(&partitions);
+                    let released = self.list(partitions.into_iter().map(|partition| (partition, 0)))?;
+                    consumer.incremental_unassign(&released).map_err(Error::kafka("let partitions go"))?;
                 }
             }
             tracing::info!(partitions = ?self.lanes.keys().collect::<Vec<_>>(), "assignment changed");

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::Value;
 
 use super::Config;
 
@@ -38,6 +39,16 @@ const RESERVED_PROPERTIES: [&str; 11] = [
     "transactional.id",
 ];
 
+/// Keys of texts that have no default, which would tell that they are texts.
+const TEXTS: [&str; 6] = [
+    "aggregator.instance",
+    "registry.password",
+    "registry.user",
+    "store.password",
+    "store.user",
+    "telemetry.otlp_endpoint",
+];
+
 /// Loads the configuration: defaults, then the file, then the environment.
 ///
 /// `file` must be there when it is named; without it `tally.toml` is read if it is there.
@@ -49,10 +60,20 @@ pub fn load(file: Option<&Path>) -> Result<Config, Error> {
         None if Path::new(DEFAULT_FILE).is_file() => figment = figment.merge(Toml::file_exact(DEFAULT_FILE)),
         None => {}
     }
-    let env =
-        Env::prefixed(ENV_PREFIX).filter(|key| !NOT_KEYS.contains(&key.as_str().to_lowercase().as_str()));
-    let config: Config =
-        figment.merge(env.split("__")).extract().map_err(|error| Error::Invalid(Box::new(error)))?;
+    let env = Env::prefixed(ENV_PREFIX)
+        .filter(|key| !NOT_KEYS.contains(&key.as_str().to_lowercase().as_str()))
+        .split("__");
+    // A password of digits, or an instance called `0`, must not be taken for a number.
+    let is_text =
+        |key: &str| TEXTS.contains(&key) || matches!(figment.find_value(key), Ok(Value::String(..)));
+    let texts: Vec<(String, String)> = env
+        .iter()
+        .map(|(key, value)| (key.as_str().to_lowercase(), value))
+        .filter(|(key, _)| is_text(key))
+        .collect();
+    let others = env.ignore(&texts.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>());
+    figment = texts.into_iter().fold(figment.merge(others), Figment::merge);
+    let config: Config = figment.extract().map_err(|error| Error::Invalid(Box::new(error)))?;
     check(&config)?;
     Ok(config)
 }

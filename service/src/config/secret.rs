@@ -30,12 +30,12 @@ impl Serialize for Secret {
     }
 }
 
-/// A password of digits only comes out of the environment as a number.
+/// A password of digits only is a number in TOML, where its quotes are forgotten.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {
     Text(String),
-    Integer(i128),
+    Integer(i64),
     Boolean(bool),
 }
 

@@ -6,11 +6,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
-/// What the group decided, not yet carried out.
+/// What the group decided of one topic's partitions, not yet carried out.
 #[derive(Debug)]
 pub enum Rebalance {
-    Assign(TopicPartitionList),
-    Revoke(TopicPartitionList),
+    Assign(Vec<i32>),
+    Revoke(Vec<i32>),
 }
 
 /// A consumer's part in its group. A decision is noted while the consumer is polled, and carried out by the poll's caller, who
@@ -49,9 +49,10 @@ impl ConsumerContext for Membership {
             }
             return;
         }
+        let partitions = tpl.elements().iter().map(|element| element.partition()).collect();
         let decision = match event {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(tpl.clone()),
-            _ => Rebalance::Revoke(tpl.clone()),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(partitions),
+            _ => Rebalance::Revoke(partitions),
         };
         self.decisions.lock().expect("no holder panics").push_back(decision);
     }
