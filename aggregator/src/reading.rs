@@ -132,7 +132,10 @@ impl<'c> Reading<'c> {
     }
 
     /// These partitions and next offsets as librdkafka lists them.
-    pub(crate) fn list(&self, offsets: impl Iterator<Item = (i32, i64)>) -> Result<TopicPartitionList, Error> {
+    pub(crate) fn list(
+        &self,
+        offsets: impl Iterator<Item = (i32, i64)>,
+    ) -> Result<TopicPartitionList, Error> {
         let mut list = TopicPartitionList::new();
         for (partition, next) in offsets {
             list.add_partition_offset(self.topic, partition, Offset::Offset(next))

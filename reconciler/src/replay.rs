@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::next_offset;
@@ -23,6 +25,20 @@ pub(crate) enum Until {
     End,
 }
 
+/// The end of a partition is what a replay asks for, and no error.
+struct Replaying;
+
+impl ConsumerContext for Replaying {}
+
+impl ClientContext for Replaying {
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::PartitionEOF) => {}
+            _ => tracing::warn!(%error, reason, "librdkafka"),
+        }
+    }
+}
+
 /// Calls `each` for every committed message of the partition up to `until`, in order.
 pub(crate) fn replay(
     kafka: &config::Kafka,
@@ -32,9 +48,9 @@ pub(crate) fn replay(
     mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     // The group is only a name here: partitions are assigned by hand, and nothing is committed.
-    let consumer: BaseConsumer = kafka::consumer(kafka, "tally-reconciler", "tally-reconciler")
+    let consumer: BaseConsumer<Replaying> = kafka::consumer(kafka, "tally-reconciler", "tally-reconciler")
         .set("enable.partition.eof", "true")
-        .create()
+        .create_with_context(Replaying)
         .map_err(Error::kafka("make a consumer"))?;
     let (begins, end) = kafka::watermarks(consumer.client(), topic, partition)?;
     let to = match until {
@@ -61,10 +77,10 @@ pub(crate) fn replay(
                 last = Instant::now();
             }
             // What is left up to the end is markers and aborted messages.
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) if matches!(until, Until::End) => {
+            Some(Err(KafkaError::PartitionEOF(_))) if matches!(until, Until::End) => {
                 return Ok(());
             }
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => {}
+            Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => tracing::warn!(%error, topic, partition, "read the log"),
             None => {}
         }

@@ -67,7 +67,11 @@ impl Plans {
 
     /// Decodes a message into `increments`, which is cleared first.
     #[inline]
-    pub fn decode<'a>(&self, payload: &'a [u8], increments: &mut Vec<Increment<'a>>) -> Result<(), Undecoded> {
+    pub fn decode<'a>(
+        &self,
+        payload: &'a [u8],
+        increments: &mut Vec<Increment<'a>>,
+    ) -> Result<(), Undecoded> {
         increments.clear();
         let refuse = |reason: Reject, detail: &dyn ToString| {
             Undecoded::Refused(Refusal { reason, detail: detail.to_string() })

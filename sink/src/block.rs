@@ -1,55 +1,93 @@
-//! A batch as the block that goes into the store: its deltas and its ledger rows, in ClickHouse's RowBinary.
+//! A batch as the block that goes into the store: its deltas and its ledger rows, column by column in ClickHouse's Native
+//! format, which costs the store less than half of what rows cost it.
 //!
-//! The block is a function of the log alone, so any sink at any time makes the same one.
+//! ```text
+//!  Native: columns, rows │ name, type, values │ name, type, values │ …
+//! ```
+//!
+//! The block is a function of the log alone, so any sink at any time makes the same one. It holds no partition: that is one
+//! number for all rows, and stands in the insert.
 
 use tally_counts::ledger::{self, Place, RESERVED_NAMESPACE};
 use tally_schemas::{DecodeError, DeltaBatch};
 
 /// The block's columns, as ClickHouse names and types them.
-pub(crate) const STRUCTURE: &str = "partition UInt32, namespace LowCardinality(String), key String, bucket DateTime(''UTC''), \
-     sum Int64, events Int64, high Int64";
-/// The columns' names alone.
-pub(crate) const COLUMNS: &str = "partition, namespace, key, bucket, sum, events, high";
+pub(crate) const COLUMNS: [(&str, &str); 6] = [
+    ("namespace", "String"),
+    ("key", "String"),
+    ("bucket", "DateTime('UTC')"),
+    ("sum", "Int64"),
+    ("events", "Int64"),
+    ("high", "Int64"),
+];
 
-/// Numbers of a row, and the lengths of its two names.
-const ROW_BYTES: usize = 4 + 3 + 3 + 4 + 8 + 8 + 8;
+/// A block, and how many rows it has.
+pub(crate) struct Encoded {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) rows: usize,
+}
 
-/// The rows of a batch, and how many they are.
-pub(crate) fn encode(batch: &DeltaBatch<'_>, place: Place) -> Result<(Vec<u8>, usize), DecodeError> {
-    let partition = batch.header.partition.cast_unsigned();
-    let mut rows = 0;
-    let mut out = Vec::with_capacity(batch.deltas.announced() * (ROW_BYTES + 32) + 1024);
+pub(crate) fn encode(batch: &DeltaBatch<'_>, place: Place) -> Result<Encoded, DecodeError> {
+    let mut columns = Columns::with_room(batch.deltas.announced() + 8);
     for delta in batch.deltas.clone() {
         let delta = delta?;
-        row(&mut out, partition, delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
-        rows += 1;
+        columns.row(delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
     }
     for entry in ledger::rows(place, &batch.header) {
-        row(&mut out, partition, RESERVED_NAMESPACE, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
-        rows += 1;
+        columns.row(RESERVED_NAMESPACE, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
     }
-    Ok((out, rows))
+    Ok(columns.finish())
 }
 
-fn row(out: &mut Vec<u8>, partition: u32, namespace: &str, key: &str, bucket: u32, numbers: [i64; 3]) {
-    out.extend_from_slice(&partition.to_le_bytes());
-    text(out, namespace);
-    text(out, key);
-    out.extend_from_slice(&bucket.to_le_bytes());
-    for number in numbers {
-        out.extend_from_slice(&number.to_le_bytes());
+struct Columns {
+    rows: usize,
+    /// The values of each column, in the order of [`COLUMNS`].
+    values: [Vec<u8>; COLUMNS.len()],
+}
+
+impl Columns {
+    fn with_room(rows: usize) -> Columns {
+        let widths = [8, 32, 4, 8, 8, 8];
+        Columns { rows: 0, values: widths.map(|bytes| Vec::with_capacity(rows * bytes)) }
+    }
+
+    fn row(&mut self, namespace: &str, key: &str, bucket: u32, numbers: [i64; 3]) {
+        let [namespaces, keys, buckets, others @ ..] = &mut self.values;
+        text(namespaces, namespace);
+        text(keys, key);
+        buckets.extend_from_slice(&bucket.to_le_bytes());
+        for (column, number) in others.iter_mut().zip(numbers) {
+            column.extend_from_slice(&number.to_le_bytes());
+        }
+        self.rows += 1;
+    }
+
+    fn finish(self) -> Encoded {
+        let mut bytes = Vec::with_capacity(self.values.iter().map(Vec::len).sum::<usize>() + 256);
+        length(&mut bytes, COLUMNS.len());
+        length(&mut bytes, self.rows);
+        for ((name, kind), values) in COLUMNS.iter().zip(&self.values) {
+            text(&mut bytes, name);
+            text(&mut bytes, kind);
+            bytes.extend_from_slice(values);
+        }
+        Encoded { bytes, rows: self.rows }
     }
 }
 
-/// The length in LEB128, then the bytes.
+/// The length, then the bytes.
 fn text(out: &mut Vec<u8>, text: &str) {
-    let mut len = text.len();
-    while len >= 0x80 {
-        out.push(len as u8 | 0x80);
-        len >>= 7;
-    }
-    out.push(len as u8);
+    length(out, text.len());
     out.extend_from_slice(text.as_bytes());
+}
+
+/// In LEB128.
+fn length(out: &mut Vec<u8>, mut length: usize) {
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
 }
 
 #[cfg(test)]
@@ -58,35 +96,45 @@ mod tests {
 
     use super::*;
 
+    const HEADER: DeltaBatchHeader<'static> = DeltaBatchHeader {
+        topic_id: "id",
+        partition: 3,
+        from: 10,
+        to: 15,
+        counted: 4,
+        duplicate: 0,
+        rejected: 1,
+        increments: 9,
+        fingerprint: 0,
+        correction: false,
+    };
+
     #[test]
-    fn a_block_holds_every_delta_and_the_ledger() {
-        let header = DeltaBatchHeader {
-            topic_id: "id",
-            partition: 3,
-            from: 10,
-            to: 15,
-            counted: 4,
-            duplicate: 0,
-            rejected: 1,
-            increments: 9,
-            fingerprint: 0,
-            correction: false,
-        };
+    fn a_block_holds_every_delta_and_the_ledger_column_by_column() {
         let long = "k".repeat(200);
         let delta = Delta { namespace: "ns", key: &long, bucket_s: 60, sum: -2, events: 9 };
         let mut body = Vec::new();
-        delta_batch::encode(&mut body, &header, [delta].into_iter());
+        delta_batch::encode(&mut body, &HEADER, [delta].into_iter());
         let batch = DeltaBatch::decode(&body).unwrap();
         let place = Place { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
-        let (block, rows) = encode(&batch, place).unwrap();
-        assert_eq!(rows, 8);
-        let mut expected = vec![3, 0, 0, 0, 2, b'n', b's', 0xc8, 1];
+        let block = encode(&batch, place).unwrap();
+        assert_eq!(block.rows, 8);
+        assert_eq!(block.bytes, encode(&batch, place).unwrap().bytes, "the same batch is the same block");
+
+        let mut expected = b"\x06\x08\x09namespace\x06String\x02ns".to_vec();
+        for _ in 0..7 {
+            expected.extend_from_slice(b"\x07__tally");
+        }
+        expected.extend_from_slice(b"\x03key\x06String\xc8\x01");
         expected.extend_from_slice(long.as_bytes());
-        expected.extend_from_slice(&[60, 0, 0, 0]);
-        expected.extend_from_slice(&(-2i64).to_le_bytes());
-        expected.extend_from_slice(&9i64.to_le_bytes());
-        expected.extend_from_slice(&0i64.to_le_bytes());
-        assert_eq!(&block[..expected.len()], &expected[..]);
-        assert_eq!(encode(&batch, place).unwrap().0, block);
+        expected.extend_from_slice(b"\x06deltas\x0aincrements");
+        assert_eq!(&block.bytes[..expected.len()], &expected[..]);
+
+        // The last column: the highest offsets of the ledger's rows, none of the delta's.
+        let mut high = b"\x04high\x05Int64".to_vec();
+        for number in [0i64, 10, 15, 0, 0, 0, 0, 7] {
+            high.extend_from_slice(&number.to_le_bytes());
+        }
+        assert!(block.bytes.ends_with(&high));
     }
 }

@@ -196,7 +196,8 @@ impl Sink<'_> {
         while let Some(decision) = consumer.context().next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
-                    let fresh: Vec<(i32, u32)> = partitions.into_iter().map(|partition| (partition, 0)).collect();
+                    let fresh: Vec<(i32, u32)> =
+                        partitions.into_iter().map(|partition| (partition, 0)).collect();
                     self.start(consumer, &fresh)?;
                     self.assigned.set(true, "");
                 }

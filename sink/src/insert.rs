@@ -11,7 +11,7 @@ use clickhouse::error::Error as ClickHouseError;
 use tally_counts::ledger::{DELTAS, RESERVED_NAMESPACE};
 use tally_service::store::COUNTS;
 
-use crate::block::{COLUMNS, STRUCTURE};
+use crate::block::COLUMNS;
 
 /// How long the store may take a block's bytes without moving, and how long it may then take to store it.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ const FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: u32 = 395;
 const QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING: u32 = 216;
 
 /// What keeps a block whole: one block, one part, at once, and its token always looked at. Servers differ in their
-/// defaults of all of these.
+/// defaults of all of these. A batch has each counter once, so there is nothing for the insert to merge.
 const SETTINGS: [(&str, &str); 14] = [
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
@@ -37,7 +37,7 @@ const SETTINGS: [(&str, &str); 14] = [
     ("input_format_parallel_parsing", "0"),
     ("input_format_allow_errors_num", "0"),
     ("input_format_null_as_default", "0"),
-    ("optimize_on_insert", "1"),
+    ("optimize_on_insert", "0"),
 ];
 
 /// What identifies a block: the same on every retry, by any sink.
@@ -74,10 +74,12 @@ pub(crate) async fn insert(client: &Client, identity: &Identity<'_>, previous: i
         "(SELECT (sum(sum), max(high)) FROM {COUNTS} \
          WHERE partition = {partition} AND namespace = '{RESERVED_NAMESPACE}' AND key = '{DELTAS}')"
     );
+    let names = COLUMNS.map(|(name, _)| name).join(", ");
     let sql = format!(
-        "INSERT INTO {COUNTS} ({COLUMNS}) SELECT {COLUMNS} FROM input('{STRUCTURE}') \
+        "INSERT INTO {COUNTS} (partition, {names}) SELECT toUInt32({partition}), {names} FROM input('{}') \
          WHERE throwIf({position} != ({previous}, {previous}), 'the ledger is not at {previous}') = 0 \
-         FORMAT RowBinary"
+         FORMAT Native",
+        structure()
     );
     let mut insert = client
         .insert_formatted_with(sql)
@@ -101,6 +103,15 @@ pub(crate) async fn insert(client: &Client, identity: &Identity<'_>, previous: i
             _ => Outcome::Uncertain(error.to_string()),
         },
     }
+}
+
+/// The block's columns as `input` wants them: quoted, and the namespaces as the table keeps them.
+fn structure() -> String {
+    let column = |(name, kind): (&str, &str)| match name {
+        "namespace" => format!("{name} LowCardinality({kind})"),
+        _ => format!("{name} {}", kind.replace('\'', "\\'")),
+    };
+    COLUMNS.map(column).join(", ")
 }
 
 /// The code of an exception that the server answered with. The client has it only in the text, whose beginning is part of

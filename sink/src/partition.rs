@@ -11,7 +11,7 @@ use tally_schemas::{DecodeError, DeltaBatch, wire};
 use tally_service::store::{self, Ledger};
 use tokio::sync::{mpsc, watch};
 
-use crate::block;
+use crate::block::{self, Encoded};
 use crate::insert::{Identity, Outcome, insert};
 use crate::metrics::Metrics;
 
@@ -121,11 +121,9 @@ impl Partition {
             offset,
             logged_at_s: u32::try_from(logged_at_ms / 1000).unwrap_or(0),
         };
-        let (bytes, rows) = block::encode(&batch, place).map_err(decode)?;
-        Ok((
-            Block { bytes: Bytes::from(bytes), rows, increments: header.increments, source_to: header.to },
-            place,
-        ))
+        let Encoded { bytes, rows } = block::encode(&batch, place).map_err(decode)?;
+        let (increments, source_to) = (header.increments, header.to);
+        Ok((Block { bytes: Bytes::from(bytes), rows, increments, source_to }, place))
     }
 
     /// Sends the block until it is known to be in; `false` when the store is somewhere else altogether.

@@ -67,7 +67,14 @@ impl Drop for Owned {
 
 impl<'c> Fetcher<'c> {
     pub fn new(consumer: &'c BaseConsumer<Membership>) -> Fetcher<'c> {
-        Fetcher { consumer, queues: BTreeMap::new(), batch: Vec::with_capacity(BATCH), at: 0, current: None, turn: 0 }
+        Fetcher {
+            consumer,
+            queues: BTreeMap::new(),
+            batch: Vec::with_capacity(BATCH),
+            at: 0,
+            current: None,
+            turn: 0,
+        }
     }
 
     /// From the next assignment of this partition on, its messages come from here. Call it before it is assigned.
@@ -123,7 +130,8 @@ impl<'c> Fetcher<'c> {
         for (partition, queue) in after {
             // SAFETY: the queue is alive, and the vector has room for as many pointers as the call may write; it says how many
             // it wrote.
-            let taken = unsafe { sys::rd_kafka_consume_batch_queue(queue.0, 0, self.batch.as_mut_ptr(), BATCH) };
+            let taken =
+                unsafe { sys::rd_kafka_consume_batch_queue(queue.0, 0, self.batch.as_mut_ptr(), BATCH) };
             // Nothing but a wrong queue makes this fail.
             let taken = usize::try_from(taken).expect("the partition's queue can be read");
             if taken > 0 {
@@ -154,7 +162,11 @@ impl Drop for Fetcher<'_> {
     }
 }
 
-fn bytes<'m>(_owner: &'m sys::rd_kafka_message_t, data: *mut std::ffi::c_void, len: usize) -> Option<&'m [u8]> {
+fn bytes<'m>(
+    _owner: &'m sys::rd_kafka_message_t,
+    data: *mut std::ffi::c_void,
+    len: usize,
+) -> Option<&'m [u8]> {
     if data.is_null() {
         return None;
     }

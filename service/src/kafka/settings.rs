@@ -34,11 +34,12 @@ pub fn consumer(kafka: &config::Kafka, client_id: &str, group: &str) -> ClientCo
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("fetch.wait.max.ms", "50")
         .set("fetch.queue.backoff.ms", "10")
-        .set("fetch.message.max.bytes", MAX_MESSAGE_BYTES)
-        .set("fetch.max.bytes", "52428800")
-        .set("receive.message.max.bytes", "67108864")
-        .set("queued.min.messages", "100000")
-        .set("queued.max.messages.kbytes", "65536");
+        // What is fetched ahead bounds the consumer's memory: a small message takes ten times its size there.
+        .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.max.bytes", "16777216")
+        .set("receive.message.max.bytes", "33554432")
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", "32768");
     config
 }
 
