@@ -10,7 +10,7 @@ use tally_schemas::{Increment, delta_batch, wire};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) interval: Duration,
-    /// The most bytes of one partition's batch, and of all of them.
+    /// The most bytes of one batch, and of all that is held.
     pub(crate) batch_bytes: usize,
     pub(crate) total_bytes: usize,
 }
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     width: BucketWidth,
     limits: Limits,
     folds: BTreeMap<i32, Fold>,
+    /// Flushes of partitions whose batch was as large as one may be, in order; they go out with the next flush.
+    cut: Vec<(i32, Flush)>,
     rejected: Vec<Rejected>,
     rejected_bytes: usize,
     /// When the oldest thing not yet flushed came.
@@ -61,6 +63,7 @@ impl Core {
             width,
             limits,
             folds: BTreeMap::new(),
+            cut: Vec::new(),
             rejected: Vec::new(),
             rejected_bytes: 0,
             dirty_since: None,
@@ -76,6 +79,7 @@ impl Core {
     /// Drops a partition with what it holds.
     pub(crate) fn forget(&mut self, partition: i32) {
         self.folds.remove(&partition);
+        self.cut.retain(|(cut, _)| *cut != partition);
         self.rejected.retain(|rejected| rejected.partition != partition);
         self.rejected_bytes = self.rejected.iter().map(Rejected::bytes).sum();
         self.measure();
@@ -99,12 +103,11 @@ impl Core {
         now: Instant,
     ) -> Result<(), Reject> {
         let fold = self.folds.get_mut(&partition).expect("messages come from assigned partitions");
-        let before = fold.sums().encoded_bytes();
         fold.count(offset, increments)?;
-        let bytes = fold.sums().encoded_bytes();
         self.dirty_since.get_or_insert(now);
-        if bytes != before {
-            self.full |= bytes >= self.limits.batch_bytes;
+        if fold.sums().encoded_bytes() >= self.limits.batch_bytes {
+            self.cut.push((partition, fold.take()));
+            self.measure();
         }
         Ok(())
     }
@@ -116,16 +119,15 @@ impl Core {
         self.rejected_bytes += rejected.bytes();
         self.rejected.push(rejected);
         self.dirty_since.get_or_insert(now);
-        self.full |= self.rejected_bytes >= self.limits.batch_bytes;
+        self.full |= self.rejected_bytes >= self.limits.total_bytes;
     }
 
     /// Looks at the total, which is too dear to do for each message.
     pub(crate) fn measure(&mut self) {
-        let sums = self.folds.values().map(|fold| fold.sums().encoded_bytes());
-        let total = sums.clone().sum::<usize>() + self.rejected_bytes;
-        self.full =
-            total >= self.limits.total_bytes || sums.max().is_some_and(|max| max >= self.limits.batch_bytes);
-        if self.folds.values().all(Fold::is_clean) {
+        let open = self.folds.values().map(|fold| fold.sums().encoded_bytes()).sum::<usize>();
+        let cut = self.cut.iter().map(|(_, flush)| flush.sums.encoded_bytes()).sum::<usize>();
+        self.full = open + cut + self.rejected_bytes >= self.limits.total_bytes;
+        if self.cut.is_empty() && self.folds.values().all(Fold::is_clean) {
             self.dirty_since = None;
         }
     }
@@ -138,14 +140,14 @@ impl Core {
         }
     }
 
-    /// Takes what the partitions hold that `wanted` names: their flushes and their rejected messages.
+    /// Takes what the partitions hold that `wanted` names: their flushes, each partition's in order, and their rejected
+    /// messages.
     pub(crate) fn take(&mut self, wanted: impl Fn(i32) -> bool) -> (Vec<(i32, Flush)>, Vec<Rejected>) {
-        let flushes = self
-            .folds
-            .iter_mut()
-            .filter(|(partition, fold)| wanted(**partition) && !fold.is_clean())
-            .map(|(partition, fold)| (*partition, fold.take()))
-            .collect();
+        let (mut flushes, kept): (Vec<_>, _) =
+            std::mem::take(&mut self.cut).into_iter().partition(|(partition, _)| wanted(*partition));
+        self.cut = kept;
+        let open = self.folds.iter_mut().filter(|(partition, fold)| wanted(**partition) && !fold.is_clean());
+        flushes.extend(open.map(|(partition, fold)| (*partition, fold.take())));
         let (taken, kept) = std::mem::take(&mut self.rejected).into_iter().partition(|r| wanted(r.partition));
         self.rejected = kept;
         self.rejected_bytes = self.rejected.iter().map(Rejected::bytes).sum();

@@ -220,7 +220,10 @@ impl Worker<'_> {
             pending.deltas += flush.sums.len() as u64;
             batches.push((*partition, encode(self.schema_id, &self.topic_id, *partition, flush)));
         }
-        let offsets = self.reading.list(flushes.iter().map(|(partition, flush)| (*partition, flush.to)))?;
+        // Where a partition has several batches, the last one's end.
+        let ends: BTreeMap<i32, i64> =
+            flushes.iter().map(|(partition, flush)| (*partition, flush.to)).collect();
+        let offsets = self.reading.list(ends.into_iter())?;
         self.committer.submit(Job { batches, rejected, offsets, group: self.reading.group() });
         self.pending = Some((pending, started));
         Ok(())

@@ -29,12 +29,16 @@ fn a_flush_is_due_one_interval_after_the_first_message() {
 }
 
 #[test]
-fn a_batch_that_reaches_its_limit_is_due_at_once() {
+fn a_batch_that_reaches_its_limit_is_cut_and_the_next_one_follows_it() {
     let (mut core, now) = (core(), Instant::now());
     core.assign(0, 0);
     let key = "k".repeat(LIMITS.batch_bytes);
     core.count(0, 0, &[increment(&key, 1)], now).unwrap();
-    assert_eq!(core.due(), Due::Now);
+    core.count(0, 1, &[increment("b", 1)], now).unwrap();
+    assert_eq!(core.due(), Due::At(now + LIMITS.interval));
+    let (flushes, _) = core.take(|_| true);
+    assert_eq!(flushes.iter().map(|(p, f)| (*p, f.from, f.to)).collect::<Vec<_>>(), [(0, 0, 1), (0, 1, 2)]);
+    assert_eq!(core.due(), Due::Never);
 }
 
 #[test]
@@ -150,8 +154,8 @@ fn read(core: &mut Core, logs: &[Log], now: Instant) {
 proptest! {
     /// Whatever flushes fail, and whichever partitions come and go, what was committed is the log.
     #[test]
-    fn what_is_committed_is_the_log(steps in prop::collection::vec(step(), 1..80)) {
-        let (mut core, now) = (core(), Instant::now());
+    fn what_is_committed_is_the_log(steps in prop::collection::vec(step(), 1..80), batch_bytes in 1usize..60) {
+        let (mut core, now) = (Core::new(BucketWidth::MINUTE, Limits { batch_bytes, ..LIMITS }), Instant::now());
         let mut logs: Vec<Log> = (0..3).map(|_| Log::default()).collect();
         (0..3).for_each(|partition| core.assign(partition, 0));
         for step in steps {

@@ -148,7 +148,7 @@ pub struct Aggregator {
     pub health: SocketAddr,
     /// A flush at least this often, in milliseconds.
     pub flush_interval_ms: u64,
-    /// A flush before one partition's batch would be longer than this, in bytes.
+    /// A batch of one partition is cut when it is as long as this, in bytes, and the next one begins.
     pub flush_batch_bytes: usize,
     /// A flush before all sums of a worker would take more than this, in bytes of their encoded size.
     pub flush_total_bytes: usize,
