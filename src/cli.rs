@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tally_infra::local::{ServiceArgs, StackArgs};
 
+use crate::bench::{BenchArgs, ChildArgs};
 use crate::demo::DemoArgs;
+use crate::load::LoadArgs;
 
 /// A counter system that never miscounts: every accepted increment is counted exactly once, and anyone can check it.
 ///
@@ -45,6 +47,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Reconciler,
     },
+    /// Sends increments at a rate, and prints what it sent with its checksum.
+    Load(LoadArgs),
+    /// Measures each part beside a yardstick, on a stack of its own.
+    Bench(BenchArgs),
+    /// One measurement in a process of its own; `bench` starts this.
+    #[command(hide = true)]
+    BenchChild(ChildArgs),
     /// Prints the effective configuration, secrets masked.
     Config {
         /// Only check it: exit code 64 and the key's name if it is wrong.

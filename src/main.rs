@@ -1,9 +1,11 @@
 //! `tally`: one binary for every service, the local stack and the tools around them.
 
 mod bars;
+mod bench;
 mod cli;
 mod demo;
 mod exit;
+mod load;
 mod local;
 mod reconciler;
 mod service;
@@ -40,6 +42,18 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Sink => service::run(service::Kind::Sink, &config()?),
         Command::Reader => service::run(service::Kind::Reader, &config()?),
         Command::Reconciler { command } => reconciler::run(&command, &config()?),
+        Command::Load(args) => {
+            service::runtime()?.block_on(load::run(args, config()?)).map_err(Failure::failed)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench(args) => {
+            let good = service::runtime()?.block_on(bench::run(args, config()?)).map_err(Failure::failed)?;
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(exit::MISMATCH) })
+        }
+        Command::BenchChild(args) => {
+            bench::child(&args, &config()?).map_err(Failure::failed)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Config { check } => {
             let config = config()?;
             if !check {

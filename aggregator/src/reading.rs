@@ -116,7 +116,8 @@ impl<'c> Reading<'c> {
         self.consumer.incremental_assign(&list).map_err(Error::kafka("start reading"))
     }
 
-    /// Stops reading these partitions, those of them that are read.
+    /// Stops reading these partitions, those of them that are read. Where the group takes partitions away, it waits for this, though
+    /// none of them be read any more.
     pub(crate) fn stop(&mut self, partitions: &[i32]) -> Result<(), Error> {
         for partition in partitions {
             self.fetcher.let_go(*partition);
@@ -125,9 +126,6 @@ impl<'c> Reading<'c> {
         let read = assignment.elements().iter().map(|element| element.partition()).collect::<Vec<_>>();
         let stopped = partitions.iter().filter(|partition| read.contains(partition));
         let list = self.list(stopped.map(|partition| (*partition, 0)))?;
-        if list.count() == 0 {
-            return Ok(());
-        }
         self.consumer.incremental_unassign(&list).map_err(Error::kafka("stop reading"))
     }
 

@@ -254,6 +254,9 @@ impl Worker<'_> {
     /// Drops every sum, and reads on from the committed offsets.
     fn rewind(&mut self) -> Result<(), Error> {
         let partitions: Vec<i32> = self.folding.core.partitions().collect();
+        if partitions.is_empty() {
+            return Ok(());
+        }
         self.forget(&partitions)?;
         self.take_on(&partitions)
     }
@@ -266,12 +269,12 @@ impl Worker<'_> {
         self.reading.stop(partitions)
     }
 
-    /// Starts each partition at its committed offset.
+    /// Starts each partition at its committed offset. The group waits for the answer to an assignment, of no partition too.
     fn take_on(&mut self, partitions: &[i32]) -> Result<(), Error> {
-        if partitions.is_empty() {
-            return Ok(());
-        }
-        let from = self.reading.committed(partitions)?;
+        let from = match partitions {
+            [] => Vec::new(),
+            _ => self.reading.committed(partitions)?,
+        };
         for (partition, next) in &from {
             self.folding.core.assign(*partition, *next);
         }

@@ -11,6 +11,10 @@ use crate::config;
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a call that collides with another one is made, and the pause between.
+const CONFLICT_ATTEMPTS: usize = 10;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+
 /// The API's code for a schema id that is not there.
 const SCHEMA_NOT_FOUND: u32 = 40403;
 
@@ -139,17 +143,26 @@ impl Registry {
     /// Sets a subject's compatibility level.
     pub async fn set_compatibility(&self, subject: &str, level: &str) -> Result<(), Error> {
         let url = format!("{}/config/{subject}", self.url);
-        let request =
-            self.authorized(self.http.put(url)).json(&serde_json::json!({ "compatibility": level }));
-        let response = request.send().await.map_err(|error| self.no_answer(error))?;
-        let status = response.status();
-        match status.is_success() {
-            true => Ok(()),
-            false => Err(Error::Refused {
-                url: self.url.clone(),
-                subject: subject.to_owned(),
-                reason: format!("compatibility {level}: status {status}"),
-            }),
+        let mut attempts = 0;
+        loop {
+            let body = serde_json::json!({ "compatibility": level });
+            let request = self.authorized(self.http.put(&url)).json(&body);
+            let status = request.send().await.map_err(|error| self.no_answer(error))?.status();
+            attempts += 1;
+            match status {
+                _ if status.is_success() => return Ok(()),
+                // Somebody else sets it at this moment.
+                reqwest::StatusCode::CONFLICT if attempts < CONFLICT_ATTEMPTS => {
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                }
+                _ => {
+                    return Err(Error::Refused {
+                        url: self.url.clone(),
+                        subject: subject.to_owned(),
+                        reason: format!("compatibility {level}: status {status}"),
+                    });
+                }
+            }
         }
     }
 

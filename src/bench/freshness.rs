@@ -1,0 +1,162 @@
+//! From acknowledged to readable, under load: single increments of new counters, read with `after`.
+//!
+//! ```text
+//!  tally load ──► increments ──► … all services
+//!  probe ──acks──►│                                 reader
+//!    └── from here ──► GET /v1/counters/…?after= ──► an answer that includes it
+//! ```
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use indicatif::HumanCount;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::util::Timeout;
+use serde::Deserialize;
+use tally_counts::next_offset;
+use tally_schemas::{Increment, avsc, encode, wire};
+use tally_service::kafka;
+use tally_service::registry::Registry;
+use tokio::task::JoinSet;
+
+use super::figures::{Figure, Unit};
+use super::rig::{Case, Rig};
+use super::trial::{start_all, stop_all};
+
+const NAME: &str = "freshness";
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Half of what is asked of the live bench, where its highest rate is not known.
+const DEFAULT_RATE: u64 = 500_000;
+const NAMESPACE: &str = "probe";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Deserialize)]
+struct Answer {
+    value: i64,
+}
+
+#[derive(Clone)]
+struct Prober {
+    producer: FutureProducer,
+    http: reqwest::Client,
+    topic: String,
+    reader: String,
+    schema_id: u32,
+}
+
+pub(super) async fn run(rig: &Rig, highest: Option<f64>) -> anyhow::Result<Vec<Figure>> {
+    let rate = highest.map_or(DEFAULT_RATE, |highest| highest as u64 / 2).max(1);
+    let (seconds, quiet): (u64, u64) = rig.size((60, 20), (10, 5));
+    let case = Case::new(rig, NAME).await?;
+    start_all(&case).await?;
+    let prober = Prober::new(&case).await?;
+    let quiet = Instant::now() + Duration::from_secs(quiet);
+    let idle = prober.probe_while("idle", || Ok(Instant::now() < quiet)).await?;
+    let mut load = case.start_load(&format!("--rate {rate} --seconds {seconds}"))?;
+    let loaded = prober.probe_while("loaded", || Ok(!load.has_ended()?)).await?;
+    let sent = load.finish().await?;
+    case.until_stored(PATIENCE).await?;
+    stop_all(&case).await?;
+
+    let right = idle.right && loaded.right;
+    let figure = |name: &str, percent| {
+        Figure::new(
+            NAME,
+            format!("{name} at {}/s", HumanCount(rate)),
+            loaded.percentile(percent),
+            Unit::Milliseconds,
+        )
+        .beside("without load", idle.percentile(percent))
+        .sound(right)
+    };
+    Ok(vec![
+        figure("p50", 50),
+        figure("p99", 99)
+            .detail("probes", format!("{}, one each {} ms", loaded.millis.len(), INTERVAL.as_millis()))
+            .detail("flush interval", format!("{} ms", case.config.aggregator.flush_interval_ms))
+            .detail("load", format!("{} incr/s", HumanCount(sent.sent_per_second() as u64))),
+    ])
+}
+
+/// How long probes took, in milliseconds, sorted, and whether each was read as it was sent.
+struct Seen {
+    millis: Vec<f64>,
+    right: bool,
+}
+
+impl Seen {
+    /// By nearest rank; 0 of none.
+    fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.millis.len() * percent).div_ceil(100);
+        rank.checked_sub(1).and_then(|at| self.millis.get(at)).copied().unwrap_or(0.0)
+    }
+}
+
+impl Prober {
+    async fn new(case: &Case<'_>) -> anyhow::Result<Prober> {
+        let subject = format!("{}-value", case.config.kafka.increments);
+        Ok(Prober {
+            producer: kafka::producer(&case.config.kafka, "tally-bench").set("linger.ms", "0").create()?,
+            http: reqwest::Client::builder().no_proxy().build()?,
+            topic: case.config.kafka.increments.clone(),
+            reader: format!("http://{}/v1/counters/{NAMESPACE}", case.config.reader.listen),
+            schema_id: Registry::new(&case.config.registry)?.register(&subject, avsc::INCREMENT).await?,
+        })
+    }
+
+    /// Sends probes for as long as `go_on` says, and waits until each was read.
+    async fn probe_while(
+        &self,
+        name: &str,
+        mut go_on: impl FnMut() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<Seen> {
+        let mut probes = JoinSet::new();
+        let mut ticks = tokio::time::interval(INTERVAL);
+        while go_on()? {
+            ticks.tick().await;
+            let (prober, key) = (self.clone(), format!("{name}-{}", probes.len()));
+            probes.spawn(async move { prober.probe(&key).await });
+        }
+        let (mut millis, mut right) = (Vec::new(), true);
+        while let Some(probe) = probes.join_next().await {
+            let (took, value) = probe??;
+            millis.push(took.as_secs_f64() * 1000.0);
+            right &= value == 1;
+        }
+        millis.sort_by(f64::total_cmp);
+        Ok(Seen { millis, right })
+    }
+
+    /// How long one increment took from its acknowledgement to an answer that includes it, and that answer.
+    async fn probe(&self, key: &str) -> anyhow::Result<(Duration, i64)> {
+        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
+        let mut message = wire::prefix(self.schema_id).to_vec();
+        encode::increment(&mut message, &Increment { namespace: NAMESPACE, key, delta: 1, at_ms, id: None });
+        let record = FutureRecord::to(&self.topic).key(key).payload(&message);
+        let stored = self.producer.send(record, Timeout::Never).await.map_err(|(error, _)| error)?;
+        let acknowledged = Instant::now();
+        let after = format!("{}:{}", stored.partition, next_offset(stored.offset));
+        let value = self.get(&format!("{}/{key}?after={after}", self.reader)).await?;
+        Ok((acknowledged.elapsed(), value))
+    }
+
+    async fn get(&self, url: &str) -> anyhow::Result<i64> {
+        let response = self.http.get(url).send().await?;
+        let status = response.status();
+        let text = response.text().await?;
+        anyhow::ensure!(status.is_success(), "the reader answered {status}: {text}");
+        let answer: Answer = serde_json::from_str(&text).with_context(|| format!("read {text:?}"))?;
+        Ok(answer.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_a_value_that_so_many_do_not_exceed() {
+        let seen = Seen { millis: (1..=200).map(f64::from).collect(), right: true };
+        assert_eq!((seen.percentile(50), seen.percentile(99), seen.percentile(100)), (100.0, 198.0, 200.0));
+    }
+}

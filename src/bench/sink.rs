@@ -1,0 +1,140 @@
+//! Storing: a full `deltas` drained by a real sink, beside the same blocks inserted bare.
+//!
+//! ```text
+//!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts      measured, by the ledger
+//!                                                          └──► INSERT, no fence ──► bare   yardstick
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clickhouse::Client;
+use tally_service::store;
+use tokio::task::JoinSet;
+
+use super::blocks::{self, Block};
+use super::drain::Drain;
+use super::figures::{Figure, Unit};
+use super::measure::{Meter, shares};
+use super::rig::{Case, Rig};
+
+const NAME: &str = "sink";
+const BARE: &str = "bare";
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Merges of what one of the two stored must not slow the other down.
+const MERGES_PATIENCE: Duration = Duration::from_secs(120);
+
+/// One block, one part, as the sink has it; no fence and no token.
+const SETTINGS: [(&str, &str); 8] = [
+    ("async_insert", "0"),
+    ("wait_end_of_query", "1"),
+    ("insert_deduplicate", "0"),
+    ("max_insert_threads", "1"),
+    ("max_insert_block_size", "100000000"),
+    ("min_insert_block_size_rows", "100000000"),
+    ("min_insert_block_size_bytes", "10000000000"),
+    ("input_format_parallel_parsing", "0"),
+];
+
+pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
+    let case = Case::new(rig, "sink").await?;
+    let increments = rig.size(16_000_000, 2_000_000);
+    let sent = case.load(&format!("--distribution uniform --count {increments}")).await?;
+    let aggregator = case.start("aggregator")?;
+    case.aggregated(&aggregator, sent.messages).await?;
+    case.stop("aggregator").await?;
+    let blocks = tokio::task::block_in_place(|| blocks::read(&case.log))?;
+    let rows: u64 = blocks.iter().map(|block| block.rows).sum();
+    let batches = blocks.len();
+
+    let engine = rig.part("store")?;
+    let client = case.client();
+    let sink = case.start("sink")?;
+    let meter = Meter::start([sink.clone(), engine.clone()])?;
+    let stored = Drain::watch(sink.pid, rows, async || {
+        case.check_runs("sink")?;
+        let ledgers = store::ledgers(&client, false).await?;
+        let there = |block: &&Block| {
+            ledgers.get(&block.partition).is_some_and(|ledger| ledger.deltas.high >= block.next)
+        };
+        Ok(blocks.iter().filter(there).map(|block| block.rows).sum())
+    })
+    .await?;
+    let used = meter.read()?;
+    case.stop("sink").await?;
+    let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
+
+    until_merged(&client).await?;
+    client.query_raw(&format!("CREATE TABLE {BARE} AS {}", store::COUNTS)).execute().await?;
+    let meter = Meter::start([engine])?;
+    let begun = Instant::now();
+    insert_bare(&client, blocks).await?;
+    let bare = begun.elapsed();
+    let bare_used = meter.read()?;
+    let bare_rows: u64 = client.query(&format!("SELECT count() FROM {BARE}")).fetch_one().await?;
+
+    let (first, whole) = stored.times();
+    let steady = stored.steady();
+    // Whole against whole, but for the sink's start: both count every block.
+    let per_second = rows as f64 / (whole - first).as_secs_f64().max(1e-9);
+    let mut figure = Figure::new(
+        NAME,
+        format!("{rows} rows in {batches} batches"),
+        steady.per_second,
+        Unit::RowsPerSecond,
+    )
+    .beside("the same blocks, bare", rows as f64 / bare.as_secs_f64())
+    .cpu_us(steady.cpu_us)
+    .peak_bytes(used[0].peak_bytes)
+    .detail(
+        "all of it",
+        format!("{:.1} s, {} rows/s from the first block", whole.as_secs_f64(), per_second as u64),
+    )
+    .detail("CPU a row", shares(&used, rows))
+    .detail("CPU a row, bare", shares(&bare_used, rows))
+    .detail("rows left in the bare table", bare_rows.to_string())
+    .sound(wrong.is_none());
+    if let Some(wrong) = wrong {
+        figure = figure.detail("wrong", wrong);
+    }
+    Ok(vec![figure])
+}
+
+/// Each partition's blocks one after the other, all partitions at once, as the sink does.
+async fn insert_bare(client: &Client, blocks: Vec<Block>) -> anyhow::Result<()> {
+    let mut lanes: BTreeMap<i32, Vec<Block>> = BTreeMap::new();
+    for block in blocks {
+        lanes.entry(block.partition).or_default().push(block);
+    }
+    let mut tasks = JoinSet::new();
+    for lane in lanes.into_values() {
+        let client = client.clone();
+        tasks.spawn(async move {
+            for block in lane {
+                let sql = format!("INSERT INTO {BARE} FORMAT Native");
+                let mut insert =
+                    client.insert_formatted_with(sql).with_timeouts(Some(TIMEOUT), Some(TIMEOUT));
+                for (name, value) in SETTINGS {
+                    insert = insert.with_setting(name, value);
+                }
+                insert.send(Bytes::from(block.bytes)).await?;
+                insert.end().await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(lane) = tasks.join_next().await {
+        lane??;
+    }
+    Ok(())
+}
+
+async fn until_merged(client: &Client) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while client.query("SELECT count() FROM system.merges").fetch_one::<u64>().await? > 0 {
+        anyhow::ensure!(begun.elapsed() < MERGES_PATIENCE, "still merging after {MERGES_PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+use futures_util::future::join_all;
+use tally_counts::BucketWidth;
+
+use crate::installation::Installation;
+use crate::service::Kind;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_may_be_repeated_and_changes_nothing() {
+    let tally = Installation::bare("init");
+    let first = tally.tally(&["init"]).await.expect_code(0).stdout;
+    assert!(first.contains(&format!("topic {}: made", tally.config.kafka.increments)), "{first}");
+    let second = tally.tally(&["init"]).await.expect_code(0).stdout;
+    assert!(second.contains(&format!("topic {}: there", tally.config.kafka.increments)), "{second}");
+    let schemas = |report: &str| -> Vec<String> {
+        report.lines().filter(|line| line.starts_with("subject ")).map(str::to_owned).collect()
+    };
+    assert_eq!(schemas(&first).len(), 3, "{first}");
+    assert_eq!(schemas(&first), schemas(&second), "the same schemas under the same ids");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn installations_that_share_a_registry_can_be_made_at_once() {
+    let installations = ["at_once"; 4].map(Installation::bare);
+    for ended in join_all(installations.iter().map(|tally| tally.tally(&["init"]))).await {
+        ended.expect_code(0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_refuses_what_contradicts_what_is_there_and_names_the_difference() {
+    let mut tally = Installation::new("contradicts").await;
+    tally.configure(|config| config.kafka.partitions = 5);
+    let refused = tally.tally(&["init"]).await;
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    let said = &refused.stderr;
+    assert!(said.contains(&tally.config.kafka.increments), "{said}");
+    assert!(said.contains("has 3 partitions, but kafka.partitions is 5"), "{said}");
+
+    tally.configure(|config| {
+        config.kafka.partitions = 3;
+        config.counts.bucket_seconds = BucketWidth::from_secs(3_600).expect("an hour divides a day");
+    });
+    let refused = tally.tally(&["init"]).await;
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    let said = &refused.stderr;
+    assert!(said.contains("buckets of 60 s") && said.contains("counts.bucket_seconds = 3600"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_init_a_service_says_what_to_run() {
+    let mut tally = Installation::bare("no_init");
+    tally.allow("run `tally init`");
+    for kind in [Kind::Aggregator, Kind::Sink] {
+        let mut service = tally.start(kind, "a");
+        assert_ne!(service.ended().await.code(), Some(0));
+        service.logs("run `tally init`").await;
+    }
+}

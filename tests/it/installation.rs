@@ -1,0 +1,265 @@
+//! A Tally of a test's own: topics, groups and a database that no other test has, on the stack that all share.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use clickhouse::{Client, Row};
+use serde::Deserialize;
+use serde_json::Value;
+use tally_service::config::{self, Config, LogFormat};
+use tally_service::store;
+
+use crate::model::{Cell, Model, Total};
+use crate::ports::free_port;
+use crate::run::{Ended, run, std_tally, tally};
+use crate::service::{Kind, Launch, Service};
+use crate::source::Source;
+use crate::stack;
+use crate::topics;
+use crate::wait::until;
+
+const PARTITIONS: i32 = 3;
+/// The least that the broker allows.
+const SESSION_TIMEOUT_MS: u64 = 6_000;
+const FLUSH_INTERVAL_MS: u64 = 200;
+/// How long the services may take to store what is in the log; a dead member's partitions are idle for its session timeout.
+const CATCH_UP: Duration = Duration::from_secs(60);
+/// What librdkafka warns of in the course of things, and goes on.
+const ALWAYS_ALLOWED: [&str; 2] = [
+    // A producer comes up while the coordinator loads, or while it ends the transaction of the producer before.
+    "librdkafka: GETPID",
+    // The sink's offsets, which are for dashboards only, of a generation of the group that has just ended.
+    "librdkafka: COMMITFAIL",
+];
+/// A flush that the group's next generation overtook: it is aborted, and its messages are read again.
+pub(crate) const OVERTAKEN: &str = "Specified group generation id is not valid";
+/// Lines of each log that a failed test shows.
+const SHOWN_LINES: usize = 40;
+
+pub(crate) struct Installation {
+    pub(crate) config: Config,
+    folder: PathBuf,
+    store: Client,
+    allowed: Vec<&'static str>,
+}
+
+impl Installation {
+    /// With topics, subjects and tables in place.
+    pub(crate) async fn new(name: &str) -> Installation {
+        let installation = Installation::bare(name);
+        installation.tally(&["init"]).await.expect_code(0);
+        installation
+    }
+
+    /// Nothing but names.
+    pub(crate) fn bare(name: &str) -> Installation {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let stack = stack::shared();
+        let name = format!("{name}_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let config = Config {
+            kafka: config::Kafka {
+                bootstrap: stack.bootstrap(),
+                increments: format!("increments-{name}"),
+                deltas: format!("deltas-{name}"),
+                rejected: format!("increments.rejected-{name}"),
+                partitions: PARTITIONS,
+                ..config::Kafka::default()
+            },
+            registry: config::Registry { url: stack.registry_url(), ..config::Registry::default() },
+            store: config::Store {
+                url: stack.store_url(),
+                database: format!("tally_{name}"),
+                ..config::Store::default()
+            },
+            aggregator: config::Aggregator {
+                group: format!("aggregator-{name}"),
+                flush_interval_ms: FLUSH_INTERVAL_MS,
+                session_timeout_ms: SESSION_TIMEOUT_MS,
+                ..config::Aggregator::default()
+            },
+            sink: config::Sink {
+                group: format!("sink-{name}"),
+                session_timeout_ms: SESSION_TIMEOUT_MS,
+                ..config::Sink::default()
+            },
+            telemetry: config::Telemetry { log_format: LogFormat::Json, ..config::Telemetry::default() },
+            ..Config::default()
+        };
+        let folder = stack.dir().join("tests").join(&name);
+        fs::create_dir_all(&folder).expect("the stack's folder takes another");
+        let store = store::client(&config.store);
+        let installation = Installation { config, folder, store, allowed: ALWAYS_ALLOWED.to_vec() };
+        installation.write_config();
+        installation
+    }
+
+    /// Log lines of level WARN and ERROR that contain this text are no failure of this test.
+    pub(crate) fn allow(&mut self, text: &'static str) {
+        self.allowed.push(text);
+    }
+
+    /// Other settings for what is started from now on.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.write_config();
+    }
+
+    fn write_config(&self) {
+        let text = toml::to_string(&self.config).expect("a configuration is plain TOML");
+        fs::write(self.config_file(), text).expect("the test's folder is writable");
+    }
+
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.folder.join("installation.toml")
+    }
+
+    /// Queries of the test's own database.
+    pub(crate) fn store(&self) -> &Client {
+        &self.store
+    }
+
+    pub(crate) async fn source(&self) -> Source {
+        Source::new(&self.config).await
+    }
+
+    /// Runs a command on this installation.
+    pub(crate) async fn tally(&self, args: &[&str]) -> Ended {
+        run(tally(&self.folder).arg("--config").arg(self.config_file()).args(args)).await
+    }
+
+    /// Starts a service; `member` tells it from others of its kind.
+    pub(crate) fn start(&self, kind: Kind, member: &str) -> Service {
+        self.start_with(kind, member, &[])
+    }
+
+    /// As [`Installation::start`], with some keys of the configuration overridden.
+    pub(crate) fn start_with(&self, kind: Kind, member: &str, overrides: &[(&str, &str)]) -> Service {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (health, listen) = (loopback(free_port()), loopback(free_port()));
+        let mut command = std_tally(&self.folder);
+        command.arg("--config").arg(self.config_file()).arg(kind.name());
+        command.env(format!("TALLY_{}__HEALTH", kind.name().to_uppercase()), health.to_string());
+        match kind {
+            Kind::Producer | Kind::Reader => {
+                command.env(format!("TALLY_{}__LISTEN", kind.name().to_uppercase()), listen.to_string());
+            }
+            Kind::Aggregator => {
+                command.env("TALLY_AGGREGATOR__INSTANCE", member);
+            }
+            Kind::Sink => {}
+        }
+        command.envs(overrides.iter().copied());
+        let log = self.folder.join(format!("{}-{member}.log", kind.name()));
+        Service::start(Launch { kind, command, log, health, listen })
+    }
+
+    /// Waits until everything that is in the log is in the store.
+    pub(crate) async fn caught_up(&self) {
+        let ends = topics::ends(&self.config.kafka, &self.config.kafka.increments).await;
+        self.stored_up_to(&ends).await;
+    }
+
+    async fn stored_up_to(&self, ends: &[i64]) {
+        until("the store to hold the log", CATCH_UP, async || {
+            let ledgers = store::ledgers(&self.store, false).await.map_err(|error| error.to_string())?;
+            for (partition, end) in (0..).zip(ends) {
+                let stored = match ledgers.get(&partition) {
+                    Some(ledger) => ledger.increments.position().map_err(|error| error.to_string())?,
+                    None => 0,
+                };
+                if stored != *end {
+                    return Err(format!("partition {partition} is at {stored}, the log at {end}"));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// What people read: the view.
+    pub(crate) async fn totals(&self) -> BTreeMap<Cell, Total> {
+        #[derive(Row, Deserialize)]
+        struct Found {
+            namespace: String,
+            key: String,
+            bucket: u32,
+            value: i64,
+            events: i64,
+        }
+        let query = self.store.query("SELECT namespace, key, bucket, value, events FROM counters");
+        let rows: Vec<Found> = query.fetch_all().await.expect("the view can be read");
+        let count = rows.len();
+        let totals: BTreeMap<Cell, Total> = rows
+            .into_iter()
+            .map(|row| ((row.namespace, row.key, row.bucket), (row.value, row.events)))
+            .collect();
+        assert_eq!(totals.len(), count, "the view has one row a counter and bucket");
+        totals
+    }
+
+    pub(crate) async fn verify(&self) -> Ended {
+        self.tally(&["reconciler", "verify"]).await
+    }
+
+    /// Everything sent is stored, every total is right, and the reconciler agrees. Returns what it printed.
+    pub(crate) async fn prove(&self, model: &Model) -> String {
+        self.caught_up().await;
+        model.expect(&self.totals().await);
+        let verified = self.verify().await.expect_code(0).stdout;
+        let increments = format!(" {} increments", model.increments());
+        assert!(verified.contains(&increments), "the verdict is not on {increments}:\n{verified}");
+        verified
+    }
+
+    /// Lines of the services' logs that no test expects: warnings, errors, and what is not a log line at all.
+    fn unexpected_lines(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (name, text) in self.logs() {
+            for line in text.lines().filter(|line| !self.allowed.iter().any(|allowed| line.contains(allowed)))
+            {
+                let level = serde_json::from_str::<Value>(line)
+                    .ok()
+                    .and_then(|line| line.get("level").and_then(Value::as_str).map(str::to_owned));
+                if !matches!(level.as_deref(), Some("INFO" | "DEBUG" | "TRACE")) {
+                    found.push(format!("{name}: {line}"));
+                }
+            }
+        }
+        found
+    }
+
+    fn logs(&self) -> Vec<(String, String)> {
+        let entries = fs::read_dir(&self.folder).expect("the test's folder is there");
+        let mut logs: Vec<_> = entries
+            .map(|entry| entry.expect("the test's folder can be read").path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .map(|path| {
+                let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+                (name, fs::read_to_string(&path).expect("a log is text"))
+            })
+            .collect();
+        logs.sort();
+        logs
+    }
+}
+
+impl Drop for Installation {
+    /// The services are gone by now, since they are declared later; their logs have the last word.
+    fn drop(&mut self) {
+        let unexpected = self.unexpected_lines();
+        if std::thread::panicking() || !unexpected.is_empty() {
+            for (name, text) in self.logs() {
+                let lines: Vec<&str> = text.lines().collect();
+                let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
+                eprintln!("--- the end of {name}\n{shown}");
+            }
+        }
+        if !std::thread::panicking() {
+            assert!(unexpected.is_empty(), "unexpected log lines:\n{}", unexpected.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Members that end at any moment: killed, or asked to.
+
+use crate::dice::Dice;
+use crate::feeder::Feeder;
+use crate::installation::{Installation, OVERTAKEN};
+use crate::service::{Kind, Service};
+
+const FLUSHES: &str = "tally_aggregator_flushes_total";
+const BATCHES: &str = "tally_sink_batches_total";
+const ROUNDS: usize = 5;
+const MEMBERS: [&str; 2] = ["a", "b"];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Kill,
+    Terminate,
+}
+
+impl End {
+    async fn of(self, service: &mut Service) {
+        match self {
+            End::Kill => service.kill(),
+            End::Terminate => service.terminate().await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_under_load_drains_and_goes_on_where_it_was() {
+    let tally = Installation::new("restart").await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start(Kind::Sink, "a");
+    let load = Feeder::start(&tally.source().await, 1);
+    aggregator.counts_beyond(2.0, FLUSHES, "committed").await;
+    sink.counts_beyond(2.0, BATCHES, "").await;
+    aggregator.terminate().await;
+    sink.terminate().await;
+    load.goes_on().await;
+
+    aggregator.start_again();
+    sink.start_again();
+    aggregator.counts_beyond(2.0, FLUSHES, "committed").await;
+    sink.counts_beyond(2.0, BATCHES, "").await;
+    tally.prove(&load.stop().await).await;
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_stay_exact_whichever_moment_a_member_is_killed_at() {
+    let mut tally = Installation::new("killed").await;
+    tally.allow(OVERTAKEN);
+    tally.allow("read committed offsets again");
+    end_members_at_any_moment(&tally, End::Kill, 20_261).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_stay_exact_whichever_moment_a_member_is_asked_to_stop_at() {
+    let mut tally = Installation::new("stopped").await;
+    tally.allow(OVERTAKEN);
+    end_members_at_any_moment(&tally, End::Terminate, 20_262).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
+    let mut tally = Installation::new("taken_over").await;
+    tally.allow(OVERTAKEN);
+    // Offsets of a transaction that nobody ends are not stable until the broker gives it up.
+    tally.allow("read committed offsets again");
+    let mut aggregators = MEMBERS.map(|member| tally.start(Kind::Aggregator, member));
+    let mut sinks = MEMBERS.map(|member| tally.start(Kind::Sink, member));
+    for service in aggregators.iter_mut().chain(&mut sinks) {
+        service.ready().await;
+    }
+    let load = Feeder::start(&tally.source().await, 3);
+    for (service, metric) in aggregators.iter().zip([FLUSHES; 2]).chain(sinks.iter().zip([BATCHES; 2])) {
+        service.counts_beyond(1.0, metric, "").await;
+    }
+    aggregators[0].kill();
+    sinks[0].kill();
+    load.goes_on().await;
+    tally.prove(&load.stop().await).await;
+    aggregators[1].terminate().await;
+    sinks[1].terminate().await;
+}
+
+/// Each round ends one of two aggregators and one of two sinks, a few flushes after it began to work, or before.
+async fn end_members_at_any_moment(tally: &Installation, end: End, seed: u64) {
+    let mut dice = Dice(seed);
+    let mut aggregators = MEMBERS.map(|member| tally.start(Kind::Aggregator, member));
+    let mut sinks = MEMBERS.map(|member| tally.start(Kind::Sink, member));
+    for service in aggregators.iter_mut().chain(&mut sinks) {
+        service.ready().await;
+    }
+    let load = Feeder::start(&tally.source().await, seed);
+    for round in 0..ROUNDS {
+        let (aggregator, sink) = (&mut aggregators[round % 2], &mut sinks[(round + 1) % 2]);
+        aggregator.counts_beyond(dice.roll(6) as f64, FLUSHES, "committed").await;
+        sink.counts_beyond(dice.roll(6) as f64, BATCHES, "").await;
+        end.of(aggregator).await;
+        end.of(sink).await;
+        load.goes_on().await;
+        aggregator.start_again();
+        sink.start_again();
+        if round == ROUNDS / 2 {
+            // Once more, while it still comes up.
+            aggregator.kill();
+            aggregator.start_again();
+        }
+        aggregator.ready().await;
+        sink.ready().await;
+    }
+    tally.prove(&load.stop().await).await;
+    for service in aggregators.iter_mut().chain(&mut sinks) {
+        service.terminate().await;
+    }
+}

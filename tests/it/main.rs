@@ -1,0 +1,41 @@
+//! The whole system on the real stack: Kafka, the schema registry, the ClickHouse engine, and the services as processes of
+//! the real binary.
+//!
+//! ```text
+//! stack ── once a test process ──► broker, registry, store
+//!                                     ▲
+//! a test ──► Installation ── topics, groups and a database of its own, services as child processes
+//!    │  Source ─► increments ─► aggregator ─► deltas ─► sink ─► counts
+//!    └─ Model ◄── what was sent                                  │
+//!         └── prove: the log's end is stored, every total is the model's, verify agrees, no unexpected log line
+//! ```
+//!
+//! Nothing is skipped: a stack that cannot start fails every test with the reason.
+
+mod dice;
+mod feeder;
+mod installation;
+mod model;
+mod ports;
+mod proxy;
+mod run;
+mod service;
+mod source;
+mod stack;
+mod sys;
+mod topics;
+mod wait;
+
+mod configuration;
+mod evolution;
+mod gateway;
+mod init;
+mod kills;
+mod local;
+mod merges;
+mod outages;
+mod python;
+mod reading;
+mod rebalance;
+mod rejects;
+mod tampering;

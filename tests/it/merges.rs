@@ -1,0 +1,124 @@
+//! What the table does to rows, and what ClickHouse makes of the fingerprint.
+
+use clickhouse::Row;
+use serde::{Deserialize, Serialize};
+use tally_counts::{Fingerprint, ledger};
+use tally_service::store;
+
+use crate::dice::Dice;
+use crate::installation::Installation;
+
+#[derive(Clone, Debug, Row, Serialize, Deserialize)]
+struct Stored {
+    partition: u32,
+    namespace: String,
+    key: String,
+    bucket: u32,
+    sum: i64,
+    events: i64,
+    high: i64,
+}
+
+impl Stored {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of_row(&self.namespace, &self.key, self.bucket, self.sum)
+    }
+}
+
+fn random_row(dice: &mut Dice) -> Stored {
+    let namespace = [dice.text(), String::from("a")][dice.roll(2)].clone();
+    Stored {
+        partition: 7,
+        namespace,
+        key: dice.text(),
+        bucket: dice.bits() as u32,
+        sum: dice.long(),
+        events: 1,
+        high: 0,
+    }
+}
+
+impl Installation {
+    async fn insert(&self, rows: &[Stored]) {
+        let mut insert = self.store().insert::<Stored>("counts").await.expect("an insert begins");
+        for row in rows {
+            insert.write(row).await.expect("a row is written");
+        }
+        insert.end().await.expect("the rows are stored");
+    }
+
+    async fn merge(&self) {
+        self.store().query("OPTIMIZE TABLE counts FINAL").execute().await.expect("the table is merged");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fingerprint_is_the_same_in_clickhouse_before_and_after_merges() {
+    let tally = Installation::new("fingerprint").await;
+    let mut dice = Dice(11);
+    let mut rows: Vec<Stored> = (0..2_000).map(|_| random_row(&mut dice)).collect();
+    // Half of them again, with other sums: these merge.
+    let again: Vec<Stored> =
+        rows[..1_000].iter().map(|row| Stored { sum: dice.long(), ..row.clone() }).collect();
+    for rows in [&rows, &again] {
+        tally.insert(rows).await;
+    }
+    rows.extend(again);
+
+    let one_by_one = format!(
+        "SELECT {} AS fingerprint, namespace, key, toUInt32(bucket), sum FROM counts",
+        Fingerprint::SQL_ROW
+    );
+    let found: Vec<(u64, String, String, u32, i64)> =
+        tally.store().query(&one_by_one).fetch_all().await.expect("rows");
+    assert!(found.len() >= 2_000, "{} rows", found.len());
+    for (fingerprint, namespace, key, bucket, sum) in found {
+        let ours = Fingerprint::of_row(&namespace, &key, bucket, sum);
+        assert_eq!(Fingerprint::from_bits(fingerprint), ours, "{namespace:?} {key:?} {bucket} {sum}");
+    }
+
+    let expected = rows.iter().map(Stored::fingerprint).fold(Fingerprint::ZERO, |sum, row| sum + row);
+    let stored = async || {
+        let ledgers = store::ledgers(tally.store(), true).await.expect("the table can be read");
+        (ledgers[&7].fingerprint, ledgers[&7].events)
+    };
+    assert_eq!(stored().await, (expected, 3_000));
+    tally.merge().await;
+    assert_eq!(stored().await, (expected, 3_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merges_keep_the_ledger_and_counters_that_come_to_zero() {
+    let tally = Installation::new("merges").await;
+    let row = |namespace: &str, key: &str, sum, high| Stored {
+        partition: 0,
+        namespace: namespace.to_owned(),
+        key: key.to_owned(),
+        bucket: 0,
+        sum,
+        events: 1,
+        high,
+    };
+    // Three batches: their differences add up to the highest offset, in whatever order they are merged.
+    for (difference, high) in [(5, 5), (7, 12), (1, 13)] {
+        tally
+            .insert(&[
+                row(ledger::RESERVED_NAMESPACE, ledger::DELTAS, difference, high),
+                row("web", "up and down", [3, -4, 1][usize::from(high > 5) + usize::from(high > 12)], 0),
+            ])
+            .await;
+    }
+    tally.merge().await;
+
+    let rows: Vec<(String, String, i64, i64, i64)> = tally
+        .store()
+        .query("SELECT namespace, key, sum, events, high FROM counts ORDER BY namespace")
+        .fetch_all()
+        .await
+        .expect("rows");
+    let expected = [(ledger::RESERVED_NAMESPACE, ledger::DELTAS, 13, 3, 13), ("web", "up and down", 0, 3, 0)]
+        .map(|(namespace, key, sum, events, high)| (namespace.to_owned(), key.to_owned(), sum, events, high));
+    assert_eq!(rows, expected);
+    let ledgers = store::ledgers(tally.store(), false).await.expect("the ledger can be read");
+    assert_eq!(ledgers[&0].deltas.position(), Ok(13));
+}

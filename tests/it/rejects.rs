@@ -1,0 +1,125 @@
+//! Messages that cannot be counted: each is rejected with its reason, accounted for, and those around it count.
+
+use std::collections::BTreeMap;
+
+use rdkafka::Message;
+use tally_counts::Reject;
+use tally_schemas::wire;
+use tally_service::store;
+
+use crate::installation::Installation;
+use crate::model::{Event, Model};
+use crate::service::Kind;
+use crate::topics;
+
+const AT_MS: i64 = 1_780_000_000_000;
+const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
+
+struct Poison {
+    reason: Reject,
+    payload: Option<Vec<u8>>,
+}
+
+/// Sends each poison between good messages, one partition after the other, and checks what became of all.
+async fn expect_rejected(tally: &Installation, poisons: Vec<Poison>) {
+    let source = tally.source().await;
+    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut model = Model::default();
+    let mut sent: BTreeMap<(i32, i64), Poison> = BTreeMap::new();
+    for (number, poison) in poisons.into_iter().enumerate() {
+        let partition = i32::try_from(number).expect("few") % source.partitions();
+        let good: Vec<Event> =
+            (0..4).map(|n| Event::new("good", &format!("{number}"), n + 1, AT_MS + n * 40_000)).collect();
+        source.batch(partition, &good[..3]).await;
+        let offset = source.send(partition, poison.payload.as_deref()).await;
+        source.single(partition, &good[3]).await;
+        model.add_all(&good);
+        sent.insert((partition, offset), poison);
+    }
+    let verified = tally.prove(&model).await;
+
+    let rejected = topics::messages(&tally.config.kafka, &tally.config.kafka.rejected).await;
+    assert_eq!(rejected.len(), sent.len(), "one rejected message each");
+    for message in &rejected {
+        let text =
+            |name| topics::header(message, name).unwrap_or_else(|| panic!("{name} is missing: {message:?}"));
+        let number = |name| text(name).parse::<i64>().unwrap_or_else(|_| panic!("{name}: {message:?}"));
+        let partition = i32::try_from(number("tally.partition")).expect("a partition");
+        let poison = sent.get(&(partition, number("tally.offset"))).expect("a message that was sent");
+        assert_eq!(text("tally.reason"), poison.reason.as_str(), "{}", text("tally.detail"));
+        assert_eq!(text("tally.topic"), tally.config.kafka.increments);
+        assert_eq!(message.payload(), poison.payload.as_deref(), "the original bytes");
+    }
+
+    let ends = topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await;
+    let ledgers = store::ledgers(tally.store(), false).await.expect("the ledger can be read");
+    for (partition, end) in (0..).zip(ends).filter(|(_, end)| *end > 0) {
+        let ledger = &ledgers[&partition];
+        let poisoned = sent.keys().filter(|(of, _)| *of == partition).count();
+        assert_eq!(ledger.rejected, i64::try_from(poisoned).expect("few"), "partition {partition}");
+        assert_eq!(
+            ledger.counted + ledger.duplicate + ledger.rejected,
+            end,
+            "partition {partition}: {ledger:?}"
+        );
+        let row = verified.lines().find(|line| cells(line).first() == Some(&partition.to_string().as_str()));
+        let row = cells(row.expect("a row for each partition"));
+        assert_eq!(row[6], poisoned.to_string(), "the report's `+ rejected`: {row:?}");
+    }
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
+
+/// The cells of a line of the report's table.
+fn cells(line: &str) -> Vec<&str> {
+    line.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_an_unknown_schema_are_rejected_and_those_around_them_count() {
+    let tally = Installation::new("unknown_schema").await;
+    let good = tally.source().await.encode_single(&Event::new("good", "lost", 1, AT_MS));
+    let payload = [wire::prefix(NO_SUCH_SCHEMA).as_slice(), &good[wire::PREFIX_BYTES..]].concat();
+    let poison = || Poison { reason: Reject::UnknownSchema, payload: Some(payload.clone()) };
+    expect_rejected(&tally, vec![poison(), poison(), poison(), poison()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_count() {
+    let tally = Installation::new("poisoned").await;
+    let source = tally.source().await;
+    let event = |namespace: &str, key: &str, delta, at_ms| Event::new(namespace, key, delta, at_ms);
+    let single = |event: &Event| source.encode_single(event);
+    let whole = single(&event("poison", "whole", 1, AT_MS));
+    let batch = source.encode_batch(&[event("poison", "whole", 1, AT_MS), event("poison", "", 1, AT_MS)]);
+    let most = event("poison", "most", i64::MAX, AT_MS);
+    let long = "x".repeat(5_000);
+    let poisons = [
+        (Reject::NotFramed, Some(b"{\"namespace\": \"poison\"}".to_vec())),
+        (Reject::NotFramed, Some(Vec::new())),
+        (Reject::NotFramed, None),
+        (Reject::NotFramed, Some(whole[..3].to_vec())),
+        (Reject::Undecodable, Some(whole[..whole.len() - 4].to_vec())),
+        (Reject::Undecodable, Some([whole.as_slice(), b"more"].concat())),
+        (Reject::IncompatibleSchema, Some(wire::prefix(other_schema(&tally).await).to_vec())),
+        (Reject::ReservedNamespace, Some(single(&event("__tally", "deltas", 1, AT_MS)))),
+        (Reject::NameOutOfRange, Some(batch)),
+        (Reject::NameOutOfRange, Some(single(&event("poison", &long, 1, AT_MS)))),
+        (Reject::EventTimeOutOfRange, Some(single(&event("poison", "before 1970", 1, -1)))),
+        (
+            Reject::Overflow,
+            Some(source.encode_batch(&[most.clone(), event("poison", "most", 1, AT_MS), most])),
+        ),
+    ];
+    let poisons = poisons.map(|(reason, payload)| Poison { reason, payload });
+    expect_rejected(&tally, poisons.into()).await;
+}
+
+/// Of a schema that the registry has, but that is no increment.
+async fn other_schema(tally: &Installation) -> u32 {
+    let registry = tally_service::registry::Registry::new(&tally.config.registry).expect("a client is made");
+    let schema = r#"{"type": "record", "name": "Other", "fields": [{"name": "x", "type": "double"}]}"#;
+    let subject = format!("{}-other", tally.config.kafka.increments);
+    registry.register(&subject, schema).await.expect("the registry takes the schema")
+}

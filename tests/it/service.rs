@@ -1,0 +1,204 @@
+//! A service as a process of the real binary.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::sys;
+use crate::wait::until;
+
+/// Another member may be dead without the broker knowing yet: six seconds, the broker's least.
+const READY: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Producer,
+    Aggregator,
+    Sink,
+    Reader,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Producer => "producer",
+            Kind::Aggregator => "aggregator",
+            Kind::Sink => "sink",
+            Kind::Reader => "reader",
+        }
+    }
+}
+
+/// What it takes to start a service, and to start it again.
+pub(crate) struct Launch {
+    pub(crate) kind: Kind,
+    pub(crate) command: std::process::Command,
+    pub(crate) log: PathBuf,
+    pub(crate) health: SocketAddr,
+    /// Where it serves its own interface, if it has one.
+    pub(crate) listen: SocketAddr,
+}
+
+/// A running service; it is killed when dropped.
+pub(crate) struct Service {
+    launch: Launch,
+    child: Child,
+    http: reqwest::Client,
+}
+
+impl Service {
+    pub(crate) fn start(mut launch: Launch) -> Service {
+        sys::ends_with_its_test(&mut launch.command);
+        let child = spawn(&mut launch);
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build();
+        Service { launch, child, http: http.expect("a client is made") }
+    }
+
+    /// Starts it again under the same name, on the same ports.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.has_ended().is_some(), "{} still runs", self.log_name());
+        self.child = spawn(&mut self.launch);
+    }
+
+    /// The base of its own interface.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.launch.listen)
+    }
+
+    /// `/readyz`: the reason why it is not ready, if so.
+    pub(crate) async fn readiness(&self) -> Result<(), String> {
+        let (status, body) = self.get("/readyz").await?;
+        if status == reqwest::StatusCode::OK { Ok(()) } else { Err(body) }
+    }
+
+    pub(crate) async fn ready(&mut self) {
+        until(&format!("{} to be ready", self.log_name()), READY, async || {
+            if let Some(status) = self.has_ended() {
+                panic!("{} ended ({status}) before it was ready", self.log_name());
+            }
+            self.readiness().await
+        })
+        .await;
+    }
+
+    /// The sum of a counter over all series whose labels contain `labels`; zero if it was never counted.
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> Result<f64, String> {
+        let (_, text) = self.get("/metrics").await?;
+        let series = text.lines().filter(|line| !line.starts_with('#')).filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)
+        });
+        let mut sum = 0.0;
+        for line in series {
+            let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+            sum += value.ok_or_else(|| format!("not a series: {line:?}"))?;
+        }
+        Ok(sum)
+    }
+
+    /// Waits until a counter is beyond `least`.
+    pub(crate) async fn counts_beyond(&self, least: f64, name: &str, labels: &str) {
+        until(&format!("{} of {}", name, self.log_name()), Duration::from_secs(30), async || {
+            let value = self.metric(name, labels).await?;
+            if value > least { Ok(()) } else { Err(format!("it is at {value}")) }
+        })
+        .await;
+    }
+
+    /// Waits for a log line whose text contains `text`, since the first start.
+    pub(crate) async fn logs(&self, text: &str) {
+        until(&format!("{} to log {text:?}", self.log_name()), Duration::from_secs(30), async || match self
+            .log_text()
+            .map_err(|error| error.to_string())?
+            .contains(text)
+        {
+            true => Ok(()),
+            false => Err(String::from("no such line")),
+        })
+        .await;
+    }
+
+    fn log_text(&self) -> io::Result<String> {
+        std::fs::read_to_string(&self.launch.log)
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Panics
+    /// If it does not run any more: then nothing was killed.
+    pub(crate) fn kill(&mut self) {
+        assert!(self.has_ended().is_none(), "{} ended before it was killed", self.log_name());
+        self.child.kill().expect("a running child can be killed");
+        self.child.wait().expect("a killed child can be waited for");
+    }
+
+    /// SIGTERM, which every service answers with a drained end and exit code 0.
+    pub(crate) async fn terminate(&mut self) {
+        assert!(self.has_ended().is_none(), "{} ended before it was asked to", self.log_name());
+        sys::terminate(&self.child).expect("a running child takes a signal");
+        let status = self.ended().await;
+        assert_eq!(status.code(), Some(0), "{} did not drain: {status}", self.log_name());
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let what = format!("{} to end", self.log_name());
+        until(&what, DRAIN, async || self.has_ended().ok_or("it still runs")).await
+    }
+
+    fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("an own child can be asked for its status")
+    }
+
+    fn log_name(&self) -> String {
+        let stem = self.launch.log.file_stem().expect("a log has a name");
+        stem.to_string_lossy().into_owned()
+    }
+
+    async fn get(&self, path: &str) -> Result<(reqwest::StatusCode, String), String> {
+        let url = format!("http://{}{path}", self.launch.health);
+        let told = |error: reqwest::Error| format!("{url}: {error}");
+        let response = self.http.get(&url).send().await.map_err(told)?;
+        Ok((response.status(), response.text().await.map_err(told)?))
+    }
+
+    /// A request to its own interface: the status, and the body as JSON.
+    pub(crate) async fn call(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let response = request.send().await.unwrap_or_else(|error| panic!("{}: {error}", self.log_name()));
+        let status = response.status().as_u16();
+        let body = response.text().await.expect("an answer has a body");
+        let json = serde_json::from_str(&body);
+        (
+            status,
+            json.unwrap_or_else(|error| panic!("{} answered {status} {body:?}: {error}", self.log_name())),
+        )
+    }
+
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // One that ended by itself is waited for already, and both calls say so.
+        let killed = self.child.kill().and_then(|()| self.child.wait());
+        if let Err(error) = killed {
+            eprintln!("kill {}: {error}", self.launch.kind.name());
+        }
+    }
+}
+
+fn spawn(launch: &mut Launch) -> Child {
+    let open = || -> io::Result<(File, File)> {
+        let log = OpenOptions::new().create(true).append(true).open(&launch.log)?;
+        Ok((log.try_clone()?, log))
+    };
+    let (stdout, stderr) = open().unwrap_or_else(|error| panic!("open {}: {error}", launch.log.display()));
+    launch.command.stdout(stdout).stderr(stderr).spawn().expect("the binary starts")
+}

@@ -1,0 +1,65 @@
+//! What the log holds: ends of topics, and their messages.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, OwnedMessage};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use tally_service::{config, kafka};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(100);
+
+/// The next offset of each partition.
+pub(crate) async fn ends(kafka: &config::Kafka, topic: &str) -> Vec<i64> {
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    blocking(move || {
+        let client: BaseConsumer = kafka::client(&kafka, "tally-it").create().expect("a client is made");
+        let end = |partition| kafka::watermarks(client.client(), &topic, partition).map(|(_, end)| end);
+        (0..kafka.partitions).map(end).collect::<Result<_, _>>().expect("the broker tells where topics end")
+    })
+    .await
+}
+
+/// Every committed message of the topic, partition by partition.
+pub(crate) async fn messages(kafka: &config::Kafka, topic: &str) -> Vec<OwnedMessage> {
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    blocking(move || {
+        let consumer: BaseConsumer = kafka::consumer(&kafka, "tally-it", "tally-it")
+            .set("enable.partition.eof", "true")
+            .create()
+            .expect("a consumer is made");
+        let mut all = TopicPartitionList::new();
+        for partition in 0..kafka.partitions {
+            all.add_partition_offset(&topic, partition, Offset::Beginning).expect("an offset is valid");
+        }
+        consumer.assign(&all).expect("partitions are assigned by hand");
+        let begun = Instant::now();
+        let (mut messages, mut ended) = (Vec::new(), 0);
+        while ended < kafka.partitions {
+            assert!(begun.elapsed() < PATIENCE, "{topic} is not read to its end within {PATIENCE:?}");
+            match consumer.poll(POLL) {
+                Some(Ok(message)) => messages.push(message.detach()),
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(error)) => panic!("read {topic}: {error}"),
+                None => {}
+            }
+        }
+        messages.sort_by_key(|message| (message.partition(), message.offset()));
+        messages
+    })
+    .await
+}
+
+/// A header's text.
+pub(crate) fn header<'m>(message: &'m OwnedMessage, name: &str) -> Option<&'m str> {
+    let header = message.headers()?.iter().find(|header| header.key == name)?;
+    Some(std::str::from_utf8(header.value?).expect("Tally's headers are text"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,24 @@
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks again until the condition holds; a test that waits in vain fails with the last reason why it does not.
+///
+/// # Panics
+/// If the condition does not hold by the deadline.
+pub(crate) async fn until<T, R: Display>(
+    what: &str,
+    patience: Duration,
+    mut condition: impl AsyncFnMut() -> Result<T, R>,
+) -> T {
+    let begun = Instant::now();
+    loop {
+        let reason = match condition().await {
+            Ok(value) => return value,
+            Err(reason) => reason,
+        };
+        assert!(begun.elapsed() < patience, "waited {patience:?} in vain for {what}: {reason}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
