@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tally_counts::{BucketWidth, Flush, Fold, Reject};
+use tally_counts::{BucketWidth, Flush, Fold, Reject, Sums};
 use tally_schemas::{Increment, delta_batch, wire};
 
 /// When a flush is due.
@@ -137,6 +137,13 @@ impl Core {
             None => Due::Never,
             Some(_) if self.full => Due::Now,
             Some(since) => Due::At(since + self.limits.interval),
+        }
+    }
+
+    /// Gives the memory of a flush back, once it is encoded.
+    pub(crate) fn reuse(&mut self, partition: i32, sums: Sums) {
+        if let Some(fold) = self.folds.get_mut(&partition) {
+            fold.reuse(sums);
         }
     }
 

@@ -25,8 +25,8 @@ impl<'c> Reading<'c> {
     }
 
     /// The next message of any partition, if one is there; or an error of a partition.
-    pub(crate) fn next(&mut self) -> Option<Result<Fetched<'_>, Error>> {
-        self.fetcher.next().map(|fetched| {
+    pub(crate) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Error>> {
+        self.fetcher.fetch().map(|fetched| {
             fetched.map_err(|(partition, code)| Error::Partition {
                 topic: self.topic.to_owned(),
                 partition,
@@ -36,7 +36,7 @@ impl<'c> Reading<'c> {
     }
 
     /// Serves the group and the client's errors, for up to `wait`. A partition comes back whose message came out here and not
-    /// by [`Reading::next`]: it must be read again from where its fold is.
+    /// by [`Reading::fetch`]: it must be read again from where its fold is.
     pub(crate) fn serve(&self, wait: Duration) -> Result<Option<i32>, Error> {
         match self.consumer.poll(wait) {
             None => Ok(None),

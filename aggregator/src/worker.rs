@@ -146,7 +146,7 @@ impl Worker<'_> {
         let mut stalled = None;
         let mut folded = 0;
         while folded < MESSAGES_PER_TURN && self.folding.core.due() != Due::Now {
-            let Some(message) = self.reading.next() else { break };
+            let Some(message) = self.reading.fetch() else { break };
             let message = message?;
             folded += 1;
             if let Err(error) = self.folding.fold(&message, now) {
@@ -214,15 +214,16 @@ impl Worker<'_> {
         let mut pending =
             Pending { rejected: rejected.iter().map(|r| r.reason).collect(), ..Pending::default() };
         let mut batches = Vec::with_capacity(flushes.len());
-        for (partition, flush) in &flushes {
+        // Where a partition has several batches, the last one's end.
+        let mut ends = BTreeMap::new();
+        for (partition, flush) in flushes {
             pending.messages += flush.counted + flush.duplicate + flush.rejected;
             pending.increments += flush.increments;
             pending.deltas += flush.sums.len() as u64;
-            batches.push((*partition, encode(self.schema_id, &self.topic_id, *partition, flush)));
+            batches.push((partition, encode(self.schema_id, &self.topic_id, partition, &flush)));
+            ends.insert(partition, flush.to);
+            self.folding.core.reuse(partition, flush.sums);
         }
-        // Where a partition has several batches, the last one's end.
-        let ends: BTreeMap<i32, i64> =
-            flushes.iter().map(|(partition, flush)| (*partition, flush.to)).collect();
         let offsets = self.reading.list(ends.into_iter())?;
         self.committer.submit(Job { batches, rejected, offsets, group: self.reading.group() });
         self.pending = Some((pending, started));

@@ -101,7 +101,7 @@ impl<'c> Fetcher<'c> {
     }
 
     /// The next message, if there is one; never waits. An error is the partition's.
-    pub fn next(&mut self) -> Option<Result<Fetched<'_>, (i32, RDKafkaErrorCode)>> {
+    pub fn fetch(&mut self) -> Option<Result<Fetched<'_>, (i32, RDKafkaErrorCode)>> {
         self.current = None;
         if self.at == self.batch.len() && !self.refill() {
             return None;
@@ -162,11 +162,7 @@ impl Drop for Fetcher<'_> {
     }
 }
 
-fn bytes<'m>(
-    _owner: &'m sys::rd_kafka_message_t,
-    data: *mut std::ffi::c_void,
-    len: usize,
-) -> Option<&'m [u8]> {
+fn bytes(_owner: &sys::rd_kafka_message_t, data: *mut std::ffi::c_void, len: usize) -> Option<&[u8]> {
     if data.is_null() {
         return None;
     }

@@ -1,0 +1,221 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+type Item = (String, String, u32, i64);
+
+/// The sums, done the ordinary way.
+#[derive(Clone, Default, PartialEq, Debug)]
+struct Model {
+    sums: BTreeMap<(String, String, u32), (i64, i64)>,
+    order: Vec<(String, String, u32)>,
+}
+
+impl Model {
+    fn add(&mut self, (namespace, key, bucket, delta): &Item) -> bool {
+        let counter = (namespace.clone(), key.clone(), *bucket);
+        let Some((sum, events)) = self.sums.get_mut(&counter) else {
+            self.sums.insert(counter.clone(), (*delta, 1));
+            self.order.push(counter);
+            return true;
+        };
+        match sum.checked_add(*delta) {
+            Some(fits) => {
+                (*sum, *events) = (fits, *events + 1);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Adds each up to the first that does not fit, and says which that is.
+    fn add_each(&mut self, items: &[Item]) -> Result<(), OverflowAt> {
+        match items.iter().position(|item| !self.add(item)) {
+            Some(index) => Err(OverflowAt(index)),
+            None => Ok(()),
+        }
+    }
+
+    fn add_all(&mut self, items: &[Item]) -> Result<(), OverflowAt> {
+        let before = self.clone();
+        let added = self.add_each(items);
+        if added.is_err() {
+            *self = before;
+        }
+        added
+    }
+
+    fn deltas(&self) -> impl Iterator<Item = Delta<'_>> {
+        self.order.iter().map(|counter| {
+            let (sum, events) = self.sums[counter];
+            Delta { namespace: &counter.0, key: &counter.1, bucket_s: counter.2, sum, events }
+        })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.deltas()
+            .map(|d| Fingerprint::of_row(d.namespace, d.key, d.bucket_s, d.sum))
+            .fold(Fingerprint::ZERO, |total, row| total + row)
+    }
+}
+
+/// The real hashes.
+const APART: u32 = u32::MAX;
+
+/// Of each hash only the bits in `kept` are used, so that counters meet in one slot, or with one hash.
+fn with<T>(
+    sums: &mut Sums,
+    items: &[Item],
+    kept: u32,
+    add: impl Fn(&mut Sums, &[Increment<'_>], &[Place]) -> T,
+) -> T {
+    let increments: Vec<_> = items
+        .iter()
+        .map(|(namespace, key, _, delta)| Increment { namespace, key, delta: *delta, at_ms: 0, id: None })
+        .collect();
+    let place = |(namespace, key, bucket, _): &Item| {
+        let place = sums.place(namespace, key, *bucket);
+        Place { hash: place.hash & kept, ..place }
+    };
+    let places: Vec<_> = items.iter().map(place).collect();
+    add(sums, &increments, &places)
+}
+
+fn item(key: &str, delta: i64) -> Item {
+    ("ns".into(), key.into(), 60, delta)
+}
+
+fn check(sums: &Sums, model: &Model) {
+    let deltas: Vec<_> = sums.iter().collect();
+    assert_eq!(deltas, model.deltas().collect::<Vec<_>>());
+    assert_eq!(
+        (sums.len(), sums.is_empty(), sums.iter().len()),
+        (deltas.len(), deltas.is_empty(), deltas.len())
+    );
+    assert_eq!(sums.fingerprint(), model.fingerprint());
+    assert!(sums.encoded_bytes() >= deltas.iter().map(Delta::encoded_bytes).sum());
+    let names = |delta: &Delta<'_>| delta.namespace.len() + delta.key.len();
+    assert_eq!(sums.encoded_bytes(), deltas.iter().map(|delta| names(delta) + NUMBERS_BYTES).sum::<usize>());
+    assert_eq!(sums.increments, deltas.iter().map(|delta| delta.events as u64).sum::<u64>());
+}
+
+/// Names of every length that is compared in its own way, many of them alike but for one byte, not all of them ASCII.
+fn name() -> impl Strategy<Value = String> {
+    let alike = (1usize..38, any::<prop::sample::Index>()).prop_map(|(len, at)| {
+        let mut name = vec![b'x'; len];
+        name[at.index(len)] = b'y';
+        String::from_utf8(name).unwrap()
+    });
+    prop_oneof![3 => "[ab]{0,2}", 3 => alike, 1 => "[é€𐍈]{0,9}"]
+}
+
+fn delta() -> impl Strategy<Value = i64> {
+    prop_oneof![20 => -5i64..5, 1 => Just(i64::MAX), 1 => Just(i64::MIN), 1 => any::<i64>()]
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    AddAll(Vec<Item>),
+    AddEach(Vec<Item>),
+    Clear,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let items = || prop::collection::vec((name(), name(), 0u32..3, delta()), 0..70);
+    prop_oneof![
+        12 => items().prop_map(Step::AddAll),
+        4 => items().prop_map(Step::AddEach),
+        1 => Just(Step::Clear),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn sums_are_those_of_an_ordinary_map(
+        steps in prop::collection::vec(step(), 0..10),
+        kept in prop_oneof![Just(APART), Just(0), Just(3), Just(0x8000_03ff)],
+    ) {
+        let (mut sums, mut model) = (Sums::new(), Model::default());
+        for step in &steps {
+            match step {
+                Step::AddAll(items) => {
+                    prop_assert_eq!(with(&mut sums, items, kept, Sums::add_all), model.add_all(items));
+                }
+                Step::AddEach(items) => {
+                    prop_assert_eq!(with(&mut sums, items, kept, Sums::add_each), model.add_each(items));
+                }
+                Step::Clear => {
+                    sums.clear();
+                    model = Model::default();
+                }
+            }
+            check(&sums, &model);
+        }
+    }
+
+    /// The table grows several times over, between messages and within one; the last message is too much.
+    #[test]
+    fn growth_keeps_every_entry(seed: u64, messages in prop::collection::vec(1usize..1500, 1..4)) {
+        let (mut sums, mut model) = (Sums::new(), Model::default());
+        let mut next = seed;
+        let mut draw = || {
+            next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            item(&format!("user:{}", (next >> 33) % 5000), 1)
+        };
+        for len in messages {
+            let items: Vec<_> = (0..len).map(|_| draw()).collect();
+            prop_assert_eq!(with(&mut sums, &items, APART, Sums::add_all), model.add_all(&items));
+            let poisoned: Vec<_> =
+                (0..len).map(|_| draw()).chain([item("max", i64::MAX), item("max", 1)]).collect();
+            prop_assert_eq!(with(&mut sums, &poisoned, APART, Sums::add_all), Err(OverflowAt(len + 1)));
+            check(&sums, &model);
+        }
+    }
+}
+
+#[test]
+fn counters_with_one_hash_are_kept_apart() {
+    let names = (1..38).flat_map(|len| (0..len).map(move |at| (len, at))).map(|(len, at)| {
+        let mut name = vec![b'x'; len];
+        name[at] = b'y';
+        String::from_utf8(name).unwrap()
+    });
+    let names = names.flat_map(|name| [(name.clone(), "k".to_owned(), 0), ("n".to_owned(), name, 60)]);
+    let where_they_end =
+        [("ab", "c", 0), ("a", "bc", 0), ("ab", "c", 60)].map(|(n, k, b)| (n.into(), k.into(), b));
+    let items: Vec<Item> = names.chain(where_they_end).map(|(n, k, bucket)| (n, k, bucket, 1)).collect();
+    let (mut sums, mut model) = (Sums::new(), Model::default());
+    for _ in 0..2 {
+        with(&mut sums, &items, 0, Sums::add_all).unwrap();
+        model.add_all(&items).unwrap();
+    }
+    assert_eq!(sums.len(), items.len());
+    check(&sums, &model);
+}
+
+#[test]
+fn names_of_the_greatest_length_come_back() {
+    let long = "x".repeat(usize::from(u16::MAX));
+    let items = [(long.clone(), long.clone(), u32::MAX, -1), (long, "é".repeat(2048), 0, i64::MIN)];
+    let (mut sums, mut model) = (Sums::new(), Model::default());
+    with(&mut sums, &items, APART, Sums::add_all).unwrap();
+    model.add_all(&items).unwrap();
+    check(&sums, &model);
+}
+
+#[test]
+fn memory_is_kept_for_the_next_flush_and_let_go_where_it_is_not_used() {
+    let items: Vec<_> = (0..20_000).map(|i| item(&i.to_string(), 1)).collect();
+    let mut sums = Sums::new();
+    with(&mut sums, &items, APART, Sums::add_all).unwrap();
+    let full = sums.memory_bytes();
+    sums.clear();
+    assert_eq!(sums.memory_bytes(), full);
+    for _ in 0..20 {
+        with(&mut sums, &items[..1], APART, Sums::add_all).unwrap();
+        sums.clear();
+    }
+    assert!(sums.memory_bytes() <= Sums::new().memory_bytes() + 256, "{} of {full}", sums.memory_bytes());
+}
