@@ -8,7 +8,7 @@ use tally_service::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
@@ -34,7 +34,7 @@ pub(crate) fn run(kind: Kind, config: &Config) -> Result<ExitCode, Failure> {
     let guard = telemetry::start(&config.telemetry, kind.name(), &instance).map_err(Failure::config)?;
     let ended = runtime()?.block_on(serve(kind, config, &instance, guard.metrics()));
     if let Err(error) = &ended {
-        tracing::error!(%error, "stopped");
+        tracing::error!(error = exit::with_causes(error), "stopped");
     }
     guard.shutdown();
     ended.map(|()| ExitCode::SUCCESS).map_err(Failure::failed)

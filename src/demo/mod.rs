@@ -76,8 +76,8 @@ pub(crate) async fn run(mut args: DemoArgs) -> anyhow::Result<bool> {
     }
     eprintln!("stopping everything (--keep leaves it running)");
     local::down(&args.stack).await.context("stop the stack")?;
-    if let Err(error) = &outcome {
-        eprintln!("the logs are in {}: {error:#}", args.stack.dir.join("logs").display());
+    if outcome.is_err() {
+        eprintln!("the logs are in {}", args.stack.dir.join("logs").display());
     }
     outcome
 }

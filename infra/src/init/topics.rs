@@ -10,6 +10,10 @@ use super::{Error, Report};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How often a broker is asked about a topic that it has not heard of yet, and the pause between.
+const METADATA_ATTEMPTS: usize = 50;
+const METADATA_PAUSE: Duration = Duration::from_millis(100);
+
 /// A batch of deltas is one message.
 const DELTAS_MESSAGE_BYTES: &str = "8388608";
 
@@ -46,6 +50,23 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(CALL_TIMEOUT)).operation_timeout(Some(CALL_TIMEOUT))
 }
 
+/// How many partitions a topic has that the controller says is there. The broker that is asked may hear of it later.
+async fn partitions(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &str,
+) -> Result<i32, kafka::TopicError> {
+    let mut attempts = 0;
+    loop {
+        match kafka::partition_count(admin.inner(), topic) {
+            Err(kafka::TopicError::Missing { .. }) if attempts < METADATA_ATTEMPTS => {
+                attempts += 1;
+                tokio::time::sleep(METADATA_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Refuses a topic that is there and contradicts the configuration.
 async fn check(
     admin: &AdminClient<DefaultClientContext>,
@@ -53,7 +74,7 @@ async fn check(
     topic: &str,
 ) -> Result<(), Error> {
     let refuse = |reason: String| Error::Topic { topic: topic.to_owned(), reason };
-    let have = kafka::partition_count(admin.inner(), topic).map_err(|error| refuse(error.to_string()))?;
+    let have = partitions(admin, topic).await.map_err(|error| refuse(error.to_string()))?;
     if have != kafka.partitions {
         let want = kafka.partitions;
         return Err(refuse(format!("has {have} partitions, but kafka.partitions is {want}")));
