@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use tally_counts::ledger::{self, Place, RESERVED_NAMESPACE};
 use tally_counts::next_offset;
 
 use super::log::{Batch, Log};
 
-const COLUMNS: [(&str, &str); 7] = [
+/// Names and types.
+pub(crate) const COLUMNS: [(&str, &str); 7] = [
     ("partition", "UInt32"),
     ("namespace", "String"),
     ("key", "String"),
@@ -24,7 +26,7 @@ pub(crate) struct Block {
     /// The offset in `deltas` after it.
     pub(crate) next: i64,
     pub(crate) rows: u64,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
 }
 
 /// All batches on `deltas`, in the order of their partitions.
@@ -52,7 +54,7 @@ fn block(batch: &Batch<'_>, previous: i64) -> anyhow::Result<Block> {
         columns.row(RESERVED_NAMESPACE, &row.key, row.bucket, [row.sum, 1, row.high]);
     }
     let (partition, next, rows) = (header.partition, next_offset(batch.offset), columns.rows);
-    Ok(Block { partition, next, rows, bytes: columns.finish() })
+    Ok(Block { partition, next, rows, bytes: columns.finish().into() })
 }
 
 struct Columns {

@@ -167,10 +167,17 @@ impl<'r> Case<'r> {
         Ok(())
     }
 
-    /// SIGKILL.
+    /// SIGKILL, and until its port is free: a process's first thread may be gone before the others let go of it.
     pub(crate) async fn kill(&self, name: &str) -> anyhow::Result<()> {
         let process = self.services.running(name)?.with_context(|| format!("{name} has ended by itself"))?;
-        process.kill().await.with_context(|| format!("kill {name}"))
+        process.kill().await.with_context(|| format!("kill {name}"))?;
+        let address = self.service(name).health;
+        let begun = Instant::now();
+        while let Err(error) = std::net::TcpListener::bind(address) {
+            anyhow::ensure!(begun.elapsed() < GRACE, "{address} after {name} was killed: {error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// `tally load` with these arguments, to its end.

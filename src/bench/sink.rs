@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts      measured, by the ledger
-//!                                                          └──► INSERT, no fence ──► bare   yardstick
+//!                                                          └──► INSERT, no fence ──► bare   yardstick: the faster of two forms
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,28 +13,33 @@ use clickhouse::Client;
 use tally_service::store;
 use tokio::task::JoinSet;
 
-use super::blocks::{self, Block};
+use super::blocks::{self, Block, COLUMNS};
 use super::drain::Drain;
 use super::figures::{Figure, Unit};
 use super::measure::{Meter, shares};
 use super::rig::{Case, Rig};
 
 const NAME: &str = "sink";
-const BARE: &str = "bare";
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Merges of what one of the two stored must not slow the other down.
 const MERGES_PATIENCE: Duration = Duration::from_secs(120);
 
-/// One block, one part, as the sink has it; no fence and no token.
-const SETTINGS: [(&str, &str); 8] = [
+/// As the sink's, but nothing is deduplicated.
+const SETTINGS: [(&str, &str); 14] = [
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
     ("insert_deduplicate", "0"),
+    ("deduplicate_insert_select", "disable"),
+    ("max_threads", "1"),
     ("max_insert_threads", "1"),
+    ("max_block_size", "100000000"),
     ("max_insert_block_size", "100000000"),
     ("min_insert_block_size_rows", "100000000"),
     ("min_insert_block_size_bytes", "10000000000"),
     ("input_format_parallel_parsing", "0"),
+    ("input_format_allow_errors_num", "0"),
+    ("input_format_null_as_default", "0"),
+    ("optimize_on_insert", "0"),
 ];
 
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
@@ -65,14 +70,16 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     case.stop("sink").await?;
     let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
 
-    until_merged(&client).await?;
-    client.query_raw(&format!("CREATE TABLE {BARE} AS {}", store::COUNTS)).execute().await?;
-    let meter = Meter::start([engine])?;
-    let begun = Instant::now();
-    insert_bare(&client, blocks).await?;
-    let bare = begun.elapsed();
-    let bare_used = meter.read()?;
-    let bare_rows: u64 = client.query(&format!("SELECT count() FROM {BARE}")).fetch_one().await?;
+    let mut ways = Vec::new();
+    for (table, sql) in [("bare", plain("bare")), ("bare_input", through_input("bare_input"))] {
+        until_merged(&client).await?;
+        client.query_raw(&format!("CREATE TABLE {table} AS {}", store::COUNTS)).execute().await?;
+        let meter = Meter::start([engine.clone()])?;
+        let begun = Instant::now();
+        insert_bare(&client, &sql, &blocks).await?;
+        ways.push((rows as f64 / begun.elapsed().as_secs_f64(), shares(&meter.read()?, rows)));
+    }
+    let [(plain, plain_cpu), (input, input_cpu)] = &ways[..] else { unreachable!("two ways were tried") };
 
     let (first, whole) = stored.times();
     let steady = stored.steady();
@@ -84,7 +91,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
         steady.per_second,
         Unit::RowsPerSecond,
     )
-    .beside("the same blocks, bare", rows as f64 / bare.as_secs_f64())
+    .beside("the same blocks, bare", plain.max(*input))
     .cpu_us(steady.cpu_us)
     .peak_bytes(used[0].peak_bytes)
     .detail(
@@ -92,8 +99,8 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
         format!("{:.1} s, {} rows/s from the first block", whole.as_secs_f64(), per_second as u64),
     )
     .detail("CPU a row", shares(&used, rows))
-    .detail("CPU a row, bare", shares(&bare_used, rows))
-    .detail("rows left in the bare table", bare_rows.to_string())
+    .detail("bare, plain", format!("{} rows/s, CPU a row: {plain_cpu}", *plain as u64))
+    .detail("bare, through input()", format!("{} rows/s, CPU a row: {input_cpu}", *input as u64))
     .sound(wrong.is_none());
     if let Some(wrong) = wrong {
         figure = figure.detail("wrong", wrong);
@@ -101,24 +108,33 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![figure])
 }
 
+fn plain(table: &str) -> String {
+    format!("INSERT INTO {table} FORMAT Native")
+}
+
+/// The form that a fence needs, without one.
+fn through_input(table: &str) -> String {
+    let structure = COLUMNS.map(|(name, kind)| format!("{name} {}", kind.replace('\'', "''"))).join(", ");
+    format!("INSERT INTO {table} SELECT * FROM input('{structure}') FORMAT Native")
+}
+
 /// Each partition's blocks one after the other, all partitions at once, as the sink does.
-async fn insert_bare(client: &Client, blocks: Vec<Block>) -> anyhow::Result<()> {
-    let mut lanes: BTreeMap<i32, Vec<Block>> = BTreeMap::new();
+async fn insert_bare(client: &Client, sql: &str, blocks: &[Block]) -> anyhow::Result<()> {
+    let mut lanes: BTreeMap<i32, Vec<Bytes>> = BTreeMap::new();
     for block in blocks {
-        lanes.entry(block.partition).or_default().push(block);
+        lanes.entry(block.partition).or_default().push(block.bytes.clone());
     }
     let mut tasks = JoinSet::new();
     for lane in lanes.into_values() {
-        let client = client.clone();
+        let (client, sql) = (client.clone(), sql.to_owned());
         tasks.spawn(async move {
             for block in lane {
-                let sql = format!("INSERT INTO {BARE} FORMAT Native");
                 let mut insert =
-                    client.insert_formatted_with(sql).with_timeouts(Some(TIMEOUT), Some(TIMEOUT));
+                    client.insert_formatted_with(&*sql).with_timeouts(Some(TIMEOUT), Some(TIMEOUT));
                 for (name, value) in SETTINGS {
                     insert = insert.with_setting(name, value);
                 }
-                insert.send(Bytes::from(block.bytes)).await?;
+                insert.send(block).await?;
                 insert.end().await?;
             }
             anyhow::Ok(())

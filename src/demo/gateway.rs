@@ -1,18 +1,18 @@
 //! The last flights: JSON over HTTP.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use clickhouse::Client;
+use clickhouse::query::RowCursor;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use tally_service::config::Config;
 use tokio::task::JoinSet;
 
+use super::NAMESPACE;
+use super::flights::{self, Flight};
 use super::report::Stage;
-use super::{NAMESPACE, flights};
 
 /// Flights in a request, and requests at once.
 const FLIGHTS: usize = 100;
@@ -31,23 +31,20 @@ struct Answer {
     accepted: u64,
 }
 
-/// Sends flights number `from` to `to`, and returns once the gateway has acknowledged them all.
+/// Sends the flights that are left, `count` of them, and returns once the gateway has acknowledged them all.
 pub(super) async fn run(
     config: &Config,
-    client: &Client,
-    file: &Path,
-    from: u64,
-    to: u64,
+    left: &mut RowCursor<Flight>,
+    count: u64,
     progress: &ProgressBar,
 ) -> anyhow::Result<Stage> {
     let started = Instant::now();
     let url: Arc<str> = format!("http://{}/v1/increments", config.producer.listen).into();
     let http = reqwest::Client::builder().no_proxy().build()?;
-    let mut cursor = flights::read(client, file, from, to)?;
     let mut requests = JoinSet::new();
     let (mut items, mut key, mut accepted) = (Vec::new(), String::new(), 0);
     loop {
-        let flight = cursor.next().await?;
+        let flight = left.next().await?;
         if let Some(flight) = &flight {
             flight.increments(&mut key, |key, delta| {
                 items.push(Item { namespace: NAMESPACE, key: key.to_owned(), delta, at: flight.at_ms });
@@ -67,7 +64,7 @@ pub(super) async fn run(
     while !requests.is_empty() {
         accepted += next(&mut requests, progress).await?;
     }
-    let expected = (to - from) * flights::INCREMENTS;
+    let expected = count * flights::INCREMENTS;
     anyhow::ensure!(accepted == expected, "the gateway accepted {accepted} of {expected} increments");
     Ok(Stage::since("sent through the HTTP gateway as JSON", accepted, started))
 }

@@ -1,10 +1,10 @@
 //! Most flights: Avro batches straight into the log, as a client library sends them.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use clickhouse::Client;
+use anyhow::Context;
+use clickhouse::query::RowCursor;
 use indicatif::ProgressBar;
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -15,8 +15,9 @@ use tally_service::config::Config;
 use tally_service::kafka;
 use tally_service::registry::Registry;
 
+use super::NAMESPACE;
+use super::flights::Flight;
 use super::report::Stage;
-use super::{NAMESPACE, flights};
 
 /// Increments in a message.
 const BATCH: usize = 500;
@@ -58,19 +59,20 @@ impl Load {
         Ok(Load { producer, topic: config.kafka.increments.clone(), schema_id })
     }
 
-    /// Sends the first `flights` of the file, and returns once the log has them all.
+    /// Sends the next `count` flights, and returns once the log has them all.
     pub(super) async fn run(
         &self,
-        client: &Client,
-        file: &Path,
-        flights: u64,
+        flights: &mut RowCursor<Flight>,
+        count: u64,
         progress: &ProgressBar,
     ) -> anyhow::Result<Stage> {
         let started = Instant::now();
-        let mut cursor = flights::read(client, file, 0, flights)?;
         let (mut batch, mut key, mut message) = (BatchEncoder::new(), String::new(), Vec::new());
         let mut sent = 0;
-        while let Some(flight) = cursor.next().await? {
+        for number in 0..count {
+            let flight = flights.next().await?;
+            let flight =
+                flight.with_context(|| format!("the file ends after {number} of {count} flights"))?;
             flight.increments(&mut key, |key, delta| {
                 let namespace = NAMESPACE;
                 batch.push(&Increment { namespace, key, delta, at_ms: flight.at_ms, id: None });

@@ -119,8 +119,10 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
     let send = {
         let (config, client, file, sending) = (config.clone(), client.clone(), file.clone(), sending.clone());
         tokio::spawn(async move {
-            let stage = load.run(&client, &file, direct, &sending).await?;
-            let gateway = gateway::run(&config, &client, &file, direct, flights, &sending).await?;
+            // One reading of the file for both ways, so that no flight goes twice or not at all.
+            let mut cursor = flights::read(&client, &file)?;
+            let stage = load.run(&mut cursor, direct, &sending).await?;
+            let gateway = gateway::run(&config, &mut cursor, flights - direct, &sending).await?;
             anyhow::Ok((stage, gateway))
         })
     };
