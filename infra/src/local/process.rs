@@ -46,8 +46,9 @@ pub struct Identity {
 impl Identity {
     /// Who has this process id now; none when nobody has, or when it ended and only waits to be reaped.
     pub fn of(pid: u32) -> io::Result<Option<Identity>> {
-        let Some(Stat { state, start_ticks }) = Stat::read(pid)? else { return Ok(None) };
-        if matches!(state, 'Z' | 'X') {
+        let Some(Stat { state, threads, start_ticks }) = Stat::read(pid)? else { return Ok(None) };
+        // A killed process whose first thread has ended still holds its ports until the others have.
+        if matches!(state, 'Z' | 'X') && threads <= 1 {
             return Ok(None);
         }
         Ok(Some(Identity { pid, start_ticks, boot_id: boot_id()? }))
@@ -65,6 +66,7 @@ fn boot_id() -> io::Result<String> {
 
 struct Stat {
     state: char,
+    threads: u64,
     start_ticks: u64,
 }
 
@@ -91,9 +93,10 @@ impl Stat {
         let (_, fields) = line.rsplit_once(')')?;
         let mut fields = fields.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        // proc_pid_stat(5): state is field 3, the start time field 22.
-        let start_ticks = fields.nth(22 - 4)?.parse().ok()?;
-        Some(Stat { state, start_ticks })
+        // proc_pid_stat(5): state is field 3, the number of threads field 20, the start time field 22.
+        let threads = fields.nth(20 - 4)?.parse().ok()?;
+        let start_ticks = fields.nth(22 - 21)?.parse().ok()?;
+        Some(Stat { state, threads, start_ticks })
     }
 }
 
