@@ -3,6 +3,7 @@
 mod bars;
 mod bench;
 mod cli;
+mod deliveries;
 mod demo;
 mod exit;
 mod load;

@@ -55,6 +55,7 @@ pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, E
     // A partition that only the ledger has is no partition of the log any more: it must not go unseen.
     let known: BTreeSet<i32> = (0..count).chain(ledgers.keys().copied()).collect();
     for partition in known {
+        // Without a ledger nothing is stored yet, and nothing is rejected where the topic names nothing.
         let ledger = ledgers.get(&partition).copied().unwrap_or_default();
         let rejected = rejected.get(&partition).cloned().unwrap_or_default();
         let (config, runtime, progress) = (config.clone(), runtime.clone(), progress.clone());

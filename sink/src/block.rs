@@ -12,7 +12,7 @@ use tally_counts::ledger::{self, Place, RESERVED_NAMESPACE};
 use tally_schemas::{DecodeError, DeltaBatch};
 
 /// The block's columns, as ClickHouse names and types them.
-pub(crate) const COLUMNS: [(&str, &str); 6] = [
+pub const COLUMNS: [(&str, &str); 6] = [
     ("namespace", "String"),
     ("key", "String"),
     ("bucket", "DateTime('UTC')"),
@@ -22,12 +22,13 @@ pub(crate) const COLUMNS: [(&str, &str); 6] = [
 ];
 
 /// A block, and how many rows it has.
-pub(crate) struct Encoded {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) rows: usize,
+pub struct Encoded {
+    pub bytes: Vec<u8>,
+    pub rows: usize,
 }
 
-pub(crate) fn encode(batch: &DeltaBatch<'_>, place: Place) -> Result<Encoded, DecodeError> {
+/// A function of the batch and of its place in the log, and of nothing else.
+pub fn encode(batch: &DeltaBatch<'_>, place: Place) -> Result<Encoded, DecodeError> {
     let mut columns = Columns::with_room(batch.deltas.announced() + 8);
     for delta in batch.deltas.clone() {
         let delta = delta?;

@@ -23,7 +23,7 @@ const QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING: u32 = 216;
 
 /// What keeps a block whole: one block, one part, at once, and its token always looked at. Servers differ in their
 /// defaults of all of these. A batch has each counter once, so there is nothing for the insert to merge.
-const SETTINGS: [(&str, &str); 15] = [
+pub const SETTINGS: [(&str, &str); 15] = [
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
     ("insert_deduplicate", "1"),
@@ -108,7 +108,7 @@ pub(crate) async fn insert(client: &Client, identity: &Identity<'_>, previous: i
 }
 
 /// The block's columns as `input` wants them: quoted, and the namespaces as the table keeps them.
-fn structure() -> String {
+pub fn structure() -> String {
     let column = |(name, kind): (&str, &str)| match name {
         "namespace" => format!("{name} LowCardinality({kind})"),
         _ => format!("{name} {}", kind.replace('\'', "\\'")),

@@ -11,7 +11,7 @@
 //! The ledger in the table is the position; Kafka's committed offsets are never read. Since the store itself refuses a block
 //! that does not follow the ledger's position, a sink that has lost its partition without knowing changes nothing.
 
-mod block;
+pub mod block;
 mod consumer;
 mod error;
 mod insert;
@@ -23,6 +23,7 @@ use tally_service::health::Health;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
+pub use insert::{SETTINGS, structure};
 
 /// Runs until `shutdown`, then lets inserts in flight finish and returns.
 pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -> Result<(), Error> {

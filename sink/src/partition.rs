@@ -115,6 +115,7 @@ impl Partition {
         Chain::starting_at(source)
             .link(header.from, header.to)
             .map_err(|source| Broken::Chain { offset, source })?;
+        // Only when the batch's own row expires hangs on this; without a time it does at once.
         let logged_at_ms = message.timestamp().to_millis().unwrap_or(0);
         let place = Place {
             previous: self.stored.deltas,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts      measured, by the ledger
-//!                                                          └──► INSERT, no fence ──► bare   yardstick: the faster of two forms
+//!                                                          └──► INSERT, no fence ──► bare   yardstick
 //! ```
 
 use std::collections::BTreeMap;
@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clickhouse::Client;
 use tally_service::store;
+use tally_sink::SETTINGS;
+use tally_sink::block::COLUMNS;
 use tokio::task::JoinSet;
 
-use super::blocks::{self, Block, COLUMNS};
+use super::blocks::{self, Block};
 use super::drain::Drain;
 use super::figures::{Figure, Unit};
 use super::measure::{Meter, shares};
@@ -24,23 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Merges of what one of the two stored must not slow the other down.
 const MERGES_PATIENCE: Duration = Duration::from_secs(120);
 
-/// As the sink's, but nothing is deduplicated.
-const SETTINGS: [(&str, &str); 14] = [
-    ("async_insert", "0"),
-    ("wait_end_of_query", "1"),
-    ("insert_deduplicate", "0"),
-    ("deduplicate_insert_select", "disable"),
-    ("max_threads", "1"),
-    ("max_insert_threads", "1"),
-    ("max_block_size", "100000000"),
-    ("max_insert_block_size", "100000000"),
-    ("min_insert_block_size_rows", "100000000"),
-    ("min_insert_block_size_bytes", "10000000000"),
-    ("input_format_parallel_parsing", "0"),
-    ("input_format_allow_errors_num", "0"),
-    ("input_format_null_as_default", "0"),
-    ("optimize_on_insert", "0"),
-];
+/// What the yardstick does without: tokens are not looked at.
+const NO_DEDUPLICATION: [(&str, &str); 2] =
+    [("insert_deduplicate", "0"), ("deduplicate_insert_select", "disable")];
 
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     let case = Case::new(rig, "sink").await?;
@@ -70,16 +58,13 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     case.stop("sink").await?;
     let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
 
-    let mut ways = Vec::new();
-    for (table, sql) in [("bare", plain("bare")), ("bare_input", through_input("bare_input"))] {
-        until_merged(&client).await?;
-        client.query_raw(&format!("CREATE TABLE {table} AS {}", store::COUNTS)).execute().await?;
-        let meter = Meter::start([engine.clone()])?;
-        let begun = Instant::now();
-        insert_bare(&client, &sql, &blocks).await?;
-        ways.push((rows as f64 / begun.elapsed().as_secs_f64(), shares(&meter.read()?, rows)));
-    }
-    let [(plain, plain_cpu), (input, input_cpu)] = &ways[..] else { unreachable!("two ways were tried") };
+    until_merged(&client).await?;
+    client.query_raw(&format!("CREATE TABLE bare AS {}", store::COUNTS)).execute().await?;
+    let meter = Meter::start([engine.clone()])?;
+    let begun = Instant::now();
+    insert_bare(&client, &blocks).await?;
+    let bare = rows as f64 / begun.elapsed().as_secs_f64();
+    let bare_cpu = shares(&meter.read()?, rows);
 
     let (first, whole) = stored.times();
     let steady = stored.steady();
@@ -91,7 +76,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
         steady.per_second,
         Unit::RowsPerSecond,
     )
-    .beside("the same blocks, bare", plain.max(*input))
+    .beside("the same blocks, bare", bare)
     .cpu_us(steady.cpu_us)
     .peak_bytes(used[0].peak_bytes)
     .detail(
@@ -99,8 +84,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
         format!("{:.1} s, {} rows/s from the first block", whole.as_secs_f64(), per_second as u64),
     )
     .detail("CPU a row", shares(&used, rows))
-    .detail("bare, plain", format!("{} rows/s, CPU a row: {plain_cpu}", *plain as u64))
-    .detail("bare, through input()", format!("{} rows/s, CPU a row: {input_cpu}", *input as u64))
+    .detail("bare", format!("CPU a row: {bare_cpu}"))
     .sound(wrong.is_none());
     if let Some(wrong) = wrong {
         figure = figure.detail("wrong", wrong);
@@ -108,30 +92,25 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![figure])
 }
 
-fn plain(table: &str) -> String {
-    format!("INSERT INTO {table} FORMAT Native")
-}
-
-/// The form that a fence needs, without one.
-fn through_input(table: &str) -> String {
-    let structure = COLUMNS.map(|(name, kind)| format!("{name} {}", kind.replace('\'', "''"))).join(", ");
-    format!("INSERT INTO {table} SELECT * FROM input('{structure}') FORMAT Native")
-}
-
-/// Each partition's blocks one after the other, all partitions at once, as the sink does.
-async fn insert_bare(client: &Client, sql: &str, blocks: &[Block]) -> anyhow::Result<()> {
+/// Each partition's blocks one after the other, all partitions at once, as the sink does; but neither fence nor token.
+async fn insert_bare(client: &Client, blocks: &[Block]) -> anyhow::Result<()> {
+    let columns = COLUMNS.map(|(name, _)| name).join(", ");
     let mut lanes: BTreeMap<i32, Vec<Bytes>> = BTreeMap::new();
     for block in blocks {
         lanes.entry(block.partition).or_default().push(block.bytes.clone());
     }
     let mut tasks = JoinSet::new();
-    for lane in lanes.into_values() {
-        let (client, sql) = (client.clone(), sql.to_owned());
+    for (partition, lane) in lanes {
+        let client = client.clone();
+        let sql = format!(
+            "INSERT INTO bare (partition, {columns}) SELECT toUInt32({partition}), {columns} FROM input('{}') FORMAT Native",
+            tally_sink::structure()
+        );
         tasks.spawn(async move {
             for block in lane {
                 let mut insert =
                     client.insert_formatted_with(&*sql).with_timeouts(Some(TIMEOUT), Some(TIMEOUT));
-                for (name, value) in SETTINGS {
+                for (name, value) in SETTINGS.into_iter().chain(NO_DEDUPLICATION) {
                     insert = insert.with_setting(name, value);
                 }
                 insert.send(block).await?;

@@ -1,14 +1,12 @@
 //! Most flights: Avro batches straight into the log, as a client library sends them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clickhouse::query::RowCursor;
 use indicatif::ProgressBar;
-use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::util::Timeout;
 use tally_schemas::{BatchEncoder, Increment, avsc, wire};
 use tally_service::config::Config;
@@ -18,6 +16,7 @@ use tally_service::registry::Registry;
 use super::NAMESPACE;
 use super::flights::Flight;
 use super::report::Stage;
+use crate::deliveries::Deliveries;
 
 /// Increments in a message.
 const BATCH: usize = 500;
@@ -28,25 +27,6 @@ pub(super) struct Load {
     producer: ThreadedProducer<Deliveries>,
     topic: String,
     schema_id: u32,
-}
-
-/// What the broker said of the messages so far.
-#[derive(Default)]
-struct Deliveries {
-    acknowledged: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    /// Increments in the message.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, increments: usize) {
-        let counter = if result.is_ok() { &self.acknowledged } else { &self.failed };
-        counter.fetch_add(increments as u64, Ordering::Relaxed);
-    }
 }
 
 impl Load {
@@ -92,9 +72,9 @@ impl Load {
 
     /// Increments that the log has; an error as soon as it refused one.
     fn acknowledged(&self) -> anyhow::Result<u64> {
-        let failed = self.producer.context().failed.load(Ordering::Relaxed);
+        let failed = self.producer.context().failed();
         anyhow::ensure!(failed == 0, "the broker did not take {failed} increments");
-        Ok(self.producer.context().acknowledged.load(Ordering::Relaxed))
+        Ok(self.producer.context().acknowledged())
     }
 
     async fn send(&self, batch: &mut BatchEncoder, message: &mut Vec<u8>) -> anyhow::Result<u64> {

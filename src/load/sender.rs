@@ -1,13 +1,11 @@
 //! The loop that sends: nothing in it allocates, and the clock is asked once a turn.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::util::Timeout;
 use tally_counts::BucketWidth;
 use tally_schemas::{BatchEncoder, Increment, encode, wire};
@@ -18,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::checksum::Checksum;
 use super::summary::Summary;
 use super::workload::Workload;
+use crate::deliveries::Deliveries;
 
 /// Single increments that go to one partition before the next has its turn: neighbours travel in one request.
 const TURN: u64 = 500;
@@ -41,25 +40,6 @@ pub(super) struct Order {
     /// Event time of the first increment, in milliseconds since the Unix epoch; none: the clock's.
     pub(super) at_ms: Option<u64>,
     pub(super) schema_id: u32,
-}
-
-/// What the broker said of the increments so far.
-#[derive(Default)]
-struct Deliveries {
-    acknowledged: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    /// Increments in the message.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, increments: usize) {
-        let counter = if result.is_ok() { &self.acknowledged } else { &self.failed };
-        counter.fetch_add(increments as u64, Ordering::Relaxed);
-    }
 }
 
 pub(super) struct Sender<'a> {
@@ -133,19 +113,19 @@ impl<'a> Sender<'a> {
             self.turn(left, partition)?;
             partition = (partition + 1) % self.partitions.len();
             self.producer.poll(Duration::ZERO);
-            progress.set_position(self.producer.context().acknowledged.load(Ordering::Relaxed));
+            progress.set_position(self.producer.context().acknowledged());
         }
         let sending_seconds = started.elapsed().as_secs_f64();
         self.producer.flush(Timeout::After(FLUSH_LIMIT)).context("wait for the last acknowledgements")?;
         let seconds = started.elapsed().as_secs_f64();
         let deliveries = self.producer.context();
-        progress.set_position(deliveries.acknowledged.load(Ordering::Relaxed));
+        progress.set_position(deliveries.acknowledged());
         Ok(Summary {
             increments: self.sent,
             messages: self.messages,
             bytes: self.bytes,
-            acknowledged: deliveries.acknowledged.load(Ordering::Relaxed),
-            failed: deliveries.failed.load(Ordering::Relaxed),
+            acknowledged: deliveries.acknowledged(),
+            failed: deliveries.failed(),
             sending_seconds,
             seconds,
             total: self.total,
