@@ -1,0 +1,1 @@
+//! The load, the record of it, and the audit.

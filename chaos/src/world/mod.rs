@@ -1,0 +1,1 @@
+//! The stack under fire: brokers, registry, store, services, and the links between them.
