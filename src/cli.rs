@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use tally_infra::local::{ServiceArgs, StackArgs};
 
 use crate::bench::{BenchArgs, ChildArgs};
+use crate::chaos::ChaosArgs;
 use crate::demo::DemoArgs;
 use crate::load::LoadArgs;
 
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Load(LoadArgs),
     /// Measures each part beside a yardstick, on a stack of its own.
     Bench(BenchArgs),
+    /// Kills, stops, cuts and delays everything on a stack of its own, under load, and proves that no increment was lost or doubled.
+    Chaos(ChaosArgs),
     /// One measurement in a process of its own; `bench` starts this.
     #[command(hide = true)]
     BenchChild(ChildArgs),

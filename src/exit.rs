@@ -12,6 +12,15 @@ const UNAVAILABLE: u8 = 69;
 /// Anything else that failed (`EX_SOFTWARE`).
 const FAILED: u8 = 70;
 
+/// Unknown is no kind of success.
+pub(crate) fn of_verdict(verdict: tally_chaos::Verdict) -> ExitCode {
+    match verdict {
+        tally_chaos::Verdict::Passed => ExitCode::SUCCESS,
+        tally_chaos::Verdict::Failed => ExitCode::from(MISMATCH),
+        tally_chaos::Verdict::Unknown => ExitCode::from(FAILED),
+    }
+}
+
 /// Why a command failed, for people, and its exit code, for scripts.
 #[derive(Debug)]
 pub(crate) struct Failure {

@@ -2,6 +2,7 @@
 
 mod bars;
 mod bench;
+mod chaos;
 mod cli;
 mod deliveries;
 mod demo;
@@ -50,6 +51,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Bench(args) => {
             let good = service::runtime()?.block_on(bench::run(args, config()?)).map_err(Failure::failed)?;
             Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(exit::MISMATCH) })
+        }
+        Command::Chaos(args) => {
+            let verdict = service::runtime()?.block_on(chaos::run(args)).map_err(Failure::failed)?;
+            Ok(exit::of_verdict(verdict))
         }
         Command::BenchChild(args) => {
             bench::child(&args, &config()?).map_err(Failure::failed)?;

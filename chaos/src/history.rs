@@ -14,7 +14,7 @@ use crate::kind::Kind;
 /// A fault's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Struck {
+pub(crate) enum Struck {
     /// With increments in flight.
     Yes,
     /// Injected, but nothing proves that it met anything: it does not count.
@@ -39,7 +39,7 @@ struct Line<'a> {
     detail: &'a str,
 }
 
-pub struct History {
+pub(crate) struct History {
     began: Instant,
     quiet: bool,
     inner: Mutex<Inner>,
@@ -54,7 +54,7 @@ struct Inner {
 }
 
 impl History {
-    pub fn new(dir: &Path, quiet: bool) -> io::Result<History> {
+    pub(crate) fn new(dir: &Path, quiet: bool) -> io::Result<History> {
         let file = BufWriter::new(File::create(dir.join("history.jsonl"))?);
         let inner = Inner { file, faults: BTreeMap::new(), broken: Vec::new(), error: None };
         Ok(History { began: Instant::now(), quiet, inner: Mutex::new(inner) })
@@ -64,15 +64,15 @@ impl History {
         self.inner.lock().expect("no holder panics")
     }
 
-    pub fn say(&self, what: &str, detail: &str) {
+    pub(crate) fn say(&self, what: &str, detail: &str) {
         self.write(what, None, detail);
     }
 
-    pub fn began(&self, fault: Kind, detail: &str) {
+    pub(crate) fn began(&self, fault: Kind, detail: &str) {
         self.write("fault", Some(fault), detail);
     }
 
-    pub fn healed(&self, fault: Kind, struck: Struck, detail: &str) {
+    pub(crate) fn healed(&self, fault: Kind, struck: Struck, detail: &str) {
         match (struck, self.inner().faults.entry(fault).or_default()) {
             (Struck::Yes, tally) => tally.struck += 1,
             (Struck::Unproven, tally) => tally.unproven += 1,
@@ -82,22 +82,22 @@ impl History {
     }
 
     /// A fault could not be injected, or the harness itself failed.
-    pub fn broke(&self, what: &str, error: &anyhow::Error) {
+    pub(crate) fn broke(&self, what: &str, error: &anyhow::Error) {
         let text = format!("{what}: {error:#}");
         self.write("broken", None, &text);
         self.inner().broken.push(text);
     }
 
-    pub fn faults(&self) -> BTreeMap<Kind, Tally> {
+    pub(crate) fn faults(&self) -> BTreeMap<Kind, Tally> {
         self.inner().faults.clone()
     }
 
-    pub fn broken(&self) -> Vec<String> {
+    pub(crate) fn broken(&self) -> Vec<String> {
         self.inner().broken.clone()
     }
 
     /// Everything said so far is in the file.
-    pub fn flush(&self) -> io::Result<()> {
+    pub(crate) fn flush(&self) -> io::Result<()> {
         let mut inner = self.inner();
         match inner.error.take() {
             Some(error) => Err(error),

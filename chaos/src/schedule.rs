@@ -14,22 +14,22 @@ const GAP: (f64, f64) = (0.5, 4.0);
 
 /// One fault to come.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Planned {
-    pub lane: Lane,
+pub(crate) struct Planned {
+    pub(crate) lane: Lane,
     /// Its number within the lane.
-    pub number: usize,
-    pub kind: Kind,
+    pub(crate) number: usize,
+    pub(crate) kind: Kind,
     /// After the one before it has healed.
-    pub gap: Duration,
-    pub lasts: Duration,
+    pub(crate) gap: Duration,
+    pub(crate) lasts: Duration,
     /// Chooses among what is there: which member, which link, how much.
-    pub pick: u32,
+    pub(crate) pick: u32,
 }
 
 /// The faults of one lane, without an end: a run takes as many as it has time for.
 ///
 /// The kinds come in shuffled rounds, so that each has its turn before any has a second one.
-pub struct Schedule {
+pub(crate) struct Schedule {
     lane: Lane,
     kinds: Vec<Kind>,
     round: Vec<Kind>,
@@ -39,7 +39,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// `None` if no kind is of this lane.
-    pub fn new(seed: u64, lane: Lane, kinds: &[Kind]) -> Option<Schedule> {
+    pub(crate) fn new(seed: u64, lane: Lane, kinds: &[Kind]) -> Option<Schedule> {
         let mut kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.lane() == lane).collect();
         kinds.sort();
         kinds.dedup();

@@ -68,24 +68,61 @@ const LOG_SETTINGS: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 
 /// The command that serves, its configuration written and its storage formatted.
 pub(super) async fn prepare(stack: &Stack, jars: &Path, task: &Task) -> Result<Command, Error> {
-    let folder = stack.data(Part::Broker);
-    for (name, content) in [("server.properties", properties(stack).as_str()), ("log4j2.xml", LOG_SETTINGS)] {
-        let path = folder.join(name);
-        fs::write(&path, content).map_err(Error::file("write", &path))?;
-    }
-    let formatted = folder.join("data/meta.properties");
-    if !formatted.try_exists().map_err(Error::file("look for", &formatted))? {
+    let node = Node { folder: &stack.data(Part::Broker), jars, options: &["-Xms1g", "-Xmx1g"] };
+    node.configure(&properties(stack))?;
+    if !node.is_formatted()? {
         task.step("formats its storage");
-        format_storage(&folder, jars).await?;
+        node.format(&new_cluster()).await?;
     }
-    let mut command = java(&folder, jars);
-    // Serial: on two cores the collector's own threads cost more than its pauses.
-    command.args(["-Xms1g", "-Xmx1g", "-XX:+UseSerialGC", "kafka.Kafka", "server.properties"]);
-    Ok(command)
+    Ok(node.command())
 }
 
-/// Kafka gives a storage its cluster's id, once.
-async fn format_storage(folder: &Path, jars: &Path) -> Result<(), Error> {
+/// The id of a cluster that is to be.
+pub fn new_cluster() -> String {
+    Uuid::new_v4().simple().to_string()
+}
+
+/// One node of a cluster: what it runs, and where. Its configuration must have `data` as its `log.dirs`.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a> {
+    /// Holds its configuration, and its data in `data`.
+    pub folder: &'a Path,
+    /// The folder of [`Part::fetch`].
+    pub jars: &'a Path,
+    /// Java's, such as the heap's size.
+    pub options: &'a [&'a str],
+}
+
+impl Node<'_> {
+    /// Writes its configuration.
+    pub fn configure(&self, properties: &str) -> Result<(), Error> {
+        for (name, content) in [("server.properties", properties), ("log4j2.xml", LOG_SETTINGS)] {
+            let path = self.folder.join(name);
+            fs::write(&path, content).map_err(Error::file("write", &path))?;
+        }
+        Ok(())
+    }
+
+    fn is_formatted(&self) -> Result<bool, Error> {
+        let formatted = self.folder.join("data/meta.properties");
+        formatted.try_exists().map_err(Error::file("look for", &formatted))
+    }
+
+    /// Kafka gives a storage its cluster's id, once. The configuration must be there.
+    pub async fn format(&self, cluster: &str) -> Result<(), Error> {
+        format_storage(self.folder, self.jars, cluster).await
+    }
+
+    /// The command that serves.
+    pub fn command(&self) -> Command {
+        let mut command = java(self.folder, self.jars);
+        // Serial: on two cores the collector's own threads cost more than its pauses.
+        command.arg("-XX:+UseSerialGC").args(self.options).args(["kafka.Kafka", "server.properties"]);
+        command
+    }
+}
+
+async fn format_storage(folder: &Path, jars: &Path, cluster: &str) -> Result<(), Error> {
     let mut command = java(folder, jars);
     command.args([
         "-Xmx256m",
@@ -95,8 +132,7 @@ async fn format_storage(folder: &Path, jars: &Path) -> Result<(), Error> {
         "format",
     ]);
     // A first attempt that was cut short is taken up, not refused.
-    command.args(["--ignore-formatted", "--config", "server.properties", "--cluster-id"]);
-    command.arg(Uuid::new_v4().simple().to_string());
+    command.args(["--ignore-formatted", "--config", "server.properties", "--cluster-id", cluster]);
     let output = command.kill_on_drop(true).output().await.map_err(|source: io::Error| Error::Start {
         part: Part::Broker,
         program: "java".into(),
@@ -136,7 +172,7 @@ fn properties(stack: &Stack) -> String {
 }
 
 /// Asks for the cluster's metadata, and that a broker is in it.
-pub(super) async fn probe(address: SocketAddr) -> Result<(), NoAnswer> {
+pub async fn probe(address: SocketAddr) -> Result<(), NoAnswer> {
     spawn_blocking(move || {
         let consumer: BaseConsumer<Quiet> = ClientConfig::new()
             .set("bootstrap.servers", address.to_string())

@@ -17,7 +17,7 @@
 //! ```
 
 pub mod artifacts;
-mod broker;
+pub mod broker;
 mod down;
 mod error;
 mod lock;
@@ -25,18 +25,18 @@ mod part;
 mod prerequisites;
 pub mod process;
 mod progress;
-mod registry;
+pub mod registry;
 mod services;
 mod stack;
 pub mod state;
 mod status;
-mod store;
-mod sys;
+pub mod store;
+pub mod sys;
 mod up;
 
 pub use down::{Down, down};
 pub use error::Error;
-pub use part::Part;
+pub use part::{NoAnswer, Part};
 pub use prerequisites::{Error as MissingPrerequisites, check as check_prerequisites};
 pub use progress::Progress;
 pub use services::{Service, ServiceArgs, Services};

@@ -1,8 +1,15 @@
 //! The parts of the stack, and how one says that it is there.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{artifacts::Artifact, broker, registry, stack::Stack, store};
+use super::{
+    artifacts::{self, Artifact},
+    broker,
+    progress::Progress,
+    registry,
+    stack::Stack,
+    store,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -28,6 +35,11 @@ impl Part {
             Part::Registry => registry::VERSION,
             Part::Store => store::VERSION,
         }
+    }
+
+    /// The folder that holds its program; downloaded first unless it is there.
+    pub async fn fetch(self, progress: &Progress) -> Result<PathBuf, artifacts::Error> {
+        self.artifact().fetch(&progress.task(self.name())).await
     }
 
     pub(super) fn artifact(self) -> Artifact {
@@ -84,7 +96,7 @@ impl fmt::Display for Part {
 /// Why a part does not count as being there; for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NoAnswer(pub String);
+pub struct NoAnswer(pub(super) String);
 
 impl NoAnswer {
     /// With the causes: reqwest's own message stops at "error sending request".

@@ -114,7 +114,7 @@ impl Process {
     pub fn start(mut command: Command, log: &Path) -> io::Result<Process> {
         let out = File::create(log)?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).kill_on_drop(false);
-        sys::in_new_session(&mut command);
+        sys::in_new_session(command.as_std_mut());
         let child = command.spawn()?;
         let pid = child.id().expect("a child that was not waited for has an id");
         // It may have ended already, but nobody has reaped it, so its entry is there.

@@ -5,7 +5,6 @@ use std::{net::SocketAddr, path::Path};
 use tokio::process::Command;
 
 use super::{
-    Part, Stack,
     artifacts::{Artifact, MavenTarball},
     part::{NoAnswer, get},
 };
@@ -28,11 +27,11 @@ pub(super) const TARBALL: Artifact = Artifact::MavenTarball(MavenTarball {
 /// commit is in it before it is answered (H2 would otherwise write up to half a second later).
 const DATABASE: &str = "jdbc:h2:file:./registry;DB_CLOSE_DELAY=-1;DB_CLOSE_ON_EXIT=FALSE;WRITE_DELAY=0";
 
-pub(super) fn command(stack: &Stack, unpacked: &Path) -> Command {
-    let address = stack.registry;
+/// The command that serves at `address`, with its database in `folder`.
+pub fn command(folder: &Path, address: SocketAddr, unpacked: &Path) -> Command {
     let mut command = Command::new("java");
     command
-        .current_dir(stack.data(Part::Registry))
+        .current_dir(folder)
         // It is asked rarely, since clients keep what they learn: a quick start counts for more than its peak.
         .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"])
         .arg(format!("-Dquarkus.http.host={}", address.ip()))
@@ -45,7 +44,8 @@ pub(super) fn command(stack: &Stack, unpacked: &Path) -> Command {
     command
 }
 
-pub(super) async fn probe(address: SocketAddr, http: &reqwest::Client) -> Result<(), NoAnswer> {
+/// Asks for the list of subjects.
+pub async fn probe(address: SocketAddr, http: &reqwest::Client) -> Result<(), NoAnswer> {
     let subjects = get(http, &format!("http://{address}/apis/ccompat/v7/subjects")).await?;
     match serde_json::from_str::<Vec<String>>(&subjects) {
         Ok(_) => Ok(()),

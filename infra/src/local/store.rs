@@ -8,7 +8,7 @@ use std::{
 use tokio::process::Command;
 
 use super::{
-    Part, Progress, Stack,
+    Part, Progress,
     artifacts::{self, Artifact, NpmPackage},
     part::{NoAnswer, get},
 };
@@ -27,20 +27,21 @@ pub(super) const LIBRARY: Artifact = Artifact::Npm(NpmPackage {
 
 /// The engine's library, downloaded unless it is there.
 pub async fn store_library(progress: &Progress) -> Result<PathBuf, artifacts::Error> {
-    Ok(LIBRARY.fetch(&progress.task(Part::Store.name())).await?.join(FILE))
+    Ok(Part::Store.fetch(progress).await?.join(FILE))
 }
 
-pub(super) fn command(stack: &Stack, unpacked: &Path) -> Command {
-    let folder = stack.data(Part::Store);
-    let mut command = Command::new(&stack.program);
-    command.current_dir(&folder).args(["local", "engine"]);
+/// The command of `program` (the `tally` binary) that serves at `address`, with its tables in `folder`.
+pub fn command(program: &Path, folder: &Path, address: SocketAddr, unpacked: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).args(["local", "engine"]);
     command.arg("--library").arg(unpacked.join(FILE));
-    command.arg("--data").arg(&folder);
-    command.arg("--listen").arg(stack.store.to_string());
+    command.arg("--data").arg(folder);
+    command.arg("--listen").arg(address.to_string());
     command
 }
 
-pub(super) async fn probe(address: SocketAddr, http: &reqwest::Client) -> Result<(), NoAnswer> {
+/// Asks for an answer to a query.
+pub async fn probe(address: SocketAddr, http: &reqwest::Client) -> Result<(), NoAnswer> {
     get(http, &format!("http://{address}/ping")).await?;
     let answer = get(http, &format!("http://{address}/?query=SELECT%201")).await?;
     if answer.trim_end() == "1" { Ok(()) } else { Err(NoAnswer(format!("SELECT 1 gives {answer:.80}"))) }

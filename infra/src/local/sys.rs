@@ -1,12 +1,10 @@
 //! The few system calls that the standard library does not offer in a stable form.
 
-use std::io;
-
-use tokio::process::Command;
+use std::{io, os::unix::process::CommandExt, process::Command};
 
 /// Makes the child the leader of a session of its own, so that neither the end of this process nor Ctrl-C in its
 /// terminal reaches it.
-pub(super) fn in_new_session(command: &mut Command) {
+pub fn in_new_session(command: &mut Command) {
     // SAFETY: the hook runs between fork and exec in the child, where only async-signal-safe calls are allowed.
     // setsid is one, and reading errno allocates nothing.
     unsafe {
@@ -14,9 +12,9 @@ pub(super) fn in_new_session(command: &mut Command) {
     }
 }
 
-/// Has the kernel end the child when this process ends in whatever way. The child keeps that when it executes another
-/// program.
-pub(super) fn ends_with_parent(command: &mut Command) {
+/// Has the kernel end the child when the thread that starts it ends, and so when this process ends in whatever way. The
+/// child keeps that when it executes another program.
+pub fn ends_with_parent(command: &mut Command) {
     let parent = std::process::id();
     // SAFETY: as above; prctl and getppid are plain system calls, and neither error allocates.
     unsafe {
@@ -34,13 +32,16 @@ pub(super) fn ends_with_parent(command: &mut Command) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
+pub enum Signal {
     Terminate,
     Kill,
+    /// Stops it where it is, until it is told to continue.
+    Stop,
+    Continue,
 }
 
 /// Sends the signal; a process that is gone already is no error.
-pub(super) fn send(signal: Signal, pid: u32) -> io::Result<()> {
+pub fn send(signal: Signal, pid: u32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid)
         .ok()
         .filter(|&pid| pid > 0)
@@ -48,6 +49,8 @@ pub(super) fn send(signal: Signal, pid: u32) -> io::Result<()> {
     let number = match signal {
         Signal::Terminate => libc::SIGTERM,
         Signal::Kill => libc::SIGKILL,
+        Signal::Stop => libc::SIGSTOP,
+        Signal::Continue => libc::SIGCONT,
     };
     // SAFETY: kill takes two integers and touches no memory of ours. The id is positive: zero and negative ids
     // would mean whole groups.

@@ -175,8 +175,8 @@ impl Launch<'_> {
         fs::create_dir_all(&data).map_err(Error::file("create", &data))?;
         let command = match part {
             Part::Broker => broker::prepare(self.stack, &artifact, task).await?,
-            Part::Registry => registry::command(self.stack, &artifact),
-            Part::Store => store::command(self.stack, &artifact),
+            Part::Registry => registry::command(&data, self.stack.registry, &artifact),
+            Part::Store => store::command(&self.stack.program, &data, self.stack.store, &artifact),
         };
         self.spawn(part, command)
     }

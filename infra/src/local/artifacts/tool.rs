@@ -32,7 +32,7 @@ impl Run<'_> {
         let start = |source| Error::Start { what, program, source };
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // A client that outlived this process would go on writing where the next attempt cleans up.
-        sys::ends_with_parent(&mut self.command);
+        sys::ends_with_parent(self.command.as_std_mut());
         let child = self.command.spawn().map_err(start)?;
         let output = async {
             let mut looks = interval(LOOK);

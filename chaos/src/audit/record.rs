@@ -1,0 +1,95 @@
+//! What was sent and what became of it, a few bytes a message.
+
+use std::fmt;
+
+use super::content::{Content, Plan, Way};
+
+/// A message on its way, or a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) way: Way,
+    /// Which message of this way: with the clock, all that its content takes.
+    pub(super) number: u32,
+    /// The event clock when it was first sent.
+    pub(super) clock_ms: i64,
+    /// Another has the same content and was sent before.
+    pub(super) is_copy: bool,
+    /// Milliseconds since the load's start.
+    pub(super) sent_ms: u32,
+    pub(super) settled_ms: u32,
+    pub(super) state: State,
+    /// Of the acknowledgement; negative where there is none, or where it did not say.
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Attempted,
+    Acknowledged,
+    /// It may be in the log.
+    Unknown,
+    /// Whoever it was sent to said that it is certainly not in the log.
+    NotApplied,
+}
+
+impl Entry {
+    pub(super) fn new(way: Way, number: u32, clock_ms: i64, sent_ms: u32) -> Entry {
+        Entry {
+            way,
+            number,
+            clock_ms,
+            is_copy: false,
+            sent_ms,
+            settled_ms: sent_ms,
+            state: State::Attempted,
+            partition: -1,
+            offset: -1,
+        }
+    }
+
+    /// Where its acknowledgement said that it is.
+    pub(super) fn place(&self) -> Option<(i32, i64)> {
+        (self.state == State::Acknowledged && self.partition >= 0 && self.offset >= 0)
+            .then_some((self.partition, self.offset))
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let copy = if self.is_copy { ", again" } else { "" };
+        write!(f, "{} {}{copy}, sent at {} ms", self.way.as_str(), self.number, self.sent_ms)?;
+        match (self.state, self.place()) {
+            (State::Acknowledged, Some((partition, offset))) => {
+                write!(f, ", acknowledged at {} ms as {partition}:{offset}", self.settled_ms)
+            }
+            (State::Acknowledged, None) => {
+                write!(f, ", acknowledged at {} ms without a place", self.settled_ms)
+            }
+            (State::Unknown, _) => write!(f, ", outcome unknown at {} ms", self.settled_ms),
+            (State::NotApplied, _) => write!(f, ", not applied by {} ms", self.settled_ms),
+            (State::Attempted, _) => write!(f, ", never settled"),
+        }
+    }
+}
+
+/// All that was sent.
+pub struct Record {
+    pub(super) plan: Plan,
+    pub(super) entries: Vec<Entry>,
+    /// What should not have been answered, the first of them.
+    pub(super) oddities: Vec<String>,
+}
+
+impl Record {
+    /// What a sound message holds.
+    pub(super) fn content(&self, entry: &Entry) -> Content {
+        self.plan.content(entry.way, entry.number, entry.clock_ms)
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("entries", &self.entries.len()).finish_non_exhaustive()
+    }
+}

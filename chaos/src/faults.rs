@@ -1,0 +1,274 @@
+//! How each kind of fault is made, healed, and proven to have struck.
+//!
+//! ```text
+//!  planned ──► choose a target ──► strike ──► … lasts … ──► heal
+//!                                    │                        │
+//!                                    └──── proof: the target ran, and increments were in flight
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tokio::time::sleep;
+
+use crate::audit::Load;
+use crate::history::{History, Struck};
+use crate::kind::Kind;
+use crate::schedule::Planned;
+use crate::slots::Slots;
+use crate::world::{Error as WorldError, Kind as Service, Link, Member, Mode, Side, World};
+
+/// How long a broker, the store or the registry may take to come back, and the cluster to be whole again.
+const COME_BACK: Duration = Duration::from_secs(90);
+/// How long traffic to the store is waited for, so that the store is killed while some is under way.
+const TRAFFIC: Duration = Duration::from_secs(5);
+/// The event clock's jumps, milliseconds: back and forth, within a day.
+const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
+
+pub(crate) struct Ground<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) slots: &'a Slots,
+    pub(crate) load: &'a Load,
+    pub(crate) history: &'a History,
+}
+
+impl Ground<'_> {
+    /// Makes one fault happen, and heals it. An error means that it could not be made or healed.
+    pub(crate) async fn inject(&self, planned: &Planned) -> anyhow::Result<()> {
+        let before = self.load.progress();
+        let (met, detail) = self.strike(planned).await?;
+        // Whatever was sent since had its way through the fault.
+        let in_flight = before.in_flight() > 0 || self.load.progress().attempted > before.attempted;
+        let struck = if met && in_flight { Struck::Yes } else { Struck::Unproven };
+        self.history.healed(planned.kind, struck, &detail);
+        Ok(())
+    }
+
+    /// Whether the fault met its target, and what it was.
+    async fn strike(&self, planned: &Planned) -> anyhow::Result<(bool, String)> {
+        let &Planned { kind, lasts, pick, .. } = planned;
+        match kind {
+            Kind::KillAggregator => self.kill(kind, Service::Aggregator, pick, lasts).await,
+            Kind::KillSink => self.kill(kind, Service::Sink, pick, lasts).await,
+            Kind::KillGateway => self.kill(kind, Service::Producer, pick, lasts).await,
+            Kind::KillReader => self.kill(kind, Service::Reader, pick, lasts).await,
+            Kind::StopAggregator => self.stop(kind, Service::Aggregator, pick, lasts).await,
+            Kind::StopSink => self.stop(kind, Service::Sink, pick, lasts).await,
+            Kind::SleepAggregator => self.sleep(kind, Service::Aggregator, pick, lasts).await,
+            Kind::SleepSink | Kind::OversleepSink => self.sleep(kind, Service::Sink, pick, lasts).await,
+            Kind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
+            Kind::AddSink => self.add(kind, Service::Sink, lasts).await,
+            Kind::RollAggregators => self.roll(kind, Service::Aggregator).await,
+            Kind::RollSinks => self.roll(kind, Service::Sink).await,
+            Kind::TakeOver => self.take_over(pick).await,
+            Kind::KillBroker => self.kill_broker(kind, pick as usize % self.world.brokers(), lasts).await,
+            Kind::KillGroupCoordinator => {
+                let group = self.world.direct_config().aggregator.group;
+                let broker = self.world.coordinator_of_group(&group).await?;
+                self.kill_broker(kind, broker, lasts).await
+            }
+            Kind::KillTransactionCoordinator => {
+                let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
+                self.kill_broker(kind, broker, lasts).await
+            }
+            Kind::SleepBroker => self.sleep_broker(pick as usize % self.world.brokers(), lasts).await,
+            Kind::KillStore => self.kill_store(lasts).await,
+            Kind::KillRegistry => {
+                self.history.began(kind, "");
+                self.world.kill_registry().await?;
+                sleep(lasts).await;
+                self.world.start_registry().await?;
+                Ok((true, String::new()))
+            }
+            Kind::StepClock => {
+                let step = CLOCK_STEPS[pick as usize % CLOCK_STEPS.len()];
+                self.history.began(kind, &format!("by {} s", step / 1000));
+                self.load.step_clock(step);
+                sleep(lasts).await;
+                self.load.step_clock(-step);
+                Ok((true, String::new()))
+            }
+            Kind::CutLink => self.link(kind, pick, Mode::Cut, lasts).await,
+            Kind::StallLink => self.link(kind, pick, Mode::Stalled, lasts).await,
+            Kind::DelayLink => {
+                let delay = Duration::from_millis(20 + u64::from(pick >> 8) % 600);
+                self.link(kind, pick, Mode::Delay(delay), lasts).await
+            }
+            Kind::LateRequests => {
+                let id = self.transactional_id(pick);
+                let broker = self.world.coordinator_of_transactions(&id).await?;
+                let link = self.world.link_to_broker(Side::Aggregators, broker);
+                let by = lasts.mul_f64(0.8);
+                self.on_link(kind, link, &format!("aggregators to broker {broker}"), Mode::Late(by), lasts).await
+            }
+        }
+    }
+
+    async fn kill(
+        &self,
+        kind: Kind,
+        service: Service,
+        pick: u32,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let slot = self.slots.pick(service, pick);
+        let mut member = slot.hold().await;
+        self.history.began(kind, &slot.name);
+        let met = member.kill()?;
+        sleep(lasts).await;
+        member.start_again()?;
+        Ok((met, slot.name.clone()))
+    }
+
+    async fn stop(
+        &self,
+        kind: Kind,
+        service: Service,
+        pick: u32,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let slot = self.slots.pick(service, pick);
+        let mut member = slot.hold().await;
+        self.history.began(kind, &slot.name);
+        let (met, how) = end(&mut member).await?;
+        sleep(lasts).await;
+        member.start_again()?;
+        Ok((met, format!("{} {how}", slot.name)))
+    }
+
+    /// SIGSTOP. When it wakes, it does not know that it slept.
+    async fn sleep(
+        &self,
+        kind: Kind,
+        service: Service,
+        pick: u32,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let slot = self.slots.pick(service, pick);
+        let mut member = slot.hold().await;
+        self.history.began(kind, &format!("{} for {:.1} s", slot.name, lasts.as_secs_f64()));
+        let met = member.pause()?;
+        sleep(lasts).await;
+        member.resume()?;
+        Ok((met, slot.name.clone()))
+    }
+
+    async fn add(&self, kind: Kind, service: Service, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        self.history.began(kind, "");
+        let mut member = self.world.start_member(service, "added")?;
+        let ready = member.ready(COME_BACK).await;
+        sleep(lasts).await;
+        let (_, how) = end(&mut member).await?;
+        Ok((ready.is_ok(), format!("joined, then {how}")))
+    }
+
+    async fn roll(&self, kind: Kind, service: Service) -> anyhow::Result<(bool, String)> {
+        self.history.began(kind, "");
+        let mut met = true;
+        for slot in self.slots.of(service) {
+            let mut member = slot.hold().await;
+            met &= end(&mut member).await?.0;
+            member.start_again()?;
+            // A roll goes on once the new process is there; under other faults that may take longer than is waited for.
+            met &= member.ready(COME_BACK).await.is_ok();
+        }
+        Ok((met, String::new()))
+    }
+
+    /// An aggregator's transactional.id, of one of its producers in rotation.
+    fn transactional_id(&self, pick: u32) -> String {
+        let slot = self.slots.pick(Service::Aggregator, pick);
+        let group = self.world.direct_config().aggregator.group;
+        format!("{group}-{}-0-{}", slot.name, (pick >> 16) % 4)
+    }
+
+    async fn take_over(&self, pick: u32) -> anyhow::Result<(bool, String)> {
+        let id = self.transactional_id(pick);
+        self.history.began(Kind::TakeOver, &id);
+        crate::takeover::take_over(&self.world.direct_bootstrap(), &id).await?;
+        Ok((true, id))
+    }
+
+    async fn kill_broker(&self, kind: Kind, broker: usize, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let which = format!("broker {broker}");
+        self.history.began(kind, &which);
+        self.world.kill_broker(broker).await?;
+        sleep(lasts).await;
+        self.world.start_broker(broker).await?;
+        self.until_replicated(&which).await?;
+        Ok((true, which))
+    }
+
+    async fn sleep_broker(&self, broker: usize, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let which = format!("broker {broker}");
+        self.history.began(Kind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
+        self.world.pause_broker(broker)?;
+        sleep(lasts).await;
+        self.world.resume_broker(broker)?;
+        self.until_replicated(&which).await?;
+        Ok((true, which))
+    }
+
+    /// Waits until every replica is in sync, so that the next broker may go.
+    async fn until_replicated(&self, which: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + COME_BACK;
+        loop {
+            match self.world.under_replicated().await {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(500)).await,
+                Ok(count) => anyhow::bail!("{count} partitions are not in sync {COME_BACK:?} after {which} came back"),
+                Err(error) => return Err(error).context("ask which replicas are in sync"),
+            }
+        }
+    }
+
+    /// Kills the store as bytes of the sinks pass to it.
+    async fn kill_store(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let link = self.world.link_to_store(Side::Sinks);
+        let before = link.traffic();
+        let deadline = Instant::now() + TRAFFIC;
+        while link.traffic() == before && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let met = link.traffic() != before;
+        self.history.began(Kind::KillStore, if met { "mid insert" } else { "idle" });
+        self.world.kill_store().await?;
+        sleep(lasts).await;
+        self.world.start_store().await?;
+        Ok((met, String::new()))
+    }
+
+    async fn link(&self, kind: Kind, pick: u32, mode: Mode, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let links = self.world.links();
+        ensure!(!links.is_empty(), "the world has no links");
+        let (name, link) = &links[pick as usize % links.len()];
+        self.on_link(kind, Arc::clone(link), name, mode, lasts).await
+    }
+
+    async fn on_link(
+        &self,
+        kind: Kind,
+        link: Arc<Link>,
+        name: &str,
+        mode: Mode,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        self.history.began(kind, &format!("{name}, {mode:?} for {:.1} s", lasts.as_secs_f64()));
+        link.set(mode);
+        sleep(lasts).await;
+        let struck = link.struck();
+        link.set(Mode::Open);
+        Ok((struck > 0, format!("{name}: struck {struck}")))
+    }
+}
+
+/// SIGTERM, and SIGKILL for one that does not drain in time, as supervisors do. Whether it ran, and how it ended.
+async fn end(member: &mut Member) -> anyhow::Result<(bool, String)> {
+    match member.terminate().await {
+        Ok(Some(status)) => Ok((true, format!("ended, {status}"))),
+        Ok(None) => Ok((false, String::from("had ended"))),
+        Err(WorldError::Lingers { .. }) => Ok((member.kill()?, String::from("did not drain in time: killed"))),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,119 @@
+//! A way from one side to one peer that can be harmed.
+//!
+//! ```text
+//! client ──► port of the link ──► relay (a connection) ──► the peer's own port
+//!                                   ▲
+//!                       Setting ────┘  the mode, and how much it has struck
+//! ```
+//!
+//! A mode holds for connections that are there as for those that come.
+
+mod accept;
+mod pump;
+mod relay;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Error;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As if the link were not there.
+    Open,
+    /// Connections are reset, new ones too.
+    Cut,
+    /// Each direction comes so much later, in order.
+    Delay(Duration),
+    /// Half-open: connections stay and new ones are taken, but no byte passes. They are reset when this mode ends: what
+    /// a peer missed cannot be made up for.
+    Stalled,
+    /// What clients send comes so much later, and comes even if the client has hung up by then. Answers are not held.
+    Late(Duration),
+}
+
+/// One mode, from its beginning to the next one's.
+struct Setting {
+    mode: Mode,
+    struck: AtomicU64,
+}
+
+impl Setting {
+    fn new(mode: Mode) -> Arc<Setting> {
+        Arc::new(Setting { mode, struck: AtomicU64::new(0) })
+    }
+
+    fn strike(&self, count: u64) {
+        self.struck.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// What the connections of a link share.
+struct Shared {
+    setting: watch::Sender<Arc<Setting>>,
+    traffic: AtomicU64,
+}
+
+impl Shared {
+    fn now(&self) -> Arc<Setting> {
+        Arc::clone(&self.setting.borrow())
+    }
+}
+
+pub struct Link {
+    shared: Arc<Shared>,
+    listeners: Vec<JoinHandle<()>>,
+}
+
+impl Link {
+    /// Listens on the first address of each pair and connects to the second. Several pairs are harmed as one.
+    pub(crate) async fn start(ways: &[(SocketAddr, SocketAddr)]) -> Result<Link, Error> {
+        let shared = Arc::new(Shared {
+            setting: watch::Sender::new(Setting::new(Mode::Open)),
+            traffic: AtomicU64::new(0),
+        });
+        let mut link = Link { shared, listeners: Vec::new() };
+        for &(listen, target) in ways {
+            let listener = TcpListener::bind(listen)
+                .await
+                .map_err(|source| Error::Listen { address: listen, source })?;
+            link.listeners.push(tokio::spawn(accept::accept(listener, target, Arc::clone(&link.shared))));
+        }
+        Ok(link)
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.shared.setting.send_replace(Setting::new(mode));
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.shared.now().mode
+    }
+
+    /// Bytes that have passed so far, both ways.
+    pub fn traffic(&self) -> u64 {
+        self.shared.traffic.load(Ordering::Relaxed)
+    }
+
+    /// What the present mode has affected since it was set: connections for [`Mode::Cut`], connections that had something to
+    /// say for [`Mode::Stalled`], bytes for the others.
+    pub fn struck(&self) -> u64 {
+        self.shared.now().struck.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            listener.abort();
+        }
+    }
+}
