@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use crate::counter::Counter;
+use crate::counter::{Counter, Named};
 use crate::vector::Vector;
 use crate::window::Delta;
 
@@ -41,8 +41,8 @@ impl Cache {
     }
 
     /// Adds a delta of the batch at `offset` to its counter, if that is here and does not include it.
-    pub(crate) fn add(&mut self, partition: usize, offset: i64, delta: &Delta) {
-        let Some(entry) = self.entries.peek_mut(&delta.counter) else { return };
+    pub(crate) fn add(&mut self, partition: usize, offset: i64, delta: Delta<'_>) {
+        let Some(entry) = self.entries.peek_mut(&delta.name as &dyn Named) else { return };
         if entry.read_at.as_ref().is_none_or(|vector| offset >= vector.at(partition).deltas) {
             entry.total.add(delta.sum, delta.events);
         }

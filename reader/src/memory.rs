@@ -18,15 +18,16 @@ mod tests;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use tally_counts::{Chain, ChainError, Position, next_offset};
 
 use crate::cache::{Cache, Entry, Total};
-use crate::counter::Counter;
+use crate::counter::{Counter, Named};
 use crate::vector::{Place, Vector, number};
-use crate::window::{Arrival, Window};
+use crate::window::{Arrival, Sought, Window};
 
 /// Why the tail cannot go on. What it has counted stands, but what comes after is not known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -156,8 +157,8 @@ impl Memory {
     }
 
     /// Counts in the next batch of a partition.
-    pub(crate) fn apply(&mut self, arrival: &Arrival) -> Result<(), Broken> {
-        let Arrival { partition, offset, from, to, .. } = *arrival;
+    pub(crate) fn apply(&mut self, arrival: Arrival) -> Result<(), Broken> {
+        let Arrival { partition, offset, from, to, .. } = arrival;
         let at = self.tail.at(partition);
         // The first batch of all begins wherever the log did.
         let mut chain = Chain::starting_at(if at.deltas == 0 { from } else { at.source });
@@ -166,7 +167,7 @@ impl Memory {
             offset,
             source,
         })?;
-        for delta in &arrival.deltas {
+        for delta in arrival.deltas.iter() {
             self.cache.add(partition, offset, delta);
         }
         self.window.push(arrival);
@@ -241,36 +242,39 @@ impl Memory {
         snapshot: &Snapshot,
     ) -> Result<Answer, SnapshotError> {
         self.check(&snapshot.vector)?;
-        let totals = match wanted {
-            Wanted::Counters(counters) => {
-                counters.iter().map(|counter| self.whole(counter, snapshot)).collect()
-            }
-            Wanted::Buckets(counter, buckets) => {
-                vec![self.total(counter, snapshot, |bucket_s| buckets.contains(&u64::from(bucket_s)))]
-            }
+        let (counters, buckets) = match wanted {
+            Wanted::Counters(counters) => (counters, None),
+            Wanted::Buckets(counter, buckets) => (slice::from_ref(counter), Some(buckets)),
         };
+        let totals = self.whole(counters, buckets, snapshot);
+        if buckets.is_none() {
+            self.remember(counters, &totals, &snapshot.vector);
+        }
         self.learn(&snapshot.vector);
         Ok(Answer { totals, as_of: self.as_of(&snapshot.vector) })
     }
 
-    fn whole(&mut self, counter: &Counter, snapshot: &Snapshot) -> Total {
-        let total = self.total(counter, snapshot, |_| true);
-        let is_ahead = !snapshot.vector.is_within(&self.tail);
-        let read_at = is_ahead.then(|| Arc::clone(&snapshot.vector));
-        self.cache.put(counter.clone(), Entry { total, read_at });
-        total
+    /// What the snapshot has and what it lacks, of some buckets or of all.
+    fn whole(&self, counters: &[Counter], buckets: Option<&Range<u64>>, snapshot: &Snapshot) -> Vec<Total> {
+        // The scan gives a row for whatever has counts.
+        let stored = |counter: &Counter| snapshot.totals.get(counter).copied().unwrap_or(Total::ZERO);
+        let mut totals: Vec<Total> = counters.iter().map(stored).collect();
+        let sought = Sought::new(counters);
+        self.window.search(&sought, &snapshot.vector, |place, delta| {
+            if buckets.is_none_or(|buckets| buckets.contains(&u64::from(delta.bucket_s))) {
+                totals[place].add(delta.sum, delta.events);
+            }
+        });
+        let total =
+            |counter: &Counter| totals[sought.place(counter.name()).expect("every counter is sought")];
+        counters.iter().map(total).collect()
     }
 
-    /// What the snapshot has and what it lacks.
-    fn total(&self, counter: &Counter, snapshot: &Snapshot, is_wanted: impl Fn(u32) -> bool) -> Total {
-        // The scan gives a row for whatever has counts.
-        let mut total = snapshot.totals.get(counter).copied().unwrap_or(Total::ZERO);
-        for gain in self.window.gains(counter, &snapshot.vector) {
-            if is_wanted(gain.bucket_s) {
-                total.add(gain.sum, gain.events);
-            }
+    fn remember(&mut self, counters: &[Counter], totals: &[Total], vector: &Arc<Vector>) {
+        let read_at = (!vector.is_within(&self.tail)).then_some(vector);
+        for (counter, total) in counters.iter().zip(totals) {
+            self.cache.put(counter.clone(), Entry { total: *total, read_at: read_at.cloned() });
         }
-        total
     }
 
     /// Whether a snapshot at `vector` can be made whole.

@@ -89,7 +89,7 @@ impl State {
         if waited.timed_out() {
             return Ok(Some(arrival));
         }
-        memory.apply(&arrival)?;
+        memory.apply(arrival)?;
         let position = Arc::clone(memory.position());
         drop(memory);
         self.progress.send_modify(|progress| progress.position = position);

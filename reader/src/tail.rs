@@ -18,11 +18,11 @@ use tally_service::health::Heartbeat;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::counter::Counter;
+use crate::counter::Name;
 use crate::memory::Broken;
 use crate::state::State;
 use crate::vector::number;
-use crate::window::{Arrival, Delta};
+use crate::window::{Arrival, Delta, Packer};
 
 /// How often the loop looks up from waiting.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -85,13 +85,13 @@ fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, 
     if header.partition != partition {
         return Err(undecodable(format!("`partition` is {}", header.partition)));
     }
-    let mut deltas = Vec::with_capacity(batch.deltas.announced());
+    let mut packer = Packer::with_room(batch.deltas.announced(), body.len());
     let mut fingerprint = Fingerprint::ZERO;
     for delta in batch.deltas {
         let delta = delta.map_err(|error| undecodable(error.to_string()))?;
         fingerprint += Fingerprint::of_row(delta.namespace, delta.key, delta.bucket_s, delta.sum);
-        deltas.push(Delta {
-            counter: Counter::new(delta.namespace, delta.key),
+        packer.push(Delta {
+            name: Name::new(delta.namespace, delta.key),
             bucket_s: delta.bucket_s,
             sum: delta.sum,
             events: delta.events,
@@ -102,7 +102,7 @@ fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, 
         return Err(undecodable(format!("`fingerprint` is {said}, but the deltas' is {fingerprint}")));
     }
     let partition = usize::try_from(partition).expect("Kafka counts partitions from 0");
-    Ok(Arrival { partition, offset, from: header.from, to: header.to, deltas })
+    Ok(Arrival { partition, offset, from: header.from, to: header.to, deltas: packer.finish() })
 }
 
 #[cfg(test)]
@@ -145,7 +145,7 @@ mod tests {
     fn a_batch_is_read_as_it_was_written() {
         let arrival = read(3, 40, Some(&payload(3, fingerprint()))).unwrap();
         assert_eq!((arrival.partition, arrival.offset, arrival.from, arrival.to), (3, 40, 10, 12));
-        let sums: Vec<_> = arrival.deltas.iter().map(|delta| (delta.counter.key(), delta.sum)).collect();
+        let sums: Vec<_> = arrival.deltas.iter().map(|delta| (delta.name.key(), delta.sum)).collect();
         assert_eq!(sums, [("a", 5), ("b", -2)]);
     }
 

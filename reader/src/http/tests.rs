@@ -7,12 +7,13 @@ use tally_counts::ChainError;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::counter::Name;
 use crate::memory::{Broken, Snapshot, Wanted};
 use crate::misses;
 use crate::state::State as Shared;
 use crate::store::Store;
 use crate::vector::{Place, Vector};
-use crate::window::{Arrival, Delta};
+use crate::window::{Arrival, Delta, Packer};
 
 const MAX_WAIT: Duration = Duration::from_millis(300);
 
@@ -64,8 +65,9 @@ impl Reader {
     }
 
     fn tail(&self, offset: i64, (from, to): (i64, i64), key: &str, sum: i64) -> Result<(), Broken> {
-        let deltas = vec![Delta { counter: Counter::new("ns", key), bucket_s: 0, sum, events: 1 }];
-        let arrival = Arrival { partition: 1, offset, from, to, deltas };
+        let mut packer = Packer::with_room(1, 0);
+        packer.push(Delta { name: Name::new("ns", key), bucket_s: 0, sum, events: 1 });
+        let arrival = Arrival { partition: 1, offset, from, to, deltas: packer.finish() };
         let waiting = self.state.apply(arrival, Duration::ZERO)?;
         assert!(waiting.is_none(), "the window has room");
         Ok(())

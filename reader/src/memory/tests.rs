@@ -5,7 +5,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::window::Delta;
+use crate::counter::Name;
+use crate::window::{Delta, Deltas, Packer};
 
 const PARTITIONS: usize = 2;
 const KEYS: usize = 4;
@@ -86,6 +87,15 @@ fn counter(key: usize) -> Counter {
     Counter::new("ns", &key.to_string())
 }
 
+fn gains(gains: &[(usize, u32, i64)]) -> Deltas {
+    let mut packer = Packer::with_room(0, 0);
+    for (key, bucket_s, sum) in gains {
+        let name = key.to_string();
+        packer.push(Delta { name: Name::new("ns", &name), bucket_s: *bucket_s, sum: *sum, events: 1 });
+    }
+    packer.finish()
+}
+
 impl Model {
     fn new(begins: [i64; PARTITIONS]) -> Model {
         let start = Vector::new(vec![Place::default(); PARTITIONS]);
@@ -117,8 +127,7 @@ impl Model {
         let last = self.log[partition].last();
         let from = last.map_or(self.begins[partition], |batch| batch.to);
         let offset = last.map_or(0, |batch| next_offset(batch.offset)) + markers;
-        let delta = |&(key, bucket_s, sum)| Delta { counter: counter(key), bucket_s, sum, events: 1 };
-        let deltas = deltas.iter().map(delta).collect();
+        let deltas = gains(deltas);
         self.log[partition].push(Arrival { partition, offset, from, to: from + messages, deltas });
     }
 
@@ -127,8 +136,9 @@ impl Model {
         counter: &Counter,
         buckets: &Range<u64>,
     ) -> Option<Total> {
-        let deltas = batches.flat_map(|batch| &batch.deltas);
-        let here = |delta: &&Delta| delta.counter == *counter && buckets.contains(&u64::from(delta.bucket_s));
+        let deltas = batches.flat_map(|batch| batch.deltas.iter());
+        let here =
+            |delta: &Delta<'_>| delta.name == counter.name() && buckets.contains(&u64::from(delta.bucket_s));
         deltas.filter(here).fold(None, |total, delta| {
             let mut total = total.unwrap_or(Total::ZERO);
             total.add(delta.sum, delta.events);
@@ -207,7 +217,9 @@ impl Model {
             Step::Store(p) => self.stored[*p] = (self.stored[*p] + 1).min(self.log[*p].len()),
             Step::Tail(p) => {
                 if let Some(batch) = self.log[*p].get(self.tailed[*p]) {
-                    self.memory.apply(batch).map_err(|broken| TestCaseError::fail(broken.to_string()))?;
+                    self.memory
+                        .apply(batch.clone())
+                        .map_err(|broken| TestCaseError::fail(broken.to_string()))?;
                     self.tailed[*p] += 1;
                 }
             }
@@ -288,8 +300,7 @@ proptest! {
 }
 
 fn batch(offset: i64, from: i64, to: i64) -> Arrival {
-    let deltas = vec![Delta { counter: counter(0), bucket_s: 0, sum: 1, events: 1 }];
-    Arrival { partition: 0, offset, from, to, deltas }
+    Arrival { partition: 0, offset, from, to, deltas: gains(&[(0, 0, 1)]) }
 }
 
 fn place(deltas: i64, source: i64) -> Vector {
@@ -307,7 +318,7 @@ fn a_batch_that_does_not_follow_breaks_the_tail_and_changes_nothing() {
     let hole = ChainError::Hole { expected: 100, from: 101 };
     let overlap = ChainError::Overlap { expected: 100, from: 99 };
     for (from, source) in [(101, hole), (99, overlap)] {
-        let broken = memory.apply(&batch(7, from, 110)).unwrap_err();
+        let broken = memory.apply(batch(7, from, 110)).unwrap_err();
         assert_eq!(broken, Broken::Chain { partition: 0, offset: 7, source });
     }
     assert_eq!(memory.position().to_string(), "0:100");
@@ -318,7 +329,7 @@ fn a_batch_that_does_not_follow_breaks_the_tail_and_changes_nothing() {
 #[test]
 fn a_snapshot_below_the_floor_is_refused() {
     let mut memory = Memory::new(place(0, 0), CACHED);
-    memory.apply(&batch(0, 0, 10)).unwrap();
+    memory.apply(batch(0, 0, 10)).unwrap();
     memory.learn(&place(1, 10));
     let refused = memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(0, 0)).unwrap_err();
     assert_eq!(refused, SnapshotError::Behind { partition: 0, at: 0, floor: 1 });
@@ -327,7 +338,7 @@ fn a_snapshot_below_the_floor_is_refused() {
 #[test]
 fn a_store_and_a_log_that_disagree_give_no_answer() {
     let mut memory = Memory::new(place(0, 0), CACHED);
-    memory.apply(&batch(0, 0, 10)).unwrap();
+    memory.apply(batch(0, 0, 10)).unwrap();
     let refused = memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(1, 9)).unwrap_err();
     assert_eq!(refused, SnapshotError::Disagrees { partition: 0, at: 1, stored: 9, logged: 10 });
 }
@@ -338,7 +349,7 @@ fn counters_ahead_of_the_tail_by_different_snapshots_are_apart_until_the_tail_is
     memory.finish(Wanted::Counters(&[counter(1)]), &snapshot(0, 0)).unwrap();
     memory.finish(Wanted::Counters(&[counter(2)]), &snapshot(1, 10)).unwrap();
     assert!(matches!(memory.recall(&[counter(1), counter(2)]), Recall::Apart));
-    memory.apply(&batch(0, 0, 10)).unwrap();
+    memory.apply(batch(0, 0, 10)).unwrap();
     let Recall::Found(answer) = memory.recall(&[counter(1), counter(2)]) else {
         panic!("both are at the tail")
     };
@@ -350,7 +361,7 @@ fn the_window_is_full_only_for_batches_that_must_be_kept() {
     let mut memory = Memory::new(place(0, 0), CACHED);
     let (first, second) = (batch(0, 0, 10), batch(1, 10, 20));
     assert!(memory.has_room(&first, 1), "a batch may have the window to itself");
-    memory.apply(&first).unwrap();
+    memory.apply(first.clone()).unwrap();
     assert!(!memory.has_room(&second, first.bytes() + second.bytes() - 1));
     assert!(memory.has_room(&second, first.bytes() + second.bytes()));
     let flight = memory.begin();
