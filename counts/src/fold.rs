@@ -1,24 +1,44 @@
-use tally_schemas::Increment;
+use tally_schemas::{Increment, wire};
 
 use crate::ledger::RESERVED_NAMESPACE;
-use crate::sums::{OverflowAt, Place};
-use crate::{BucketWidth, Fingerprint, Reject, Sums, next_offset};
+use crate::memory::{Id, Memory};
+use crate::sums::Place;
+use crate::{Bookmark, Fingerprint, Reject, Rules, Sums, next_offset};
 
 /// The fold of one partition: from messages in offset order to the deltas of a flush and their accounting.
 ///
 /// Every message that was seen ends as counted, duplicate or rejected, and as one of them only. Aggregator and reconciler
 /// both fold with this, so equal logs come to equal sums.
+///
+/// A message whose batch's id is remembered is a duplicate; an increment whose id is remembered is left out, and a message
+/// of such increments only is a duplicate too. Whatever becomes of it, a message that may be counted leaves all its ids.
 pub struct Fold {
-    width: BucketWidth,
+    rules: Rules,
+    memory: Memory,
     from: i64,
     to: i64,
     counted: u64,
     duplicate: u64,
     rejected: u64,
     increments: u64,
+    duplicates: Duplicates,
     sums: Sums,
     /// Those of the message at hand: a buffer.
     places: Vec<Place>,
+    /// Which increments of the message at hand are left out: a buffer.
+    repeated: Vec<usize>,
+}
+
+/// A message, but for its increments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    pub offset: i64,
+    /// The log's own time of the message, in milliseconds since the Unix epoch, if it has one.
+    pub timestamp_ms: Option<i64>,
+    /// The id of the schema that it is written by.
+    pub schema: u32,
+    /// The id of the batch as a whole.
+    pub batch_id: Option<&'a str>,
 }
 
 /// What the messages in [from, to) came to.
@@ -30,99 +50,173 @@ pub struct Flush {
     pub counted: u64,
     pub duplicate: u64,
     pub rejected: u64,
-    /// Increments in the counted messages.
+    /// Increments that were added.
     pub increments: u64,
+    pub duplicates: Duplicates,
     pub fingerprint: Fingerprint,
     pub sums: Sums,
+}
+
+/// What was recognised by its id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Duplicates {
+    /// Messages, by the id of their batch.
+    pub batches: u64,
+    /// Increments, by their own id, in other messages.
+    pub increments: u64,
 }
 
 impl Fold {
     /// The longest namespace or key, in bytes of UTF-8.
     pub const MAX_NAME_BYTES: usize = 4096;
+    /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a batch is one message of at most 8 MiB.
+    pub const MAX_DELTAS_BYTES: usize = 7 << 20;
 
-    /// Starts at the next offset to read.
-    pub fn new(width: BucketWidth, from: i64) -> Fold {
+    /// Starts at the next offset to read, with no id remembered.
+    pub fn new(rules: Rules, from: i64) -> Fold {
+        Fold::remembering(rules, from, Memory::new(rules.horizon))
+    }
+
+    /// Starts at the next offset to read. The messages from the bookmark up to there must be remembered first.
+    pub fn resume(rules: Rules, from: i64, bookmark: &Bookmark) -> Fold {
+        Fold::remembering(rules, from, Memory::resume(rules.horizon, bookmark))
+    }
+
+    fn remembering(rules: Rules, from: i64, memory: Memory) -> Fold {
         Fold {
-            width,
+            rules,
+            memory,
             from,
             to: from,
             counted: 0,
             duplicate: 0,
             rejected: 0,
             increments: 0,
+            duplicates: Duplicates::default(),
             sums: Sums::new(),
             places: Vec::new(),
+            repeated: Vec::new(),
         }
     }
 
-    /// Counts the message at `offset`, whole: either every increment is added, or none and the reason comes back, for
-    /// [`Fold::reject`].
+    /// Counts a message, whole: either every increment that is no duplicate is added, or none and the reason comes back,
+    /// for [`Fold::reject`].
     ///
     /// # Panics
-    /// If `offset` was seen already: the caller's log is out of order.
-    pub fn count(&mut self, offset: i64, increments: &[Increment<'_>]) -> Result<(), Reject> {
-        if let (_, Some(reason)) = self.place(increments) {
-            return Err(reason);
+    /// If its offset was seen already: the caller's log is out of order.
+    #[inline]
+    pub fn count(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> Result<(), Reject> {
+        let has_ids = self.place(envelope, increments)?;
+        if has_ids {
+            return self.count_new(envelope, increments);
         }
         self.sums.add_all(increments, &self.places).map_err(|_| Reject::Overflow)?;
-        self.see(offset);
+        self.see(envelope.offset);
         self.counted += 1;
         self.increments += increments.len() as u64;
         Ok(())
     }
 
-    /// Counts messages that hold one increment each, as [`Fold::count`] would one after the other; many together cost less.
-    ///
-    /// An error names the first message that was not counted by its index. Those before it are counted, those after it
-    /// wait for another call.
-    ///
-    /// # Panics
-    /// If an offset was seen already, or if there are not as many offsets as increments.
-    pub fn count_singles(
-        &mut self,
-        offsets: &[i64],
-        increments: &[Increment<'_>],
-    ) -> Result<(), (usize, Reject)> {
-        assert_eq!(offsets.len(), increments.len(), "every message has its offset");
-        let (sound, mut refused) = self.place(increments);
-        let mut counted = sound;
-        if let Err(OverflowAt(index)) = self.sums.add_each(&increments[..sound], &self.places) {
-            (counted, refused) = (index, Some(Reject::Overflow));
+    /// Counts what of a sound message is no duplicate.
+    fn count_new(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> Result<(), Reject> {
+        let repeated_batch = self.leave_ids(envelope, increments);
+        if repeated_batch {
+            self.duplicates.batches += 1;
         }
-        for &offset in &offsets[..counted] {
-            self.see(offset);
+        let repeated = self.repeated.len();
+        if repeated_batch || (repeated > 0 && repeated == increments.len()) {
+            self.see(envelope.offset);
+            self.duplicate += 1;
+        } else {
+            self.add_but_repeated(increments)?;
+            self.see(envelope.offset);
+            self.counted += 1;
+            self.increments += (increments.len() - repeated) as u64;
         }
-        self.counted += counted as u64;
-        self.increments += counted as u64;
-        refused.map_or(Ok(()), |reason| Err((counted, reason)))
+        if !repeated_batch {
+            self.duplicates.increments += repeated as u64;
+        }
+        Ok(())
     }
 
-    /// Places the increments up to the first that may not be counted; how many there are, and what is wrong with that one.
-    fn place(&mut self, increments: &[Increment<'_>]) -> (usize, Option<Reject>) {
-        self.places.clear();
-        for increment in increments {
-            match self.bucket(increment) {
-                Ok(bucket) => self.places.push(self.sums.place(increment.namespace, increment.key, bucket)),
-                Err(reason) => return (self.places.len(), Some(reason)),
+    fn add_but_repeated(&mut self, increments: &[Increment<'_>]) -> Result<(), Reject> {
+        let added = match self.repeated.is_empty() {
+            true => self.sums.add_all(increments, &self.places),
+            false => {
+                let mut repeated = self.repeated.iter().copied().peekable();
+                let is_new = |index: &usize| repeated.next_if_eq(index).is_none();
+                let (increments, places): (Vec<_>, Vec<_>) = (0..increments.len())
+                    .filter(is_new)
+                    .map(|index| (increments[index], self.places[index]))
+                    .unzip();
+                self.sums.add_all(&increments, &places)
+            }
+        };
+        added.map_err(|_| Reject::Overflow)
+    }
+
+    /// Remembers the ids of a message that is not to be counted here: it was before, or it was rejected for overflow.
+    pub fn remember(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) {
+        if let Ok(true) = self.place(envelope, increments) {
+            self.leave_ids(envelope, increments);
+        }
+    }
+
+    /// Remembers the ids of a sound message, and notes which increments are left out; whether its batch's id was remembered.
+    fn leave_ids(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> bool {
+        let &Envelope { offset, schema, batch_id, .. } = envelope;
+        self.memory.advance(offset);
+        self.memory.read(schema, offset);
+        self.repeated.clear();
+        for (index, increment) in increments.iter().enumerate() {
+            if increment.id.is_some_and(|id| self.memory.see(Id::of_increment(id), offset)) {
+                self.repeated.push(index);
             }
         }
-        (self.places.len(), None)
+        batch_id.is_some_and(|id| self.memory.see(Id::of_batch(id), offset))
+    }
+
+    /// Places the increments, if each may be counted and all of them together; whether there is an id in the message.
+    #[inline]
+    fn place(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> Result<bool, Reject> {
+        let latest_ms = envelope
+            .timestamp_ms
+            .map_or(i64::MAX, |at_ms| at_ms.saturating_add(i64::from(self.rules.max_future_s) * 1000));
+        let mut has_ids = envelope.batch_id.is_some();
+        self.places.clear();
+        for increment in increments {
+            let bucket = self.bucket(increment, latest_ms)?;
+            self.places.push(self.sums.place(increment.namespace, increment.key, bucket));
+            has_ids |= increment.id.is_some();
+        }
+        match Self::is_of_countable_size(increments.iter().copied()) {
+            true => Ok(has_ids),
+            false => Err(Reject::TooLarge),
+        }
     }
 
     /// Accounts for the message at `offset` as rejected.
-    pub fn reject(&mut self, offset: i64) {
+    pub fn reject(&mut self, offset: i64, reason: Reject, payload: &[u8]) {
+        self.pass_over(offset, reason, payload);
         self.see(offset);
         self.rejected += 1;
     }
 
-    /// Whether one increment may be counted at all.
-    pub fn check(&self, increment: &Increment<'_>) -> Result<(), Reject> {
-        self.bucket(increment).map(|_| ())
+    /// Notes that a message was rejected, when it was.
+    pub fn pass_over(&mut self, offset: i64, reason: Reject, payload: &[u8]) {
+        if let (true, Ok((schema, _))) = (reason.is_of_schema(), wire::split(payload)) {
+            self.memory.leave_unread(schema, offset);
+        }
+    }
+
+    /// Whether the message at `offset` was rejected for its schema, by the bookmark that this fold resumed from.
+    pub fn was_unread(&self, offset: i64, payload: &[u8]) -> bool {
+        wire::split(payload).is_ok_and(|(schema, _)| self.memory.is_unread(schema, offset))
     }
 
     /// The bucket of an increment that may be counted.
     #[inline(always)]
-    fn bucket(&self, increment: &Increment<'_>) -> Result<u32, Reject> {
+    fn bucket(&self, increment: &Increment<'_>, latest_ms: i64) -> Result<u32, Reject> {
         let named = |name: &str| (1..=Self::MAX_NAME_BYTES).contains(&name.len());
         if !named(increment.namespace) || !named(increment.key) {
             return Err(Reject::NameOutOfRange);
@@ -130,12 +224,30 @@ impl Fold {
         if increment.namespace == RESERVED_NAMESPACE {
             return Err(Reject::ReservedNamespace);
         }
-        self.width.bucket(increment.at_ms)
+        let bucket = self.rules.width.bucket(increment.at_ms)?;
+        match increment.at_ms > latest_ms {
+            true => Err(Reject::FutureEventTime),
+            false => Ok(bucket),
+        }
     }
 
     fn see(&mut self, offset: i64) {
         assert!(offset >= self.to, "offset {offset} comes after {} was seen", self.to);
         self.to = next_offset(offset);
+    }
+
+    /// Whether the increments of a message are not [`Reject::TooLarge`] together.
+    #[inline]
+    pub fn is_of_countable_size<'a>(increments: impl ExactSizeIterator<Item = Increment<'a>>) -> bool {
+        Sums::may_fit(increments, Self::MAX_DELTAS_BYTES)
+    }
+
+    /// Whether the sums have room for these increments below [`Fold::MAX_DELTAS_BYTES`]: if not, take a flush first.
+    #[inline]
+    pub fn has_room(&self, increments: &[Increment<'_>]) -> bool {
+        Self::MAX_DELTAS_BYTES
+            .checked_sub(self.sums.encoded_bytes())
+            .is_some_and(|room| Sums::may_fit(increments.iter().copied(), room))
     }
 
     /// Whether nothing was seen since the last flush.
@@ -152,20 +264,40 @@ impl Fold {
         &self.sums
     }
 
+    /// What it takes to remember the same ids at [`Fold::next`] again.
+    pub fn bookmark(&mut self) -> Bookmark {
+        self.memory.bookmark(self.to)
+    }
+
+    /// How many ids are remembered.
+    pub fn remembered_ids(&self) -> usize {
+        self.memory.ids()
+    }
+
+    /// The memory that remembering them takes, in bytes.
+    pub fn remembered_bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
+    /// How far back the ids go that are remembered, in offsets.
+    pub fn remembered_offsets(&self) -> i64 {
+        self.memory.oldest().map_or(0, |oldest| self.to - oldest)
+    }
+
     /// Takes what was summed, and starts the next flush where this one ends.
     pub fn take(&mut self) -> Flush {
-        let places = std::mem::take(&mut self.places);
-        let next = Fold { places, ..Fold::new(self.width, self.to) };
-        let ended = std::mem::replace(self, next);
+        let sums = std::mem::take(&mut self.sums);
+        let count = std::mem::take::<u64>;
         Flush {
-            from: ended.from,
-            to: ended.to,
-            counted: ended.counted,
-            duplicate: ended.duplicate,
-            rejected: ended.rejected,
-            increments: ended.increments,
-            fingerprint: ended.sums.fingerprint(),
-            sums: ended.sums,
+            from: std::mem::replace(&mut self.from, self.to),
+            to: self.to,
+            counted: count(&mut self.counted),
+            duplicate: count(&mut self.duplicate),
+            rejected: count(&mut self.rejected),
+            increments: count(&mut self.increments),
+            duplicates: std::mem::take(&mut self.duplicates),
+            fingerprint: sums.fingerprint(),
+            sums,
         }
     }
 
@@ -179,125 +311,4 @@ impl Fold {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn increment<'a>(key: &'a str, delta: i64, at_ms: i64) -> Increment<'a> {
-        Increment { namespace: "ns", key, delta, at_ms, id: None }
-    }
-
-    #[test]
-    fn a_message_is_counted_whole_or_not_at_all() {
-        let mut fold = Fold::new(BucketWidth::MINUTE, 5);
-        fold.count(5, &[increment("a", i64::MAX, 0)]).unwrap();
-        let poisoned = [increment("b", 7, 0), increment("a", 1, 0)];
-        assert_eq!(fold.count(6, &poisoned), Err(Reject::Overflow));
-        fold.reject(6);
-        assert_eq!(
-            fold.count(9, &[increment("b", 1, 0), increment("c", 1, -1)]),
-            Err(Reject::EventTimeOutOfRange)
-        );
-        fold.reject(9);
-        let flush = fold.take();
-        assert_eq!((flush.from, flush.to, flush.counted, flush.rejected, flush.increments), (5, 10, 1, 2, 1));
-        let deltas: Vec<_> = flush.sums.iter().map(|d| (d.key.to_owned(), d.sum)).collect();
-        assert_eq!(deltas, [("a".to_owned(), i64::MAX)]);
-    }
-
-    #[test]
-    fn the_reserved_namespace_and_bad_names_are_refused() {
-        let mut fold = Fold::new(BucketWidth::MINUTE, 0);
-        let long = "x".repeat(Fold::MAX_NAME_BYTES + 1);
-        let reserved = Increment { namespace: RESERVED_NAMESPACE, ..increment("k", 1, 0) };
-        assert_eq!(fold.count(0, &[reserved]), Err(Reject::ReservedNamespace));
-        assert_eq!(fold.count(0, &[increment("", 1, 0)]), Err(Reject::NameOutOfRange));
-        assert_eq!(fold.count(0, &[increment(&long, 1, 0)]), Err(Reject::NameOutOfRange));
-        assert!(fold.is_clean());
-    }
-
-    #[test]
-    fn memory_that_comes_back_late_does_not_replace_what_was_summed_since() {
-        let mut fold = Fold::new(BucketWidth::MINUTE, 0);
-        fold.count(0, &[increment("a", 1, 0)]).unwrap();
-        let first = fold.take();
-        fold.reuse(first.sums);
-        assert!(fold.sums().is_empty());
-        fold.count(1, &[increment("b", 2, 0)]).unwrap();
-        let second = fold.take();
-        assert_eq!((second.from, second.to, second.increments), (1, 2, 1));
-        fold.count(2, &[increment("c", 3, 0)]).unwrap();
-        fold.reuse(second.sums);
-        let keys = |sums: &Sums| sums.iter().map(|d| d.key.to_owned()).collect::<Vec<_>>();
-        assert_eq!(keys(fold.sums()), ["c"]);
-    }
-
-    #[test]
-    #[should_panic(expected = "offset 3 comes after 4 was seen")]
-    fn a_log_out_of_order_is_a_bug() {
-        let mut fold = Fold::new(BucketWidth::MINUTE, 3);
-        fold.reject(3);
-        fold.reject(3);
-    }
-
-    proptest! {
-        /// Wherever the flushes fall, the sums and the fingerprint are those of the whole log.
-        #[test]
-        fn flushes_add_up_to_the_log(
-            messages in prop::collection::vec(prop::collection::vec(("[a-d]", -9i64..9, 0i64..400_000), 1..5), 1..60),
-            flushes in prop::collection::vec(any::<bool>(), 60),
-        ) {
-            let mut whole = Fold::new(BucketWidth::MINUTE, 0);
-            let mut parts = Fold::new(BucketWidth::MINUTE, 0);
-            let mut taken = Vec::new();
-            for (offset, message) in messages.iter().enumerate() {
-                let increments: Vec<_> = message.iter().map(|(k, d, at)| increment(k, *d, *at)).collect();
-                whole.count(offset as i64, &increments).unwrap();
-                parts.count(offset as i64, &increments).unwrap();
-                if flushes[offset] {
-                    taken.push(parts.take());
-                }
-            }
-            taken.push(parts.take());
-            let whole = whole.take();
-            let fingerprint = taken.iter().fold(Fingerprint::ZERO, |sum, flush| sum + flush.fingerprint);
-            prop_assert_eq!(fingerprint, whole.fingerprint);
-            prop_assert_eq!(taken.iter().map(|f| f.counted).sum::<u64>(), whole.counted);
-            prop_assert_eq!(taken.iter().map(|f| f.increments).sum::<u64>(), whole.increments);
-            prop_assert!(taken.windows(2).all(|pair| pair[0].to == pair[1].from));
-        }
-
-        /// Messages of one increment each: counted together, they come to what they come to one by one.
-        #[test]
-        fn singles_together_are_singles_one_by_one(
-            messages in prop::collection::vec(("[a-c]{0,1}", prop_oneof![9 => -9i64..9, 1 => any::<i64>()], -1i64..200_000, 1i64..3), 0..80),
-        ) {
-            let increments: Vec<_> = messages.iter().map(|(k, d, at, _)| increment(k, *d, *at)).collect();
-            let offsets: Vec<_> = messages.iter().scan(0, |at, (_, _, _, gap)| { *at += gap; Some(*at) }).collect();
-            let mut one_by_one = Fold::new(BucketWidth::MINUTE, 0);
-            let mut reasons = Vec::new();
-            for (offset, increment) in offsets.iter().zip(&increments) {
-                if let Err(reason) = one_by_one.count(*offset, std::slice::from_ref(increment)) {
-                    one_by_one.reject(*offset);
-                    reasons.push((*offset, reason));
-                }
-            }
-            let mut together = Fold::new(BucketWidth::MINUTE, 0);
-            let mut refused = Vec::new();
-            let mut start = 0;
-            while let Err((index, reason)) = together.count_singles(&offsets[start..], &increments[start..]) {
-                together.reject(offsets[start + index]);
-                refused.push((offsets[start + index], reason));
-                start += index + 1;
-            }
-            prop_assert_eq!(refused, reasons);
-            let (together, one_by_one) = (together.take(), one_by_one.take());
-            prop_assert!(together.sums.iter().eq(one_by_one.sums.iter()));
-            prop_assert_eq!(
-                (together.to, together.counted, together.rejected, together.increments, together.fingerprint),
-                (one_by_one.to, one_by_one.counted, one_by_one.rejected, one_by_one.increments, one_by_one.fingerprint)
-            );
-        }
-    }
-}
+mod tests;

@@ -17,12 +17,16 @@ pub enum Reject {
     NameOutOfRange,
     /// The event time is before 1970 or after 2106.
     EventTimeOutOfRange,
+    /// The event time is later than the message by more than [`crate::Rules::max_future_s`].
+    FutureEventTime,
+    /// Its deltas alone could outgrow a batch: see [`crate::Fold::MAX_DELTAS_BYTES`].
+    TooLarge,
     /// The sum would not fit 64 bits.
     Overflow,
 }
 
 impl Reject {
-    pub const ALL: [Reject; 8] = [
+    pub const ALL: [Reject; 10] = [
         Reject::NotFramed,
         Reject::UnknownSchema,
         Reject::IncompatibleSchema,
@@ -30,6 +34,8 @@ impl Reject {
         Reject::ReservedNamespace,
         Reject::NameOutOfRange,
         Reject::EventTimeOutOfRange,
+        Reject::FutureEventTime,
+        Reject::TooLarge,
         Reject::Overflow,
     ];
 
@@ -43,13 +49,38 @@ impl Reject {
             Reject::ReservedNamespace => "reserved_namespace",
             Reject::NameOutOfRange => "name_out_of_range",
             Reject::EventTimeOutOfRange => "event_time_out_of_range",
+            Reject::FutureEventTime => "future_event_time",
+            Reject::TooLarge => "too_large",
             Reject::Overflow => "overflow",
         }
+    }
+
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Reject> {
+        Reject::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
+    /// Whether it was for its schema, so that nobody knows what is in it.
+    pub fn is_of_schema(self) -> bool {
+        matches!(self, Reject::UnknownSchema | Reject::IncompatibleSchema)
     }
 }
 
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_name_of_its_own() {
+        for reason in Reject::ALL {
+            assert_eq!(Reject::named(reason.as_str()), Some(reason));
+        }
+        assert_eq!(Reject::named("bad_luck"), None);
     }
 }

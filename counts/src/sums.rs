@@ -46,6 +46,9 @@ pub(crate) struct OverflowAt(pub(crate) usize);
 /// The most that an entry's numbers take in Avro: two lengths, the bucket, the sum and the events.
 const NUMBERS_BYTES: usize = 3 + 3 + 5 + 10 + 10;
 
+/// The most that a delta takes whose names are as long as they may be.
+const MAX_DELTA_BYTES: usize = NUMBERS_BYTES + 2 * crate::Fold::MAX_NAME_BYTES;
+
 /// How many increments ahead a record is asked for; its slot is asked for as long before that. Measured: 8 is too late
 /// where the table is large, from 16 to 32 there is no difference.
 const AHEAD: usize = 16;
@@ -177,6 +180,14 @@ impl Sums {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether the deltas of these increments take at most `room` bytes, even if each is of another counter.
+    #[inline]
+    pub(crate) fn may_fit<'a>(increments: impl ExactSizeIterator<Item = Increment<'a>>, room: usize) -> bool {
+        let bytes =
+            |increment: Increment<'a>| increment.namespace.len() + increment.key.len() + NUMBERS_BYTES;
+        increments.len() * MAX_DELTA_BYTES <= room || increments.map(bytes).sum::<usize>() <= room
     }
 
     /// Forgets everything but the memory; of that it lets half go where less than a quarter was used. Hashes with another

@@ -16,4 +16,4 @@ PARTITION BY partition
 ORDER BY (namespace, key, bucket)
 TTL bucket + INTERVAL 30 DAY DELETE WHERE namespace = '__tally' AND startsWith(key, 'batch:')
 SETTINGS non_replicated_deduplication_window = 10000
-COMMENT 'tally: bucket_seconds={bucket_seconds}'
+COMMENT '{comment}'

@@ -19,7 +19,6 @@ mod value;
 
 use std::borrow::Cow;
 
-use tally_counts::BucketWidth;
 use tally_schemas::Increment;
 
 use crate::problem::{Fault, Faults, Problem};
@@ -33,7 +32,7 @@ pub(crate) use media_type::MediaType;
 pub(crate) struct Rules {
     /// When an event happened that does not say it.
     pub(crate) now_ms: i64,
-    pub(crate) width: BucketWidth,
+    pub(crate) counting: tally_counts::Rules,
 }
 
 /// A body in which every increment can be counted.

@@ -12,12 +12,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
-use tally_counts::BucketWidth;
 use tally_service::config::Config;
 use tokio::time::error::Elapsed;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 use tracing::{Span, error, field, info_span};
+use uuid::Uuid;
 
 use crate::body::{self, Avro, MediaType, Rules};
 use crate::limits::Limits;
@@ -35,7 +35,7 @@ const NOT_READY_RETRY_S: u64 = 1;
 
 /// What all requests share.
 pub(crate) struct Gateway {
-    width: BucketWidth,
+    counting: tally_counts::Rules,
     body_limit_bytes: usize,
     limits: Limits,
     avro: Avro,
@@ -55,7 +55,7 @@ struct Accepted {
 impl Gateway {
     pub(crate) fn new(config: &Config, log: Arc<Log>, metrics: Metrics) -> Gateway {
         Gateway {
-            width: config.counts.bucket_seconds,
+            counting: config.rules(),
             body_limit_bytes: config.producer.body_limit_bytes,
             limits: Limits::new(&config.producer),
             avro: Avro::new(),
@@ -116,9 +116,10 @@ impl Gateway {
         id: Option<&str>,
         started: &Started,
     ) -> Result<Message, Problem> {
-        let rules = Rules { now_ms: jiff::Timestamp::now().as_millisecond(), width: self.width };
+        let rules = Rules { now_ms: jiff::Timestamp::now().as_millisecond(), counting: self.counting };
         let parsed = body::parse(media_type, &self.avro, body, rules)?;
-        let message = Message::new(&parsed, id, started.schema_ids)?;
+        let unique = Uuid::now_v7().simple().to_string();
+        let message = Message::new(&parsed, id, &unique, started.schema_ids)?;
         if let Some(max_bytes) = started.max_message_bytes {
             message.check_size(max_bytes)?;
         }

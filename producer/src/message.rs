@@ -1,9 +1,10 @@
 //! From a body's increments to the one message of the log that carries them.
 
 use axum::http::HeaderMap;
-use tally_schemas::{BatchEncoder, encode, wire};
+use tally_counts::Fold;
+use tally_schemas::{BatchEncoder, Increment, encode, wire};
 
-use crate::body::{Parsed, Shape, name};
+use crate::body::{Item, Parsed, Shape, name};
 use crate::problem::{Code, Problem};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -30,10 +31,11 @@ impl Message {
     /// Writes the increments: a single one as `tally.Increment`, many as `tally.IncrementBatch`.
     ///
     /// A request with an Idempotency-Key is a batch, however few its increments are: the id that makes it count once is the
-    /// batch's.
+    /// batch's. One without any id gets `unique`: the Kafka client may append a message twice when it has lost the answer.
     pub(crate) fn new(
         parsed: &Parsed<'_>,
         idempotency_key: Option<&str>,
+        unique: &str,
         ids: SchemaIds,
     ) -> Result<Message, Problem> {
         let id = match (idempotency_key, parsed.id) {
@@ -43,12 +45,18 @@ impl Message {
             }
             (header, own) => header.or(own),
         };
+        if !Fold::is_of_countable_size(parsed.items.iter().map(Item::increment)) {
+            let detail =
+                format!("its {} increments could be more than one flush may hold", parsed.items.len());
+            return Err(Problem::new(Code::MessageTooLarge, detail));
+        }
         let key = key(parsed, id);
         let mut payload = Vec::new();
         match (&parsed.items[..], parsed.shape, id) {
             ([item], Shape::Single, None) => {
                 payload.extend_from_slice(&wire::prefix(ids.increment));
-                encode::increment(&mut payload, &item.increment());
+                let increment = item.increment();
+                encode::increment(&mut payload, &Increment { id: increment.id.or(Some(unique)), ..increment });
                 Ok(Message { key, payload, increments: 1 })
             }
             (items, ..) => {
@@ -56,7 +64,7 @@ impl Message {
                 let mut batch = BatchEncoder::new();
                 items.iter().for_each(|item| batch.push(&item.increment()));
                 let increments = batch.count();
-                batch.finish(&mut payload, id);
+                batch.finish(&mut payload, id.or(Some(unique)));
                 Ok(Message { key, payload, increments })
             }
         }
@@ -113,12 +121,12 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Probl
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use tally_schemas::{Increment, Plan, avsc};
+    use tally_schemas::{Plan, avsc};
 
     use super::*;
-    use crate::body::Item;
 
     const IDS: SchemaIds = SchemaIds { increment: 7, batch: 8 };
+    const UNIQUE: &str = "unique";
 
     fn item(key: &'static str, id: Option<&'static str>) -> Item<'static> {
         Item { namespace: "n".into(), key: key.into(), delta: 2, at_ms: 5, id: id.map(Into::into) }
@@ -140,15 +148,31 @@ mod tests {
     #[test]
     fn a_single_increment_is_keyed_by_its_counter() {
         let one = parsed(Shape::Single, None, vec![item("k", None)]);
-        let message = Message::new(&one, None, IDS).unwrap();
+        let message = Message::new(&one, None, UNIQUE, IDS).unwrap();
         assert_eq!((message.key.as_deref(), message.increments), (Some(&b"n\0k"[..]), 1));
+        let sent = Increment { id: Some(UNIQUE), ..one.items[0].increment() };
+        assert_eq!(read(&message, avsc::INCREMENT, 7), (None, vec![sent]));
+    }
+
+    #[test]
+    fn a_single_increment_with_an_id_is_keyed_by_it() {
+        let one = parsed(Shape::Single, None, vec![item("k", Some("own"))]);
+        let message = Message::new(&one, None, UNIQUE, IDS).unwrap();
+        assert_eq!(message.key.as_deref(), Some(&b"own"[..]));
         assert_eq!(read(&message, avsc::INCREMENT, 7), (None, vec![one.items[0].increment()]));
+    }
+
+    #[test]
+    fn what_the_fold_would_refuse_as_too_large_is_not_sent() {
+        let long: &'static str = "x".repeat(4000).leak();
+        let many = parsed(Shape::Batch, None, (0..2000).map(|_| item(long, None)).collect());
+        assert_eq!(Message::new(&many, None, UNIQUE, IDS).unwrap_err().code, Code::MessageTooLarge);
     }
 
     #[test]
     fn a_request_with_a_key_is_a_batch_of_that_id() {
         let one = parsed(Shape::Single, None, vec![item("k", Some("own"))]);
-        let message = Message::new(&one, Some("once"), IDS).unwrap();
+        let message = Message::new(&one, Some("once"), UNIQUE, IDS).unwrap();
         assert_eq!(message.key.as_deref(), Some(&b"once"[..]));
         assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8), (Some("once"), vec![one.items[0].increment()]));
     }
@@ -156,19 +180,20 @@ mod tests {
     #[test]
     fn a_batch_goes_anywhere_unless_it_is_to_count_once() {
         let plain = parsed(Shape::Batch, None, vec![item("a", None), item("b", None)]);
-        let message = Message::new(&plain, None, IDS).unwrap();
+        let message = Message::new(&plain, None, UNIQUE, IDS).unwrap();
         assert_eq!((message.key.as_deref(), message.increments), (None, 2));
-        assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8).1.len(), 2);
+        let (id, increments) = read(&message, avsc::INCREMENT_BATCH, 8);
+        assert_eq!((id, increments.len()), (Some(UNIQUE), 2));
 
         let named = parsed(Shape::Batch, Some("batch"), vec![item("a", Some("first"))]);
-        let message = Message::new(&named, Some("batch"), IDS).unwrap();
+        let message = Message::new(&named, Some("batch"), UNIQUE, IDS).unwrap();
         assert_eq!(message.key.as_deref(), Some(&b"batch"[..]));
         assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8).0, Some("batch"));
-        let problem = Message::new(&named, Some("another"), IDS).unwrap_err();
+        let problem = Message::new(&named, Some("another"), UNIQUE, IDS).unwrap_err();
         assert_eq!(problem.code, Code::InvalidIdempotencyKey);
 
         let item_ids = parsed(Shape::Batch, None, vec![item("a", None), item("b", Some("second"))]);
-        assert_eq!(Message::new(&item_ids, None, IDS).unwrap().key.as_deref(), Some(&b"second"[..]));
+        assert_eq!(Message::new(&item_ids, None, UNIQUE, IDS).unwrap().key.as_deref(), Some(&b"second"[..]));
     }
 
     #[test]

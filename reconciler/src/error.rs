@@ -1,4 +1,5 @@
 use rdkafka::error::KafkaError;
+use tally_counts::Rules;
 use tally_service::{kafka, registry};
 
 /// Why nothing could be said about the counts. A mismatch is not here: it is a finding of the report.
@@ -12,9 +13,9 @@ pub enum Error {
     Store(#[from] clickhouse::error::Error),
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    #[error("the store's table has buckets of {have} seconds, but counts.bucket_seconds is {want}")]
-    BucketWidth { have: u32, want: u32 },
-    #[error("the store has no counts table: run `tally init`")]
+    #[error("the store's table was counted into by other rules: {have}, but the configuration says {want}")]
+    OtherRules { have: Rules, want: Rules },
+    #[error("the store has no counts table with rules of counting: run `tally init`")]
     NoTable,
     #[error(
         "topic {topic}, partition {partition}: the log begins at offset {begins}, what came before can not be replayed"
@@ -25,7 +26,7 @@ pub enum Error {
     )]
     Stuck { topic: String, partition: i32, at: i64, to: i64, seconds: u64 },
     #[error(
-        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not a number"
+        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not what the aggregator writes"
     )]
     RejectedHeader { topic: String, partition: i32, offset: i64, header: &'static str },
 }

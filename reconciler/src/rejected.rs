@@ -1,35 +1,45 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers};
+use tally_counts::Reject;
 use tally_service::{config, kafka};
 
 use crate::Error;
 use crate::replay::{Until, replay};
 
-/// The offsets of rejected messages, by source partition.
+/// By offset.
+pub(crate) type Rejected = BTreeMap<i64, Reject>;
+
+/// The rejected messages and why, by source partition.
 ///
 /// Whether a message can be counted may depend on what the registry knew at the time, so a replay does not decide it anew: the log
 /// says what was rejected.
-pub(crate) fn rejected_offsets(kafka: &config::Kafka) -> Result<BTreeMap<i32, BTreeSet<i64>>, Error> {
+pub(crate) fn rejected_messages(kafka: &config::Kafka) -> Result<BTreeMap<i32, Rejected>, Error> {
     let client: BaseConsumer =
         kafka::client(kafka, "tally-reconciler").create().map_err(Error::kafka("make a consumer"))?;
-    let mut offsets: BTreeMap<i32, BTreeSet<i64>> = BTreeMap::new();
+    let mut rejected: BTreeMap<i32, Rejected> = BTreeMap::new();
     for partition in 0..kafka::partition_count(client.client(), &kafka.rejected)? {
         replay(kafka, &kafka.rejected, partition, Until::End, |message| {
-            let source = number::<i32>(message, "tally.partition")?;
-            offsets.entry(source).or_default().insert(number::<i64>(message, "tally.offset")?);
+            let source = header(message, "tally.partition", |text| text.parse::<i32>().ok())?;
+            let offset = header(message, "tally.offset", |text| text.parse::<i64>().ok())?;
+            let reason = header(message, "tally.reason", Reject::named)?;
+            rejected.entry(source).or_default().insert(offset, reason);
             Ok(())
         })?;
     }
-    Ok(offsets)
+    Ok(rejected)
 }
 
-fn number<T: std::str::FromStr>(message: &BorrowedMessage<'_>, name: &'static str) -> Result<T, Error> {
+fn header<T>(
+    message: &BorrowedMessage<'_>,
+    name: &'static str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, Error> {
     let header = message.headers().and_then(|headers| headers.iter().find(|header| header.key == name));
     let text = header.and_then(|header| header.value).and_then(|value| std::str::from_utf8(value).ok());
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| Error::RejectedHeader {
+    text.and_then(parse).ok_or_else(|| Error::RejectedHeader {
         topic: message.topic().to_owned(),
         partition: message.partition(),
         offset: message.offset(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use indicatif::ProgressBar;
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tally_counts::{Fingerprint, Fold};
+use tally_counts::{Envelope, Fingerprint, Fold, Reject};
 use tally_service::config::Config;
 use tally_service::kafka;
 use tally_service::plans::{Plans, Undecoded};
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::rejected::rejected_offsets;
+use crate::rejected::{Rejected, rejected_messages};
 use crate::replay::{Until, replay};
 use crate::{Error, Finding, PartitionReport, Report};
 
@@ -26,11 +26,11 @@ const FOLD_BYTES: usize = 32 << 20;
 /// `progress` counts offsets.
 pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, Error> {
     let client = store::client(&config.store);
-    let (have, want) = (store::bucket_width(&client).await?, config.counts.bucket_seconds);
+    let (have, want) = (store::rules(&client).await?, config.rules());
     match have {
         None => return Err(Error::NoTable),
         Some(have) if have != want => {
-            return Err(Error::BucketWidth { have: have.as_secs(), want: want.as_secs() });
+            return Err(Error::OtherRules { have, want });
         }
         Some(_) => {}
     }
@@ -44,7 +44,7 @@ pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, E
                 .create()
                 .map_err(Error::kafka("make a consumer"))?;
             let count = kafka::partition_count(consumer.client(), &config.kafka.increments)?;
-            Ok((count, rejected_offsets(&config.kafka)?))
+            Ok((count, rejected_messages(&config.kafka)?))
         })
         .await?
     };
@@ -86,7 +86,7 @@ fn verify_partition(
     config: &Config,
     partition: i32,
     ledger: &Ledger,
-    rejected: &BTreeSet<i64>,
+    rejected: &Rejected,
     runtime: &Handle,
     progress: &ProgressBar,
 ) -> Result<PartitionReport, Error> {
@@ -100,17 +100,19 @@ fn verify_partition(
     // Where the position contradicts itself, the replay goes as far as the store ever was.
     let position = ledger.increments.high;
     let mut plans = Plans::new(Registry::new(&config.registry)?);
-    let mut fold = Fold::new(config.counts.bucket_seconds, 0);
+    let mut fold = Fold::new(config.rules(), 0);
     let mut total = Total::default();
     replay(&config.kafka, topic, partition, Until::Offset(position), |message| {
         let offset = message.offset();
         total.messages += 1;
         progress.inc(1);
-        if rejected.contains(&offset) {
-            fold.reject(offset);
+        let payload = message.payload().unwrap_or(b"");
+        let rejected = rejected.get(&offset).copied();
+        // Of the messages that were rejected, those that did not fit alone left their ids.
+        if let Some(reason) = rejected.filter(|reason| *reason != Reject::Overflow) {
+            fold.reject(offset, reason, payload);
             return Ok(());
         }
-        let payload = message.payload().unwrap_or(b"");
         let mut increments = Vec::new();
         let decoded = match plans.decode(payload, &mut increments) {
             Err(Undecoded::AskRegistry) => {
@@ -120,10 +122,23 @@ fn verify_partition(
             decoded => decoded,
         };
         let refused = match decoded {
-            Ok(()) => match fold.count(offset, &increments) {
-                Ok(()) => None,
-                Err(reason) => Some((reason, String::from("as counted by the fold"))),
-            },
+            Ok(decoded) => {
+                let envelope = Envelope {
+                    offset,
+                    timestamp_ms: message.timestamp().to_millis().filter(|at_ms| *at_ms >= 0),
+                    schema: decoded.schema,
+                    batch_id: decoded.batch_id,
+                };
+                if let Some(reason) = rejected {
+                    fold.remember(&envelope, &increments);
+                    fold.reject(offset, reason, payload);
+                    return Ok(());
+                }
+                match fold.count(&envelope, &increments) {
+                    Ok(()) => None,
+                    Err(reason) => Some((reason, String::from("as counted by the fold"))),
+                }
+            }
             Err(Undecoded::Refused(refusal)) => Some((refusal.reason, refusal.detail)),
             Err(Undecoded::AskRegistry) => unreachable!("the registry was asked just now"),
         };

@@ -18,6 +18,15 @@ pub enum Undecoded {
     Refused(Refusal),
 }
 
+/// What a message holds besides its increments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded<'a> {
+    /// The id of the schema that it is written by.
+    pub schema: u32,
+    /// The id of the batch as a whole.
+    pub batch_id: Option<&'a str>,
+}
+
 /// Why a message cannot be counted, and what exactly is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -71,7 +80,7 @@ impl Plans {
         &self,
         payload: &'a [u8],
         increments: &mut Vec<Increment<'a>>,
-    ) -> Result<(), Undecoded> {
+    ) -> Result<Decoded<'a>, Undecoded> {
         increments.clear();
         let refuse = |reason: Reject, detail: &dyn ToString| {
             Undecoded::Refused(Refusal { reason, detail: detail.to_string() })
@@ -80,7 +89,7 @@ impl Plans {
         match self.known.iter().find(|(known, _)| *known == id) {
             Some((_, Known::Plan(plan))) => plan
                 .decode_into(body, increments)
-                .map(drop)
+                .map(|message| Decoded { schema: id, batch_id: message.id })
                 .map_err(|error| refuse(Reject::Undecodable, &format!("schema {id}: {error}"))),
             Some((_, Known::Incompatible(refusal))) => Err(Undecoded::Refused(refusal.clone())),
             Some((_, Known::Unknown { since })) if since.elapsed() < UNKNOWN_FOR => {

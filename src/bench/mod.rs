@@ -19,8 +19,10 @@ mod log;
 mod machine;
 mod measure;
 mod peers;
+mod rebuild;
 mod recovery;
 mod rig;
+mod scale;
 mod sink;
 mod sum;
 mod trial;
@@ -53,12 +55,16 @@ enum Bench {
     Freshness,
     /// From a killed aggregator to caught up.
     Recovery,
+    /// From a restarted aggregator to its ids remembered again.
+    Rebuild,
+    /// Members that come and go under load.
+    Scale,
     /// Another way to the same counts, on the same topic.
     Peers,
 }
 
 /// All but the peers, which are asked for.
-const USUAL: [Bench; 7] = [
+const USUAL: [Bench; 9] = [
     Bench::Decode,
     Bench::Sum,
     Bench::Aggregate,
@@ -66,6 +72,8 @@ const USUAL: [Bench; 7] = [
     Bench::Live,
     Bench::Freshness,
     Bench::Recovery,
+    Bench::Rebuild,
+    Bench::Scale,
 ];
 
 #[derive(Debug, clap::Args)]
@@ -197,6 +205,8 @@ async fn measure(rig: &Rig, bench: Bench, highest: &mut Option<f64>) -> anyhow::
         }
         Bench::Freshness => freshness::run(rig, *highest).await,
         Bench::Recovery => recovery::run(rig).await,
+        Bench::Rebuild => rebuild::run(rig).await,
+        Bench::Scale => scale::run(rig).await,
         Bench::Peers => peers::run(rig).await,
     }
 }
@@ -211,6 +221,8 @@ impl Bench {
             Bench::Live => "live",
             Bench::Freshness => "freshness",
             Bench::Recovery => "recovery",
+            Bench::Rebuild => "rebuild",
+            Bench::Scale => "scale",
             Bench::Peers => "peers",
         }
     }

@@ -111,6 +111,16 @@ impl<'r> Case<'r> {
         name: &str,
         change: impl FnOnce(&mut Config),
     ) -> anyhow::Result<Case<'r>> {
+        Case::of_members(rig, name, 1, change).await
+    }
+
+    /// With so many aggregators and sinks, numbered from 1 if they are more than one, to be started one by one.
+    pub(crate) async fn of_members(
+        rig: &'r Rig,
+        name: &str,
+        members: usize,
+        change: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Case<'r>> {
         let mut config = rig.config.clone();
         config.kafka.increments = format!("{name}.increments");
         config.kafka.deltas = format!("{name}.deltas");
@@ -119,7 +129,7 @@ impl<'r> Case<'r> {
         config.sink.group = format!("{name}.sink");
         config.store.database = format!("bench_{}", name.replace(['-', '.'], "_"));
         change(&mut config);
-        let services = Services::new(&rig.stack, &rig.ports, 1, &config)?;
+        let services = Services::new(&rig.stack, &rig.ports, members, &config)?;
         let config = tally_service::config::load(Some(services.config_file()))?;
         // The services' own file is overwritten by the next case.
         let file = rig.stack.dir().join(format!("{name}.toml"));
@@ -153,10 +163,26 @@ impl<'r> Case<'r> {
         Ok(Watched { name: name.to_owned(), pid })
     }
 
+    /// Returns once a service that was started is ready.
+    pub(crate) async fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
+        let process = self.services.running(name)?.with_context(|| format!("{name} has ended by itself"))?;
+        Ok(self.services.wait_ready(self.service(name), process).await?)
+    }
+
     /// Fails if a service has ended by itself.
     pub(crate) fn check_runs(&self, name: &str) -> anyhow::Result<()> {
         let log = self.rig.stack.log(name);
         self.services.running(name)?.with_context(|| format!("{name} has ended: see {}", log.display()))?;
+        Ok(())
+    }
+
+    /// Stops what still runs of the case.
+    pub(crate) async fn stop_all(&self) -> anyhow::Result<()> {
+        for service in &self.services.all {
+            if self.services.running(&service.name)?.is_some() {
+                self.stop(&service.name).await?;
+            }
+        }
         Ok(())
     }
 

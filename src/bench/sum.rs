@@ -8,7 +8,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use tally_counts::{BucketWidth, Fold};
+use tally_counts::{Envelope, Fold, Rules};
 use tally_schemas::Increment;
 
 use super::figures::{Figure, Unit};
@@ -102,11 +102,12 @@ pub(super) fn child(args: &SumArgs) -> anyhow::Result<Summed> {
     let workload = Workload::new(args.keys, 10, args.distribution, 1);
     match args.into {
         Into::Fold => {
-            let mut fold = Fold::new(BucketWidth::MINUTE, 0);
+            let mut fold = Fold::new(Rules::default(), 0);
             let mut offset = 0;
             measured(args, &workload, |message| match message {
                 Some(increments) => {
-                    fold.count(offset, increments)
+                    let envelope = Envelope { offset, timestamp_ms: Some(AT_MS), schema: 1, batch_id: None };
+                    fold.count(&envelope, increments)
                         .map_err(|reason| anyhow::anyhow!("not counted: {reason}"))?;
                     offset += 1;
                     Ok(fold.sums().len())

@@ -60,6 +60,10 @@ pub(crate) struct LoadArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
+    /// Give each increment an id, made of the seed and its number: the same again counts once.
+    #[arg(long)]
+    ids: bool,
+
     /// Event time of the first increment, in milliseconds since 1970; the others follow at the rate, or at a million a second
     /// [default: the clock's].
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(..=4_294_967_295_000))]
@@ -84,6 +88,7 @@ pub(crate) async fn run(args: LoadArgs, config: Config) -> anyhow::Result<()> {
         time: args.seconds.map(Duration::from_secs),
         batch,
         at_ms: args.at,
+        ids: args.ids.then_some(args.seed),
         schema_id,
     };
     let bars = Bars::new(MultiProgress::new());

@@ -1,5 +1,6 @@
 //! The loop that sends: nothing in it allocates, and the clock is asked once a turn.
 
+use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -39,6 +40,8 @@ pub(super) struct Order {
     pub(super) batch: Option<u64>,
     /// Event time of the first increment, in milliseconds since the Unix epoch; none: the clock's.
     pub(super) at_ms: Option<u64>,
+    /// What ids begin with; none: no ids.
+    pub(super) ids: Option<u64>,
     pub(super) schema_id: u32,
 }
 
@@ -49,6 +52,7 @@ pub(super) struct Sender<'a> {
     width: BucketWidth,
     producer: BaseProducer<Deliveries>,
     message: Vec<u8>,
+    id: String,
     batch: BatchEncoder,
     checksum: Checksum,
     sent: u64,
@@ -79,6 +83,7 @@ impl<'a> Sender<'a> {
             width: config.counts.bucket_seconds,
             producer,
             message: Vec::new(),
+            id: String::new(),
             batch: BatchEncoder::new(),
             checksum: Checksum::new(workload),
             sent: 0,
@@ -161,7 +166,12 @@ impl<'a> Sender<'a> {
             let delta = 1 + (number % 3) as i64;
             self.total += delta;
             self.checksum.add(key, delta);
-            let increment = Increment { namespace, key: name, delta, at_ms, id: None };
+            if let Some(seed) = self.order.ids {
+                self.id.clear();
+                write!(self.id, "{seed}-{number}").expect("a string takes what it is given");
+            }
+            let id = self.order.ids.map(|_| self.id.as_str());
+            let increment = Increment { namespace, key: name, delta, at_ms, id };
             if self.order.batch.is_some() {
                 self.batch.push(&increment);
             } else {

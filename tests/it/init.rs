@@ -43,7 +43,7 @@ async fn init_refuses_what_contradicts_what_is_there_and_names_the_difference() 
     let refused = tally.tally(&["init"]).await;
     assert_ne!(refused.code, Some(0), "{refused:?}");
     let said = &refused.stderr;
-    assert!(said.contains("buckets of 60 s") && said.contains("counts.bucket_seconds = 3600"), "{said}");
+    assert!(said.contains("bucket_seconds=60 ") && said.contains("bucket_seconds=3600 "), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

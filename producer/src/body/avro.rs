@@ -44,7 +44,7 @@ fn check<'a>(findings: &mut Findings<'a>, place: Place, increment: Increment<'a>
     let checks = [
         ("namespace", fields::namespace(increment.namespace)),
         ("key", fields::name(increment.key)),
-        ("at", fields::at(increment.at_ms, findings.rules.width)),
+        ("at", fields::at(increment.at_ms, findings.rules)),
         ("id", increment.id.map_or(Ok(()), fields::name)),
     ];
     let mut is_sound = true;

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use tally_counts::Fold;
 use tally_counts::ledger::RESERVED_NAMESPACE;
-use tally_counts::{BucketWidth, Fold};
 
+use super::Rules;
 use super::value::Value;
 
 const AT_RANGE: &str = "must not be before 1970 or after 2106";
@@ -29,8 +30,14 @@ pub(crate) fn name(text: &str) -> Result<(), String> {
     }
 }
 
-pub(super) fn at(at_ms: i64, width: BucketWidth) -> Result<(), String> {
-    width.bucket(at_ms).map(|_| ()).map_err(|_| AT_RANGE.into())
+/// The message's time in the log is not before now, so what is not too late now is not too late then.
+pub(super) fn at(at_ms: i64, rules: Rules) -> Result<(), String> {
+    rules.counting.width.bucket(at_ms).map_err(|_| AT_RANGE)?;
+    let max_future_s = rules.counting.max_future_s;
+    match at_ms - rules.now_ms > i64::from(max_future_s) * 1000 {
+        true => Err(format!("must not be later than now by more than {max_future_s} s")),
+        false => Ok(()),
+    }
 }
 
 pub(super) fn required_text(value: Option<Value<'_>>) -> Result<Cow<'_, str>, String> {

@@ -191,7 +191,7 @@ impl<'a> Draft<'a> {
         let at_ms = self
             .at
             .map_or(Ok(rules.now_ms), |value| fields::at_ms(&value))
-            .and_then(|at_ms| fields::at(at_ms, rules.width).map(|()| at_ms))
+            .and_then(|at_ms| fields::at(at_ms, rules).map(|()| at_ms))
             .map_err(|reason| check(Field::At, reason));
         let id = fields::optional_text(self.id)
             .and_then(|id| id.as_deref().map_or(Ok(()), fields::name).map(|()| id))

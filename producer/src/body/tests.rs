@@ -1,13 +1,15 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tally_counts::Fold;
+use tally_counts::{BucketWidth, Envelope, Fold, Horizon};
 use tally_schemas::BatchEncoder;
 
 use super::*;
 use crate::problem::Code;
 
 const NOW_MS: i64 = 1_700_000_000_123;
-const RULES: Rules = Rules { now_ms: NOW_MS, width: BucketWidth::MINUTE };
+const COUNTING: tally_counts::Rules =
+    tally_counts::Rules { width: BucketWidth::MINUTE, horizon: Horizon::MILLION, max_future_s: 3600 };
+const RULES: Rules = Rules { now_ms: NOW_MS, counting: COUNTING };
 
 fn read(media_type: MediaType, body: &[u8]) -> Result<Parsed<'_>, Problem> {
     parse(media_type, &Avro::new(), body, RULES)
@@ -53,7 +55,7 @@ fn times_are_rfc_3339_or_milliseconds() {
         (json!("2001-01-31T09:30:00Z"), 980_933_400_000),
         (json!("2001-01-31T10:30:00.0019+01:00"), 980_933_400_001),
         (json!(980_933_400_000i64), 980_933_400_000),
-        (json!(i64::from(u32::MAX) * 1000), i64::from(u32::MAX) * 1000),
+        (json!(NOW_MS + 3_600_000), NOW_MS + 3_600_000),
     ] {
         let body = json!({"namespace": "n", "key": "k", "at": at}).to_string();
         assert_eq!(read(MediaType::Json, body.as_bytes()).unwrap().items[0].at_ms, at_ms, "{at}");
@@ -82,6 +84,7 @@ fn a_bad_field_is_named_with_its_reason() {
         ("at", json!("1969-12-31T23:59:59.9999Z"), "must not be before 1970 or after 2106"),
         ("at", json!("2106-02-07T06:28:16Z"), "must not be before 1970 or after 2106"),
         ("at", json!(u64::MAX), "must not be before 1970 or after 2106"),
+        ("at", json!(NOW_MS + 3_600_001), "must not be later than now by more than 3600 s"),
         ("at", json!(true), "must be RFC 3339 text or an integer of milliseconds since 1970, not a boolean"),
         (
             "at",
@@ -211,7 +214,7 @@ fn batch(items: &[&Item<'_>], id: Option<&str>) -> Vec<u8> {
 
 fn any_item() -> impl Strategy<Value = Item<'static>> {
     let name = "\\PC{1,12}|[\\x00-\\x1f\"\\\\]{1,4}";
-    let at_ms = 0..=i64::from(u32::MAX) * 1000 + 999;
+    let at_ms = 0..=NOW_MS + 3_600_000;
     (name, name, any::<i64>(), at_ms, proptest::option::of(name)).prop_map(
         |(namespace, key, delta, at_ms, id)| Item {
             namespace: namespace.into(),
@@ -260,9 +263,12 @@ proptest! {
             if !keep {
                 body.truncate(at + 1);
             }
-            let fold = Fold::new(BucketWidth::MINUTE, 0);
             if let Ok(parsed) = read(media_type, &body) {
-                prop_assert!(parsed.items.iter().all(|item| fold.check(&item.increment()).is_ok()));
+                let envelope = Envelope { offset: 0, timestamp_ms: Some(NOW_MS), schema: 0, batch_id: None };
+                let is_countable = |item: &Item<'_>| {
+                    Fold::new(COUNTING, 0).count(&envelope, &[item.increment()]).is_ok()
+                };
+                prop_assert!(parsed.items.iter().all(is_countable));
             }
         }
     }

@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use tally_counts::BucketWidth;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use tally_counts::{BucketWidth, Horizon, Rules};
 
 pub use load::{Error, load};
 pub use secret::Secret;
@@ -23,12 +24,24 @@ pub struct Config {
     pub registry: Registry,
     pub store: Store,
     pub counts: Counts,
+    pub duplicates: Duplicates,
     pub producer: Producer,
     pub aggregator: Aggregator,
     pub sink: Sink,
     pub reader: Reader,
     pub reconciler: Reconciler,
     pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// What decides what counts.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            width: self.counts.bucket_seconds,
+            horizon: Horizon { offsets: self.duplicates.horizon_offsets, ids: self.duplicates.max_ids },
+            max_future_s: self.counts.max_future_seconds,
+        }
+    }
 }
 
 /// The log.
@@ -99,11 +112,33 @@ pub struct Counts {
     /// Length of a time bucket, in seconds; divides a day. Fixed once the table is there.
     #[serde(with = "bucket_seconds")]
     pub bucket_seconds: BucketWidth,
+    /// How much later than its record's timestamp in the log an event may be, in seconds; a later one is rejected. Fixed once the
+    /// table is there.
+    pub max_future_seconds: u32,
 }
 
 impl Default for Counts {
     fn default() -> Counts {
-        Counts { bucket_seconds: BucketWidth::MINUTE }
+        let Rules { width, max_future_s, .. } = Rules::default();
+        Counts { bucket_seconds: width, max_future_seconds: max_future_s }
+    }
+}
+
+/// How far back an id is recognised, in each partition. Fixed once the table is there.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Duplicates {
+    /// In offsets: an id that occurred so many ago or fewer makes a duplicate.
+    pub horizon_offsets: u32,
+    /// The most ids that are remembered, those seen last; 40 bytes of the aggregator's memory each.
+    #[serde(deserialize_with = "max_ids")]
+    pub max_ids: NonZeroU32,
+}
+
+impl Default for Duplicates {
+    fn default() -> Duplicates {
+        let Horizon { offsets, ids } = Rules::default().horizon;
+        Duplicates { horizon_offsets: offsets, max_ids: ids }
     }
 }
 
@@ -265,6 +300,14 @@ pub enum LogFormat {
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn max_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU32, D::Error> {
+    let ids = NonZeroU32::deserialize(deserializer)?;
+    match ids.get() <= Horizon::MAX_IDS {
+        true => Ok(ids),
+        false => Err(D::Error::custom(format!("max_ids is {ids}, but at most {}", Horizon::MAX_IDS))),
+    }
 }
 
 mod bucket_seconds {

@@ -1,10 +1,15 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use clickhouse::error::Error;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
 use tally_counts::{Fingerprint, ledger};
 
 use super::COUNTS;
+
+/// A few rows are read of each part, so a store that takes longer does not answer at all.
+const POSITION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the table says of one partition: its positions, its accounting, and the fingerprint of its counts, all of one snapshot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,11 +42,26 @@ struct StoredLedger {
 }
 
 /// Reads the ledger of every partition that has one, in one scan; with `fingerprint`, the counts' too.
-pub async fn ledgers(
-    client: &Client,
-    fingerprint: bool,
-) -> Result<BTreeMap<i32, Ledger>, clickhouse::error::Error> {
-    let rows: Vec<StoredLedger> = client.query(&ledgers_sql(fingerprint)).fetch_all().await?;
+pub async fn ledgers(client: &Client, fingerprint: bool) -> Result<BTreeMap<i32, Ledger>, Error> {
+    match fingerprint {
+        true => read(client, &ledgers_sql(true, "1")).await,
+        false => read_soon(client, &ledgers_sql(false, "1")).await,
+    }
+}
+
+/// Reads the ledger of one partition, without the fingerprint; `None` if it has none yet.
+pub async fn ledger(client: &Client, partition: i32) -> Result<Option<Ledger>, Error> {
+    let sql = ledgers_sql(false, &format!("partition = {partition}"));
+    Ok(read_soon(client, &sql).await?.remove(&partition))
+}
+
+async fn read_soon(client: &Client, sql: &str) -> Result<BTreeMap<i32, Ledger>, Error> {
+    let read = tokio::time::timeout(POSITION_TIMEOUT, read(client, sql));
+    read.await.unwrap_or(Err(Error::TimedOut))
+}
+
+async fn read(client: &Client, sql: &str) -> Result<BTreeMap<i32, Ledger>, Error> {
+    let rows: Vec<StoredLedger> = client.query(sql).fetch_all().await?;
     Ok(rows
         .into_iter()
         .map(|row| {
@@ -61,8 +81,18 @@ pub async fn ledgers(
         .collect())
 }
 
-fn ledgers_sql(fingerprint: bool) -> String {
+fn ledgers_sql(fingerprint: bool, partitions: &str) -> String {
     let reserved = ledger::RESERVED_NAMESPACE;
+    // By key, since the rows of single batches are many.
+    let keys = [
+        ledger::DELTAS,
+        ledger::INCREMENTS,
+        ledger::COUNTED,
+        ledger::DUPLICATE,
+        ledger::REJECTED,
+        ledger::COUNTED_INCREMENTS,
+    ];
+    let keys = keys.map(|key| format!("'{key}'")).join(", ");
     let is = |key: &str| format!("namespace = '{reserved}' AND key = '{key}'");
     let sum_of = |key: &str| format!("sumIf(sum, {})", is(key));
     let high_of = |key: &str| format!("maxIf(high, {})", is(key));
@@ -73,14 +103,16 @@ fn ledgers_sql(fingerprint: bool) -> String {
             format!("sumIf(events, {counts})"),
             String::from("1"),
         ),
-        false => {
-            (String::from("toUInt64(0)"), String::from("toInt64(0)"), format!("namespace = '{reserved}'"))
-        }
+        false => (
+            String::from("toUInt64(0)"),
+            String::from("toInt64(0)"),
+            format!("namespace = '{reserved}' AND key IN ({keys})"),
+        ),
     };
     format!(
         "SELECT partition, {} AS deltas_sum, {} AS deltas_high, {} AS increments_sum, {} AS increments_high, \
          {} AS counted, {} AS duplicate, {} AS rejected, {} AS counted_increments, {fingerprint} AS fingerprint, {events} AS events \
-         FROM {COUNTS} WHERE {scope} GROUP BY partition ORDER BY partition",
+         FROM {COUNTS} WHERE {partitions} AND {scope} GROUP BY partition ORDER BY partition",
         sum_of(ledger::DELTAS),
         high_of(ledger::DELTAS),
         sum_of(ledger::INCREMENTS),

@@ -4,14 +4,14 @@
 //! writes: inserting is the sink's, making tables is `tally init`'s.
 
 mod ledger;
-mod width;
+mod rules;
 
 use clickhouse::Client;
 
 use crate::config;
 
-pub use ledger::{Ledger, ledgers};
-pub use width::bucket_width;
+pub use ledger::{Ledger, ledger, ledgers};
+pub use rules::{rules, rules_comment};
 
 /// The table's name in its database, and the view's that users read.
 pub const COUNTS: &str = "counts";

@@ -1,0 +1,307 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Horizon;
+
+fn increment<'a>(key: &'a str, delta: i64, at_ms: i64) -> Increment<'a> {
+    Increment { namespace: "ns", key, delta, at_ms, id: None }
+}
+
+fn once<'a>(id: &'a str, delta: i64) -> Increment<'a> {
+    Increment { id: Some(id), ..increment("k", delta, 0) }
+}
+
+const UNREAD: &[u8] = b"\0\0\0\0\x07";
+
+fn at<'a>(offset: i64) -> Envelope<'a> {
+    Envelope { offset, timestamp_ms: None, schema: 7, batch_id: None }
+}
+
+fn batch(offset: i64, id: &str) -> Envelope<'_> {
+    Envelope { batch_id: Some(id), ..at(offset) }
+}
+
+fn rules(offsets: u32, ids: u32) -> Rules {
+    Rules { horizon: Horizon { offsets, ids: NonZeroU32::new(ids).unwrap() }, ..Rules::default() }
+}
+
+#[test]
+fn a_message_is_counted_whole_or_not_at_all() {
+    let mut fold = Fold::new(Rules::default(), 5);
+    fold.count(&at(5), &[increment("a", i64::MAX, 0)]).unwrap();
+    let poisoned = [increment("b", 7, 0), increment("a", 1, 0)];
+    assert_eq!(fold.count(&at(6), &poisoned), Err(Reject::Overflow));
+    fold.reject(6, Reject::Undecodable, b"");
+    assert_eq!(
+        fold.count(&at(9), &[increment("b", 1, 0), increment("c", 1, -1)]),
+        Err(Reject::EventTimeOutOfRange)
+    );
+    fold.reject(9, Reject::Undecodable, b"");
+    let flush = fold.take();
+    assert_eq!((flush.from, flush.to, flush.counted, flush.rejected, flush.increments), (5, 10, 1, 2, 1));
+    let deltas: Vec<_> = flush.sums.iter().map(|d| (d.key.to_owned(), d.sum)).collect();
+    assert_eq!(deltas, [("a".to_owned(), i64::MAX)]);
+}
+
+#[test]
+fn the_reserved_namespace_and_bad_names_are_refused() {
+    let mut fold = Fold::new(Rules::default(), 0);
+    let long = "x".repeat(Fold::MAX_NAME_BYTES + 1);
+    let reserved = Increment { namespace: RESERVED_NAMESPACE, ..increment("k", 1, 0) };
+    assert_eq!(fold.count(&at(0), &[reserved]), Err(Reject::ReservedNamespace));
+    assert_eq!(fold.count(&at(0), &[increment("", 1, 0)]), Err(Reject::NameOutOfRange));
+    assert_eq!(fold.count(&at(0), &[increment(&long, 1, 0)]), Err(Reject::NameOutOfRange));
+    assert!(fold.is_clean());
+}
+
+#[test]
+fn memory_that_comes_back_late_does_not_replace_what_was_summed_since() {
+    let mut fold = Fold::new(Rules::default(), 0);
+    fold.count(&at(0), &[increment("a", 1, 0)]).unwrap();
+    let first = fold.take();
+    fold.reuse(first.sums);
+    assert!(fold.sums().is_empty());
+    fold.count(&at(1), &[increment("b", 2, 0)]).unwrap();
+    let second = fold.take();
+    assert_eq!((second.from, second.to, second.increments), (1, 2, 1));
+    fold.count(&at(2), &[increment("c", 3, 0)]).unwrap();
+    fold.reuse(second.sums);
+    let keys = |sums: &Sums| sums.iter().map(|d| d.key.to_owned()).collect::<Vec<_>>();
+    assert_eq!(keys(fold.sums()), ["c"]);
+}
+
+#[test]
+#[should_panic(expected = "offset 3 comes after 4 was seen")]
+fn a_log_out_of_order_is_a_bug() {
+    let mut fold = Fold::new(Rules::default(), 3);
+    fold.reject(3, Reject::Undecodable, b"");
+    fold.reject(3, Reject::Undecodable, b"");
+}
+
+proptest! {
+    /// Wherever the flushes fall, the sums and the fingerprint are those of the whole log.
+    #[test]
+    fn flushes_add_up_to_the_log(
+        messages in prop::collection::vec(prop::collection::vec(("[a-d]", -9i64..9, 0i64..400_000), 1..5), 1..60),
+        flushes in prop::collection::vec(any::<bool>(), 60),
+    ) {
+        let mut whole = Fold::new(Rules::default(), 0);
+        let mut parts = Fold::new(Rules::default(), 0);
+        let mut taken = Vec::new();
+        for (offset, message) in messages.iter().enumerate() {
+            let increments: Vec<_> = message.iter().map(|(k, d, at)| increment(k, *d, *at)).collect();
+            whole.count(&at(offset as i64), &increments).unwrap();
+            parts.count(&at(offset as i64), &increments).unwrap();
+            if flushes[offset] {
+                taken.push(parts.take());
+            }
+        }
+        taken.push(parts.take());
+        let whole = whole.take();
+        let fingerprint = taken.iter().fold(Fingerprint::ZERO, |sum, flush| sum + flush.fingerprint);
+        prop_assert_eq!(fingerprint, whole.fingerprint);
+        prop_assert_eq!(taken.iter().map(|f| f.counted).sum::<u64>(), whole.counted);
+        prop_assert_eq!(taken.iter().map(|f| f.increments).sum::<u64>(), whole.increments);
+        prop_assert!(taken.windows(2).all(|pair| pair[0].to == pair[1].from));
+    }
+}
+
+#[test]
+fn an_increment_whose_id_was_seen_is_left_out() {
+    let mut fold = Fold::new(Rules::default(), 0);
+    fold.count(&at(0), &[once("a", 1), once("b", 10), once("a", 100)]).unwrap();
+    fold.count(&at(1), &[once("b", 1000), once("c", 10_000), increment("k", 100_000, 0)]).unwrap();
+    fold.count(&at(2), &[once("c", 1), once("a", 1)]).unwrap();
+    let flush = fold.take();
+    assert_eq!((flush.counted, flush.duplicate, flush.increments), (2, 1, 4));
+    assert_eq!(flush.duplicates, Duplicates { batches: 0, increments: 4 });
+    assert_eq!(flush.sums.iter().map(|d| (d.sum, d.events)).collect::<Vec<_>>(), [(110_011, 4)]);
+}
+
+#[test]
+fn a_batch_whose_id_was_seen_is_a_duplicate_whole() {
+    let mut fold = Fold::new(Rules::default(), 0);
+    fold.count(&batch(0, "x"), &[increment("k", 1, 0)]).unwrap();
+    fold.count(&batch(1, "x"), &[increment("k", 2, 0), once("x", 4)]).unwrap();
+    // The duplicate left the ids of its increments, and an increment's id is no batch's.
+    fold.count(&at(2), &[once("x", 8)]).unwrap();
+    fold.count(&batch(3, "y"), &[]).unwrap();
+    let flush = fold.take();
+    assert_eq!((flush.counted, flush.duplicate, flush.increments), (2, 2, 1));
+    assert_eq!(flush.duplicates, Duplicates { batches: 1, increments: 1 });
+}
+
+#[test]
+fn a_message_that_may_not_be_counted_leaves_no_ids_but_one_that_does_not_fit_does() {
+    let mut fold = Fold::new(Rules::default(), 0);
+    assert_eq!(fold.count(&at(0), &[once("a", 1), increment("", 1, 0)]), Err(Reject::NameOutOfRange));
+    fold.reject(0, Reject::NameOutOfRange, b"");
+    fold.count(&at(1), &[once("a", i64::MAX)]).unwrap();
+    assert_eq!(fold.count(&at(2), &[once("b", 1)]), Err(Reject::Overflow));
+    fold.reject(2, Reject::Overflow, b"");
+    fold.count(&at(3), &[once("b", 1)]).unwrap();
+    let flush = fold.take();
+    assert_eq!((flush.counted, flush.duplicate, flush.rejected, flush.increments), (1, 1, 2, 1));
+}
+
+#[test]
+fn an_event_may_be_later_than_its_record_by_so_much_only() {
+    let mut fold = Fold::new(Rules { max_future_s: 60, ..Rules::default() }, 0);
+    let written = |offset| Envelope { timestamp_ms: Some(1_000_000), ..at(offset) };
+    fold.count(&written(0), &[increment("k", 1, 1_060_000)]).unwrap();
+    let late = [increment("k", 1, 1_060_001)];
+    assert_eq!(fold.count(&written(1), &late), Err(Reject::FutureEventTime));
+    fold.count(&at(1), &late).unwrap();
+    let beyond = [increment("k", 1, i64::MAX)];
+    assert_eq!(fold.count(&written(2), &beyond), Err(Reject::EventTimeOutOfRange));
+}
+
+#[test]
+fn a_message_whose_deltas_could_outgrow_a_batch_is_too_large() {
+    let mut fold = Fold::new(Rules::default(), 0);
+    let names: Vec<_> = (0..4000).map(|n| format!("{n:02000}")).collect();
+    let all: Vec<_> = names.iter().map(|name| increment(name, 1, 0)).collect();
+    assert!(fold.has_room(&all[..3000]));
+    assert_eq!(fold.count(&at(0), &all), Err(Reject::TooLarge));
+    fold.count(&at(0), &all[..3000]).unwrap();
+    assert!(fold.has_room(&all[3000..3500]) && !fold.has_room(&all[3000..]));
+}
+
+#[test]
+fn memory_is_taken_as_it_is_needed_and_given_back() {
+    let mut fold = Fold::new(rules(100_000, 10_000), 0);
+    assert_eq!(fold.remembered_bytes(), 0);
+    let ids: Vec<_> = (0..20_000).map(|n| n.to_string()).collect();
+    for (offset, id) in ids.iter().enumerate() {
+        fold.count(&at(offset as i64), &[once(id, 1)]).unwrap();
+    }
+    assert_eq!((fold.remembered_ids(), fold.remembered_offsets()), (10_000, 10_000));
+    assert!(fold.remembered_bytes() <= 40 * 10_000, "{}", fold.remembered_bytes());
+    fold.count(&at(200_000), &[once("last", 1)]).unwrap();
+    assert_eq!((fold.remembered_ids(), fold.remembered_offsets()), (1, 1));
+    assert!(fold.remembered_bytes() < 2000, "{}", fold.remembered_bytes());
+}
+
+/// A message of the model's log: ids and deltas of its increments, and its batch's id.
+#[derive(Clone, Debug)]
+struct Sent {
+    gap: i64,
+    batch: Option<String>,
+    increments: Vec<(Option<String>, i64)>,
+    /// Rejected because its schema was not known then.
+    unread: bool,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let id = || prop::option::weighted(0.7, "[a-h]");
+    let increments = prop::collection::vec((id(), 1i64..9), 0..4);
+    let sent = (0i64..4, prop::option::weighted(0.2, "[a-e]"), increments, prop::bool::weighted(0.15));
+    sent.prop_map(|(gap, batch, increments, unread)| Sent { gap, batch, increments, unread })
+}
+
+/// What counts, the naive way: from each id to where it was seen last.
+#[derive(Default)]
+struct Model {
+    seen: BTreeMap<(bool, String), usize>,
+    places: Vec<i64>,
+    counted: u64,
+    duplicate: u64,
+    increments: u64,
+    sum: i64,
+}
+
+impl Model {
+    /// Whether `id` is among the last `max_ids` that were seen, and within the horizon; it is now.
+    fn see(&mut self, rules: &Rules, offset: i64, id: (bool, &String)) -> bool {
+        let id = (id.0, id.1.clone());
+        let remembered = self.seen.get(&id).is_some_and(|&place| {
+            let newer = self.seen.values().filter(|&&other| other > place).count();
+            newer < rules.horizon.ids.get() as usize
+                && self.places[place] >= offset - i64::from(rules.horizon.offsets)
+        });
+        self.seen.insert(id, self.places.len());
+        self.places.push(offset);
+        remembered
+    }
+
+    fn count(&mut self, rules: &Rules, offset: i64, sent: &Sent) {
+        let mut new = Vec::new();
+        for (id, delta) in &sent.increments {
+            if id.as_ref().is_none_or(|id| !self.see(rules, offset, (false, id))) {
+                new.push(*delta);
+            }
+        }
+        let repeated_batch = sent.batch.as_ref().is_some_and(|id| self.see(rules, offset, (true, id)));
+        if repeated_batch || (new.is_empty() && !sent.increments.is_empty()) {
+            self.duplicate += 1;
+        } else {
+            self.counted += 1;
+            self.increments += new.len() as u64;
+            self.sum += new.iter().sum::<i64>();
+        }
+    }
+}
+
+fn increments(sent: &Sent) -> Vec<Increment<'_>> {
+    sent.increments
+        .iter()
+        .map(|(id, delta)| Increment { id: id.as_deref(), ..increment("k", *delta, 0) })
+        .collect()
+}
+
+proptest! {
+    /// Wherever it is flushed, and wherever it is read again by its bookmark, the fold counts as the naive one does.
+    #[test]
+    fn what_counts_is_what_a_naive_memory_says(
+        log in prop::collection::vec((sent(), 0u8..4), 0..120),
+        offsets in 0u32..30,
+        ids in 1u32..10,
+    ) {
+        let rules = rules(offsets, ids);
+        let (mut fold, mut model) = (Fold::new(rules, 0), Model::default());
+        let (mut counted, mut duplicate, mut added, mut sum) = (0, 0, 0, 0);
+        let mut past: Vec<(i64, Sent)> = Vec::new();
+        let mut next = 0;
+        for (sent, then) in log {
+            let offset = next + sent.gap;
+            next = offset + 1;
+            let envelope = Envelope { batch_id: sent.batch.as_deref(), ..at(offset) };
+            if sent.unread {
+                fold.reject(offset, Reject::UnknownSchema, UNREAD);
+            } else {
+                fold.count(&envelope, &increments(&sent)).unwrap();
+                model.count(&rules, offset, &sent);
+            }
+            past.push((offset, sent));
+            if then == 0 {
+                let flush = fold.take();
+                counted += flush.counted;
+                duplicate += flush.duplicate;
+                added += flush.increments;
+                sum += flush.sums.iter().map(|delta| delta.sum).sum::<i64>();
+                let bookmark: Bookmark = fold.bookmark().to_string().parse().unwrap();
+                let mut again = Fold::resume(rules, flush.to, &bookmark);
+                let from = bookmark.from.unwrap_or(flush.to);
+                for (offset, sent) in past.iter().filter(|(offset, _)| *offset >= from) {
+                    // By now the schema is known: only the bookmark tells that it was not.
+                    if !again.was_unread(*offset, UNREAD) {
+                        let envelope = Envelope { batch_id: sent.batch.as_deref(), ..at(*offset) };
+                        again.remember(&envelope, &increments(sent));
+                    }
+                }
+                prop_assert_eq!(again.remembered_ids(), fold.remembered_ids());
+                prop_assert_eq!(again.bookmark(), bookmark);
+                fold = again;
+            }
+        }
+        let flush = fold.take();
+        prop_assert_eq!(
+            (counted + flush.counted, duplicate + flush.duplicate, added + flush.increments),
+            (model.counted, model.duplicate, model.increments)
+        );
+        prop_assert_eq!(sum + flush.sums.iter().map(|delta| delta.sum).sum::<i64>(), model.sum);
+    }
+}

@@ -1,0 +1,239 @@
+//! The ids seen last, by when that was: a table to find them, and a list through it from the oldest to the newest.
+//!
+//! ```text
+//!  slots: tag + entry's number ──► entries: id, offset, older ◄─► newer
+//! ```
+//!
+//! Open addressing with linear probing. An entry takes 32 bytes and its slots from 6 to 12 more; both grow with the ids that
+//! are there, and are given back when there are none.
+
+use std::num::NonZeroU32;
+
+use super::Id;
+use crate::Horizon;
+
+pub(super) struct Recent {
+    max_ids: usize,
+    entries: Vec<Entry>,
+    /// A power of two of them, 2^`bits`, of which at most seven in ten are taken. A slot is an entry's number plus one in
+    /// the lower `bits`, some of its id's upper bits above; zero where it is empty.
+    slots: Vec<u32>,
+    bits: u32,
+    len: usize,
+    oldest: u32,
+    newest: u32,
+    /// Entries not in use, linked by `newer`.
+    free: u32,
+}
+
+struct Entry {
+    id: Id,
+    offset: i64,
+    older: u32,
+    newer: u32,
+}
+
+const NONE: u32 = u32::MAX;
+const EMPTY: u32 = 0;
+const FIRST_BITS: u32 = 6;
+
+impl Recent {
+    /// # Panics
+    /// If more ids are to be remembered than [`Horizon::MAX_IDS`], whose numbers leave room for tags.
+    pub(super) fn new(max_ids: NonZeroU32) -> Recent {
+        assert!(max_ids.get() <= Horizon::MAX_IDS, "{max_ids} ids are more than the table can hold");
+        Recent {
+            max_ids: max_ids.get() as usize,
+            entries: Vec::new(),
+            slots: Vec::new(),
+            bits: 0,
+            len: 0,
+            oldest: NONE,
+            newest: NONE,
+            free: NONE,
+        }
+    }
+
+    /// Makes `id` the newest; whether it was there before. Offsets must not decrease.
+    pub(super) fn see(&mut self, id: Id, offset: i64) -> bool {
+        self.reserve();
+        let slot = match self.find(id) {
+            Ok(number) => {
+                self.unlink(number);
+                self.link(number, offset);
+                return true;
+            }
+            Err(slot) => slot,
+        };
+        let slot = match self.len == self.max_ids {
+            true => {
+                self.forget_oldest();
+                // The slots behind the one that was emptied may have moved.
+                self.find(id).expect_err("the id is new")
+            }
+            false => slot,
+        };
+        let number = self.take_entry(id);
+        self.slots[slot] = self.tag(id) | (number + 1);
+        self.link(number, offset);
+        self.len += 1;
+        false
+    }
+
+    pub(super) fn forget_before(&mut self, offset: i64) {
+        while self.oldest().is_some_and(|oldest| oldest < offset) {
+            self.forget_oldest();
+        }
+        if self.len == 0 && !self.entries.is_empty() {
+            *self = Recent::new(NonZeroU32::new(self.max_ids as u32).expect("it was given so"));
+        }
+    }
+
+    pub(super) fn oldest(&self) -> Option<i64> {
+        (self.oldest != NONE).then(|| self.entries[self.oldest as usize].offset)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>() + self.slots.capacity() * size_of::<u32>()
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Id, i64)> {
+        let entry = |number: u32| self.entries.get(number as usize);
+        let oldest = entry(self.oldest);
+        std::iter::successors(oldest, move |older| entry(older.newer)).map(|found| (found.id, found.offset))
+    }
+
+    fn mask(&self) -> usize {
+        self.slots.len() - 1
+    }
+
+    fn tag(&self, id: Id) -> u32 {
+        (id.0 >> 96) as u32 >> self.bits << self.bits
+    }
+
+    fn number(&self, word: u32) -> u32 {
+        (word & self.mask() as u32) - 1
+    }
+
+    fn home(&self, id: Id) -> usize {
+        id.0 as usize & self.mask()
+    }
+
+    /// The id's entry, or the slot for it.
+    fn find(&self, id: Id) -> Result<u32, usize> {
+        let mut slot = self.home(id);
+        let tag = self.tag(id);
+        loop {
+            let word = self.slots[slot];
+            if word == EMPTY {
+                return Err(slot);
+            }
+            if word >> self.bits << self.bits == tag {
+                let number = self.number(word);
+                if self.entries[number as usize].id == id {
+                    return Ok(number);
+                }
+            }
+            slot = (slot + 1) & self.mask();
+        }
+    }
+
+    /// Room for one more.
+    fn reserve(&mut self) {
+        let need = (self.len + 1).min(self.max_ids);
+        if need * 10 > self.slots.len() * 7 {
+            self.grow(need);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, need: usize) {
+        self.bits = (need * 10).div_ceil(7).next_power_of_two().trailing_zeros().max(FIRST_BITS);
+        self.slots = vec![EMPTY; 1 << self.bits];
+        let mut number = self.oldest;
+        while number != NONE {
+            let entry = &self.entries[number as usize];
+            let (id, newer) = (entry.id, entry.newer);
+            let slot = self.find(id).expect_err("no id is there twice");
+            self.slots[slot] = self.tag(id) | (number + 1);
+            number = newer;
+        }
+    }
+
+    fn take_entry(&mut self, id: Id) -> u32 {
+        if self.free != NONE {
+            let number = self.free;
+            let entry = &mut self.entries[number as usize];
+            self.free = entry.newer;
+            entry.id = id;
+            return number;
+        }
+        if self.entries.len() == self.entries.capacity() {
+            let more = self.entries.len().max(32).min(self.max_ids - self.entries.len());
+            self.entries.reserve_exact(more);
+        }
+        self.entries.push(Entry { id, offset: 0, older: NONE, newer: NONE });
+        (self.entries.len() - 1) as u32
+    }
+
+    fn link(&mut self, number: u32, offset: i64) {
+        let older = self.newest;
+        let entry = &mut self.entries[number as usize];
+        (entry.offset, entry.older, entry.newer) = (offset, older, NONE);
+        match older {
+            NONE => self.oldest = number,
+            _ => self.entries[older as usize].newer = number,
+        }
+        self.newest = number;
+    }
+
+    fn unlink(&mut self, number: u32) {
+        let Entry { older, newer, .. } = self.entries[number as usize];
+        match older {
+            NONE => self.oldest = newer,
+            _ => self.entries[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            _ => self.entries[newer as usize].older = older,
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let number = self.oldest;
+        let id = self.entries[number as usize].id;
+        self.empty_slot_of(id, number);
+        self.unlink(number);
+        self.entries[number as usize].newer = self.free;
+        self.free = number;
+        self.len -= 1;
+    }
+
+    /// Empties the entry's slot, and moves what stands behind it nearer to where it belongs, so that no probe ends early.
+    fn empty_slot_of(&mut self, id: Id, number: u32) {
+        let mut hole = self.home(id);
+        while self.slots[hole] == EMPTY || self.number(self.slots[hole]) != number {
+            hole = (hole + 1) & self.mask();
+        }
+        let mut next = hole;
+        loop {
+            next = (next + 1) & self.mask();
+            let word = self.slots[next];
+            if word == EMPTY {
+                break;
+            }
+            let home = self.home(self.entries[self.number(word) as usize].id);
+            let distance = |from: usize| next.wrapping_sub(from) & self.mask();
+            if distance(home) >= distance(hole) {
+                self.slots[hole] = word;
+                hole = next;
+            }
+        }
+        self.slots[hole] = EMPTY;
+    }
+}

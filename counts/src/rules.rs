@@ -1,0 +1,96 @@
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use crate::BucketWidth;
+
+/// Everything besides the log itself that decides what counts. Fixed once a table holds counts: they could not be compared with
+/// a replay by other rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    pub width: BucketWidth,
+    pub horizon: Horizon,
+    /// How much later than its record an event may be, in seconds.
+    pub max_future_s: u32,
+}
+
+/// For how long ids are remembered, partition by partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Horizon {
+    /// An id that occurred so many offsets ago, or fewer, is remembered …
+    pub offsets: u32,
+    /// … as long as it is among so many that were seen last.
+    pub ids: NonZeroU32,
+}
+
+impl Horizon {
+    /// The most ids that can be remembered, in 5 GiB.
+    pub const MAX_IDS: u32 = 1 << 27;
+    pub const MILLION: Horizon =
+        Horizon { offsets: 1_000_000, ids: NonZeroU32::new(1_000_000).expect("a million is not zero") };
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { width: BucketWidth::MINUTE, horizon: Horizon::MILLION, max_future_s: 86_400 }
+    }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} are not rules of counting")]
+pub struct RulesParseError(pub String);
+
+/// As `name=number`, by the names of the configuration, joined by spaces.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rules { width, horizon: Horizon { offsets, ids }, max_future_s } = self;
+        let width_s = width.as_secs();
+        write!(
+            f,
+            "bucket_seconds={width_s} max_future_seconds={max_future_s} horizon_offsets={offsets} max_ids={ids}"
+        )
+    }
+}
+
+impl FromStr for Rules {
+    type Err = RulesParseError;
+
+    fn from_str(text: &str) -> Result<Rules, RulesParseError> {
+        parse(text).ok_or_else(|| RulesParseError(text.to_owned()))
+    }
+}
+
+fn parse(text: &str) -> Option<Rules> {
+    let mut words = text.split(' ');
+    let mut number = |name: &str| words.next()?.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+    let rules = Rules {
+        width: BucketWidth::from_secs(number("bucket_seconds")?).ok()?,
+        max_future_s: number("max_future_seconds")?,
+        horizon: Horizon {
+            offsets: number("horizon_offsets")?,
+            ids: NonZeroU32::new(number("max_ids")?).filter(|ids| ids.get() <= Horizon::MAX_IDS)?,
+        },
+    };
+    words.next().is_none().then_some(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_read_as_they_write() {
+        let rules = Rules { max_future_s: 7, ..Rules::default() };
+        let text = "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1000000 max_ids=1000000";
+        assert_eq!((rules.to_string().as_str(), text.parse()), (text, Ok(rules)));
+        for bad in [
+            "bucket_seconds=60",
+            "bucket_seconds=7 max_future_seconds=7 horizon_offsets=1 max_ids=1",
+            "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=0",
+            "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=134217729",
+            "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 more=1",
+        ] {
+            assert_eq!(bad.parse::<Rules>(), Err(RulesParseError(bad.into())));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The same id twice counts once: within a message, across messages, and across the death of whoever remembered it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+use tally_schemas::{BatchEncoder, Increment, encode, wire};
+use tally_service::store;
+
+use crate::installation::{Installation, OVERTAKEN};
+use crate::model::{Event, Model};
+use crate::service::{Kind, Service};
+use crate::source::Source;
+use crate::wait::until;
+
+const AT_MS: i64 = 1_780_000_000_000;
+const FLUSHES: &str = "tally_aggregator_flushes_total";
+const REMEMBERED: &str = "tally_aggregator_remembered_ids";
+const REBUILT: &str = "tally_aggregator_rebuilt_messages_total";
+
+/// Messages that the ledger has as counted and as duplicate.
+async fn accounted(tally: &Installation) -> (i64, i64) {
+    let ledgers = store::ledgers(tally.store(), false).await.expect("the ledger can be read");
+    ledgers
+        .values()
+        .fold((0, 0), |(counted, duplicate), ledger| (counted + ledger.counted, duplicate + ledger.duplicate))
+}
+
+fn event(key: &str, delta: i64) -> Event {
+    Event::new("once", key, delta, AT_MS)
+}
+
+fn single(source: &Source, event: &Event, id: &str) -> Vec<u8> {
+    let mut payload = wire::prefix(source.increment_schema).to_vec();
+    encode::increment(&mut payload, &Increment { id: Some(id), ..event.increment() });
+    payload
+}
+
+fn batch(source: &Source, batch_id: Option<&str>, items: &[(&Event, Option<&str>)]) -> Vec<u8> {
+    let mut batch = BatchEncoder::new();
+    for (event, id) in items {
+        batch.push(&Increment { id: *id, ..event.increment() });
+    }
+    let mut payload = wire::prefix(source.batch_schema).to_vec();
+    batch.finish(&mut payload, batch_id);
+    payload
+}
+
+/// Sends a request under its Idempotency-Key and returns the partition that it went to.
+async fn post_once(gateway: &Service, key: &str, body: &serde_json::Value) -> String {
+    let url = format!("{}/v1/increments", gateway.url());
+    let request = gateway.http().post(url).header("idempotency-key", key).json(body);
+    let (status, answer) = gateway.call(request).await;
+    assert_eq!(status, 200, "{answer}");
+    let position = answer["position"].as_str().expect("a position");
+    position.split(':').next().expect("a partition").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retried_request_counts_once_whatever_died_in_between() {
+    let mut tally = Installation::new("retried").await;
+    tally.allow(OVERTAKEN);
+    tally.allow("read committed offsets again");
+    let mut gateway = tally.start(Kind::Producer, "a");
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start(Kind::Sink, "a");
+    let mut model = Model::default();
+    let mut partitions: BTreeMap<String, String> = BTreeMap::new();
+    let mut sent = 0;
+    for round in 0..3 {
+        for service in [&mut gateway, &mut aggregator] {
+            service.ready().await;
+        }
+        // Every request so far once more, then new ones.
+        for number in 0..=round {
+            for kind in ["object", "array"] {
+                let key = format!("{kind}-{number}");
+                let item = json!({ "namespace": "once", "key": key, "delta": 3, "at": AT_MS });
+                let body = if kind == "array" { json!([item, item]) } else { item };
+                let partition = post_once(&gateway, &key, &body).await;
+                sent += 1;
+                if let Some(before) = partitions.insert(key.clone(), partition.clone()) {
+                    assert_eq!(before, partition, "{key} goes where it went");
+                    continue;
+                }
+                let times = if kind == "array" { 2 } else { 1 };
+                (0..times).for_each(|_| model.add(&event(&key, 3)));
+            }
+        }
+        if round == 0 {
+            // Counted and committed, so that only the log can tell the next aggregator of it.
+            tally.caught_up().await;
+        }
+        gateway.kill();
+        aggregator.kill();
+        sink.kill();
+        gateway.start_again();
+        aggregator.start_again();
+        sink.start_again();
+    }
+    tally.prove(&model).await;
+    assert_eq!(accounted(&tally).await, (6, sent - 6));
+    aggregator.counts_beyond(0.0, REBUILT, "").await;
+    for service in [&mut gateway, &mut aggregator, &mut sink] {
+        service.ready().await;
+        service.terminate().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_increment_with_an_id_is_sent_where_it_was_sent_before() {
+    let tally = Installation::new("single_id").await;
+    let mut services = [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    for service in &mut services {
+        service.ready().await;
+    }
+    let mut model = Model::default();
+    for number in 0..20 {
+        let (key, id) = (format!("k{}", number % 3), format!("id-{number}"));
+        let item = json!({ "namespace": "once", "key": key, "at": AT_MS, "id": id });
+        for _ in 0..2 {
+            let url = format!("{}/v1/increments", services[0].url());
+            let (status, answer) = services[0].call(services[0].http().post(url).json(&item)).await;
+            assert_eq!(status, 200, "{answer}");
+        }
+        model.add(&event(&key, 1));
+    }
+    tally.prove(&model).await;
+    assert_eq!(accounted(&tally).await, (20, 20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_outlive_the_aggregator_that_saw_them() {
+    let tally = Installation::new("ids").await;
+    let source = tally.source().await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start(Kind::Sink, "a");
+    let (one, two, three) = (event("one", 1), event("two", 20), event("three", 300));
+    let mut model = Model::default();
+
+    let sent = [
+        single(&source, &one, "a"),
+        batch(&source, None, &[(&two, Some("b")), (&two, Some("b")), (&two, Some("a")), (&two, None)]),
+        batch(&source, Some("whole"), &[(&three, None), (&three, Some("c"))]),
+    ];
+    for payload in &sent {
+        source.send(0, Some(payload)).await;
+    }
+    model.add_all([&one, &two, &two, &three, &three]);
+    tally.prove(&model).await;
+    assert_eq!(accounted(&tally).await, (3, 0));
+    aggregator.counts_beyond(3.0, REMEMBERED, "").await;
+
+    aggregator.terminate().await;
+    aggregator.start_again();
+    let again = [
+        single(&source, &one, "a"),
+        // Of the same batch, though it says something else.
+        batch(&source, Some("whole"), &[(&one, None)]),
+        batch(&source, None, &[(&three, Some("c")), (&two, Some("b"))]),
+        batch(&source, None, &[(&three, Some("c")), (&two, Some("d"))]),
+        // An increment's id is no batch's.
+        single(&source, &one, "whole"),
+    ];
+    for payload in &again {
+        source.send(0, Some(payload)).await;
+    }
+    // Another partition remembers for itself.
+    source.send(1, Some(&sent[0])).await;
+    model.add_all([&two, &one, &one]);
+    let verified = tally.prove(&model).await;
+    assert_eq!(accounted(&tally).await, (6, 3), "{verified}");
+    aggregator.logs("ids remembered again").await;
+    // From the message on that `a` was seen in last.
+    aggregator.counts_beyond(1.0, REBUILT, "").await;
+    aggregator.counts_beyond(3.0, "tally_aggregator_duplicates_total", "increment").await;
+    aggregator.counts_beyond(0.0, "tally_aggregator_duplicates_total", "batch").await;
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_horizon_an_id_counts_again_and_verify_knows() {
+    let mut tally = Installation::bare("horizon");
+    tally.configure(|config| {
+        config.duplicates.horizon_offsets = 1_000_000;
+        config.duplicates.max_ids = 3.try_into().expect("three is not zero");
+    });
+    tally.tally(&["init"]).await.expect_code(0);
+    let source = tally.source().await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start(Kind::Sink, "a");
+    let one = event("one", 1);
+    let mut model = Model::default();
+    // The fourth pushes out `a`, which is not the one that was seen last.
+    for (id, counts) in [("a", true), ("b", true), ("c", true), ("b", false), ("d", true)] {
+        source.send(0, Some(&single(&source, &one, id))).await;
+        counts.then(|| model.add(&one));
+    }
+    aggregator.counts_beyond(0.0, FLUSHES, "committed").await;
+    tally.caught_up().await;
+    aggregator.kill();
+    aggregator.start_again();
+    for (id, counts) in [("b", false), ("c", false), ("a", true), ("d", true)] {
+        source.send(0, Some(&single(&source, &one, id))).await;
+        counts.then(|| model.add(&one));
+    }
+    tally.prove(&model).await;
+    assert_eq!(accounted(&tally).await, (6, 3));
+    let shown = async || {
+        let remembered = aggregator.metric(REMEMBERED, "partition=\"0\"").await?;
+        if remembered == 3.0 { Ok(()) } else { Err(format!("{remembered} remembered")) }
+    };
+    until("the memory to be reported", Duration::from_secs(30), shown).await;
+
+    tally.configure(|config| config.duplicates.horizon_offsets = 7);
+    let refused = tally.verify().await.expect_code(69).stderr;
+    assert!(
+        refused.contains("horizon_offsets=1000000") && refused.contains("horizon_offsets=7"),
+        "{refused}"
+    );
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
