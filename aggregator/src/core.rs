@@ -3,8 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tally_counts::{BucketWidth, Flush, Fold, Reject, Sums};
+use tally_counts::{Bookmark, Envelope, Flush, Fold, Reject, Rules, Sums};
 use tally_schemas::{Increment, delta_batch, wire};
+
+mod start;
+
+pub(crate) use start::{Rebuilt, Start};
+
+use start::Rebuild;
 
 /// When a flush is due.
 #[derive(Clone, Copy, Debug)]
@@ -44,10 +50,22 @@ pub(crate) enum Due {
     Now,
 }
 
+/// What is remembered of a partition's ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Remembered {
+    pub(crate) ids: usize,
+    pub(crate) bytes: usize,
+    /// How far back they go.
+    pub(crate) offsets: i64,
+}
+
 pub(crate) struct Core {
-    width: BucketWidth,
+    rules: Rules,
     limits: Limits,
     folds: BTreeMap<i32, Fold>,
+    /// Partitions that are read from before their fold.
+    rebuilds: BTreeMap<i32, Rebuild>,
+    rebuilt: Vec<Rebuilt>,
     /// Flushes of partitions whose batch was as large as one may be, in order; they go out with the next flush.
     cut: Vec<(i32, Flush)>,
     rejected: Vec<Rejected>,
@@ -58,11 +76,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(width: BucketWidth, limits: Limits) -> Core {
+    pub(crate) fn new(rules: Rules, limits: Limits) -> Core {
         Core {
-            width,
+            rules,
             limits,
             folds: BTreeMap::new(),
+            rebuilds: BTreeMap::new(),
+            rebuilt: Vec::new(),
             cut: Vec::new(),
             rejected: Vec::new(),
             rejected_bytes: 0,
@@ -71,14 +91,19 @@ impl Core {
         }
     }
 
-    /// Takes a partition on, from the next offset to read.
-    pub(crate) fn assign(&mut self, partition: i32, from: i64) {
-        self.folds.insert(partition, Fold::new(self.width, from));
+    /// Takes a partition on.
+    pub(crate) fn assign(&mut self, start: &Start, now: Instant) {
+        let fold = Fold::resume(self.rules, start.next, &start.bookmark);
+        self.folds.insert(start.partition, fold);
+        if let Some(rebuild) = Rebuild::of(start, now) {
+            self.rebuilds.insert(start.partition, rebuild);
+        }
     }
 
     /// Drops a partition with what it holds.
     pub(crate) fn forget(&mut self, partition: i32) {
         self.folds.remove(&partition);
+        self.rebuilds.remove(&partition);
         self.cut.retain(|(cut, _)| *cut != partition);
         self.rejected.retain(|rejected| rejected.partition != partition);
         self.rejected_bytes = self.rejected.iter().map(Rejected::bytes).sum();
@@ -89,33 +114,125 @@ impl Core {
         self.folds.keys().copied()
     }
 
-    /// The next offset that the partition expects, if it is assigned.
+    /// The next offset to read of the partition, if it is assigned.
     pub(crate) fn next(&self, partition: i32) -> Option<i64> {
-        self.folds.get(&partition).map(Fold::next)
+        match self.rebuilds.get(&partition) {
+            Some(rebuild) => Some(rebuild.next),
+            None => self.folds.get(&partition).map(Fold::next),
+        }
+    }
+
+    /// Whether of the message at `offset` only the ids are to be remembered.
+    #[inline]
+    pub(crate) fn is_before_fold(&mut self, partition: i32, offset: i64) -> bool {
+        if self.rebuilds.is_empty() || !self.rebuilds.contains_key(&partition) {
+            return false;
+        }
+        let is_before = offset < self.fold(partition).next();
+        if !is_before {
+            self.end_rebuild(partition);
+        }
+        is_before
+    }
+
+    /// Whether the message before the fold was rejected for its schema.
+    pub(crate) fn was_unread(&mut self, partition: i32, offset: i64, payload: &[u8]) -> bool {
+        self.fold(partition).was_unread(offset, payload)
+    }
+
+    /// Remembers the ids of a message before the fold.
+    pub(crate) fn remember(
+        &mut self,
+        partition: i32,
+        envelope: &Envelope<'_>,
+        increments: &[Increment<'_>],
+        now: Instant,
+    ) {
+        self.fold(partition).remember(envelope, increments);
+        self.see_again(partition, envelope.offset, now);
+    }
+
+    /// Passes over a message before the fold that was rejected.
+    pub(crate) fn pass_over(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        reason: Reject,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        self.fold(partition).pass_over(offset, reason, payload);
+        self.see_again(partition, offset, now);
+    }
+
+    fn see_again(&mut self, partition: i32, offset: i64, now: Instant) {
+        let rebuild = self.rebuilds.get_mut(&partition).expect("the message is before the fold");
+        rebuild.see(offset, now);
+        if rebuild.next >= self.folds[&partition].next() {
+            self.end_rebuild(partition);
+        }
+    }
+
+    fn end_rebuild(&mut self, partition: i32) {
+        let rebuild = self.rebuilds.remove(&partition).expect("a rebuild ends once");
+        let fold = self.fold(partition);
+        let (ids, bytes) = (fold.remembered_ids(), fold.remembered_bytes());
+        self.rebuilt.push(rebuild.end(partition, ids, bytes));
+    }
+
+    /// A rebuild that has ended.
+    pub(crate) fn next_rebuilt(&mut self) -> Option<Rebuilt> {
+        self.rebuilt.pop()
+    }
+
+    /// What it takes to remember the same ids again at `end`, where the partition's last flush ends.
+    pub(crate) fn bookmark(&mut self, partition: i32, end: i64) -> Bookmark {
+        let fold = self.fold(partition);
+        assert_eq!(fold.next(), end, "nothing was seen since the flush");
+        fold.bookmark()
+    }
+
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = (i32, Remembered)> {
+        let of = |fold: &Fold| Remembered {
+            ids: fold.remembered_ids(),
+            bytes: fold.remembered_bytes(),
+            offsets: fold.remembered_offsets(),
+        };
+        self.folds.iter().map(move |(partition, fold)| (*partition, of(fold)))
+    }
+
+    fn fold(&mut self, partition: i32) -> &mut Fold {
+        self.folds.get_mut(&partition).expect("messages come from assigned partitions")
     }
 
     /// Counts a message whole, or says why not.
     pub(crate) fn count(
         &mut self,
         partition: i32,
-        offset: i64,
+        envelope: &Envelope<'_>,
         increments: &[Increment<'_>],
         now: Instant,
     ) -> Result<(), Reject> {
         let fold = self.folds.get_mut(&partition).expect("messages come from assigned partitions");
-        fold.count(offset, increments)?;
-        self.dirty_since.get_or_insert(now);
+        let cuts_before = self.cut.len();
+        if !fold.has_room(increments) && !fold.is_clean() {
+            self.cut.push((partition, fold.take()));
+        }
+        let counted = fold.count(envelope, increments);
         if fold.sums().encoded_bytes() >= self.limits.batch_bytes {
             self.cut.push((partition, fold.take()));
+        }
+        self.dirty_since.get_or_insert(now);
+        if self.cut.len() > cuts_before {
             self.measure();
         }
-        Ok(())
+        counted
     }
 
     /// Accounts for a message that is not counted.
     pub(crate) fn reject(&mut self, rejected: Rejected, now: Instant) {
-        let fold = self.folds.get_mut(&rejected.partition).expect("messages come from assigned partitions");
-        fold.reject(rejected.offset);
+        let payload = rejected.payload.as_deref().unwrap_or(b"");
+        self.fold(rejected.partition).reject(rejected.offset, rejected.reason, payload);
         self.rejected_bytes += rejected.bytes();
         self.rejected.push(rejected);
         self.dirty_since.get_or_insert(now);
@@ -183,5 +300,7 @@ pub(crate) fn encode(schema_id: u32, topic_id: &str, partition: i32, flush: &Flu
     message
 }
 
+#[cfg(test)]
+mod machine;
 #[cfg(test)]
 mod tests;

@@ -14,15 +14,21 @@ pub enum Error {
     Registry(#[from] registry::Error),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
-    /// Among them: an offset that is not in the log any more.
+    /// Retention took messages that were not counted, or the log was cut off or made anew.
+    #[error(
+        "topic {topic}, partition {partition}: offset {next} is to be read next, and the log has {low} up to {high}: what lies between is not there to be counted"
+    )]
+    OutOfRange { topic: String, partition: i32, next: i64, low: i64, high: i64 },
+    #[error(
+        "topic {topic} was deleted and made again: its id was {was}, and is {is}. What was counted, and the group's offsets, are the old one's"
+    )]
+    TopicReplaced { topic: String, was: String, is: String },
     #[error("topic {topic}, partition {partition}: {reason}")]
     Partition { topic: String, partition: i32, reason: String },
     #[error(
         "another process uses the transactional id {0}: give each aggregator an instance name of its own"
     )]
     Fenced(String),
-    #[error("the transaction coordinator does not answer: {0}")]
-    Coordinator(String),
 }
 
 impl Error {

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use tally_counts::Reject;
+use tally_counts::{Envelope, Reject};
 use tally_schemas::Increment;
 use tally_service::kafka::Fetched;
-use tally_service::plans::{Plans, Undecoded};
+use tally_service::plans::{Decoded, Plans, Refusal, Undecoded};
 use tally_service::registry;
 use tokio::runtime::Handle;
 
@@ -26,23 +26,18 @@ impl Folding {
 
     /// Counts or rejects a message. An error is the registry's, and the message is as if it never came.
     pub(crate) fn fold(&mut self, message: &Fetched<'_>, now: Instant) -> Result<(), registry::Error> {
-        let &Fetched { partition, offset, key, payload } = message;
+        let &Fetched { partition, offset, key, payload, .. } = message;
         let bytes = payload.unwrap_or(b"");
+        if self.core.is_before_fold(partition, offset) {
+            return self.remember(message, bytes, now);
+        }
         let mut increments = reuse(std::mem::take(&mut self.increments));
-        let decoded = match self.plans.decode(bytes, &mut increments) {
-            Err(Undecoded::AskRegistry) => {
-                self.runtime.block_on(self.plans.learn(bytes))?;
-                self.plans.decode(bytes, &mut increments)
-            }
-            decoded => decoded,
-        };
-        let refused = match decoded {
-            Ok(()) => match self.core.count(partition, offset, &increments, now) {
+        let refused = match self.decode(bytes, &mut increments)? {
+            Ok(decoded) => match self.core.count(partition, &envelope(message, decoded), &increments, now) {
                 Ok(()) => None,
                 Err(reason) => Some((reason, describe(reason, &increments))),
             },
-            Err(Undecoded::Refused(refusal)) => Some((refusal.reason, refusal.detail)),
-            Err(Undecoded::AskRegistry) => unreachable!("the registry was asked just now"),
+            Err(refusal) => Some((refusal.reason, refusal.detail)),
         };
         self.increments = reuse(increments);
         if let Some((reason, detail)) = refused {
@@ -54,10 +49,53 @@ impl Folding {
         Ok(())
     }
 
+    /// Remembers the ids of a message that is counted or rejected already.
+    fn remember(&mut self, message: &Fetched<'_>, bytes: &[u8], now: Instant) -> Result<(), registry::Error> {
+        let &Fetched { partition, offset, .. } = message;
+        if self.core.was_unread(partition, offset, bytes) {
+            self.core.pass_over(partition, offset, Reject::UnknownSchema, bytes, now);
+            return Ok(());
+        }
+        let mut increments = reuse(std::mem::take(&mut self.increments));
+        match self.decode(bytes, &mut increments)? {
+            Ok(decoded) => {
+                self.core.remember(partition, &envelope(message, decoded), &increments, now);
+            }
+            Err(refusal) => self.core.pass_over(partition, offset, refusal.reason, bytes, now),
+        }
+        self.increments = reuse(increments);
+        Ok(())
+    }
+
+    #[inline]
+    fn decode<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        increments: &mut Vec<Increment<'a>>,
+    ) -> Result<Result<Decoded<'a>, Refusal>, registry::Error> {
+        let decoded = match self.plans.decode(bytes, increments) {
+            Err(Undecoded::AskRegistry) => {
+                self.runtime.block_on(self.plans.learn(bytes))?;
+                self.plans.decode(bytes, increments)
+            }
+            decoded => decoded,
+        };
+        match decoded {
+            Ok(decoded) => Ok(Ok(decoded)),
+            Err(Undecoded::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Undecoded::AskRegistry) => unreachable!("the registry was asked just now"),
+        }
+    }
+
     /// Asks the registry for the schema of a message that was not folded.
     pub(crate) fn learn(&mut self, payload: &[u8]) -> Result<(), registry::Error> {
         self.runtime.block_on(self.plans.learn(payload))
     }
+}
+
+fn envelope<'a>(message: &Fetched<'_>, decoded: Decoded<'a>) -> Envelope<'a> {
+    let Decoded { schema, batch_id } = decoded;
+    Envelope { offset: message.offset, timestamp_ms: message.timestamp_ms, schema, batch_id }
 }
 
 /// The same allocation for the increments of another message.

@@ -1,6 +1,8 @@
 //! The aggregator: folds increments into deltas, and commits each flush together with the offsets that it covers.
 //!
 //! ```text
+//!             positions (a thread): where each partition is to be read from
+//!                     ▼
 //!            ┌──────────────── worker (a thread, a member of the group) ────────────────┐
 //! increments │ poll ─► Plans (one per schema id) ─► Core (a Fold per partition)       │
 //!  ─────────►│                                           │ flush: batches, rejects, offsets
@@ -17,7 +19,10 @@ mod core;
 mod error;
 mod folding;
 mod metrics;
+mod positions;
 mod reading;
+mod rotation;
+mod tail;
 mod transaction;
 mod worker;
 

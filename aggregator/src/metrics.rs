@@ -1,6 +1,8 @@
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
-use tally_counts::Reject;
+use tally_counts::{Duplicates, Reject};
+
+use crate::core::{Rebuilt, Remembered};
 
 /// What a worker reports: per flush, never per message.
 pub(crate) struct Metrics {
@@ -10,12 +12,19 @@ pub(crate) struct Metrics {
     deltas: Counter<u64>,
     flushes: Counter<u64>,
     flush_seconds: Histogram<f64>,
+    duplicates: Counter<u64>,
+    remembered_ids: Gauge<u64>,
+    remembered_bytes: Gauge<u64>,
+    remembered_offsets: Gauge<i64>,
+    rebuilt_messages: Counter<u64>,
+    rebuild_seconds: Histogram<f64>,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Metrics {
         let meter = global::meter("tally");
         let counter = |name, description| meter.u64_counter(name).with_description(description).build();
+        let gauge = |name, description| meter.u64_gauge(name).with_description(description).build();
         Metrics {
             messages: counter("tally_aggregator_messages_total", "Messages in committed flushes"),
             increments: counter("tally_aggregator_increments_total", "Increments in committed flushes"),
@@ -27,6 +36,28 @@ impl Metrics {
                 .with_unit("s")
                 .with_description("From taking the sums to their commit")
                 .build(),
+            duplicates: counter(
+                "tally_aggregator_duplicates_total",
+                "Recognised by an id in committed flushes: messages by their batch's, increments by their own",
+            ),
+            remembered_ids: gauge("tally_aggregator_remembered_ids", "Ids that are remembered, by partition"),
+            remembered_bytes: gauge(
+                "tally_aggregator_remembered_bytes",
+                "Memory that they take, by partition",
+            ),
+            remembered_offsets: meter
+                .i64_gauge("tally_aggregator_remembered_offsets")
+                .with_description("How far back the ids go that are remembered, by partition")
+                .build(),
+            rebuilt_messages: counter(
+                "tally_aggregator_rebuilt_messages_total",
+                "Messages read again for their ids when a partition was taken on",
+            ),
+            rebuild_seconds: meter
+                .f64_histogram("tally_aggregator_rebuild_seconds")
+                .with_unit("s")
+                .with_description("From taking a partition on to its ids being remembered again")
+                .build(),
         }
     }
 
@@ -34,11 +65,32 @@ impl Metrics {
         self.messages.add(flush.messages, &[]);
         self.increments.add(flush.increments, &[]);
         self.deltas.add(flush.deltas, &[]);
+        for (kind, count) in [("batch", flush.duplicates.batches), ("increment", flush.duplicates.increments)]
+        {
+            self.duplicates.add(count, &[KeyValue::new("kind", kind)]);
+        }
         for reason in &flush.rejected {
             self.rejected.add(1, &[KeyValue::new("reason", reason.as_str())]);
         }
         self.flushes.add(1, &[KeyValue::new("outcome", "committed")]);
         self.flush_seconds.record(seconds, &[]);
+    }
+
+    pub(crate) fn remembered(&self, partition: i32, remembered: &Remembered) {
+        let of = [KeyValue::new("partition", i64::from(partition))];
+        self.remembered_ids.record(remembered.ids as u64, &of);
+        self.remembered_bytes.record(remembered.bytes as u64, &of);
+        self.remembered_offsets.record(remembered.offsets, &of);
+    }
+
+    /// The partition is not this worker's any more.
+    pub(crate) fn forgotten(&self, partition: i32) {
+        self.remembered(partition, &Remembered { ids: 0, bytes: 0, offsets: 0 });
+    }
+
+    pub(crate) fn rebuilt(&self, rebuilt: &Rebuilt) {
+        self.rebuilt_messages.add(rebuilt.messages, &[]);
+        self.rebuild_seconds.record(rebuilt.seconds, &[]);
     }
 
     pub(crate) fn not_committed(&self) {
@@ -53,4 +105,12 @@ pub(crate) struct Pending {
     pub(crate) increments: u64,
     pub(crate) deltas: u64,
     pub(crate) rejected: Vec<Reject>,
+    pub(crate) duplicates: Duplicates,
+}
+
+impl Pending {
+    pub(crate) fn add_duplicates(&mut self, duplicates: Duplicates) {
+        self.duplicates.batches += duplicates.batches;
+        self.duplicates.increments += duplicates.increments;
+    }
 }

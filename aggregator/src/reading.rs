@@ -1,38 +1,41 @@
 //! Which partitions this member reads, and from where.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
-use tally_service::kafka::{self, Fetched, Fetcher, Membership, Rebalance};
+use tally_counts::Bookmark;
+use tally_service::kafka::{self, Fetched, Fetcher, Membership, Rebalance, TopicError};
 
 use crate::Error;
-
-/// One call to the group's coordinator, and how long they are repeated.
-const OFFSETS_CALL: Duration = Duration::from_secs(10);
-const OFFSETS_DEADLINE: Duration = Duration::from_secs(120);
+use crate::core::Start;
+use crate::positions::Positions;
 
 pub(crate) struct Reading<'c> {
     consumer: &'c BaseConsumer<Membership>,
     fetcher: Fetcher<'c>,
     topic: &'c str,
+    topic_id: String,
+    positions: Positions,
 }
 
 impl<'c> Reading<'c> {
-    pub(crate) fn new(consumer: &'c BaseConsumer<Membership>, topic: &'c str) -> Reading<'c> {
-        Reading { consumer, fetcher: Fetcher::new(consumer), topic }
+    pub(crate) fn new(
+        consumer: &'c BaseConsumer<Membership>,
+        topic: &'c str,
+        topic_id: &str,
+        positions: Positions,
+    ) -> Reading<'c> {
+        let topic_id = topic_id.to_owned();
+        Reading { consumer, fetcher: Fetcher::new(consumer), topic, topic_id, positions }
     }
 
     /// The next message of any partition, if one is there; or an error of a partition.
     pub(crate) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Error>> {
-        self.fetcher.fetch().map(|fetched| {
-            fetched.map_err(|(partition, code)| Error::Partition {
-                topic: self.topic.to_owned(),
-                partition,
-                reason: code.to_string(),
-            })
-        })
+        let (consumer, topic, topic_id) = (self.consumer, self.topic, &self.topic_id);
+        let unreadable = move |(partition, code)| unreadable(consumer, topic, topic_id, partition, code);
+        self.fetcher.fetch().map(|fetched| fetched.map_err(unreadable))
     }
 
     /// Serves the group and the client's errors, for up to `wait`. A partition comes back whose message came out here and not
@@ -47,6 +50,7 @@ impl<'c> Reading<'c> {
             // Brokers come and go; librdkafka connects again by itself.
             Some(Err(error)) => {
                 tracing::warn!(%error, "consume");
+                self.positions.doubt_topic();
                 Ok(None)
             }
         }
@@ -54,10 +58,6 @@ impl<'c> Reading<'c> {
 
     pub(crate) fn next_decision(&self) -> Option<Rebalance> {
         self.consumer.context().next_decision()
-    }
-
-    pub(crate) fn group(&self) -> ConsumerGroupMetadata {
-        self.consumer.group_metadata().expect("the consumer has a group")
     }
 
     /// Whether the partitions belong to somebody else already.
@@ -70,41 +70,14 @@ impl<'c> Reading<'c> {
         self.consumer.context().leave();
     }
 
-    /// Where each partition is to be read from: its committed offset, or the log's beginning if there is none yet.
-    pub(crate) fn committed(&self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Error> {
-        let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            list.add_partition(self.topic, *partition);
-        }
-        let committed = self.stable_offsets(&list)?;
-        let mut from = Vec::with_capacity(partitions.len());
-        for element in committed.elements() {
-            let partition = element.partition();
-            let next = match element.offset() {
-                Offset::Offset(next) => next,
-                _ => kafka::watermarks(self.consumer.client(), self.topic, partition)?.0,
-            };
-            from.push((partition, next));
-        }
-        Ok(from)
+    /// Finds out where these partitions are to be read from: see [`Reading::found`].
+    pub(crate) fn want(&mut self, partitions: &[i32]) {
+        self.positions.want(partitions);
     }
 
-    /// The broker waits for transactions that could still change an offset.
-    fn stable_offsets(&self, partitions: &TopicPartitionList) -> Result<TopicPartitionList, Error> {
-        let deadline = Instant::now() + OFFSETS_DEADLINE;
-        loop {
-            let source = match self.consumer.committed_offsets(partitions.clone(), OFFSETS_CALL) {
-                Ok(committed) => match committed.elements().iter().find_map(|one| one.error().err()) {
-                    None => return Ok(committed),
-                    Some(source) => source,
-                },
-                Err(source) => source,
-            };
-            if Instant::now() >= deadline {
-                return Err(Error::Kafka { what: "read committed offsets", source });
-            }
-            tracing::warn!(error = %source, "read committed offsets again");
-        }
+    /// Where wanted partitions are to be read from, once that is known.
+    pub(crate) fn found(&mut self) -> Result<Vec<Start>, Error> {
+        self.positions.found()
     }
 
     /// Reads these partitions from these offsets on.
@@ -116,9 +89,10 @@ impl<'c> Reading<'c> {
         self.consumer.incremental_assign(&list).map_err(Error::kafka("start reading"))
     }
 
-    /// Stops reading these partitions, those of them that are read. Where the group takes partitions away, it waits for this, though
-    /// none of them be read any more.
+    /// Stops reading these partitions, those of them that are read, and looking for the others' positions. Where the group takes
+    /// partitions away, it waits for this, though none of them be read any more.
     pub(crate) fn stop(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        self.positions.unwant(partitions);
         for partition in partitions {
             self.fetcher.let_go(*partition);
         }
@@ -127,6 +101,20 @@ impl<'c> Reading<'c> {
         let stopped = partitions.iter().filter(|partition| read.contains(partition));
         let list = self.list(stopped.map(|partition| (*partition, 0)))?;
         self.consumer.incremental_unassign(&list).map_err(Error::kafka("stop reading"))
+    }
+
+    /// These partitions and next offsets as librdkafka lists them, each with the bookmark of what is remembered there.
+    pub(crate) fn marked(
+        &self,
+        offsets: impl Iterator<Item = (i32, i64, Bookmark)>,
+    ) -> Result<TopicPartitionList, Error> {
+        let mut list = TopicPartitionList::new();
+        for (partition, next, bookmark) in offsets {
+            let mut element = list.add_partition(self.topic, partition);
+            element.set_offset(Offset::Offset(next)).map_err(Error::kafka("list partitions"))?;
+            element.set_metadata(bookmark.to_string());
+        }
+        Ok(list)
     }
 
     /// These partitions and next offsets as librdkafka lists them.
@@ -140,5 +128,42 @@ impl<'c> Reading<'c> {
                 .map_err(Error::kafka("list partitions"))?;
         }
         Ok(list)
+    }
+}
+
+impl Drop for Reading<'_> {
+    /// A consumer that is closed waits until its partitions are let go, also where its worker fails with decisions of the group
+    /// not carried out.
+    fn drop(&mut self) {
+        self.leave();
+        let all_let_go = self.consumer.assignment().and_then(|all| self.consumer.incremental_unassign(&all));
+        if let Err(error) = all_let_go {
+            tracing::warn!(%error, "let partitions go");
+        }
+    }
+}
+
+/// Why a partition cannot be read on.
+fn unreadable(
+    consumer: &BaseConsumer<Membership>,
+    topic: &str,
+    topic_id: &str,
+    partition: i32,
+    code: RDKafkaErrorCode,
+) -> Error {
+    let topic = topic.to_owned();
+    match kafka::topic_id(consumer.client(), &topic) {
+        Ok(is) if is != topic_id => return Error::TopicReplaced { topic, was: topic_id.to_owned(), is },
+        Err(missing @ TopicError::Missing { .. }) => return missing.into(),
+        // What the error says is all there is to say.
+        Ok(_) | Err(TopicError::Unavailable { .. }) => {}
+    }
+    let next =
+        consumer.position().ok().and_then(|list| list.find_partition(&topic, partition)?.offset().to_raw());
+    match (code, next, kafka::watermarks(consumer.client(), &topic, partition)) {
+        (RDKafkaErrorCode::AutoOffsetReset, Some(next), Ok((low, high))) if next >= 0 => {
+            Error::OutOfRange { topic, partition, next, low, high }
+        }
+        _ => Error::Partition { topic, partition, reason: code.to_string() },
     }
 }

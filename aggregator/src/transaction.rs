@@ -1,56 +1,147 @@
-use std::time::Duration;
+//! One transaction of a producer, and what became of it.
 
-use rdkafka::TopicPartitionList;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
-use rdkafka::util::Timeout;
+use rdkafka::producer::{
+    BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
+};
+use rdkafka::{ClientContext, TopicPartitionList};
+use tally_service::kafka::TRANSACTION_TIMEOUT;
 
-pub(crate) type TransactionalProducer = ThreadedProducer<DefaultProducerContext>;
+pub(crate) type TransactionalProducer = ThreadedProducer<Connection>;
 
-/// How long one call may take; librdkafka goes on with it in the background.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a call that says it may be repeated is repeated.
-const REPEATS: usize = 6;
+const METADATA_CALL: Duration = Duration::from_secs(5);
+
+/// How long a transaction's calls are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// From its beginning until its offsets are taken.
+    pub(crate) fill: Duration,
+    /// From its beginning until it is committed: by then the coordinator, which looks every ten seconds, has aborted it.
+    pub(crate) commit: Duration,
+    pub(crate) abort: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            fill: TRANSACTION_TIMEOUT,
+            commit: TRANSACTION_TIMEOUT + Duration::from_secs(10),
+            abort: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Whether a producer's requests may still be on their way.
+///
+/// When a connection is lost, librdkafka sends what was unanswered again over another, and tells nobody. The first copy may
+/// arrive long after: an EndTxn would end the producer's next transaction halfway, a TxnOffsetCommit would set its offsets
+/// back. Only a new epoch shuts them out. So a producer that has lost a connection is good for the transaction that it is
+/// in, and for no other.
+#[derive(Debug, Default)]
+pub(crate) struct Connection {
+    lost: AtomicBool,
+}
+
+impl Connection {
+    pub(crate) fn was_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// The producer has a new epoch: nothing that is on its way does harm.
+    pub(crate) fn renew(&self) {
+        self.lost.store(false, Ordering::Release);
+    }
+}
+
+impl ClientContext for Connection {
+    /// librdkafka logs each lost connection and each unanswered request at level INFO or above, before it sends again.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if matches!(facility, "FAIL" | "REQTMOUT") {
+            self.lost.store(true, Ordering::Release);
+        }
+        DefaultProducerContext.log(level, facility, message);
+    }
+
+    /// Said in the log already; what it means for a transaction, its calls tell.
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "producer");
+    }
+}
+
+impl ProducerContext for Connection {
+    type DeliveryOpaque = ();
+
+    /// A message that was not delivered fails its transaction.
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// Why a transaction did not go through.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    #[error("this consumer is no member of its group any more")]
+    NoMember,
+}
 
 /// What became of a transaction that did not certainly commit.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing of it will ever be seen; the producer is as good as new.
+    /// Nothing of it will ever be seen, and the producer is as good as before.
     #[error("aborted: {0}")]
-    Aborted(KafkaError),
+    Aborted(Cause),
     /// It may have committed, or the producer is broken: this producer must not be used again.
     #[error("outcome unknown: {0}")]
-    Unknown(KafkaError),
-    /// A producer with the same id took over.
+    Unknown(Cause),
+    /// A producer with the same id took over, in the middle of the transaction.
     #[error("fenced: {0}")]
-    Fenced(KafkaError),
+    Fenced(Cause),
 }
 
 /// An open transaction: it borrows its producer, and ending it consumes it.
 pub(crate) struct Transaction<'p> {
     producer: &'p TransactionalProducer,
+    patience: Patience,
+    begun: Instant,
 }
 
 impl<'p> Transaction<'p> {
-    pub(crate) fn begin(producer: &'p TransactionalProducer) -> Result<Transaction<'p>, Failure> {
+    pub(crate) fn begin(
+        producer: &'p TransactionalProducer,
+        patience: Patience,
+    ) -> Result<Transaction<'p>, Failure> {
+        let transaction = Transaction { producer, patience, begun: Instant::now() };
         match producer.begin_transaction() {
-            Ok(()) => Ok(Transaction { producer }),
-            Err(error) => Err(Self::unusable(error)),
+            Ok(()) => Ok(transaction),
+            Err(error) => Err(transaction.unusable(error)),
         }
     }
 
     /// Adds a message; waits while the producer's queue is full.
-    pub(crate) fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+    pub(crate) fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Cause> {
+        let mut asked = false;
         loop {
-            match self.producer.send(record) {
+            let (error, returned) = match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), returned)) => {
-                    record = returned;
+                Err(failed) => failed,
+            };
+            match error {
+                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err((error, _)) => return Err(error),
+                // Added while this producer was running: it looks by itself only now and then.
+                KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition) if !asked => {
+                    asked = true;
+                    self.producer.client().fetch_metadata(Some(returned.topic), METADATA_CALL)?;
+                }
+                error => return Err(error.into()),
             }
+            record = returned;
         }
     }
 
@@ -59,54 +150,72 @@ impl<'p> Transaction<'p> {
         &self,
         offsets: &TopicPartitionList,
         group: &ConsumerGroupMetadata,
-    ) -> Result<(), KafkaError> {
-        repeat(|| self.producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))
+    ) -> Result<(), Cause> {
+        let deadline = self.begun + self.patience.fill;
+        repeat(deadline, |timeout| self.producer.send_offsets_to_transaction(offsets, group, timeout))?;
+        Ok(())
     }
 
-    /// Commits. The call's own timeout is what remains of the transaction's.
     pub(crate) fn commit(self) -> Result<(), Failure> {
-        match repeat(|| self.producer.commit_transaction(Timeout::Never)) {
+        let deadline = self.begun + self.patience.commit;
+        match repeat(deadline, |timeout| self.producer.commit_transaction(timeout)) {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.fail(error)),
+            Err(error) => Err(self.fail(error.into())),
         }
     }
 
-    /// Ends the transaction after `error`: aborts it where that says enough, or gives the producer up.
-    pub(crate) fn fail(self, error: KafkaError) -> Failure {
-        match &error {
-            KafkaError::Transaction(inner) if inner.is_fatal() => Self::unusable(error),
-            // A call that was never let through, or a message that was refused, or an abortable error.
-            KafkaError::Transaction(inner) if inner.txn_requires_abort() => self.abort(error),
-            KafkaError::MessageProduction(_) => self.abort(error),
-            _ => Failure::Unknown(error),
+    /// Ends the transaction after `cause`: aborts it where that says enough, or gives the producer up.
+    pub(crate) fn fail(self, cause: Cause) -> Failure {
+        match &cause {
+            Cause::Kafka(KafkaError::Transaction(inner)) if inner.is_fatal() => self.unusable(cause),
+            // Where the coordinator refused to commit, its answer to the abort decides: it does not abort what it has committed.
+            Cause::Kafka(KafkaError::Transaction(inner)) if inner.txn_requires_abort() => self.abort(cause),
+            // A message that was refused, or a call that was never made.
+            Cause::Kafka(KafkaError::MessageProduction(_) | KafkaError::MetadataFetch(_))
+            | Cause::NoMember => self.abort(cause),
+            Cause::Kafka(_) => Failure::Unknown(cause),
         }
     }
 
-    fn abort(self, cause: KafkaError) -> Failure {
-        match repeat(|| self.producer.abort_transaction(CALL_TIMEOUT)) {
+    fn abort(self, cause: Cause) -> Failure {
+        let deadline = Instant::now() + self.patience.abort;
+        match repeat(deadline, |timeout| self.producer.abort_transaction(timeout)) {
             Ok(()) => Failure::Aborted(cause),
-            Err(error) => Self::unusable(error),
+            Err(error) => self.unusable(error),
         }
     }
 
-    fn unusable(error: KafkaError) -> Failure {
+    /// The coordinator fences a producer whose transaction it has given up, just as it does for another one with its id.
+    fn unusable(&self, cause: impl Into<Cause>) -> Failure {
+        let cause = cause.into();
+        let Cause::Kafka(error) = &cause else { return Failure::Unknown(cause) };
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced) => Failure::Fenced(error),
-            _ => Failure::Unknown(error),
+            Some(
+                RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch,
+            ) if self.begun.elapsed() < self.patience.fill => Failure::Fenced(cause),
+            _ => Failure::Unknown(cause),
         }
     }
 }
 
-/// Calls again while the error says that this is what to do, a bounded number of times.
-pub(crate) fn repeat(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
-    let mut repeats = 0;
+/// Calls again while the error says that this is what to do, with the time that is left.
+pub(crate) fn repeat(
+    deadline: Instant,
+    mut call: impl FnMut(Duration) -> Result<(), KafkaError>,
+) -> Result<(), KafkaError> {
+    /// Not all that may be repeated has waited for something.
+    const PAUSE: Duration = Duration::from_millis(20);
     loop {
-        match call() {
+        match call(deadline.saturating_duration_since(Instant::now())) {
             Err(KafkaError::Transaction(error))
-                if error.is_retriable() && !error.txn_requires_abort() && repeats < REPEATS =>
+                if error.is_retriable()
+                    && !error.txn_requires_abort()
+                    && Instant::now() + PAUSE < deadline =>
             {
-                repeats += 1;
-                tracing::debug!(%error, repeats, "repeat a transaction call");
+                tracing::debug!(%error, "repeat a transaction call");
+                std::thread::sleep(PAUSE);
             }
             outcome => return outcome,
         }

@@ -2,6 +2,7 @@
 //! says. All state is this thread's own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -15,11 +16,13 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
-use crate::committer::{Committer, Job, Outcome};
+use crate::committer::Committer;
 use crate::core::{Core, Due, Limits, encode};
 use crate::folding::Folding;
 use crate::metrics::{Metrics, Pending};
+use crate::positions::Positions;
 use crate::reading::Reading;
+use crate::rotation::{Job, Outcome, Rotation};
 
 /// Messages folded between two looks at everything else.
 const MESSAGES_PER_TURN: usize = 4096;
@@ -27,8 +30,12 @@ const MESSAGES_PER_TURN: usize = 4096;
 const IDLE: Duration = Duration::from_millis(5);
 /// Between two questions to a registry that does not answer.
 const REGISTRY_RETRY: Duration = Duration::from_millis(500);
-/// The longest that a healthy worker does not come round: transactions and offset look-ups are shorter.
-const MAX_SILENCE: Duration = Duration::from_secs(180);
+/// The longest wait for a flush before the group is served again.
+const FLUSH_WAIT: Duration = Duration::from_millis(20);
+/// While the group waits for partitions, nothing else is served; the wait goes on as long as the flush takes.
+const LET_GO_WAIT: Duration = Duration::from_secs(1);
+/// The longest that a healthy worker does not come round.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(
     config: &Config,
@@ -38,16 +45,28 @@ pub(crate) fn run(
     runtime: &Handle,
 ) -> Result<(), Error> {
     let ready = health.condition("partitions assigned");
-    let heartbeat = health.heartbeat("fold", MAX_SILENCE);
     let registry = Registry::new(&config.registry)?;
     let Some(schema_id) = register(config, &registry, stop, runtime) else { return Ok(()) };
     let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, name, &config.aggregator.group)
         .set("session.timeout.ms", config.aggregator.session_timeout_ms.to_string())
         .create_with_context(Membership::default())
         .map_err(Error::kafka("make a consumer"))?;
-    let topic_id = kafka::topic_id(consumer.client(), &config.kafka.increments)?;
-    check_partitions(config, &consumer)?;
-    let committer = Committer::start(&config.kafka, name)?;
+    // The client may be used from any thread: the committer asks it for the group's metadata, the positions' thread for
+    // offsets. Only this thread polls it.
+    let consumer = Arc::new(consumer);
+    let increments = &config.kafka.increments;
+    let id = || kafka::topic_id(consumer.client(), increments);
+    let Some(topic_id) = kafka::patiently(stop, id)? else { return Ok(()) };
+    if !has_partitions(config, &consumer, stop)? {
+        return Ok(());
+    }
+    let member = Arc::clone(&consumer);
+    let group = Box::new(move || kafka::group_metadata(&member));
+    let Some(rotation) = Rotation::new(&config.kafka, name, group, stop)? else { return Ok(()) };
+    let committer = Committer::start(rotation);
+    let positions = Positions::start(config, &consumer, &topic_id);
+    // From here on; what is above may wait for long.
+    let heartbeat = health.heartbeat("fold", MAX_SILENCE);
     consumer.subscribe(&[&config.kafka.increments]).map_err(Error::kafka("subscribe"))?;
     tracing::info!(name, topic_id, "worker started");
     let limits = Limits {
@@ -57,19 +76,16 @@ pub(crate) fn run(
     };
     let worker = Worker {
         schema_id,
+        reading: Reading::new(&consumer, increments, &topic_id, positions),
         topic_id,
-        reading: Reading::new(&consumer, &config.kafka.increments),
-        folding: Folding::new(
-            Core::new(config.counts.bucket_seconds, limits),
-            Plans::new(registry),
-            runtime.clone(),
-        ),
+        folding: Folding::new(Core::new(config.rules(), limits), Plans::new(registry), runtime.clone()),
         stalled: BTreeMap::new(),
         retry_at: Instant::now(),
         committer,
         pending: None,
         metrics: Metrics::new(),
         ready,
+        commits: health.condition("flushes commit"),
         heartbeat,
     };
     worker.run(stop)
@@ -90,11 +106,17 @@ fn register(config: &Config, registry: &Registry, stop: &CancellationToken, runt
     None
 }
 
-fn check_partitions(config: &Config, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-    let count = |topic| kafka::partition_count(consumer.client(), topic);
-    let (need, have) = (count(&config.kafka.increments)?, count(&config.kafka.deltas)?);
+/// Whether there is an answer before `stop`; an error if it is no.
+fn has_partitions(
+    config: &Config,
+    consumer: &BaseConsumer<Membership>,
+    stop: &CancellationToken,
+) -> Result<bool, Error> {
+    let count = |topic| kafka::patiently(stop, || kafka::partition_count(consumer.client(), topic));
+    let Some(need) = count(&config.kafka.increments)? else { return Ok(false) };
+    let Some(have) = count(&config.kafka.deltas)? else { return Ok(false) };
     match have >= need {
-        true => Ok(()),
+        true => Ok(true),
         false => Err(Error::TooFewPartitions {
             deltas: config.kafka.deltas.clone(),
             have,
@@ -117,11 +139,13 @@ struct Worker<'c> {
     pending: Option<(Pending, Instant)>,
     metrics: Metrics,
     ready: Condition,
+    commits: Condition,
     heartbeat: Heartbeat,
 }
 
 impl Worker<'_> {
     fn run(mut self, stop: &CancellationToken) -> Result<(), Error> {
+        self.commits.set(true, "");
         let mut wait = Duration::ZERO;
         while !stop.is_cancelled() {
             self.heartbeat.beat();
@@ -133,6 +157,7 @@ impl Worker<'_> {
             if let Some(outcome) = self.committer.poll() {
                 self.settle(outcome?)?;
             }
+            self.start_found()?;
             self.ask_again()?;
             self.flush_if_due()?;
             wait = if self.fold_messages()? { Duration::ZERO } else { IDLE };
@@ -163,6 +188,10 @@ impl Worker<'_> {
             self.retry_at = now + REGISTRY_RETRY;
         }
         self.folding.core.measure();
+        while let Some(rebuilt) = self.folding.core.next_rebuilt() {
+            self.metrics.rebuilt(&rebuilt);
+            tracing::info!(%rebuilt, "ids remembered again");
+        }
         Ok(folded > 0)
     }
 
@@ -191,15 +220,18 @@ impl Worker<'_> {
         self.reading.start(&[(partition, next)])
     }
 
-    /// Starts a flush when one is due and the last one is through; where a limit is reached, waits for that.
+    /// Starts a flush when one is due and the last one is through; where a limit is reached, waits a little for that.
     fn flush_if_due(&mut self) -> Result<(), Error> {
         match self.folding.core.due() {
             Due::Never => Ok(()),
             Due::At(when) if Instant::now() >= when && self.committer.is_idle() => self.flush(|_| true),
             Due::At(_) => Ok(()),
             Due::Now => {
-                self.wait_for_flush()?;
-                self.flush(|_| true)
+                if let Some(outcome) = self.committer.wait(FLUSH_WAIT) {
+                    self.settle(outcome?)?;
+                }
+                // A commit may wait for the coordinator for long; the group and the other partitions are served meanwhile.
+                if self.committer.is_idle() { self.flush(|_| true) } else { Ok(()) }
             }
         }
     }
@@ -220,33 +252,45 @@ impl Worker<'_> {
             pending.messages += flush.counted + flush.duplicate + flush.rejected;
             pending.increments += flush.increments;
             pending.deltas += flush.sums.len() as u64;
+            pending.add_duplicates(flush.duplicates);
             batches.push((partition, encode(self.schema_id, &self.topic_id, partition, &flush)));
             ends.insert(partition, flush.to);
             self.folding.core.reuse(partition, flush.sums);
         }
-        let offsets = self.reading.list(ends.into_iter())?;
-        self.committer.submit(Job { batches, rejected, offsets, group: self.reading.group() });
+        let core = &mut self.folding.core;
+        let offsets = self.reading.marked(
+            ends.into_iter().map(|(partition, end)| (partition, end, core.bookmark(partition, end))),
+        )?;
+        self.committer.submit(Job { batches, rejected, offsets });
         self.pending = Some((pending, started));
         Ok(())
     }
 
     /// Waits for the flush in flight, if there is one.
     fn wait_for_flush(&mut self) -> Result<(), Error> {
-        match self.committer.wait() {
-            Some(outcome) => self.settle(outcome?),
-            None => Ok(()),
+        while !self.committer.is_idle() {
+            self.heartbeat.beat();
+            if let Some(outcome) = self.committer.wait(LET_GO_WAIT) {
+                self.settle(outcome?)?;
+            }
         }
+        Ok(())
     }
 
     fn settle(&mut self, outcome: Outcome) -> Result<(), Error> {
         let (pending, started) = self.pending.take().expect("a flush was in flight");
         match outcome {
             Outcome::Committed => {
+                self.commits.set(true, "");
                 self.metrics.committed(&pending, started.elapsed().as_secs_f64());
+                for (partition, remembered) in self.folding.core.remembered() {
+                    self.metrics.remembered(partition, &remembered);
+                }
                 Ok(())
             }
-            Outcome::NotCommitted => {
+            Outcome::NotCommitted(reason) => {
                 self.metrics.not_committed();
+                self.commits.set(false, reason);
                 self.rewind()
             }
         }
@@ -259,26 +303,37 @@ impl Worker<'_> {
             return Ok(());
         }
         self.forget(&partitions)?;
-        self.take_on(&partitions)
+        self.take_on(&partitions);
+        Ok(())
     }
 
     fn forget(&mut self, partitions: &[i32]) -> Result<(), Error> {
         for partition in partitions {
             self.folding.core.forget(*partition);
+            self.metrics.forgotten(*partition);
             self.stalled.remove(partition);
         }
         self.reading.stop(partitions)
     }
 
-    /// Starts each partition at its committed offset. The group waits for the answer to an assignment, of no partition too.
-    fn take_on(&mut self, partitions: &[i32]) -> Result<(), Error> {
-        let from = match partitions {
-            [] => Vec::new(),
-            _ => self.reading.committed(partitions)?,
-        };
-        for (partition, next) in &from {
-            self.folding.core.assign(*partition, *next);
+    /// Has each partition's position looked for.
+    fn take_on(&mut self, partitions: &[i32]) {
+        self.reading.want(partitions);
+    }
+
+    /// Starts each partition whose position is found at its committed offset, or where the ids begin that are remembered there.
+    fn start_found(&mut self) -> Result<(), Error> {
+        let starts = self.reading.found()?;
+        if starts.is_empty() {
+            return Ok(());
         }
+        let now = Instant::now();
+        for start in &starts {
+            self.folding.core.assign(start, now);
+        }
+        let from: Vec<_> = starts.iter().map(|start| (start.partition, start.read_from)).collect();
+        tracing::info!(?from, "reading on");
+        self.ready.set(true, "");
         self.reading.start(&from)
     }
 
@@ -286,8 +341,12 @@ impl Worker<'_> {
         while let Some(decision) = self.reading.next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
-                    self.take_on(&partitions)?;
-                    self.ready.set(true, "");
+                    self.take_on(&partitions);
+                    // The group waits for an answer, and need not wait for the positions.
+                    self.reading.start(&[])?;
+                    if partitions.is_empty() {
+                        self.ready.set(true, "");
+                    }
                 }
                 Rebalance::Revoke(partitions) => self.let_go(&partitions)?,
             }

@@ -6,31 +6,32 @@ use std::time::{Duration, Instant};
 use clickhouse::Client;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
+use tally_counts::next_offset;
 use tally_service::config::Config;
 use tally_service::health::{Condition, Health, Heartbeat};
 use tally_service::kafka::{self, Membership, Rebalance};
-use tally_service::store::{self, Ledger};
+use tally_service::store;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
+use crate::check::Check;
+use crate::endpoint::Endpoint;
+use crate::lanes::Lane;
 use crate::metrics::Metrics;
-use crate::partition::{Broken, End, Partition, Stored};
+use crate::proof;
+use crate::standing::Standing;
 
 /// The longest wait for a message, with and without one that waits for room.
 const POLL: Duration = Duration::from_millis(50);
 const POLL_HELD: Duration = Duration::from_millis(2);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-const LEDGER_RETRY: Duration = Duration::from_secs(1);
-/// How long an insert in flight may go on after its partition is to be let go; an abandoned one does no harm.
-const RELEASE: Duration = Duration::from_secs(5);
+const PROOF_RETRY: Duration = Duration::from_secs(1);
 /// The longest that a healthy loop does not come round, but while the store is away.
-const MAX_SILENCE: Duration = Duration::from_secs(120);
+const MAX_SILENCE: Duration = Duration::from_secs(180);
 
 pub(crate) fn run(
     config: &Config,
@@ -38,62 +39,120 @@ pub(crate) fn run(
     stop: &CancellationToken,
     runtime: &Handle,
 ) -> Result<(), Error> {
+    let proven = health.condition("store keeps its promises");
+    let assigned = health.condition("partitions assigned");
+    let whole = health.condition("every partition whole");
+    whole.set(true, "");
+    let standing = Standing::new(health.condition("store takes blocks"));
+    let heartbeat = health.heartbeat("consume", MAX_SILENCE);
     let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, "tally-sink", &config.sink.group)
         .set("session.timeout.ms", config.sink.session_timeout_ms.to_string())
         .create_with_context(Membership::default())
         .map_err(Error::kafka("make a consumer"))?;
-    let topic_id = kafka::topic_id(consumer.client(), &config.kafka.deltas)?;
-    consumer.subscribe(&[&config.kafka.deltas]).map_err(Error::kafka("subscribe"))?;
-    tracing::info!(topic_id, "sink started");
+    let Some(topic_id) = kafka::patiently(stop, || {
+        heartbeat.beat();
+        kafka::topic_id(consumer.client(), &config.kafka.deltas)
+    })?
+    else {
+        return Ok(());
+    };
+    let client = store::client(&config.store);
     let sink = Sink {
         config,
-        client: store::client(&config.store),
+        endpoint: Endpoint::new(&config.store)?,
+        check: Check::new(client.clone()),
+        client,
         topic_id,
         lanes: BTreeMap::new(),
         broken: BTreeSet::new(),
+        is_offset_gone: false,
+        topic_due: Instant::now(),
         metrics: Metrics::new(),
-        assigned: health.condition("partitions assigned"),
-        whole: health.condition("every partition whole"),
-        heartbeat: health.heartbeat("consume", MAX_SILENCE),
+        assigned,
+        whole,
+        standing,
+        heartbeat,
         runtime: runtime.clone(),
         stop,
     };
-    sink.whole.set(true, "");
-    sink.run(&consumer)
+    if !sink.prove(&proven)? {
+        return Ok(());
+    }
+    consumer.subscribe(&[&config.kafka.deltas]).map_err(Error::kafka("subscribe"))?;
+    tracing::info!(topic_id = sink.topic_id, "sink started");
+    let ended = sink.run(&consumer);
+    // However it ended: nobody carries out decisions any more, and closing the consumer waits for that.
+    consumer.context().leave();
+    ended
 }
 
-struct Sink<'c> {
-    config: &'c Config,
-    client: Client,
-    topic_id: String,
-    lanes: BTreeMap<i32, Lane>,
-    broken: BTreeSet<i32>,
-    metrics: Metrics,
+pub(crate) struct Sink<'c> {
+    pub(crate) config: &'c Config,
+    pub(crate) client: Client,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) check: Check,
+    pub(crate) topic_id: String,
+    pub(crate) lanes: BTreeMap<i32, Lane>,
+    pub(crate) broken: BTreeSet<i32>,
+    /// Some partition's next offset was not there; which, is to be found out.
+    pub(crate) is_offset_gone: bool,
+    /// When to ask for the topic's id again.
+    pub(crate) topic_due: Instant,
+    pub(crate) metrics: Metrics,
     assigned: Condition,
-    whole: Condition,
-    heartbeat: Heartbeat,
-    runtime: Handle,
-    stop: &'c CancellationToken,
-}
-
-/// An assigned partition: its task, and what is on the way there.
-struct Lane {
-    task: JoinHandle<End>,
-    batches: mpsc::Sender<OwnedMessage>,
-    /// A batch that found no room; the partition is paused meanwhile.
-    held: Option<OwnedMessage>,
-    position: watch::Receiver<i64>,
-    committed: i64,
-    attempt: u32,
+    pub(crate) whole: Condition,
+    pub(crate) standing: Standing,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) runtime: Handle,
+    pub(crate) stop: &'c CancellationToken,
 }
 
 impl Sink<'_> {
+    /// Whether the store is proven fit; waits for one that is away, and gives up only when the sink is to stop.
+    fn prove(&self, proven: &Condition) -> Result<bool, Error> {
+        while !self.stop.is_cancelled() {
+            self.heartbeat.beat();
+            let asked = self.runtime.block_on(async {
+                tokio::select! {
+                    asked = proof::prove(&self.client, &self.endpoint) => Some(asked),
+                    () = self.stop.cancelled() => None,
+                }
+            });
+            match asked {
+                None => break,
+                Some(Ok(())) => {
+                    proven.set(true, "");
+                    return Ok(true);
+                }
+                Some(Err(proof::Error::Broken { version, promise, found })) => {
+                    return Err(Error::Promise { version, promise, found });
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "wait for the store");
+                    proven.set(false, error.to_string());
+                }
+            }
+            self.pause(PROOF_RETRY);
+        }
+        Ok(false)
+    }
+
+    /// Waits, unless the sink is to stop.
+    pub(crate) fn pause(&self, wait: Duration) {
+        self.runtime.block_on(async {
+            tokio::select! { () = self.stop.cancelled() => {}, () = tokio::time::sleep(wait) => {} }
+        });
+    }
+
     fn run(mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
         while !self.stop.is_cancelled() {
             self.heartbeat.beat();
             self.carry_out_decisions(consumer)?;
             self.look_after_tasks(consumer)?;
+            self.watch_topic(consumer)?;
+            self.look_for_gone(consumer)?;
+            self.check_ledger();
             self.hand_over_held(consumer)?;
             self.take_messages(consumer)?;
             if Instant::now() >= next_commit {
@@ -104,7 +163,10 @@ impl Sink<'_> {
         self.leave(consumer)
     }
 
-    fn list(&self, partitions: impl IntoIterator<Item = (i32, i64)>) -> Result<TopicPartitionList, Error> {
+    pub(crate) fn list(
+        &self,
+        partitions: impl IntoIterator<Item = (i32, i64)>,
+    ) -> Result<TopicPartitionList, Error> {
         let mut list = TopicPartitionList::new();
         for (partition, next) in partitions {
             list.add_partition_offset(&self.config.kafka.deltas, partition, Offset::Offset(next))
@@ -123,17 +185,26 @@ impl Sink<'_> {
                     let partition = message.partition();
                     // A partition that stopped is paused, but what was on its way still comes.
                     let Some(lane) = self.lanes.get_mut(&partition) else { continue };
+                    lane.next = next_offset(message.offset());
                     if let Err(TrySendError::Full(message)) = lane.batches.try_send(message.detach()) {
                         lane.held = Some(message);
                         let paused = self.list([(partition, 0)])?;
                         consumer.pause(&paused).map_err(Error::kafka("pause a partition"))?;
                     }
                 }
+                Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+                )) => self.is_offset_gone = true,
                 Err(
-                    source @ KafkaError::MessageConsumption(
-                        RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+                    error @ KafkaError::MessageConsumption(
+                        RDKafkaErrorCode::UnknownTopic
+                        | RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnknownTopicId,
                     ),
-                ) => return Err(Error::OffsetGone { topic: self.config.kafka.deltas.clone(), source }),
+                ) => {
+                    tracing::warn!(%error, "consume");
+                    self.check_topic(consumer)?;
+                }
                 Err(source @ KafkaError::MessageConsumptionFatal(_)) => {
                     return Err(Error::Kafka { what: "consume", source });
                 }
@@ -159,43 +230,11 @@ impl Sink<'_> {
         consumer.resume(&self.list(resumed)?).map_err(Error::kafka("resume a partition"))
     }
 
-    /// Starts again the tasks that found the store elsewhere, and stops the partitions that are broken.
-    fn look_after_tasks(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        let ended: Vec<i32> =
-            self.lanes.iter().filter(|(_, lane)| lane.task.is_finished()).map(|(p, _)| *p).collect();
-        for partition in ended {
-            let lane = self.lanes.remove(&partition).expect("it was just there");
-            let end = self
-                .runtime
-                .block_on(lane.task)
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-            let one = self.list([(partition, 0)])?;
-            match end {
-                End::Released => unreachable!("a lane's sender lives as long as the lane"),
-                End::Rewind => {
-                    tracing::warn!(partition, "start again at the ledger's position");
-                    consumer.incremental_unassign(&one).map_err(Error::kafka("stop reading"))?;
-                    self.start(consumer, &[(partition, lane.attempt + 1)])?;
-                }
-                End::Broken(broken) => {
-                    self.note_broken(partition, &broken);
-                    consumer.pause(&one).map_err(Error::kafka("pause a partition"))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn note_broken(&mut self, partition: i32, broken: &Broken) {
-        tracing::error!(partition, error = %broken, "the partition stops; the others go on");
-        self.broken.insert(partition);
-        self.whole.set(false, format!("partitions {:?} stopped; the last one: {broken}", self.broken));
-    }
-
     fn carry_out_decisions(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
         while let Some(decision) = consumer.context().next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
+                    self.check_topic(consumer)?;
                     let fresh: Vec<(i32, u32)> =
                         partitions.into_iter().map(|partition| (partition, 0)).collect();
                     self.start(consumer, &fresh)?;
@@ -210,82 +249,6 @@ impl Sink<'_> {
             tracing::info!(partitions = ?self.lanes.keys().collect::<Vec<_>>(), "assignment changed");
         }
         Ok(())
-    }
-
-    /// Starts partitions at the ledger's positions; a broken one is taken on, but not read.
-    fn start(&mut self, consumer: &BaseConsumer<Membership>, partitions: &[(i32, u32)]) -> Result<(), Error> {
-        let Some(ledgers) = self.ledgers() else { return Ok(()) };
-        let mut from = Vec::new();
-        for &(partition, attempt) in partitions {
-            match Stored::of(ledgers.get(&partition)) {
-                Ok(stored) => {
-                    from.push((partition, stored.deltas));
-                    self.lanes.insert(partition, self.lane(partition, stored, attempt));
-                }
-                Err(error) => {
-                    from.push((partition, 0));
-                    self.note_broken(partition, &Broken::Ledger(error));
-                }
-            }
-        }
-        consumer
-            .incremental_assign(&self.list(from.iter().copied())?)
-            .map_err(Error::kafka("start reading"))?;
-        // librdkafka remembers a pause from an earlier assignment.
-        let (whole, broken): (Vec<_>, Vec<_>) = from.iter().partition(|(p, _)| self.lanes.contains_key(p));
-        consumer.resume(&self.list(whole)?).map_err(Error::kafka("start reading"))?;
-        consumer.pause(&self.list(broken)?).map_err(Error::kafka("pause a partition"))
-    }
-
-    /// The ledgers; waits for a store that is away, unless the sink is to stop.
-    fn ledgers(&self) -> Option<BTreeMap<i32, Ledger>> {
-        while !self.stop.is_cancelled() {
-            self.heartbeat.beat();
-            match self.runtime.block_on(store::ledgers(&self.client, false)) {
-                Ok(ledgers) => return Some(ledgers),
-                Err(error) => tracing::warn!(%error, "wait for the store's ledger"),
-            }
-            self.runtime.block_on(async {
-                tokio::select! { () = self.stop.cancelled() => {}, () = tokio::time::sleep(LEDGER_RETRY) => {} }
-            });
-        }
-        None
-    }
-
-    fn lane(&self, partition: i32, stored: Stored, attempt: u32) -> Lane {
-        let (batches, inbox) = mpsc::channel(self.config.sink.queued_batches);
-        let (told, position) = watch::channel(stored.deltas);
-        let task = Partition {
-            client: self.client.clone(),
-            topic_id: self.topic_id.clone(),
-            partition,
-            stored,
-            attempt,
-            metrics: self.metrics.clone(),
-        };
-        let task = self.runtime.spawn(task.run(inbox, told));
-        Lane { task, batches, held: None, position, committed: -1, attempt }
-    }
-
-    /// Ends the partitions' tasks: what they hold may still go in, for a while; the rest is left to the next owner.
-    fn release(&mut self, partitions: &[i32]) {
-        let mut tasks = Vec::new();
-        for partition in partitions {
-            self.broken.remove(partition);
-            if let Some(lane) = self.lanes.remove(partition) {
-                drop(lane.batches);
-                tasks.push(lane.task);
-            }
-        }
-        self.whole.set(self.broken.is_empty(), format!("partitions {:?} stopped", self.broken));
-        self.runtime.block_on(async {
-            let deadline = tokio::time::Instant::now() + RELEASE;
-            for mut task in tasks {
-                if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                    task.abort();
-                }
-            }
-        });
     }
 
     /// Tells Kafka how far the store is: for dashboards of lag, and nothing else.
@@ -312,7 +275,6 @@ impl Sink<'_> {
         self.carry_out_decisions(consumer)?;
         let all: Vec<i32> = self.lanes.keys().copied().collect();
         self.release(&all);
-        consumer.context().leave();
         tracing::info!("sink drained");
         Ok(())
     }

@@ -1,6 +1,8 @@
 use rdkafka::error::KafkaError;
 use tally_service::kafka;
 
+use crate::proof::Promise;
+
 /// Why the sink stopped. A store or broker that is away is waited for, and a broken partition stops alone: neither is here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -8,9 +10,14 @@ pub enum Error {
     Topic(#[from] kafka::TopicError),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
-    /// librdkafka does not say which of the partitions it is, but in its own log.
-    #[error("topic {topic}: one of the ledger's positions is not in the log any more: {source}")]
-    OffsetGone { topic: String, source: KafkaError },
+    #[error("topic {topic} was deleted and made again: its id was {was} and is {is}")]
+    TopicReplaced { topic: String, was: String, is: String },
+    #[error("store.url {url}: {reason}")]
+    StoreUrl { url: String, reason: String },
+    #[error(
+        "the store (ClickHouse {version}) breaks a promise that exactly-once rests on: {promise}, but {found}"
+    )]
+    Promise { version: String, promise: Promise, found: String },
 }
 
 impl Error {

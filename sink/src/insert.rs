@@ -2,24 +2,15 @@
 //!
 //! The fence is checked by the server as it runs the insert; the deduplication token covers the moment between that check
 //! and the commit. So the same insert may be sent again whenever its outcome is not known.
+//!
+//! The query's id is the block's own, whatever the token is: a server that runs one does not run another of the same
+//! id beside it, so two tokens of one block never pass the fence together.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use clickhouse::Client;
-use clickhouse::error::Error as ClickHouseError;
 use tally_counts::ledger::{DELTAS, RESERVED_NAMESPACE};
-use tally_service::store::COUNTS;
 
+use crate::answer::{Class, Failure};
 use crate::block::COLUMNS;
-
-/// How long the store may take a block's bytes without moving, and how long it may then take to store it.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-const STORE_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// ClickHouse's codes: `throwIf` threw; the query's id is still running.
-const FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: u32 = 395;
-const QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING: u32 = 216;
+use crate::endpoint::{Endpoint, Packed};
 
 /// What keeps a block whole: one block, one part, at once, and its token always looked at. Servers differ in their
 /// defaults of all of these. A batch has each counter once, so there is nothing for the insert to merge.
@@ -44,7 +35,6 @@ pub const SETTINGS: [(&str, &str); 15] = [
 
 /// What identifies a block: the same on every retry, by any sink.
 pub(crate) struct Identity<'a> {
-    /// Kafka's id of the deltas topic.
     pub(crate) topic_id: &'a str,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
@@ -53,9 +43,13 @@ pub(crate) struct Identity<'a> {
 }
 
 impl Identity<'_> {
+    fn query_id(&self) -> String {
+        let Identity { topic_id, partition, offset, .. } = self;
+        format!("tally:{topic_id}:{partition}:{offset}")
+    }
+
     fn token(&self) -> String {
-        let Identity { topic_id, partition, offset, attempt } = self;
-        format!("tally:{topic_id}:{partition}:{offset}:{attempt}")
+        format!("{}:{}", self.query_id(), self.attempt)
     }
 }
 
@@ -66,45 +60,39 @@ pub(crate) enum Outcome {
     /// The ledger's position is not the one that the block follows: nothing was stored by this call.
     Refused,
     /// It may have been stored or not, or will still be.
-    Uncertain(String),
+    Failed(Failure),
 }
 
-/// Sends a block that follows `previous`.
-pub(crate) async fn insert(client: &Client, identity: &Identity<'_>, previous: i64, block: Bytes) -> Outcome {
-    let partition = identity.partition;
+/// Sends a block that follows `previous` in `table`.
+pub(crate) async fn insert(
+    endpoint: &Endpoint,
+    table: &str,
+    identity: &Identity<'_>,
+    previous: i64,
+    block: &Packed,
+) -> Outcome {
+    let (query_id, token) = (identity.query_id(), identity.token());
+    let own = [("query_id", query_id.as_str()), ("insert_deduplication_token", token.as_str())];
+    let settings: Vec<(&str, &str)> = SETTINGS.into_iter().chain(own).collect();
+    match endpoint.insert(&statement(table, identity.partition, previous), &settings, block).await {
+        Ok(()) => Outcome::Stored,
+        Err(Failure { class: Class::Fence, .. }) => Outcome::Refused,
+        Err(failure) => Outcome::Failed(failure),
+    }
+}
+
+fn statement(table: &str, partition: i32, previous: i64) -> String {
     let position = format!(
-        "(SELECT (sum(sum), max(high)) FROM {COUNTS} \
+        "(SELECT (sum(sum), max(high)) FROM {table} \
          WHERE partition = {partition} AND namespace = '{RESERVED_NAMESPACE}' AND key = '{DELTAS}')"
     );
     let names = COLUMNS.map(|(name, _)| name).join(", ");
-    let sql = format!(
-        "INSERT INTO {COUNTS} (partition, {names}) SELECT toUInt32({partition}), {names} FROM input('{}') \
+    format!(
+        "INSERT INTO {table} (partition, {names}) SELECT toUInt32({partition}), {names} FROM input('{}') \
          WHERE throwIf({position} != ({previous}, {previous}), 'the ledger is not at {previous}') = 0 \
          FORMAT Native",
         structure()
-    );
-    let mut insert = client
-        .insert_formatted_with(sql)
-        .with_timeouts(Some(SEND_TIMEOUT), Some(STORE_TIMEOUT))
-        .with_setting("insert_deduplication_token", identity.token())
-        .with_setting("query_id", identity.token());
-    for (name, value) in SETTINGS {
-        insert = insert.with_setting(name, value);
-    }
-    let sent = async {
-        insert.send(block).await?;
-        insert.end().await
-    };
-    match sent.await {
-        Ok(()) => Outcome::Stored,
-        Err(error) => match exception_code(&error) {
-            Some(FUNCTION_THROW_IF_VALUE_IS_NON_ZERO) => Outcome::Refused,
-            Some(QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING) => {
-                Outcome::Uncertain(String::from("the same insert is still running"))
-            }
-            _ => Outcome::Uncertain(error.to_string()),
-        },
-    }
+    )
 }
 
 /// The block's columns as `input` wants them: quoted, and the namespaces as the table keeps them.
@@ -114,26 +102,4 @@ pub fn structure() -> String {
         _ => format!("{name} {}", kind.replace('\'', "\\'")),
     };
     COLUMNS.map(column).join(", ")
-}
-
-/// The code of an exception that the server answered with. The client has it only in the text, whose beginning is part of
-/// ClickHouse's protocol: `Code: 395. DB::Exception: …`.
-fn exception_code(error: &ClickHouseError) -> Option<u32> {
-    let ClickHouseError::BadResponse(text) = error else { return None };
-    let digits = text.trim_start().strip_prefix("Code: ")?;
-    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_code_comes_from_the_beginning_of_an_exception() {
-        let code = |text: &str| exception_code(&ClickHouseError::BadResponse(text.into()));
-        assert_eq!(code("Code: 395. DB::Exception: the ledger is not at 5: while executing"), Some(395));
-        assert_eq!(code("Code: 241. DB::Exception: Memory limit: Code: 395."), Some(241));
-        assert_eq!(code("502 Bad Gateway"), None);
-        assert_eq!(exception_code(&ClickHouseError::TimedOut), None);
-    }
 }

@@ -9,14 +9,24 @@
 //! ```
 //!
 //! The ledger in the table is the position; Kafka's committed offsets are never read. Since the store itself refuses a block
-//! that does not follow the ledger's position, a sink that has lost its partition without knowing changes nothing.
+//! that does not follow the ledger's position, a sink that has lost its partition without knowing changes nothing. That the
+//! store does so, and keeps a block whole, is proven on a scratch table before the sink takes its first partition.
 
+mod answer;
+mod backoff;
 pub mod block;
+mod broken;
+mod check;
 mod consumer;
+mod endpoint;
 mod error;
 mod insert;
+mod lanes;
+mod log;
 mod metrics;
 mod partition;
+mod proof;
+mod standing;
 
 use tally_service::config::Config;
 use tally_service::health::Health;
@@ -24,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
 pub use insert::{SETTINGS, structure};
+pub use proof::Promise;
 
 /// Runs until `shutdown`, then lets inserts in flight finish and returns.
 pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -> Result<(), Error> {

@@ -8,6 +8,7 @@ pub(crate) struct Metrics {
     rows: Counter<u64>,
     increments: Counter<u64>,
     inserts: Counter<u64>,
+    rewinds: Counter<u64>,
     insert_seconds: Histogram<f64>,
 }
 
@@ -20,6 +21,10 @@ impl Metrics {
             rows: counter("tally_sink_rows_total", "Rows in those batches, ledger rows included"),
             increments: counter("tally_sink_increments_total", "Increments in those batches"),
             inserts: counter("tally_sink_inserts_total", "Insert calls, by outcome"),
+            rewinds: counter(
+                "tally_sink_rewinds_total",
+                "Partitions started again, because the store was not where the sink left it",
+            ),
             insert_seconds: meter
                 .f64_histogram("tally_sink_insert_seconds")
                 .with_description("One insert call")
@@ -30,6 +35,10 @@ impl Metrics {
     pub(crate) fn inserted(&self, outcome: &'static str, seconds: f64) {
         self.inserts.add(1, &[KeyValue::new("outcome", outcome)]);
         self.insert_seconds.record(seconds, &[]);
+    }
+
+    pub(crate) fn rewound(&self) {
+        self.rewinds.add(1, &[]);
     }
 
     pub(crate) fn stored(&self, rows: usize, increments: u64) {

@@ -1,48 +1,55 @@
 //! One partition's way into the store: batches in the log's order, one insert at a time, each sent until it is certain.
+//!
+//! ```text
+//!  message ──► checks (chain, source topic) ──► Block ──► insert ──► stored: the next message
+//!                                                 ▲          ├─────► failed: again, after a while
+//!                                                 └──────────┘─────► refused: is the ledger behind it? then it was stored
+//! ```
+//!
+//! A token that the store remembers of a block that it has lost makes it drop that block without a word. So the first block
+//! after a start counts as stored only once the ledger says so, and a start from where the ledger is brings a new token.
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clickhouse::Client;
 use rdkafka::message::{Message, OwnedMessage};
-use tally_counts::ledger::{LedgerError, Place};
-use tally_counts::{Chain, ChainError, next_offset};
-use tally_schemas::{DecodeError, DeltaBatch, wire};
-use tally_service::store::{self, Ledger};
+use tally_counts::ledger::Place;
+use tally_counts::{Chain, next_offset};
+use tally_schemas::{DeltaBatch, wire};
+use tally_service::store::{self, COUNTS, Ledger};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+use crate::answer::{Class, Failure};
+use crate::backoff::Backoff;
 use crate::block::{self, Encoded};
+use crate::broken::Broken;
+use crate::endpoint::{Endpoint, Packed};
 use crate::insert::{Identity, Outcome, insert};
 use crate::metrics::Metrics;
+use crate::standing::PartitionStanding;
 
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(5);
-
-/// Something that no retry mends: the partition stops, and a person must look.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
-    #[error("the ledger contradicts itself: {0}")]
-    Ledger(#[from] LedgerError),
-    #[error("the batch at offset {offset} does not follow the one before it in increments: {source}")]
-    Chain { offset: i64, source: ChainError },
-    #[error("the batch at offset {offset} is not in the wire format: {source}")]
-    Framing { offset: i64, source: wire::Error },
-    #[error("the batch at offset {offset} does not decode: {source}")]
-    Decode { offset: i64, source: DecodeError },
-    #[error("the message at offset {offset} is empty")]
-    Empty { offset: i64 },
-    #[error("the batch at offset {offset} is of partition {partition}")]
-    Misplaced { offset: i64, partition: i32 },
-}
+const LEDGER_RETRY: Duration = Duration::from_secs(1);
+/// A start that follows several others waits so much longer each time, up to so many times.
+const START_PAUSE: Duration = Duration::from_millis(100);
+const MAX_START_PAUSES: u32 = 50;
+/// Between two log lines about the same trouble.
+const REMINDER: Duration = Duration::from_secs(30);
 
 /// Why a partition's task ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The consumer let the partition go.
-    Released,
+    /// It was told to, between two inserts.
+    Halted,
     /// The store is not where this task left it: start again at the ledger's position.
     Rewind,
     Broken(Broken),
+}
+
+impl From<Broken> for End {
+    fn from(broken: Broken) -> End {
+        End::Broken(broken)
+    }
 }
 
 /// Where the store is with a partition.
@@ -55,7 +62,7 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    pub(crate) fn of(ledger: Option<&Ledger>) -> Result<Stored, LedgerError> {
+    pub(crate) fn of(ledger: Option<&Ledger>) -> Result<Stored, Broken> {
         match ledger {
             None => Ok(Stored { deltas: 0, increments: 0 }),
             Some(ledger) => {
@@ -67,12 +74,19 @@ impl Stored {
 
 pub(crate) struct Partition {
     pub(crate) client: Client,
+    pub(crate) endpoint: Endpoint,
     pub(crate) topic_id: String,
     pub(crate) partition: i32,
     pub(crate) stored: Stored,
-    /// How often the store was found to have forgotten a block.
+    /// How often this sink has started it again at the ledger's position.
     pub(crate) attempt: u32,
+    /// The id of the topic that the increments of the batches so far came from.
+    pub(crate) source_id: Option<String>,
+    /// The ledger has shown that a block of this task is in.
+    pub(crate) is_proven: bool,
     pub(crate) metrics: Metrics,
+    pub(crate) standing: PartitionStanding,
+    pub(crate) halt: CancellationToken,
 }
 
 impl Partition {
@@ -82,25 +96,34 @@ impl Partition {
         mut batches: mpsc::Receiver<OwnedMessage>,
         position: watch::Sender<i64>,
     ) -> End {
-        while let Some(message) = batches.recv().await {
-            let (block, place) = match self.prepare(&message) {
-                Ok(prepared) => prepared,
-                Err(broken) => return End::Broken(broken),
+        let pauses = self.attempt.saturating_sub(1).min(MAX_START_PAUSES);
+        if let Err(end) = self.pause(START_PAUSE * pauses).await {
+            return end;
+        }
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = self.halt.cancelled() => return End::Halted,
+                message = batches.recv() => message,
             };
-            match self.store(&block, place).await {
-                Ok(true) => {}
-                Ok(false) => return End::Rewind,
-                Err(broken) => return End::Broken(broken),
+            let Some(message) = message else { return End::Halted };
+            if let Err(end) = self.take(&message).await {
+                return end;
             }
-            self.metrics.stored(block.rows, block.increments);
-            self.stored.deltas = next_offset(place.offset);
-            self.stored.increments = block.source_to;
             position.send_replace(self.stored.deltas);
         }
-        End::Released
     }
 
-    fn prepare(&self, message: &OwnedMessage) -> Result<(Block, Place), Broken> {
+    async fn take(&mut self, message: &OwnedMessage) -> Result<(), End> {
+        let (block, place) = self.prepare(message)?;
+        let next = next_offset(place.offset);
+        self.store(&block.packed, place, next).await?;
+        self.metrics.stored(block.rows, block.increments);
+        self.stored = Stored { deltas: next, increments: block.source_to };
+        Ok(())
+    }
+
+    fn prepare(&mut self, message: &OwnedMessage) -> Result<(Block, Place), Broken> {
         let offset = message.offset();
         let payload = message.payload().ok_or(Broken::Empty { offset })?;
         let (_, body) = wire::split(payload).map_err(|source| Broken::Framing { offset, source })?;
@@ -109,6 +132,14 @@ impl Partition {
         let header = &batch.header;
         if header.partition != self.partition {
             return Err(Broken::Misplaced { offset, partition: header.partition });
+        }
+        match &self.source_id {
+            None => self.source_id = Some(header.topic_id.to_owned()),
+            Some(was) if was == header.topic_id => {}
+            Some(was) => {
+                let (was, is) = (was.clone(), header.topic_id.to_owned());
+                return Err(Broken::SourceReplaced { offset, was, is });
+            }
         }
         // The first batch of all sets where the chain begins.
         let source = if self.stored.deltas == 0 { header.from } else { self.stored.increments };
@@ -123,70 +154,112 @@ impl Partition {
             logged_at_s: u32::try_from(logged_at_ms / 1000).unwrap_or(0),
         };
         let Encoded { bytes, rows } = block::encode(&batch, place).map_err(decode)?;
-        let (increments, source_to) = (header.increments, header.to);
-        Ok((Block { bytes: Bytes::from(bytes), rows, increments, source_to }, place))
+        let packed = Packed::new(&bytes).map_err(|source| Broken::Pack { offset, source })?;
+        Ok((Block { packed, rows, increments: header.increments, source_to: header.to }, place))
     }
 
-    /// Sends the block until it is known to be in; `false` when the store is somewhere else altogether.
-    async fn store(&self, block: &Block, place: Place) -> Result<bool, Broken> {
-        let identity = Identity {
-            topic_id: &self.topic_id,
-            partition: self.partition,
-            offset: place.offset,
-            attempt: self.attempt,
-        };
-        let mut retry = FIRST_RETRY;
+    /// Sends the block until it is known to be in.
+    async fn store(&mut self, block: &Packed, place: Place, next: i64) -> Result<(), End> {
+        let topic_id = self.topic_id.clone();
+        let (partition, attempt) = (self.partition, self.attempt);
+        let identity = Identity { topic_id: &topic_id, partition, offset: place.offset, attempt };
+        let mut backoff = Backoff::new(partition);
+        let mut said: Option<Instant> = None;
         loop {
             let started = Instant::now();
-            let outcome = insert(&self.client, &identity, place.previous, block.bytes.clone()).await;
+            let outcome = insert(&self.endpoint, COUNTS, &identity, place.previous, block).await;
             let seconds = started.elapsed().as_secs_f64();
             match outcome {
                 Outcome::Stored => {
                     self.metrics.inserted("stored", seconds);
-                    return Ok(true);
+                    self.standing.well();
+                    return self.prove(next).await;
                 }
                 Outcome::Refused => {
-                    self.metrics.inserted("refused", seconds);
-                    let position = self.position().await?;
-                    tracing::info!(
-                        partition = self.partition,
-                        offset = place.offset,
-                        position,
-                        "the store refused a block that does not follow its position"
-                    );
-                    return Ok(position == next_offset(place.offset));
+                    self.metrics.inserted(Class::Fence.label(), seconds);
+                    self.standing.well();
+                    return self.refused(place.offset, next).await;
                 }
-                Outcome::Uncertain(reason) => {
-                    self.metrics.inserted("uncertain", seconds);
-                    tracing::warn!(
-                        partition = self.partition,
-                        offset = place.offset,
-                        reason,
-                        "send the block again"
-                    );
-                    tokio::time::sleep(retry).await;
-                    retry = (retry * 2).min(LAST_RETRY);
+                Outcome::Failed(failure) => {
+                    self.metrics.inserted(failure.class.label(), seconds);
+                    self.standing.troubled(&failure);
+                    let (wait, is_first) = backoff.next(failure.class);
+                    if is_first || said.is_none_or(|said| said.elapsed() >= REMINDER) {
+                        said = Some(Instant::now());
+                        say(partition, place.offset, &failure);
+                    }
+                    self.pause(wait).await?;
                 }
             }
         }
     }
 
+    /// A token from before may have made the store drop the block without a word.
+    async fn prove(&mut self, next: i64) -> Result<(), End> {
+        if !self.is_proven && self.position().await? != next {
+            return Err(End::Rewind);
+        }
+        self.is_proven = true;
+        Ok(())
+    }
+
+    /// An earlier call may have stored the block after all.
+    async fn refused(&mut self, offset: i64, next: i64) -> Result<(), End> {
+        let position = self.position().await?;
+        tracing::info!(
+            partition = self.partition,
+            offset,
+            position,
+            "the store refused a block that does not follow its position"
+        );
+        if position != next {
+            return Err(End::Rewind);
+        }
+        self.is_proven = true;
+        Ok(())
+    }
+
     /// The ledger's position; waits for a store that is away.
-    async fn position(&self) -> Result<i64, Broken> {
+    async fn position(&self) -> Result<i64, End> {
         loop {
-            match store::ledgers(&self.client, false).await {
-                Ok(ledgers) => return Ok(Stored::of(ledgers.get(&self.partition))?.deltas),
+            match store::ledger(&self.client, self.partition).await {
+                Ok(ledger) => return Ok(Stored::of(ledger.as_ref())?.deltas),
                 Err(error) => {
                     tracing::warn!(%error, partition = self.partition, "read the ledger again");
-                    tokio::time::sleep(LAST_RETRY).await;
+                    self.pause(LEDGER_RETRY).await?;
                 }
             }
+        }
+    }
+
+    async fn pause(&self, wait: Duration) -> Result<(), End> {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            () = self.halt.cancelled() => Err(End::Halted),
         }
     }
 }
 
+fn say(partition: i32, offset: i64, failure: &Failure) {
+    let reason = &failure.reason;
+    match failure.class {
+        Class::Fence | Class::Uncertain => {
+            tracing::warn!(partition, offset, reason, "send the block again");
+        }
+        Class::Overloaded => {
+            tracing::warn!(partition, offset, reason, "the store is overloaded: the block waits");
+        }
+        Class::Unfit => tracing::error!(
+            partition,
+            offset,
+            reason,
+            "the store takes no blocks until it is mended: the block waits"
+        ),
+    }
+}
+
 struct Block {
-    bytes: Bytes,
+    packed: Packed,
     rows: usize,
     increments: u64,
     /// Where the batch ends in `increments`.

@@ -105,6 +105,7 @@ impl Installation {
     /// Other settings for what is started from now on.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
+        self.store = store::client(&self.config.store);
         self.write_config();
     }
 

@@ -13,8 +13,10 @@
 //! Nothing is skipped: a stack that cannot start fails every test with the reason.
 
 mod dice;
+mod engine;
 mod feeder;
 mod installation;
+mod intercept;
 mod model;
 mod ports;
 mod proxy;
@@ -27,6 +29,7 @@ mod topics;
 mod wait;
 
 mod configuration;
+mod duplicates;
 mod evolution;
 mod gateway;
 mod init;
@@ -34,8 +37,12 @@ mod kills;
 mod local;
 mod merges;
 mod outages;
+mod proof;
 mod python;
 mod reading;
 mod rebalance;
 mod rejects;
+mod sleeping;
+mod store_back;
 mod tampering;
+mod topics_change;

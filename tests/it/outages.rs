@@ -1,12 +1,18 @@
 //! Parts of the stack that are away for a while.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use serde_json::json;
+use tally_service::kafka;
 
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::{Installation, OVERTAKEN};
+use crate::intercept::{Call, Interceptor, Then};
 use crate::model::{Event, Model};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
@@ -14,6 +20,7 @@ use crate::service::Kind;
 
 const BATCHES: &str = "tally_sink_batches_total";
 const INSERTS: &str = "tally_sink_inserts_total";
+const REWINDS: &str = "tally_sink_rewinds_total";
 const REGISTRY_PATH: &str = "/apis/ccompat/v7";
 
 fn address(url: &str) -> SocketAddr {
@@ -113,8 +120,9 @@ async fn partitions_that_wait_for_the_registry_can_move_to_another_member() {
 async fn a_store_that_goes_away_for_a_while_loses_and_repeats_nothing() {
     let mut tally = Installation::new("store_gone").await;
     tally.allow("send the block again");
-    tally.allow("wait for the store's ledger");
+    tally.allow("wait for the store");
     tally.allow("read the ledger again");
+    tally.allow("check the ledger later");
     let store = Proxy::start(free_port(), address(&tally.config.store.url)).await;
     let mut aggregator = tally.start(Kind::Aggregator, "a");
     let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);
@@ -144,4 +152,145 @@ async fn a_verify_that_cannot_reach_the_store_says_so_and_not_that_counts_differ
     tally.configure(|config| config.store.url = format!("http://127.0.0.1:{port}"));
     let ended = tally.verify().await.expect_code(69);
     assert!(ended.stderr.contains("tally: "), "{ended:?}");
+}
+
+/// A store that answers in its own way for as long as `is_on`.
+async fn store_that(
+    tally: &Installation,
+    is_on: &Arc<AtomicBool>,
+    answer: impl Fn(&Call) -> Option<Then> + Send + Sync + 'static,
+) -> Interceptor {
+    let is_on = Arc::clone(is_on);
+    Interceptor::start(&tally.config.store.url, move |call| {
+        if is_on.load(Ordering::Relaxed) { answer(call).unwrap_or(Then::Forward) } else { Then::Forward }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_too_many_parts_is_given_time_and_said_to_be_overloaded() {
+    let mut tally = Installation::new("overloaded").await;
+    tally.allow("the store is overloaded: the block waits");
+    let is_on = Arc::new(AtomicBool::new(true));
+    let store = store_that(&tally, &is_on, |call| {
+        let body = "Code: 252. DB::Exception: Too many parts (3000). (TOO_MANY_PARTS) (version 26.7.2.1)\n";
+        let exception_code = Some(252);
+        call.is_block().then(|| Then::Answer { status: 500, exception_code, body: body.to_owned() })
+    })
+    .await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
+    sink.ready().await;
+    let load = Feeder::start(&tally.source().await, 13);
+    sink.counts_beyond(4.0, INSERTS, "overloaded").await;
+    let reasons = sink.readiness().await.expect_err("not ready while the store is overloaded");
+    assert!(reasons.contains("store takes blocks: ") && reasons.contains("store overloaded: "), "{reasons}");
+    assert_eq!(sink.metric(BATCHES, "").await, Ok(0.0));
+
+    is_on.store(false, Ordering::Relaxed);
+    sink.ready().await;
+    tally.prove(&load.stop().await).await;
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exception_in_the_body_of_an_answer_of_200_does_not_pass_for_stored() {
+    let mut tally = Installation::new("in_the_body").await;
+    tally.allow("the store is overloaded: the block waits");
+    tally.allow("send the block again");
+    let is_on = Arc::new(AtomicBool::new(true));
+    let store = store_that(&tally, &is_on, |call| {
+        let body = match call.is_block_of(0) {
+            true => "Code: 241. DB::Exception: Memory limit (total) exceeded. (MEMORY_LIMIT_EXCEEDED) (version 26.7.2.1)\n",
+            false => "\r\n__exception__\r\nrnywyenlaeqynhmu\r\nCode: 999. DB::Exception: Session expired. (KEEPER_EXCEPTION) \
+                      (version 26.7.2.1)\n96 rnywyenlaeqynhmu\r\n__exception__\r\n",
+        };
+        call.is_block().then(|| Then::Answer { status: 200, exception_code: None, body: body.to_owned() })
+    })
+    .await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
+    sink.ready().await;
+    let load = Feeder::start(&tally.source().await, 14);
+    sink.counts_beyond(1.0, INSERTS, "overloaded").await;
+    sink.counts_beyond(1.0, INSERTS, "uncertain").await;
+    assert_eq!(sink.metric(BATCHES, "").await, Ok(0.0));
+
+    is_on.store(false, Ordering::Relaxed);
+    tally.prove(&load.stop().await).await;
+    // No batch was taken for stored, or the next one would have been refused.
+    assert_eq!(sink.metric(REWINDS, "").await, Ok(0.0));
+    assert_eq!(sink.metric(INSERTS, "refused").await, Ok(0.0));
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the_others_go_on() {
+    let mut tally = Installation::new("unfit").await;
+    tally.allow("the store takes no blocks until it is mended");
+    let is_on = Arc::new(AtomicBool::new(true));
+    let store = store_that(&tally, &is_on, |call| {
+        let body = "Code: 497. DB::Exception: tally: Not enough privileges. (ACCESS_DENIED) (version 26.7.2.1)\n";
+        let exception_code = Some(497);
+        call.is_block_of(1).then(|| Then::Answer { status: 403, exception_code, body: body.to_owned() })
+    })
+    .await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
+    sink.ready().await;
+    let load = Feeder::start(&tally.source().await, 15);
+    sink.counts_beyond(0.0, INSERTS, "unfit").await;
+    let reasons = sink.readiness().await.expect_err("not ready while the store needs mending");
+    assert!(reasons.contains("partition 1: store needs mending: Code: 497."), "{reasons}");
+    assert!(!reasons.contains("partition 0") && !reasons.contains("partition 2"), "{reasons}");
+    let stored = sink.metric(BATCHES, "").await.expect("a metric");
+    sink.counts_beyond(stored + 6.0, BATCHES, "").await;
+
+    is_on.store(false, Ordering::Relaxed);
+    sink.ready().await;
+    tally.prove(&load.stop().await).await;
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_down_at_the_start_is_waited_for_by_the_sink() {
+    let mut tally = Installation::new("no_broker").await;
+    tally.allow("wait for the brokers");
+    tally.allow("librdkafka: ");
+    tally.allow("consume");
+    let broker = address(&format!("http://{}", tally.config.kafka.bootstrap));
+    let port = free_port();
+    let bootstrap = format!("127.0.0.1:{port}");
+    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
+    sink.logs("wait for the brokers").await;
+    let reasons = sink.readiness().await.expect_err("not ready without a broker");
+    assert!(reasons.contains("partitions assigned: "), "{reasons}");
+    let _broker = Proxy::start(port, broker).await;
+    sink.ready().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_whose_topic_was_deleted_and_made_again_stops_and_says_so() {
+    let mut tally = Installation::new("made_again").await;
+    for told in ["was deleted and made again", "the topic is gone", "consume", "librdkafka: "] {
+        tally.allow(told);
+    }
+    let kafka = tally.config.kafka.clone();
+    let mut sink = tally.start(Kind::Sink, "a");
+    sink.ready().await;
+    let admin: AdminClient<DefaultClientContext> =
+        kafka::client(&kafka, "tally-it").create().expect("a client is made");
+    let options = AdminOptions::new();
+    let deleted = admin.delete_topics(&[&kafka.deltas], &options).await.expect("the broker answers");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    let topic = NewTopic::new(&kafka.deltas, kafka.partitions, TopicReplication::Fixed(1));
+    let made = admin.create_topics([&topic], &options).await.expect("the broker answers");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let status = sink.ended().await;
+    assert_eq!(status.code(), Some(70), "{status}");
+    sink.logs(&format!("topic {} was deleted and made again: its id was ", kafka.deltas)).await;
 }

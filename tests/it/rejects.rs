@@ -13,6 +13,7 @@ use crate::service::Kind;
 use crate::topics;
 
 const AT_MS: i64 = 1_780_000_000_000;
+const DAY_MS: i64 = 86_400_000;
 const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
 
 struct Poison {
@@ -95,6 +96,7 @@ async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_c
     let batch = source.encode_batch(&[event("poison", "whole", 1, AT_MS), event("poison", "", 1, AT_MS)]);
     let most = event("poison", "most", i64::MAX, AT_MS);
     let long = "x".repeat(5_000);
+    let tomorrow = jiff::Timestamp::now().as_millisecond() + DAY_MS;
     let poisons = [
         (Reject::NotFramed, Some(b"{\"namespace\": \"poison\"}".to_vec())),
         (Reject::NotFramed, Some(Vec::new())),
@@ -107,6 +109,10 @@ async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_c
         (Reject::NameOutOfRange, Some(batch)),
         (Reject::NameOutOfRange, Some(single(&event("poison", &long, 1, AT_MS)))),
         (Reject::EventTimeOutOfRange, Some(single(&event("poison", "before 1970", 1, -1)))),
+        (
+            Reject::FutureEventTime,
+            Some(single(&event("poison", "the day after tomorrow", 1, tomorrow + DAY_MS))),
+        ),
         (
             Reject::Overflow,
             Some(source.encode_batch(&[most.clone(), event("poison", "most", 1, AT_MS), most])),

@@ -145,6 +145,17 @@ impl Service {
         assert_eq!(status.code(), Some(0), "{} did not drain: {status}", self.log_name());
     }
 
+    /// SIGSTOP: it does nothing more, but the kernel still holds its connections.
+    pub(crate) fn freeze(&mut self) {
+        assert!(self.has_ended().is_none(), "{} ended before it was frozen", self.log_name());
+        sys::freeze(&self.child).expect("a running child takes a signal");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        sys::thaw(&self.child).expect("a frozen child takes a signal");
+    }
+
     /// Waits until it has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} to end", self.log_name());

@@ -6,9 +6,23 @@ use std::process::{Child, Command};
 
 /// Asks a child that was not waited for yet to end.
 pub(crate) fn terminate(child: &Child) -> io::Result<()> {
+    signal(child, libc::SIGTERM)
+}
+
+/// Stops a child that was not waited for yet in the middle of what it does.
+pub(crate) fn freeze(child: &Child) -> io::Result<()> {
+    signal(child, libc::SIGSTOP)
+}
+
+/// Lets a frozen child go on.
+pub(crate) fn thaw(child: &Child) -> io::Result<()> {
+    signal(child, libc::SIGCONT)
+}
+
+fn signal(child: &Child, signal: libc::c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(child.id()).expect("a process id is positive and fits");
     // SAFETY: kill takes two integers and touches no memory of ours. The child was not waited for, so the id is still its own.
-    if unsafe { libc::kill(pid, libc::SIGTERM) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends another process at once, as its owner would with `kill -9`.

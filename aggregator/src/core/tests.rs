@@ -1,11 +1,18 @@
+use std::num::NonZeroU32;
+
 use proptest::prelude::*;
+use tally_counts::{BucketWidth, Horizon};
 
 use super::*;
 
 const LIMITS: Limits = Limits { interval: Duration::from_secs(1), batch_bytes: 1000, total_bytes: 1500 };
 
 fn core() -> Core {
-    Core::new(BucketWidth::MINUTE, LIMITS)
+    Core::new(Rules::default(), LIMITS)
+}
+
+fn at<'a>(offset: i64) -> Envelope<'a> {
+    Envelope { offset, timestamp_ms: None, schema: 7, batch_id: None }
 }
 
 fn increment<'a>(key: &'a str, delta: i64) -> Increment<'a> {
@@ -19,10 +26,10 @@ fn rejected(partition: i32, offset: i64) -> Rejected {
 #[test]
 fn a_flush_is_due_one_interval_after_the_first_message() {
     let (mut core, start) = (core(), Instant::now());
-    core.assign(0, 5);
+    core.assign(&Start::afresh(0, 5), Instant::now());
     assert_eq!(core.due(), Due::Never);
-    core.count(0, 5, &[increment("a", 1)], start).unwrap();
-    core.count(0, 6, &[increment("a", 1)], start + Duration::from_millis(400)).unwrap();
+    core.count(0, &at(5), &[increment("a", 1)], start).unwrap();
+    core.count(0, &at(6), &[increment("a", 1)], start + Duration::from_millis(400)).unwrap();
     assert_eq!(core.due(), Due::At(start + LIMITS.interval));
     core.take(|_| true);
     assert_eq!(core.due(), Due::Never);
@@ -31,10 +38,10 @@ fn a_flush_is_due_one_interval_after_the_first_message() {
 #[test]
 fn a_batch_that_reaches_its_limit_is_cut_and_the_next_one_follows_it() {
     let (mut core, now) = (core(), Instant::now());
-    core.assign(0, 0);
+    core.assign(&Start::afresh(0, 0), Instant::now());
     let key = "k".repeat(LIMITS.batch_bytes);
-    core.count(0, 0, &[increment(&key, 1)], now).unwrap();
-    core.count(0, 1, &[increment("b", 1)], now).unwrap();
+    core.count(0, &at(0), &[increment(&key, 1)], now).unwrap();
+    core.count(0, &at(1), &[increment("b", 1)], now).unwrap();
     assert_eq!(core.due(), Due::At(now + LIMITS.interval));
     let (flushes, _) = core.take(|_| true);
     assert_eq!(flushes.iter().map(|(p, f)| (*p, f.from, f.to)).collect::<Vec<_>>(), [(0, 0, 1), (0, 1, 2)]);
@@ -46,8 +53,8 @@ fn partitions_that_reach_the_limit_together_are_due_at_once() {
     let (mut core, now) = (core(), Instant::now());
     let key = "k".repeat(LIMITS.batch_bytes - 200);
     for partition in 0..2 {
-        core.assign(partition, 0);
-        core.count(partition, 0, &[increment(&key, 1)], now).unwrap();
+        core.assign(&Start::afresh(partition, 0), Instant::now());
+        core.count(partition, &at(0), &[increment(&key, 1)], now).unwrap();
         core.measure();
     }
     assert_eq!(core.due(), Due::Now);
@@ -58,10 +65,10 @@ fn partitions_that_reach_the_limit_together_are_due_at_once() {
 #[test]
 fn a_revoked_partition_is_flushed_alone() {
     let (mut core, now) = (core(), Instant::now());
-    core.assign(0, 0);
-    core.assign(1, 10);
-    core.count(0, 0, &[increment("a", 1)], now).unwrap();
-    core.count(1, 10, &[increment("a", 2)], now).unwrap();
+    core.assign(&Start::afresh(0, 0), Instant::now());
+    core.assign(&Start::afresh(1, 10), Instant::now());
+    core.count(0, &at(0), &[increment("a", 1)], now).unwrap();
+    core.count(1, &at(10), &[increment("a", 2)], now).unwrap();
     core.reject(rejected(1, 11), now);
     let (flushes, rejects) = core.take(|partition| partition == 1);
     assert_eq!(rejects, [rejected(1, 11)]);
@@ -73,8 +80,8 @@ fn a_revoked_partition_is_flushed_alone() {
 #[test]
 fn a_forgotten_partition_leaves_nothing_behind() {
     let (mut core, now) = (core(), Instant::now());
-    core.assign(0, 0);
-    core.count(0, 0, &[increment("a", 1)], now).unwrap();
+    core.assign(&Start::afresh(0, 0), Instant::now());
+    core.count(0, &at(0), &[increment("a", 1)], now).unwrap();
     core.reject(rejected(0, 1), now);
     core.forget(0);
     assert_eq!(core.due(), Due::Never);
@@ -82,11 +89,86 @@ fn a_forgotten_partition_leaves_nothing_behind() {
     assert!(flushes.is_empty() && rejects.is_empty());
 }
 
+fn once<'a>(id: &'a str, delta: i64) -> Increment<'a> {
+    Increment { id: Some(id), ..increment("k", delta) }
+}
+
+fn horizon(offsets: u32) -> Horizon {
+    Horizon { offsets, ..Horizon::MILLION }
+}
+
+#[test]
+fn below_the_committed_offset_ids_are_remembered_and_nothing_is_counted() {
+    let (mut core, now) = (core(), Instant::now());
+    core.assign(&Start::resumed(0, 10, "ids=7", horizon(100)), now);
+    assert_eq!(core.next(0), Some(7));
+    assert!(core.is_before_fold(0, 7));
+    core.remember(0, &at(7), &[once("a", 1)], now);
+    core.pass_over(0, 8, Reject::NotFramed, b"", now);
+    assert_eq!((core.next(0), core.due(), core.next_rebuilt()), (Some(9), Due::Never, None));
+    assert!(core.take(|_| true).0.is_empty());
+    // What would be offset 9 is no message.
+    assert!(!core.is_before_fold(0, 10));
+    let rebuilt = core.next_rebuilt().unwrap();
+    assert_eq!((rebuilt.partition, rebuilt.messages, rebuilt.ids), (0, 2, 1));
+    core.count(0, &at(10), &[once("a", 1), once("b", 2)], now).unwrap();
+    let (flushes, _) = core.take(|_| true);
+    let (_, flush) = &flushes[0];
+    assert_eq!((flush.from, flush.to, flush.increments, flush.duplicates.increments), (10, 11, 1, 1));
+    assert_eq!(core.bookmark(0, 11).to_string(), "ids=10");
+}
+
+#[test]
+fn a_rebuild_ends_with_the_message_before_the_committed_offset() {
+    let (mut core, now) = (core(), Instant::now());
+    core.assign(&Start::resumed(0, 2, "ids=1", horizon(100)), now);
+    core.remember(0, &at(1), &[once("a", 1)], now + Duration::from_secs(2));
+    let rebuilt = core.next_rebuilt().unwrap();
+    assert_eq!((rebuilt.messages, rebuilt.seconds), (1, 2.0));
+    assert_eq!((core.next(0), core.is_before_fold(0, 2)), (Some(2), false));
+    assert_eq!(core.next_rebuilt(), None);
+}
+
+#[test]
+fn a_partition_that_goes_away_while_its_ids_come_back_leaves_nothing_behind() {
+    let (mut core, now) = (core(), Instant::now());
+    core.assign(&Start::resumed(0, 10, "ids=7", horizon(100)), now);
+    core.remember(0, &at(7), &[once("a", 1)], now);
+    core.forget(0);
+    assert_eq!((core.next(0), core.due()), (None, Due::Never));
+    core.assign(&Start::resumed(0, 10, "ids=none", horizon(100)), now);
+    assert_eq!((core.next(0), core.next_rebuilt()), (Some(10), None));
+}
+
+#[test]
+fn reading_begins_where_the_ids_do() {
+    let read_from = |next, metadata| Start::resumed(0, next, metadata, horizon(100)).read_from;
+    assert_eq!(read_from(500, "ids=450"), 450);
+    assert_eq!(read_from(500, "ids=none"), 500);
+    assert_eq!((read_from(500, ""), read_from(50, "mine")), (400, 0));
+    assert_eq!(Start::resumed(0, 500, "", horizon(100)).not_before(420).read_from, 420);
+    assert_eq!(Start::resumed(0, 500, "", horizon(100)).not_before(20).read_from, 400);
+}
+
+#[test]
+fn a_batch_is_cut_before_a_message_that_it_has_no_room_for() {
+    let (mut core, now) =
+        (Core::new(Rules::default(), Limits { batch_bytes: usize::MAX, ..LIMITS }), Instant::now());
+    core.assign(&Start::afresh(0, 0), now);
+    let names: Vec<_> = (0..1200).map(|n| format!("{n:04000}")).collect();
+    let half: Vec<_> = names.iter().map(|name| increment(name, 1)).collect();
+    core.count(0, &at(0), &half, now).unwrap();
+    core.count(0, &at(1), &half, now).unwrap();
+    let (flushes, _) = core.take(|_| true);
+    assert_eq!(flushes.iter().map(|(_, f)| (f.from, f.to)).collect::<Vec<_>>(), [(0, 1), (1, 2)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Count {
         partition: i32,
         delta: i64,
+        id: Option<&'static str>,
         gap: i64,
     },
     Reject {
@@ -103,8 +185,10 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let id = || prop::option::of(prop::sample::select(vec!["a", "b", "c", "d", "e"]));
     prop_oneof![
-        6 => (0..3i32, -5i64..5, 0i64..3).prop_map(|(partition, delta, gap)| Step::Count { partition, delta, gap }),
+        6 => (0..3i32, -5i64..5, id(), 0i64..3)
+            .prop_map(|(partition, delta, id, gap)| Step::Count { partition, delta, id, gap }),
         1 => (0..3i32, 0i64..3).prop_map(|(partition, gap)| Step::Reject { partition, gap }),
         2 => Just(Step::Commit),
         1 => Just(Step::Fail),
@@ -112,20 +196,28 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+const FEW: Rules = Rules {
+    width: BucketWidth::MINUTE,
+    horizon: Horizon { offsets: 12, ids: NonZeroU32::new(3).unwrap() },
+    max_future_s: 0,
+};
+
 /// One partition of the model: its log, and what was committed of it.
 #[derive(Default)]
 struct Log {
-    /// (offset, delta); `None` for a message that is rejected.
-    messages: Vec<(i64, Option<i64>)>,
+    /// `None` for a message that is rejected.
+    messages: Vec<(i64, Option<Increment<'static>>)>,
     end: i64,
     committed: i64,
+    metadata: String,
     sum: i64,
+    duplicate: u64,
     seen: u64,
 }
 
 impl Log {
-    fn append(&mut self, gap: i64, delta: Option<i64>) {
-        self.messages.push((self.end + gap, delta));
+    fn append(&mut self, gap: i64, increment: Option<Increment<'static>>) {
+        self.messages.push((self.end + gap, increment));
         self.end += gap + 1;
     }
 
@@ -133,57 +225,98 @@ impl Log {
         assert_eq!(flush.from, self.committed, "the chain is unbroken");
         self.committed = flush.to;
         self.sum += flush.sums.iter().map(|delta| delta.sum).sum::<i64>();
+        self.duplicate += flush.duplicate;
         self.seen += flush.counted + flush.duplicate + flush.rejected;
     }
+
+    fn start(&self, partition: i32) -> Start {
+        Start::resumed(partition, self.committed, &self.metadata, FEW.horizon)
+    }
+
+    /// The sum without duplicates, and how many there are.
+    fn expected(&self) -> (i64, u64) {
+        let (mut sum, mut duplicate) = (0, 0);
+        let mut recent: Vec<(&str, i64)> = Vec::new();
+        for (offset, increment) in &self.messages {
+            let Some(Increment { delta, id, .. }) = increment else { continue };
+            recent.retain(|(_, at)| *at >= offset - i64::from(FEW.horizon.offsets));
+            let known = recent.iter().position(|(known, _)| Some(*known) == *id);
+            match known {
+                Some(place) => drop(recent.remove(place)),
+                None => sum += delta,
+            }
+            duplicate += u64::from(known.is_some());
+            recent.extend(id.map(|id| (id, *offset)));
+            if recent.len() > FEW.horizon.ids.get() as usize {
+                recent.remove(0);
+            }
+        }
+        (sum, duplicate)
+    }
+}
+
+/// Flushes and commits the wanted partitions, each with its bookmark.
+fn commit(core: &mut Core, logs: &mut [Log], wanted: impl Fn(i32) -> bool) {
+    for (partition, flush) in core.take(wanted).0 {
+        logs[partition as usize].commit(&flush);
+    }
+    for (partition, log) in (0..).zip(logs) {
+        if core.folds[&partition].next() == log.committed {
+            log.metadata = core.bookmark(partition, log.committed).to_string();
+        }
+    }
+}
+
+fn again(core: &mut Core, partition: i32, log: &Log) {
+    core.forget(partition);
+    core.assign(&log.start(partition), Instant::now());
 }
 
 /// Reads each partition's log on from where the core is.
 fn read(core: &mut Core, logs: &[Log], now: Instant) {
-    for (partition, log) in logs.iter().enumerate() {
-        let partition = partition as i32;
+    for (partition, log) in (0..).zip(logs) {
         let Some(next) = core.next(partition) else { continue };
-        for (offset, delta) in log.messages.iter().filter(|(offset, _)| *offset >= next) {
-            match delta {
-                Some(delta) => core.count(partition, *offset, &[increment("k", *delta)], now).unwrap(),
-                None => core.reject(rejected(partition, *offset), now),
+        for &(offset, increment) in log.messages.iter().filter(|(offset, _)| *offset >= next) {
+            match (core.is_before_fold(partition, offset), increment) {
+                (true, Some(increment)) => core.remember(partition, &at(offset), &[increment], now),
+                (true, None) => core.pass_over(partition, offset, Reject::NotFramed, b"", now),
+                (false, Some(increment)) => core.count(partition, &at(offset), &[increment], now).unwrap(),
+                (false, None) => core.reject(rejected(partition, offset), now),
             }
         }
     }
 }
 
 proptest! {
-    /// Whatever flushes fail, and whichever partitions come and go, what was committed is the log.
+    /// Whatever flushes fail, and whichever partitions come and go, what was committed is the log without its duplicates.
     #[test]
     fn what_is_committed_is_the_log(steps in prop::collection::vec(step(), 1..80), batch_bytes in 1usize..60) {
-        let (mut core, now) = (Core::new(BucketWidth::MINUTE, Limits { batch_bytes, ..LIMITS }), Instant::now());
+        let (mut core, now) = (Core::new(FEW, Limits { batch_bytes, ..LIMITS }), Instant::now());
         let mut logs: Vec<Log> = (0..3).map(|_| Log::default()).collect();
-        (0..3).for_each(|partition| core.assign(partition, 0));
+        (0..3).for_each(|partition| core.assign(&Start::afresh(partition, 0), now));
         for step in steps {
             match step {
-                Step::Count { partition, delta, gap } => logs[partition as usize].append(gap, Some(delta)),
+                Step::Count { partition, delta, id, gap } => {
+                    logs[partition as usize].append(gap, Some(Increment { id, ..increment("k", delta) }));
+                }
                 Step::Reject { partition, gap } => logs[partition as usize].append(gap, None),
-                Step::Commit => core.take(|_| true).0.iter().for_each(|(p, flush)| logs[*p as usize].commit(flush)),
+                Step::Commit => commit(&mut core, &mut logs, |_| true),
                 Step::Fail => {
                     core.take(|_| true);
-                    for (partition, log) in logs.iter().enumerate() {
-                        core.forget(partition as i32);
-                        core.assign(partition as i32, log.committed);
-                    }
+                    (0..).zip(&logs).for_each(|(partition, log)| again(&mut core, partition, log));
                 }
                 Step::Revoke { partition } => {
-                    let (flushes, _) = core.take(|p| p == partition);
-                    flushes.iter().for_each(|(p, flush)| logs[*p as usize].commit(flush));
-                    core.forget(partition);
-                    core.assign(partition, logs[partition as usize].committed);
+                    commit(&mut core, &mut logs, |p| p == partition);
+                    again(&mut core, partition, &logs[partition as usize]);
                 }
             }
             read(&mut core, &logs, now);
         }
-        core.take(|_| true).0.iter().for_each(|(p, flush)| logs[*p as usize].commit(flush));
+        commit(&mut core, &mut logs, |_| true);
         for log in &logs {
             prop_assert_eq!(log.committed, log.end);
             prop_assert_eq!(log.seen, log.messages.len() as u64);
-            prop_assert_eq!(log.sum, log.messages.iter().filter_map(|(_, delta)| *delta).sum::<i64>());
+            prop_assert_eq!((log.sum, log.duplicate), log.expected());
         }
     }
 }

@@ -40,7 +40,7 @@ impl Way {
 /// How often the increments count, if their message is there more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counts {
-    /// They have no ids, or share them with others: it must not be sent again.
+    /// They have no ids: it must not be there again.
     EachTime,
     /// The batch has an id.
     OnceByBatch,
@@ -51,9 +51,19 @@ pub(super) enum Counts {
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) counts: Counts,
+    /// Whether it is sent more than once on purpose.
+    pub(super) repeats: bool,
     pub(super) batch: IncrementBatch,
     /// Whether it is a single increment, not an array of them.
     pub(super) is_single: bool,
+}
+
+struct Shape {
+    counts: Counts,
+    repeats: bool,
+    /// Some of its increments have ids that others have too.
+    shares_ids: bool,
+    is_single: bool,
 }
 
 /// What is to be rejected, and the reason that must be given.
@@ -91,7 +101,7 @@ impl Plan {
 
     pub(super) fn content(&self, way: Way, number: u32, clock_ms: i64) -> Content {
         let mut dice = Dice::new(self.seed, way as u64, number.into());
-        let (counts, shares_ids, is_single) = self.kind(way, &mut dice);
+        let Shape { counts, repeats, shares_ids, is_single } = self.shape(way, &mut dice);
         let count = if is_single { 1 } else { 1 + dice.below(MOST_IN_BATCH) };
         let name = format!("{}-{number}", way.as_str());
         let increments = (0..count)
@@ -112,26 +122,24 @@ impl Plan {
             .collect();
         // A request is recognised by its id, whether or not ids are on.
         let has_id = counts == Counts::OnceByBatch || (way == Way::Request && !self.ids);
-        Content { counts, batch: IncrementBatch { id: has_id.then_some(name), increments }, is_single }
+        Content { counts, repeats, batch: IncrementBatch { id: has_id.then_some(name), increments }, is_single }
     }
 
-    /// How often it counts, whether it shares ids with others, and whether it is a single increment.
-    fn kind(&self, way: Way, dice: &mut Dice) -> (Counts, bool, bool) {
+    /// With ids on, every message has one, as everybody's should that must count once end to end: librdkafka itself, its
+    /// idempotence on, appends messages twice when it begins a new epoch with requests whose answers it has lost.
+    fn shape(&self, way: Way, dice: &mut Dice) -> Shape {
         let roll = dice.below(100);
         let is_single = way == Way::Single || (way == Way::Request && self.ids && roll >= 85);
         if !self.ids {
-            return (Counts::EachTime, false, is_single);
+            return Shape { counts: Counts::EachTime, repeats: false, shares_ids: false, is_single };
         }
         let (counts, shares_ids) = match (way, roll) {
-            (Way::Single, ..8) => (Counts::OnceByIncrement, false),
-            (Way::Batch, ..8) => (Counts::OnceByBatch, false),
-            (Way::Batch, 8..16) => (Counts::OnceByIncrement, false),
-            (Way::Batch, 16..20) => (Counts::EachTime, true),
-            (Way::Request, ..70) => (Counts::OnceByBatch, false),
-            (Way::Request, _) => (Counts::OnceByIncrement, false),
-            _ => (Counts::EachTime, false),
+            (Way::Batch, ..4) => (Counts::OnceByBatch, true),
+            (Way::Batch, ..60) | (Way::Request, ..70) => (Counts::OnceByBatch, false),
+            _ => (Counts::OnceByIncrement, false),
         };
-        (counts, shares_ids, is_single)
+        let repeats = way == Way::Request || dice.below(100) < 15;
+        Shape { counts, repeats, shares_ids, is_single }
     }
 
     /// The message of a Kafka producer.
@@ -209,13 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn with_ids_all_kinds_come_up_and_requests_are_safe_to_send_again() {
+    fn with_ids_all_kinds_come_up_and_every_message_is_safe_to_send_again() {
         let plan = Plan::new(1, true, SCHEMAS);
-        for number in 0..500 {
-            let content = plan.content(Way::Request, number, CLOCK_MS);
-            assert_ne!(content.counts, Counts::EachTime);
-            let by_items = content.batch.increments.iter().all(|increment| increment.id.is_some());
-            assert!(content.batch.id.is_some() || by_items);
+        for way in [Way::Single, Way::Batch, Way::Request] {
+            let contents: Vec<_> = (0..500).map(|number| plan.content(way, number, CLOCK_MS)).collect();
+            for content in &contents {
+                assert_ne!(content.counts, Counts::EachTime);
+                let by_items = content.batch.increments.iter().all(|increment| increment.id.is_some());
+                assert!(content.batch.id.is_some() || by_items);
+            }
+            assert!(contents.iter().any(|content| content.repeats));
         }
         let reasons: BTreeSet<_> = (0..100).map(|number| plan.bad(number, CLOCK_MS).reason).collect();
         assert_eq!(reasons.len(), 7);

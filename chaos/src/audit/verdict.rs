@@ -109,6 +109,8 @@ pub struct Logged {
     pub increments: u64,
     /// Increments left out, since their id or their batch's was there before.
     pub skipped: u64,
+    /// Messages that a Kafka client appended once more than it was asked to.
+    pub repeated: u64,
     pub batches: u64,
     /// Counters of one partition and time bucket.
     pub counters: u64,
@@ -146,8 +148,10 @@ impl fmt::Display for Audit {
         )?;
         writeln!(
             f,
-            "  the log: {} messages, {} counted, {} duplicate, {} rejected; {} increments count, {} do not",
+            "  the log: {} messages ({} appended once more by their clients), {} counted, {} duplicate, {} rejected; \
+             {} increments count, {} do not",
             logged.messages,
+            logged.repeated,
             logged.counted,
             logged.duplicate,
             logged.rejected,

@@ -30,6 +30,8 @@ const BATCH: usize = 512;
 pub struct Fetched<'m> {
     pub partition: i32,
     pub offset: i64,
+    /// In milliseconds since the Unix epoch, if the log has one.
+    pub timestamp_ms: Option<i64>,
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
 }
@@ -116,6 +118,7 @@ impl<'c> Fetcher<'c> {
             sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Some(Ok(Fetched {
                 partition: message.partition,
                 offset: message.offset,
+                timestamp_ms: timestamp_ms(message),
                 key: bytes(message, message.key, message.key_len),
                 payload: bytes(message, message.payload, message.len),
             })),
@@ -159,6 +162,16 @@ impl<'c> Fetcher<'c> {
 impl Drop for Fetcher<'_> {
     fn drop(&mut self) {
         self.drop_batch();
+    }
+}
+
+fn timestamp_ms(message: &sys::rd_kafka_message_t) -> Option<i64> {
+    let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    // SAFETY: the message is alive, and came from librdkafka; the call reads it and writes `kind`.
+    let timestamp_ms = unsafe { sys::rd_kafka_message_timestamp(message, &mut kind) };
+    match kind {
+        sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE => None,
+        _ => (timestamp_ms >= 0).then_some(timestamp_ms),
     }
 }
 

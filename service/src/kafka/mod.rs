@@ -3,9 +3,11 @@
 mod fetcher;
 mod membership;
 mod settings;
+mod standing;
 mod topics;
 
 pub use fetcher::{Fetched, Fetcher};
 pub use membership::{Membership, Rebalance};
-pub use settings::{client, consumer, producer, transactional_producer};
-pub use topics::{TopicError, partition_count, topic_id, watermarks};
+pub use settings::{TRANSACTION_TIMEOUT, client, consumer, producer, transactional_producer};
+pub use standing::group_metadata;
+pub use topics::{TopicError, partition_count, patiently, topic_id, topic_id_within, watermarks};

@@ -7,8 +7,18 @@ use crate::config;
 /// The longest message that a topic of Tally holds: a batch of deltas.
 const MAX_MESSAGE_BYTES: &str = "8388608";
 
-/// A transaction that its owner left behind blocks readers for so long.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// After so long the coordinator aborts a transaction whose owner went away; it looks every ten seconds by default.
+///
+/// Until then, readers of `deltas` stop before it, and who takes its partitions over waits for their offsets. So it is no longer
+/// than it takes the group to miss a member, ten seconds by default: neither wait is much longer than the other. And it
+/// is a hundred times what a flush takes, so that a slow broker does not run into it.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that is half open is given up after so long, while there is time to end the transaction over another.
+const TRANSACTION_SOCKET_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A partition that was added is noticed by the group after so long.
+const METADATA_REFRESH: Duration = Duration::from_secs(10);
 
 /// What every client has: the brokers, and the user's own properties.
 pub fn client(kafka: &config::Kafka, client_id: &str) -> ClientConfig {
@@ -32,6 +42,9 @@ pub fn consumer(kafka: &config::Kafka, client_id: &str, group: &str) -> ClientCo
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("partition.assignment.strategy", "cooperative-sticky")
+        // A member learns from its next heartbeat that partitions move, and those stand still until it does.
+        .set("heartbeat.interval.ms", "500")
+        .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH.as_millis().to_string())
         .set("fetch.wait.max.ms", "50")
         .set("fetch.queue.backoff.ms", "10")
         // What is fetched ahead bounds the consumer's memory: a small message takes ten times its size there.
@@ -66,6 +79,7 @@ pub fn transactional_producer(
         .set("transactional.id", transactional_id)
         .set("transaction.timeout.ms", &timeout_ms)
         .set("message.timeout.ms", &timeout_ms)
+        .set("socket.timeout.ms", TRANSACTION_SOCKET_TIMEOUT.as_millis().to_string())
         .set("linger.ms", "0");
     config
 }

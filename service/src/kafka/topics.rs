@@ -2,15 +2,23 @@
 
 use std::ffi::{CStr, CString};
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError, KafkaError};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka_sys as sys;
+use tokio_util::sync::CancellationToken;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two questions to brokers that do not answer, and between two log lines about it.
+const RETRY: Duration = Duration::from_secs(1);
+const REMINDER: Duration = Duration::from_secs(30);
+/// How long a topic may be unknown to a broker that answers, before it is not there.
+const MISSING: Duration = Duration::from_secs(10);
+/// How soon a wait notices that it is to stop.
+const STOP_LATENCY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
@@ -24,6 +32,39 @@ impl TopicError {
     fn unavailable(topic: &str, reason: impl ToString) -> TopicError {
         TopicError::Unavailable { topic: topic.to_owned(), reason: reason.to_string() }
     }
+}
+
+/// Asks until the brokers answer; `None` once `stop` is cancelled. Blocks the thread.
+///
+/// That a topic is not there is an answer only if it stays so for a while: a broker learns of a new topic after it was made.
+pub fn patiently<T>(
+    stop: &CancellationToken,
+    mut ask: impl FnMut() -> Result<T, TopicError>,
+) -> Result<Option<T>, TopicError> {
+    let mut said: Option<Instant> = None;
+    let mut missing: Option<Instant> = None;
+    while !stop.is_cancelled() {
+        match ask() {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error @ TopicError::Missing { .. }) => match missing {
+                None => missing = Some(Instant::now()),
+                Some(since) if since.elapsed() < MISSING => {}
+                Some(_) => return Err(error),
+            },
+            Err(error @ TopicError::Unavailable { .. }) => {
+                missing = None;
+                if said.is_none_or(|said| said.elapsed() >= REMINDER) {
+                    tracing::warn!(%error, "wait for the brokers");
+                    said = Some(Instant::now());
+                }
+            }
+        }
+        let asked = Instant::now();
+        while !stop.is_cancelled() && asked.elapsed() < RETRY {
+            std::thread::sleep(STOP_LATENCY);
+        }
+    }
+    Ok(None)
 }
 
 /// How many partitions the topic has.
@@ -56,6 +97,16 @@ pub fn watermarks<C: ClientContext>(
 
 /// The id that Kafka gave the topic when it was made: another one under the same name has another.
 pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<String, TopicError> {
+    topic_id_within(client, topic, CALL_TIMEOUT)
+}
+
+/// As [`topic_id`], for callers that cannot wait long.
+pub fn topic_id_within<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<String, TopicError> {
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let name = CString::new(topic).map_err(|error| TopicError::unavailable(topic, error))?;
     // SAFETY: every handle comes from librdkafka, is checked for null where it may be, is used only while its owner
     // (the event, for results) is alive, and is destroyed once by `Owned`.
@@ -67,7 +118,7 @@ pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Str
         );
         let queue = Owned(sys::rd_kafka_queue_new(client.native_ptr()), sys::rd_kafka_queue_destroy);
         sys::rd_kafka_DescribeTopics(client.native_ptr(), topics.0, ptr::null(), queue.0);
-        let event = sys::rd_kafka_queue_poll(queue.0, CALL_TIMEOUT.as_millis() as i32);
+        let event = sys::rd_kafka_queue_poll(queue.0, timeout_ms);
         if event.is_null() {
             return Err(TopicError::unavailable(topic, "timed out"));
         }

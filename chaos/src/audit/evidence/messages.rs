@@ -129,8 +129,11 @@ impl Evidence<'_> {
         let at = entry.place().or((found.times > 0).then_some(found.first));
         let content = (entry.way != Way::Bad).then(|| self.record.content(entry));
         let increments = content.as_ref().map_or(0, |content| content.batch.increments.len() as u64);
-        let may_repeat =
-            entry.way == Way::Request && content.is_some_and(|content| content.counts != Counts::EachTime);
+        // A bad one is rejected as often as it is there.
+        let may_repeat = content.is_none_or(|content| content.counts != Counts::EachTime);
+        if found.times > 1 && entry.way != Way::Request {
+            self.audit.logged.repeated += u64::from(found.times) - 1;
+        }
         match (entry.state, found.times) {
             (State::Acknowledged, 0) => {
                 self.audit.lost += increments;

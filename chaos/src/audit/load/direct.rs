@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Client, Outgoing, Sent};
 use super::pace::Pace;
 use crate::audit::book::Book;
-use crate::audit::content::{Content, Counts, Way};
+use crate::audit::content::{Content, Way};
 use crate::audit::error::Error;
 
 /// The latest that a message is sent once more.
@@ -77,7 +77,7 @@ impl Lane {
         Made {
             clock_ms,
             increments: content.batch.increments.len(),
-            fate: (content.counts != Counts::EachTime).then(|| self.fate(number)),
+            fate: content.repeats.then(|| self.fate(number)),
             payload: plan.payload(&content),
             content: Some(content),
         }

@@ -1,0 +1,201 @@
+//! The last batch of partitions on `deltas`: how far each source partition was certainly counted, and of which topic.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
+use tally_schemas::{DeltaBatch, wire};
+use tally_service::config::Config;
+use tally_service::kafka::{self, TopicError};
+
+use crate::Error;
+
+/// A batch and its transaction's marker.
+const FIRST_LOOK: i64 = 2;
+/// Each further look goes so many times as far back: past aborted batches.
+const FURTHER: i64 = 8;
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(50);
+
+/// A partition's last batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Last {
+    pub(crate) topic_id: String,
+    /// The next source offset after it.
+    pub(crate) to: i64,
+}
+
+/// What the group's offset and the last batch, which were committed together, say of a partition.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Agreement {
+    /// It was never counted.
+    Nothing,
+    /// It was counted up to here.
+    At(i64),
+    /// The last batch alone says so: brokers forget the offsets of a group that was away for a week.
+    Batch(i64),
+    /// They contradict each other: messages would count twice, or not at all. The two ends of a transaction are written one
+    /// after the other, so it may pass.
+    None(String),
+}
+
+pub(crate) fn agreement(committed: Option<i64>, last: Option<&Last>) -> Agreement {
+    match (committed, last.map(|last| last.to)) {
+        (None, None) => Agreement::Nothing,
+        // Retention may have taken the batch.
+        (Some(next), None) => Agreement::At(next),
+        (None, Some(next)) => Agreement::Batch(next),
+        (Some(next), Some(to)) if next == to => Agreement::At(next),
+        (Some(next), Some(to)) => {
+            Agreement::None(format!("the group's offset is {next}, but the last batch ends at {to}"))
+        }
+    }
+}
+
+pub(crate) struct Tail {
+    config: Config,
+    deltas: String,
+    /// Made when first needed: it is no member of any group.
+    consumer: Option<BaseConsumer<Quiet>>,
+}
+
+/// That a partition's end is reached is what is waited for, and no error.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "tail");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// A partition that is read from `at` to its end.
+struct Look {
+    start: i64,
+    at: i64,
+    end: i64,
+    last: Option<Last>,
+}
+
+impl Tail {
+    pub(crate) fn new(config: &Config) -> Tail {
+        Tail { config: config.clone(), deltas: config.kafka.deltas.clone(), consumer: None }
+    }
+
+    /// How many partitions there are. Asked anew: they may be more than a moment ago.
+    pub(crate) fn partitions(&mut self) -> Result<i32, Error> {
+        let consumer = match self.consumer.take() {
+            Some(consumer) => consumer,
+            None => {
+                let group = &self.config.aggregator.group;
+                kafka::consumer(&self.config.kafka, "tally-aggregator-tail", group)
+                    .set("enable.partition.eof", "true")
+                    .create_with_context(Quiet)
+                    .map_err(Error::kafka("make a consumer"))?
+            }
+        };
+        let consumer = self.consumer.insert(consumer);
+        Ok(kafka::partition_count(consumer.client(), &self.deltas)?)
+    }
+
+    /// The last batch of each of these partitions that has one. They were counted before.
+    pub(crate) fn lasts(&self, partitions: &[i32]) -> Result<BTreeMap<i32, Last>, Error> {
+        let consumer = self.consumer.as_ref().expect("partitions were counted");
+        let mut looks = BTreeMap::new();
+        for partition in partitions {
+            let (start, end) = kafka::watermarks(consumer.client(), &self.deltas, *partition)?;
+            if start < end {
+                let at = (end - FIRST_LOOK).max(start);
+                looks.insert(*partition, Look { start, at, end, last: None });
+            }
+        }
+        let mut lasts = BTreeMap::new();
+        while !looks.is_empty() {
+            let read = self.read(consumer, &mut looks);
+            consumer.unassign().map_err(Error::kafka("stop reading"))?;
+            read?;
+            looks.retain(|partition, look| {
+                if let Some(last) = look.last.take() {
+                    lasts.insert(*partition, last);
+                    return false;
+                }
+                let is_more = look.at > look.start;
+                look.at = (look.end - (look.end - look.at) * FURTHER).max(look.start);
+                is_more
+            });
+        }
+        Ok(lasts)
+    }
+
+    /// Reads each partition to its end.
+    fn read(&self, consumer: &BaseConsumer<Quiet>, looks: &mut BTreeMap<i32, Look>) -> Result<(), Error> {
+        let mut list = TopicPartitionList::new();
+        for (partition, look) in &*looks {
+            list.add_partition_offset(&self.deltas, *partition, Offset::Offset(look.at))
+                .map_err(Error::kafka("list partitions"))?;
+        }
+        consumer.assign(&list).map_err(Error::kafka("start reading"))?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut open = looks.len();
+        while open > 0 {
+            match consumer.poll(POLL) {
+                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+                Some(Ok(message)) => {
+                    let look = looks.get_mut(&message.partition()).expect("a partition that is read");
+                    let payload = message.payload().unwrap_or(b"");
+                    look.last =
+                        self.decode(message.partition(), message.offset(), payload)?.or(look.last.take());
+                }
+                // Brokers come and go; librdkafka connects again by itself. What retention has just taken is looked for again.
+                Some(Err(error)) if Instant::now() >= deadline => {
+                    return Err(self.unavailable(error.to_string()));
+                }
+                None if Instant::now() >= deadline => {
+                    return Err(self.unavailable(String::from("its end is not reached")));
+                }
+                Some(Err(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` for a correction, which counts nothing new.
+    fn decode(&self, partition: i32, offset: i64, payload: &[u8]) -> Result<Option<Last>, Error> {
+        let unreadable = |reason: String| Error::Partition {
+            topic: self.deltas.clone(),
+            partition,
+            reason: format!("offset {offset} is no batch: {reason}"),
+        };
+        let (_, body) = wire::split(payload).map_err(|error| unreadable(error.to_string()))?;
+        let header = DeltaBatch::decode(body).map_err(|error| unreadable(error.to_string()))?.header;
+        let last = Last { topic_id: header.topic_id.to_owned(), to: header.to };
+        Ok((!header.correction).then_some(last))
+    }
+
+    fn unavailable(&self, reason: String) -> Error {
+        Error::Topic(TopicError::Unavailable { topic: self.deltas.clone(), reason })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_read_on_only_from_where_offset_and_batch_agree() {
+        let last = |to| Last { topic_id: String::from("id"), to };
+        assert_eq!(agreement(None, None), Agreement::Nothing);
+        assert_eq!(agreement(Some(7), None), Agreement::At(7));
+        assert_eq!(agreement(None, Some(&last(7))), Agreement::Batch(7));
+        assert_eq!(agreement(Some(7), Some(&last(7))), Agreement::At(7));
+        for (committed, to) in [(6, 7), (8, 7)] {
+            let Agreement::None(reason) = agreement(Some(committed), Some(&last(to))) else {
+                panic!("{committed} and {to} agree");
+            };
+            assert!(reason.contains(&committed.to_string()) && reason.contains(&to.to_string()), "{reason}");
+        }
+    }
+}

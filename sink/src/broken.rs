@@ -1,0 +1,34 @@
+use std::io;
+
+use tally_counts::ChainError;
+use tally_counts::ledger::LedgerError;
+use tally_schemas::{DecodeError, wire};
+
+/// Something that no retry mends: the partition stops, the others go on, and a person must look.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("the ledger contradicts itself: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error(
+        "the next batch to store is at offset {offset}, but the log has offsets {first}..{end} only: \
+         what the store lacks cannot be read again"
+    )]
+    Gone { offset: i64, first: i64, end: i64 },
+    #[error("the batch at offset {offset} does not follow the one before it in increments: {source}")]
+    Chain { offset: i64, source: ChainError },
+    #[error(
+        "the batch at offset {offset} is of another topic than the one before it, of id {is} and not {was}: \
+         increments was deleted and made again"
+    )]
+    SourceReplaced { offset: i64, was: String, is: String },
+    #[error("the batch at offset {offset} is not in the wire format: {source}")]
+    Framing { offset: i64, source: wire::Error },
+    #[error("the batch at offset {offset} does not decode: {source}")]
+    Decode { offset: i64, source: DecodeError },
+    #[error("the message at offset {offset} is empty")]
+    Empty { offset: i64 },
+    #[error("the batch at offset {offset} is of partition {partition}")]
+    Misplaced { offset: i64, partition: i32 },
+    #[error("compress the block of offset {offset}: {source}")]
+    Pack { offset: i64, source: io::Error },
+}

@@ -1,0 +1,109 @@
+//! One insert over HTTP: a statement, its settings and a block go out, and the whole answer is looked at.
+//!
+//! ```text
+//!  statement, settings ──► URL ─┐
+//!  Block (LZ4) ─────────────────┴──► POST ──► status, exception header, body ──► answer::judge
+//! ```
+//!
+//! The ClickHouse client's own insert does not do: once the status is 200 it sees only such exceptions in the body as end
+//! in a certain way, and in one piece.
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
+use reqwest::Url;
+use reqwest::header::CONTENT_ENCODING;
+use tally_service::config;
+
+use crate::Error;
+use crate::answer::{self, Failure};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a block may take from the first byte sent to the last byte of the answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// A peer that is gone without a word is noticed sooner than by the call's timeout.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// ClickHouse closes idle connections after three seconds.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
+
+/// A block as it goes over the wire.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed(Bytes);
+
+impl Packed {
+    pub(crate) fn new(block: &[u8]) -> io::Result<Packed> {
+        let info = FrameInfo::new().block_size(BlockSize::Max4MB);
+        let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+        encoder.write_all(block)?;
+        Ok(Packed(Bytes::from(encoder.finish().map_err(io::Error::from)?)))
+    }
+}
+
+/// Where inserts go.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    http: reqwest::Client,
+    url: Url,
+    store: config::Store,
+}
+
+impl Endpoint {
+    pub(crate) fn new(store: &config::Store) -> Result<Endpoint, Error> {
+        let invalid = |reason: String| Error::StoreUrl { url: store.url.clone(), reason };
+        let url = Url::parse(&store.url).map_err(|error| invalid(error.to_string()))?;
+        let http = reqwest::Client::builder()
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_nodelay(true)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build()
+            .map_err(|error| invalid(error.to_string()))?;
+        Ok(Endpoint { http, url, store: store.clone() })
+    }
+
+    pub(crate) async fn insert(
+        &self,
+        statement: &str,
+        settings: &[(&str, &str)],
+        block: &Packed,
+    ) -> Result<(), Failure> {
+        let mut url = self.url.clone();
+        url.query_pairs_mut()
+            .append_pair("database", &self.store.database)
+            .append_pair("query", statement)
+            .extend_pairs(settings);
+        let mut request = self.http.post(url).header(CONTENT_ENCODING, "lz4").body(block.0.clone());
+        if let Some(user) = &self.store.user {
+            request = request.header("X-ClickHouse-User", user);
+        }
+        if let Some(password) = &self.store.password {
+            request = request.header("X-ClickHouse-Key", password.expose());
+        }
+        let response = request.send().await.map_err(unanswered)?;
+        let status = response.status().as_u16();
+        let code = response.headers().get(EXCEPTION_CODE).and_then(|code| code.to_str().ok()?.parse().ok());
+        let body = response.bytes().await.map_err(unanswered)?;
+        answer::judge(status, code, &body)
+    }
+}
+
+/// With its causes, which the client's own message leaves out; without the URL, which is long.
+fn unanswered(error: reqwest::Error) -> Failure {
+    let error = error.without_url();
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        reason = format!("{reason}: {error}");
+        cause = error.source();
+    }
+    Failure::unanswered(reason)
+}

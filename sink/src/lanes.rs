@@ -1,0 +1,195 @@
+//! The partitions that this sink has: each a task, a bounded queue to it, and where it is.
+//!
+//! ```text
+//!  start ──► at the ledger's position ──► task ──► Rewind, Halted ──► start again, with a fresh token
+//!                                          │  └──► Broken ──► paused until somebody has looked
+//!                                          └──► release: what is in flight may end, the rest is the next owner's
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::OwnedMessage;
+use tally_service::kafka::Membership;
+use tally_service::store::{self, Ledger};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::broken::Broken;
+use crate::check::Positions;
+use crate::consumer::Sink;
+use crate::partition::{End, Partition, Stored};
+
+const LEDGER_RETRY: Duration = Duration::from_secs(1);
+/// How long an insert in flight may go on after its partition is to be let go; an abandoned one does no harm.
+const RELEASE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Lane {
+    task: JoinHandle<End>,
+    pub(crate) batches: mpsc::Sender<OwnedMessage>,
+    /// A batch that found no room; the partition is paused meanwhile.
+    pub(crate) held: Option<OwnedMessage>,
+    /// The next offset that the log must still have.
+    pub(crate) next: i64,
+    pub(crate) position: watch::Receiver<i64>,
+    pub(crate) committed: i64,
+    attempt: u32,
+    halt: CancellationToken,
+}
+
+impl Sink<'_> {
+    /// Starts again the tasks that found the store elsewhere, and stops the partitions that are broken.
+    pub(crate) fn look_after_tasks(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+        let ended: Vec<i32> =
+            self.lanes.iter().filter(|(_, lane)| lane.task.is_finished()).map(|(p, _)| *p).collect();
+        for partition in ended {
+            let lane = self.lanes.remove(&partition).expect("it was just there");
+            let end = self
+                .runtime
+                .block_on(lane.task)
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            match end {
+                End::Rewind | End::Halted => {
+                    tracing::warn!(partition, "start again at the ledger's position");
+                    self.metrics.rewound();
+                    let one = self.list([(partition, 0)])?;
+                    consumer.incremental_unassign(&one).map_err(Error::kafka("stop reading"))?;
+                    self.start(consumer, &[(partition, lane.attempt + 1)])?;
+                }
+                End::Broken(broken) => self.note_broken(consumer, partition, &broken)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the partitions started again whose blocks the ledger does not know any more.
+    pub(crate) fn check_ledger(&mut self) {
+        let stored = || -> Positions {
+            self.lanes.iter().map(|(partition, lane)| (*partition, *lane.position.borrow())).collect()
+        };
+        for partition in self.check.poll(&self.runtime, stored) {
+            if let Some(lane) = self.lanes.get(&partition) {
+                tracing::warn!(partition, "the store has lost blocks that it had");
+                lane.halt.cancel();
+            }
+        }
+    }
+
+    pub(crate) fn restart_all(&self) {
+        self.lanes.values().for_each(|lane| lane.halt.cancel());
+    }
+
+    fn note_broken(
+        &mut self,
+        consumer: &BaseConsumer<Membership>,
+        partition: i32,
+        broken: &Broken,
+    ) -> Result<(), Error> {
+        tracing::error!(partition, error = %broken, "the partition stops; the others go on");
+        self.broken.insert(partition);
+        self.whole.set(false, format!("partitions {:?} stopped; the last one: {broken}", self.broken));
+        consumer.pause(&self.list([(partition, 0)])?).map_err(Error::kafka("pause a partition"))
+    }
+
+    /// Stops a partition that is assigned.
+    pub(crate) fn give_up(
+        &mut self,
+        consumer: &BaseConsumer<Membership>,
+        partition: i32,
+        broken: &Broken,
+    ) -> Result<(), Error> {
+        let lane = self.lanes.remove(&partition);
+        self.end(lane);
+        self.note_broken(consumer, partition, broken)
+    }
+
+    /// Starts partitions at the ledger's positions; a broken one is taken on, but not read.
+    pub(crate) fn start(
+        &mut self,
+        consumer: &BaseConsumer<Membership>,
+        partitions: &[(i32, u32)],
+    ) -> Result<(), Error> {
+        let Some(ledgers) = self.ledgers() else { return Ok(()) };
+        let (mut whole, mut broken) = (Vec::new(), Vec::new());
+        for &(partition, attempt) in partitions {
+            match Stored::of(ledgers.get(&partition)) {
+                Ok(stored) => {
+                    whole.push((partition, stored.deltas));
+                    self.lanes.insert(partition, self.lane(partition, stored, attempt));
+                }
+                Err(error) => broken.push((partition, error)),
+            }
+        }
+        let all = whole.iter().copied().chain(broken.iter().map(|(partition, _)| (*partition, 0)));
+        consumer.incremental_assign(&self.list(all)?).map_err(Error::kafka("start reading"))?;
+        // librdkafka remembers a pause from an earlier assignment.
+        consumer.resume(&self.list(whole)?).map_err(Error::kafka("start reading"))?;
+        for (partition, error) in &broken {
+            self.note_broken(consumer, *partition, error)?;
+        }
+        Ok(())
+    }
+
+    /// The ledgers; waits for a store that is away, unless the sink is to stop.
+    fn ledgers(&self) -> Option<BTreeMap<i32, Ledger>> {
+        while !self.stop.is_cancelled() {
+            self.heartbeat.beat();
+            match self.runtime.block_on(store::ledgers(&self.client, false)) {
+                Ok(ledgers) => return Some(ledgers),
+                Err(error) => tracing::warn!(%error, "wait for the store's ledger"),
+            }
+            self.pause(LEDGER_RETRY);
+        }
+        None
+    }
+
+    fn lane(&self, partition: i32, stored: Stored, attempt: u32) -> Lane {
+        let (batches, inbox) = mpsc::channel(self.config.sink.queued_batches);
+        let (told, position) = watch::channel(stored.deltas);
+        let halt = CancellationToken::new();
+        let task = Partition {
+            client: self.client.clone(),
+            endpoint: self.endpoint.clone(),
+            topic_id: self.topic_id.clone(),
+            partition,
+            stored,
+            attempt,
+            source_id: None,
+            is_proven: false,
+            metrics: self.metrics.clone(),
+            standing: self.standing.of(partition),
+            halt: halt.clone(),
+        };
+        let task = self.runtime.spawn(task.run(inbox, told));
+        let next = stored.deltas;
+        Lane { task, batches, held: None, next, position, committed: -1, attempt, halt }
+    }
+
+    /// Ends the partitions' tasks.
+    pub(crate) fn release(&mut self, partitions: &[i32]) {
+        let lanes: Vec<Lane> =
+            partitions.iter().filter_map(|partition| self.lanes.remove(partition)).collect();
+        self.end(lanes);
+        self.broken.retain(|partition| !partitions.contains(partition));
+        self.whole.set(self.broken.is_empty(), format!("partitions {:?} stopped", self.broken));
+    }
+
+    fn end(&self, lanes: impl IntoIterator<Item = Lane>) {
+        let mut tasks: Vec<JoinHandle<End>> = Vec::new();
+        for lane in lanes {
+            lane.halt.cancel();
+            tasks.push(lane.task);
+        }
+        self.runtime.block_on(async {
+            let deadline = tokio::time::Instant::now() + RELEASE;
+            for mut task in tasks {
+                if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                    task.abort();
+                }
+            }
+        });
+    }
+}
