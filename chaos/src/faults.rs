@@ -100,7 +100,8 @@ impl Ground<'_> {
                 let broker = self.world.coordinator_of_transactions(&id).await?;
                 let link = self.world.link_to_broker(Side::Aggregators, broker);
                 let by = lasts.mul_f64(0.8);
-                self.on_link(kind, link, &format!("aggregators to broker {broker}"), Mode::Late(by), lasts).await
+                self.on_link(kind, link, &format!("aggregators to broker {broker}"), Mode::Late(by), lasts)
+                    .await
             }
         }
     }
@@ -190,7 +191,12 @@ impl Ground<'_> {
         Ok((true, id))
     }
 
-    async fn kill_broker(&self, kind: Kind, broker: usize, lasts: Duration) -> anyhow::Result<(bool, String)> {
+    async fn kill_broker(
+        &self,
+        kind: Kind,
+        broker: usize,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
         let which = format!("broker {broker}");
         self.history.began(kind, &which);
         self.world.kill_broker(broker).await?;
@@ -217,7 +223,9 @@ impl Ground<'_> {
             match self.world.under_replicated().await {
                 Ok(0) => return Ok(()),
                 Ok(_) | Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(500)).await,
-                Ok(count) => anyhow::bail!("{count} partitions are not in sync {COME_BACK:?} after {which} came back"),
+                Ok(count) => {
+                    anyhow::bail!("{count} partitions are not in sync {COME_BACK:?} after {which} came back")
+                }
                 Err(error) => return Err(error).context("ask which replicas are in sync"),
             }
         }
@@ -239,7 +247,13 @@ impl Ground<'_> {
         Ok((met, String::new()))
     }
 
-    async fn link(&self, kind: Kind, pick: u32, mode: Mode, lasts: Duration) -> anyhow::Result<(bool, String)> {
+    async fn link(
+        &self,
+        kind: Kind,
+        pick: u32,
+        mode: Mode,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
         let links = self.world.links();
         ensure!(!links.is_empty(), "the world has no links");
         let (name, link) = &links[pick as usize % links.len()];
@@ -268,7 +282,9 @@ async fn end(member: &mut Member) -> anyhow::Result<(bool, String)> {
     match member.terminate().await {
         Ok(Some(status)) => Ok((true, format!("ended, {status}"))),
         Ok(None) => Ok((false, String::from("had ended"))),
-        Err(WorldError::Lingers { .. }) => Ok((member.kill()?, String::from("did not drain in time: killed"))),
+        Err(WorldError::Lingers { .. }) => {
+            Ok((member.kill()?, String::from("did not drain in time: killed")))
+        }
         Err(error) => Err(error.into()),
     }
 }

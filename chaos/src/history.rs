@@ -113,7 +113,8 @@ impl History {
         }
         let unix_ms = jiff::Timestamp::now().as_millisecond();
         let mut inner = self.inner();
-        let mut line = serde_json::to_vec(&Line { unix_ms, at, what, fault, detail }).expect("a line is plain JSON");
+        let mut line =
+            serde_json::to_vec(&Line { unix_ms, at, what, fault, detail }).expect("a line is plain JSON");
         line.push(b'\n');
         if let Err(error) = inner.file.write_all(&line) {
             inner.error = Some(error);

@@ -98,11 +98,9 @@ impl Kind {
             | Kind::KillGroupCoordinator
             | Kind::KillTransactionCoordinator
             | Kind::SleepBroker => Lane::Brokers,
-            Kind::KillStore
-            | Kind::KillRegistry
-            | Kind::KillGateway
-            | Kind::KillReader
-            | Kind::StepClock => Lane::Surroundings,
+            Kind::KillStore | Kind::KillRegistry | Kind::KillGateway | Kind::KillReader | Kind::StepClock => {
+                Lane::Surroundings
+            }
             Kind::CutLink | Kind::DelayLink | Kind::StallLink | Kind::LateRequests => Lane::Links,
         }
     }

@@ -74,7 +74,9 @@ impl fmt::Display for Report {
             writeln!(f, "  could not be done: {broken}")?;
         }
         match &self.converged {
-            Ok(after) => writeln!(f, "  everything stored {:.1} s after the last fault", after.as_secs_f64())?,
+            Ok(after) => {
+                writeln!(f, "  everything stored {:.1} s after the last fault", after.as_secs_f64())?
+            }
             Err(behind) => writeln!(f, "  NOT everything stored in time: {behind}")?,
         }
         writeln!(f, "{}", self.audit)?;

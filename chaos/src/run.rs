@@ -74,7 +74,11 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     let slots = Slots::start(&world, &members)?;
     for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
         for slot in slots.of(service) {
-            slot.hold().await.ready(Duration::from_secs(60)).await.with_context(|| format!("start {service}"))?;
+            slot.hold()
+                .await
+                .ready(Duration::from_secs(60))
+                .await
+                .with_context(|| format!("start {service}"))?;
         }
     }
     let load = Load::start(LoadOptions {
@@ -94,7 +98,8 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     let ground = Ground { world: &world, slots: &slots, load: &load, history: &history };
     let work = async {
         let deadline = Instant::now() + options.lasts;
-        let lanes = Lane::ALL.into_iter().filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
+        let lanes =
+            Lane::ALL.into_iter().filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
         join_all(lanes.map(|schedule| lane(&ground, schedule, deadline))).await;
         history.say("healing", "no more faults");
         let record = load.stop().await?;
@@ -169,7 +174,10 @@ async fn converge(world: &World, history: &History) -> Result<Duration, String> 
         let behind = audit::behind(&endpoints(world)).await;
         match behind {
             Ok(behind) if behind.is_empty() => {
-                history.say("converged", &format!("{:.1} s after the last fault", healed.elapsed().as_secs_f64()));
+                history.say(
+                    "converged",
+                    &format!("{:.1} s after the last fault", healed.elapsed().as_secs_f64()),
+                );
                 return Ok(healed.elapsed());
             }
             _ if healed.elapsed() < CONVERGE => tokio::time::sleep(LOOK).await,

@@ -94,7 +94,8 @@ mod tests {
         let mut seen = Vec::new();
         for lane in Lane::ALL {
             let of_lane = Kind::all().iter().filter(|kind| kind.lane() == lane).count();
-            let mut round: Vec<Kind> = first(3, lane).iter().take(of_lane).map(|planned| planned.kind).collect();
+            let mut round: Vec<Kind> =
+                first(3, lane).iter().take(of_lane).map(|planned| planned.kind).collect();
             seen.append(&mut round);
         }
         seen.sort();
@@ -104,8 +105,11 @@ mod tests {
     #[test]
     fn a_lane_without_kinds_has_no_schedule() {
         assert!(Schedule::new(1, Lane::Links, &[Kind::KillSink]).is_none());
-        let only: Vec<Kind> =
-            Schedule::new(1, Lane::Sinks, &[Kind::KillSink]).unwrap().take(3).map(|planned| planned.kind).collect();
+        let only: Vec<Kind> = Schedule::new(1, Lane::Sinks, &[Kind::KillSink])
+            .unwrap()
+            .take(3)
+            .map(|planned| planned.kind)
+            .collect();
         assert_eq!(only, [Kind::KillSink; 3]);
     }
 }

@@ -102,6 +102,9 @@ mod tests {
 
     #[test]
     fn reasons_that_differ_in_numbers_only_are_one() {
-        assert_eq!(without_numbers("id a-0-12 is fenced at 99"), without_numbers("id a-3-1 is fenced at 100"));
+        assert_eq!(
+            without_numbers("id a-0-12 is fenced at 99"),
+            without_numbers("id a-3-1 is fenced at 100")
+        );
     }
 }

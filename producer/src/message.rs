@@ -31,7 +31,8 @@ impl Message {
     /// Writes the increments: a single one as `tally.Increment`, many as `tally.IncrementBatch`.
     ///
     /// A request with an Idempotency-Key is a batch, however few its increments are: the id that makes it count once is the
-    /// batch's. One without any id gets `unique`: the Kafka client may append a message twice when it has lost the answer.
+    /// batch's. Increments without any id get `unique`, as their batch's: the Kafka client may append a message twice when it has
+    /// lost the answer.
     pub(crate) fn new(
         parsed: &Parsed<'_>,
         idempotency_key: Option<&str>,
@@ -56,7 +57,10 @@ impl Message {
             ([item], Shape::Single, None) => {
                 payload.extend_from_slice(&wire::prefix(ids.increment));
                 let increment = item.increment();
-                encode::increment(&mut payload, &Increment { id: increment.id.or(Some(unique)), ..increment });
+                encode::increment(
+                    &mut payload,
+                    &Increment { id: increment.id.or(Some(unique)), ..increment },
+                );
                 Ok(Message { key, payload, increments: 1 })
             }
             (items, ..) => {
@@ -64,7 +68,8 @@ impl Message {
                 let mut batch = BatchEncoder::new();
                 items.iter().for_each(|item| batch.push(&item.increment()));
                 let increments = batch.count();
-                batch.finish(&mut payload, id.or(Some(unique)));
+                let is_bare = items.iter().any(|item| item.id.is_none());
+                batch.finish(&mut payload, id.or(is_bare.then_some(unique)));
                 Ok(Message { key, payload, increments })
             }
         }
@@ -194,6 +199,9 @@ mod tests {
 
         let item_ids = parsed(Shape::Batch, None, vec![item("a", None), item("b", Some("second"))]);
         assert_eq!(Message::new(&item_ids, None, UNIQUE, IDS).unwrap().key.as_deref(), Some(&b"second"[..]));
+        let item_ids = parsed(Shape::Batch, None, vec![item("a", Some("first")), item("b", Some("second"))]);
+        let message = Message::new(&item_ids, None, UNIQUE, IDS).unwrap();
+        assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8).0, None);
     }
 
     #[test]

@@ -122,7 +122,12 @@ impl Plan {
             .collect();
         // A request is recognised by its id, whether or not ids are on.
         let has_id = counts == Counts::OnceByBatch || (way == Way::Request && !self.ids);
-        Content { counts, repeats, batch: IncrementBatch { id: has_id.then_some(name), increments }, is_single }
+        Content {
+            counts,
+            repeats,
+            batch: IncrementBatch { id: has_id.then_some(name), increments },
+            is_single,
+        }
     }
 
     /// With ids on, every message has one, as everybody's should that must count once end to end: librdkafka itself, its
@@ -226,7 +231,9 @@ mod tests {
                 let by_items = content.batch.increments.iter().all(|increment| increment.id.is_some());
                 assert!(content.batch.id.is_some() || by_items);
             }
-            assert!(contents.iter().any(|content| content.repeats));
+            let repeated = contents.iter().filter(|content| content.repeats).count();
+            assert_eq!(repeated == contents.len(), way == Way::Request);
+            assert!(repeated > 0);
         }
         let reasons: BTreeSet<_> = (0..100).map(|number| plan.bad(number, CLOCK_MS).reason).collect();
         assert_eq!(reasons.len(), 7);
@@ -242,7 +249,7 @@ mod tests {
         for number in 0..500 {
             for way in [Way::Single, Way::Batch, Way::Request] {
                 let content = plan.content(way, number, CLOCK_MS);
-                assert_eq!(content.counts, Counts::EachTime);
+                assert_eq!((content.counts, content.repeats), (Counts::EachTime, false));
                 assert_eq!(content.batch.id.is_some(), way == Way::Request);
                 assert!(content.batch.increments.iter().all(|increment| increment.id.is_none()));
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::cells::bucket;
 use super::super::{Evidence, Rejection, Row};
 use crate::audit::codec::{self, Delta, DeltaBatch, SchemaIds};
-use crate::audit::content::{Counts, Plan, Way};
+use crate::audit::content::{Plan, Way};
 use crate::audit::record::{Entry, Record, State};
 use crate::audit::verdict::Audit;
 
@@ -34,9 +34,17 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// A run of every kind of message, nothing wrong with it.
+    /// A run of every kind of message, nothing wrong with it. Each message has ids.
     pub(super) fn new() -> Scene {
-        let plan = Plan::new(11, true, SCHEMAS);
+        Scene::of_plan(Plan::new(11, true, SCHEMAS))
+    }
+
+    /// The same, but each message counts as often as it is there.
+    pub(super) fn without_ids() -> Scene {
+        Scene::of_plan(Plan::new(11, false, SCHEMAS))
+    }
+
+    fn of_plan(plan: Plan) -> Scene {
         let record = Record { plan, entries: Vec::new(), oddities: Vec::new() };
         let mut scene =
             Scene { record, log: Vec::new(), batches: Vec::new(), rejections: Vec::new(), rows: Vec::new() };
@@ -51,7 +59,7 @@ impl Scene {
         scene
     }
 
-    /// Writes a message down and into the log, and once more if it may be there twice.
+    /// Writes a message down and into the log, and once more if it is sent again on purpose.
     fn send(&mut self, way: Way, number: u32, partition: i32) {
         let mark = self.record.entries.len() as u32;
         let mut entry = Entry { state: State::Acknowledged, ..Entry::new(way, number, CLOCK_MS, number) };
@@ -59,7 +67,7 @@ impl Scene {
             (self.record.plan.bad(number, CLOCK_MS).payload, false)
         } else {
             let content = self.record.content(&entry);
-            (self.record.plan.payload(&content), content.counts != Counts::EachTime)
+            (self.record.plan.payload(&content), content.repeats)
         };
         (entry.partition, entry.offset) = (partition, self.end(partition));
         self.record.entries.push(entry);
@@ -210,18 +218,37 @@ impl Scene {
         evidence.judge()
     }
 
-    /// The log's messages of one way, once each, as indexes into it.
+    /// Those of the log's messages of one way that were sent once, as indexes into it.
     pub(super) fn of(&self, way: Way) -> Vec<usize> {
         let is_once = |index: &usize| {
             let mark = self.log[*index].mark;
             mark.is_some_and(|mark| {
                 let entry = &self.record.entries[mark as usize];
-                entry.way == way
-                    && !entry.is_copy
-                    && (way == Way::Bad || self.record.content(entry).counts == Counts::EachTime)
+                entry.way == way && (way == Way::Bad || !self.record.content(entry).repeats)
             })
         };
         (0..self.log.len()).filter(is_once).collect()
+    }
+
+    /// What was written down of a message that a Kafka client sent.
+    pub(super) fn entry(&mut self, index: usize) -> &mut Entry {
+        let mark = self.log[index].mark.expect("clients mark their messages");
+        &mut self.record.entries[mark as usize]
+    }
+
+    /// How many increments a sound message of a Kafka client holds.
+    pub(super) fn increments(&mut self, index: usize) -> u64 {
+        let entry = *self.entry(index);
+        self.record.content(&entry).batch.increments.len() as u64
+    }
+
+    /// Appends a message of the log once more, mark and all, and lets the pipeline take it; its offset comes back.
+    pub(super) fn append_again(&mut self, index: usize, partition: i32) -> i64 {
+        let offset = self.end(partition);
+        self.log.push(Message { partition, offset, ..self.log[index].clone() });
+        self.flush();
+        self.store();
+        offset
     }
 
     /// Takes a message out of the log; those after it move up, and so do their acknowledgements.
