@@ -64,7 +64,12 @@ pub(crate) async fn run(args: ChaosArgs) -> anyhow::Result<Verdict> {
     }
     let verdict = report.verdict();
     if verdict != Verdict::Passed {
-        println!("again: tally chaos --seed {} --minutes {}   history and logs: {}", args.seed, args.minutes, options.dir.display());
+        println!(
+            "again: tally chaos --seed {} --minutes {}   history and logs: {}",
+            args.seed,
+            args.minutes,
+            options.dir.display()
+        );
     }
     Ok(verdict)
 }

@@ -145,6 +145,17 @@ impl Sink<'_> {
     }
 
     fn run(mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+        let ended = self.work(consumer);
+        self.assigned.set(false, "stopping");
+        let all: Vec<i32> = self.lanes.keys().copied().collect();
+        self.release(&all);
+        if ended.is_ok() {
+            tracing::info!("sink drained");
+        }
+        ended
+    }
+
+    fn work(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
         while !self.stop.is_cancelled() {
             self.heartbeat.beat();
@@ -156,11 +167,11 @@ impl Sink<'_> {
             self.hand_over_held(consumer)?;
             self.take_messages(consumer)?;
             if Instant::now() >= next_commit {
-                self.commit(consumer, CommitMode::Async)?;
+                self.commit(consumer)?;
                 next_commit = Instant::now() + COMMIT_INTERVAL;
             }
         }
-        self.leave(consumer)
+        self.carry_out_decisions(consumer)
     }
 
     pub(crate) fn list(
@@ -252,7 +263,7 @@ impl Sink<'_> {
     }
 
     /// Tells Kafka how far the store is: for dashboards of lag, and nothing else.
-    fn commit(&mut self, consumer: &BaseConsumer<Membership>, mode: CommitMode) -> Result<(), Error> {
+    fn commit(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
         let mut moved = Vec::new();
         for (partition, lane) in &mut self.lanes {
             let position = *lane.position.borrow();
@@ -264,18 +275,9 @@ impl Sink<'_> {
         if moved.is_empty() {
             return Ok(());
         }
-        if let Err(error) = consumer.commit(&self.list(moved)?, mode) {
+        if let Err(error) = consumer.commit(&self.list(moved)?, CommitMode::Async) {
             tracing::debug!(%error, "commit offsets for dashboards");
         }
-        Ok(())
-    }
-
-    fn leave(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        self.assigned.set(false, "stopping");
-        self.carry_out_decisions(consumer)?;
-        let all: Vec<i32> = self.lanes.keys().copied().collect();
-        self.release(&all);
-        tracing::info!("sink drained");
         Ok(())
     }
 }

@@ -9,6 +9,9 @@
 //! A token that the store remembers of a block that it has lost makes it drop that block without a word. So the first block
 //! after a start counts as stored only once the ledger says so, and a start from where the ledger is brings a new token.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use clickhouse::Client;

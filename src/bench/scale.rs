@@ -21,8 +21,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// For the members of a step to come up and to end, all steps together.
 const SLACK_SECONDS: u64 = 60;
 const PATIENCE: Duration = Duration::from_secs(300);
-/// A partition that stands still for so many times as long as in calm waits for its new owner.
-const BEYOND_CALM: u32 = 2;
+/// What is half as long again as in calm is a pause.
+const BEYOND_CALM: f64 = 1.5;
 
 /// How far each partition was, at one moment.
 #[derive(Clone, Debug)]
@@ -104,11 +104,11 @@ async fn measure(case: &Case<'_>) -> anyhow::Result<Vec<Figure>> {
     let figures = STEPS.iter().zip(&begun).zip(ends).map(|((step, begun), end)| {
         let calm = longest(looks.of(step.kind), calm, calm + window);
         let pause = longest(looks.of(step.kind), *begun, *end);
-        let settled = settled(looks.of(step.kind), *begun, *end, calm * BEYOND_CALM);
+        let over_after = over_after(looks.of(step.kind), *begun, *end, calm.mul_f64(BEYOND_CALM));
         let name = format!("{}s, {} to {}", step.kind, step.from, step.to);
         let mut figure = Figure::new(NAME, name, pause.as_secs_f64(), Unit::Seconds)
             .beside("nobody comes or goes", calm.as_secs_f64())
-            .detail("all partitions go on after", format!("{:.1} s", settled.as_secs_f64()))
+            .detail("it was over after", format!("{:.1} s", over_after.as_secs_f64()))
             .detail("load", format!("{rate} incr/s, {} partitions", case.config.kafka.partitions))
             .sound(wrong.is_none());
         if let Some(wrong) = &wrong {
@@ -183,10 +183,10 @@ fn longest(looks: &[Look], from: Instant, to: Instant) -> Duration {
     pauses(looks, from, to).into_iter().map(|(last, next)| next - last).max().unwrap_or_default()
 }
 
-/// How long it takes until no partition stands still for longer than `usual` any more.
-fn settled(looks: &[Look], from: Instant, to: Instant, usual: Duration) -> Duration {
-    let long = pauses(looks, from, to).into_iter().filter(|(last, next)| *next - *last > usual);
-    long.map(|(_, next)| next - from).max().unwrap_or_default()
+/// After how long the longest pause was over; nothing if it was as long as usual.
+fn over_after(looks: &[Look], from: Instant, to: Instant, usual: Duration) -> Duration {
+    let longest = pauses(looks, from, to).into_iter().max_by_key(|(last, next)| *next - *last);
+    longest.filter(|(last, next)| *next - *last > usual).map_or(Duration::ZERO, |(_, next)| next - from)
 }
 
 #[cfg(test)]
@@ -203,8 +203,11 @@ mod tests {
             .map(look)
             .collect();
         assert_eq!(longest(&looks, at(100), at(500)), Duration::from_millis(300));
-        assert_eq!(settled(&looks, at(100), at(500), Duration::from_millis(250)), Duration::from_millis(300));
-        assert_eq!(settled(&looks, at(100), at(500), Duration::from_millis(350)), Duration::ZERO);
+        assert_eq!(
+            over_after(&looks, at(100), at(500), Duration::from_millis(250)),
+            Duration::from_millis(300)
+        );
+        assert_eq!(over_after(&looks, at(100), at(500), Duration::from_millis(350)), Duration::ZERO);
     }
 
     #[test]

@@ -232,7 +232,8 @@ async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the
     tally.allow("the store takes no blocks until it is mended");
     let is_on = Arc::new(AtomicBool::new(true));
     let store = store_that(&tally, &is_on, |call| {
-        let body = "Code: 497. DB::Exception: tally: Not enough privileges. (ACCESS_DENIED) (version 26.7.2.1)\n";
+        let body =
+            "Code: 497. DB::Exception: tally: Not enough privileges. (ACCESS_DENIED) (version 26.7.2.1)\n";
         let exception_code = Some(497);
         call.is_block_of(1).then(|| Then::Answer { status: 403, exception_code, body: body.to_owned() })
     })
@@ -256,7 +257,7 @@ async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_down_at_the_start_is_waited_for_by_the_sink() {
+async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     let mut tally = Installation::new("no_broker").await;
     tally.allow("wait for the brokers");
     tally.allow("librdkafka: ");
@@ -264,13 +265,18 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for_by_the_sink() {
     let broker = address(&format!("http://{}", tally.config.kafka.bootstrap));
     let port = free_port();
     let bootstrap = format!("127.0.0.1:{port}");
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
-    sink.logs("wait for the brokers").await;
-    let reasons = sink.readiness().await.expect_err("not ready without a broker");
-    assert!(reasons.contains("partitions assigned: "), "{reasons}");
+    let mut services = [Kind::Aggregator, Kind::Sink]
+        .map(|kind| tally.start_with(kind, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]));
+    for service in &services {
+        service.logs("wait for the brokers").await;
+        let reasons = service.readiness().await.expect_err("not ready without a broker");
+        assert!(reasons.contains("partitions assigned: "), "{reasons}");
+    }
     let _broker = Proxy::start(port, broker).await;
-    sink.ready().await;
-    sink.terminate().await;
+    for service in &mut services {
+        service.ready().await;
+        service.terminate().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

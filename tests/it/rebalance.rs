@@ -70,8 +70,9 @@ fn leave_open(config: &Config, partition: i32, next: i64) -> BaseProducer {
         .set("transaction.timeout.ms", "120000")
         .create()
         .expect("a producer is made");
-    let group: BaseConsumer =
-        kafka::consumer(&config.kafka, "dead", &config.aggregator.group).create().expect("a consumer is made");
+    let group: BaseConsumer = kafka::consumer(&config.kafka, "dead", &config.aggregator.group)
+        .create()
+        .expect("a consumer is made");
     let mut offsets = TopicPartitionList::new();
     let offset = Offset::Offset(next);
     offsets.add_partition_offset(&config.kafka.increments, partition, offset).expect("an offset is valid");
@@ -104,7 +105,10 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     })
     .await;
     let ledgers = store::ledgers(tally.store(), false).await.expect("the store answers");
-    assert!(!ledgers.contains_key(&2), "partition 2 was read while a transaction could still change its offset");
+    assert!(
+        !ledgers.contains_key(&2),
+        "partition 2 was read while a transaction could still change its offset"
+    );
     // It was open until now, or this would fail.
     let aborted = tokio::task::spawn_blocking(move || dead.abort_transaction(Duration::from_secs(20)));
     aborted.await.expect("no panic").expect("the transaction was open");

@@ -80,8 +80,7 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
     let mut sleeper = tally.start_with(Kind::Sink, "sleeper", &[("TALLY_STORE__URL", &store.url())]);
     sleeper.ready().await;
     let load = Feeder::start(&tally.source().await, 12);
-    let query_id =
-        until("an insert to be held", PATIENCE, async || held.query_id()).await;
+    let query_id = until("an insert to be held", PATIENCE, async || held.query_id()).await;
     sleeper.freeze();
 
     let mut other = tally.start(Kind::Sink, "other");

@@ -1,0 +1,117 @@
+//! From a configuration to a worker that runs: waits for whatever is down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tally_schemas::avsc;
+use tally_service::config::Config;
+use tally_service::health::Health;
+use tally_service::kafka::{self, Membership};
+use tally_service::plans::Plans;
+use tally_service::registry::Registry;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::{REGISTRY_RETRY, Worker};
+use crate::Error;
+use crate::committer::Committer;
+use crate::core::{Core, Limits};
+use crate::folding::Folding;
+use crate::metrics::Metrics;
+use crate::positions::Positions;
+use crate::reading::Reading;
+use crate::rotation::Rotation;
+
+/// The longest that a healthy worker does not come round.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(
+    config: &Config,
+    name: &str,
+    health: &Health,
+    stop: &CancellationToken,
+    runtime: &Handle,
+) -> Result<(), Error> {
+    let ready = health.condition("partitions assigned");
+    let registry = Registry::new(&config.registry)?;
+    let Some(schema_id) = register(config, &registry, stop, runtime) else { return Ok(()) };
+    let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, name, &config.aggregator.group)
+        .set("session.timeout.ms", config.aggregator.session_timeout_ms.to_string())
+        .create_with_context(Membership::default())
+        .map_err(Error::kafka("make a consumer"))?;
+    // The client may be used from any thread: the committer asks it for the group's metadata, the positions' thread for
+    // offsets. Only this thread polls it.
+    let consumer = Arc::new(consumer);
+    let increments = &config.kafka.increments;
+    let id = || kafka::topic_id(consumer.client(), increments);
+    let Some(topic_id) = kafka::patiently(stop, id)? else { return Ok(()) };
+    if !has_partitions(config, &consumer, stop)? {
+        return Ok(());
+    }
+    let member = Arc::clone(&consumer);
+    let group = Box::new(move || kafka::group_metadata(&member));
+    let Some(rotation) = Rotation::new(&config.kafka, name, group, stop)? else { return Ok(()) };
+    let committer = Committer::start(rotation);
+    let positions = Positions::start(config, &consumer, &topic_id);
+    // From here on; what is above may wait for long.
+    let heartbeat = health.heartbeat("fold", MAX_SILENCE);
+    consumer.subscribe(&[&config.kafka.increments]).map_err(Error::kafka("subscribe"))?;
+    tracing::info!(name, topic_id, "worker started");
+    let limits = Limits {
+        interval: config.aggregator.flush_interval(),
+        batch_bytes: config.aggregator.flush_batch_bytes,
+        total_bytes: config.aggregator.flush_total_bytes,
+    };
+    let worker = Worker {
+        schema_id,
+        reading: Reading::new(&consumer, increments, &topic_id, positions),
+        topic_id,
+        folding: Folding::new(Core::new(config.rules(), limits), Plans::new(registry), runtime.clone()),
+        stalled: BTreeMap::new(),
+        retry_at: Instant::now(),
+        committer,
+        pending: None,
+        metrics: Metrics::new(),
+        ready,
+        commits: health.condition("flushes commit"),
+        heartbeat,
+    };
+    worker.run(stop)
+}
+
+/// The id of the batches' schema; waits for a registry that is down.
+fn register(config: &Config, registry: &Registry, stop: &CancellationToken, runtime: &Handle) -> Option<u32> {
+    let subject = format!("{}-value", config.kafka.deltas);
+    while !stop.is_cancelled() {
+        match runtime.block_on(registry.register(&subject, avsc::DELTA_BATCH)) {
+            Ok(id) => return Some(id),
+            Err(error) => tracing::warn!(%error, subject, "wait for the schema registry"),
+        }
+        runtime.block_on(async {
+            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(REGISTRY_RETRY) => {} }
+        });
+    }
+    None
+}
+
+/// Whether there is an answer before `stop`; an error if it is no.
+fn has_partitions(
+    config: &Config,
+    consumer: &BaseConsumer<Membership>,
+    stop: &CancellationToken,
+) -> Result<bool, Error> {
+    let count = |topic| kafka::patiently(stop, || kafka::partition_count(consumer.client(), topic));
+    let Some(need) = count(&config.kafka.increments)? else { return Ok(false) };
+    let Some(have) = count(&config.kafka.deltas)? else { return Ok(false) };
+    match have >= need {
+        true => Ok(true),
+        false => Err(Error::TooFewPartitions {
+            deltas: config.kafka.deltas.clone(),
+            have,
+            increments: config.kafka.increments.clone(),
+            need,
+        }),
+    }
+}

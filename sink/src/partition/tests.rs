@@ -1,0 +1,87 @@
+use rdkafka::Timestamp;
+use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
+use tally_service::config;
+use tally_service::health::Health;
+
+use super::*;
+use crate::standing::Standing;
+
+fn partition(deltas: i64, increments: i64) -> Partition {
+    let store = config::Store::default();
+    Partition {
+        client: store::client(&store),
+        endpoint: Endpoint::new(&store).unwrap(),
+        topic_id: String::from("deltas"),
+        partition: 3,
+        stored: Stored { deltas, increments },
+        attempt: 0,
+        source_id: None,
+        is_proven: false,
+        metrics: Metrics::new(),
+        standing: Standing::new(Health::new().condition("store takes blocks")).of(3),
+        halt: CancellationToken::new(),
+    }
+}
+
+fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) -> OwnedMessage {
+    let header = DeltaBatchHeader {
+        topic_id,
+        partition,
+        from,
+        to,
+        counted: 1,
+        duplicate: 0,
+        rejected: 0,
+        increments: 5,
+        fingerprint: 0,
+        correction: false,
+    };
+    let delta = Delta { namespace: "web", key: "k", bucket_s: 60, sum: 1, events: 5 };
+    let mut payload = wire::prefix(1).to_vec();
+    delta_batch::encode(&mut payload, &header, [delta].into_iter());
+    owned(offset, Some(payload))
+}
+
+fn owned(offset: i64, payload: Option<Vec<u8>>) -> OwnedMessage {
+    let at = Timestamp::CreateTime(1_767_225_600_000);
+    OwnedMessage::new(payload, None, String::from("deltas"), at, 3, offset, None)
+}
+
+/// What is said of a message by a partition that has stored up to offset 7 of deltas, 40 of increments.
+fn refused(message: &OwnedMessage) -> String {
+    partition(7, 40).prepare(message).map(drop).unwrap_err().to_string()
+}
+
+#[test]
+fn a_batch_that_follows_is_a_block_that_follows_what_is_stored() {
+    let (block, place) = partition(7, 40).prepare(&message(9, "a", 3, (40, 44))).unwrap();
+    assert_eq!(place, Place { previous: 7, offset: 9, logged_at_s: 1_767_225_600 });
+    assert_eq!((block.rows, block.increments, block.source_to), (8, 5, 44));
+}
+
+#[test]
+fn the_first_batch_of_all_sets_where_the_chain_begins() {
+    let (block, place) = partition(0, 0).prepare(&message(0, "a", 3, (900, 944))).unwrap();
+    assert_eq!((place.previous, block.source_to), (0, 944));
+}
+
+#[test]
+fn a_batch_that_does_not_follow_is_refused_with_its_offset() {
+    let hole = refused(&message(9, "a", 3, (41, 44)));
+    assert!(hole.contains("offset 9") && hole.contains("hole: offsets 40..41"), "{hole}");
+    let overlap = refused(&message(9, "a", 3, (39, 44)));
+    assert!(overlap.contains("overlap"), "{overlap}");
+    assert!(refused(&message(9, "a", 4, (40, 44))).contains("of partition 4"));
+    assert!(refused(&owned(9, None)).contains("offset 9 is empty"));
+    assert!(refused(&owned(9, Some(b"{}".to_vec()))).contains("wire format"));
+}
+
+#[test]
+fn a_source_topic_that_was_made_again_is_noticed_though_the_offsets_go_on() {
+    let mut partition = partition(7, 40);
+    partition.prepare(&message(9, "a", 3, (40, 44))).unwrap();
+    let broken = partition.prepare(&message(9, "b", 3, (40, 44))).map(drop).unwrap_err();
+    let said = broken.to_string();
+    assert!(matches!(broken, Broken::SourceReplaced { offset: 9, .. }), "{said}");
+    assert!(said.contains("of id b and not a"), "{said}");
+}
