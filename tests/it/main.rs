@@ -28,6 +28,7 @@ mod sys;
 mod topics;
 mod wait;
 
+mod chaos;
 mod configuration;
 mod duplicates;
 mod evolution;
