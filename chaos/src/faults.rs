@@ -23,6 +23,11 @@ use crate::world::{Error as WorldError, Kind as Service, Link, Member, Mode, Sid
 const COME_BACK: Duration = Duration::from_secs(90);
 /// How long traffic to the store is waited for, so that the store is killed while some is under way.
 const TRAFFIC: Duration = Duration::from_secs(5);
+/// The longest that a sink oversleeps.
+const OVERSLEEP: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(500);
+/// Blocks whose tokens the store remembers: few, so that a sink oversleeps them. Not fewer than may be on their way at once.
+pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
 /// The event clock's jumps, milliseconds: back and forth, within a day.
 const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
 
@@ -56,7 +61,8 @@ impl Ground<'_> {
             Kind::StopAggregator => self.stop(kind, Service::Aggregator, pick, lasts).await,
             Kind::StopSink => self.stop(kind, Service::Sink, pick, lasts).await,
             Kind::SleepAggregator => self.sleep(kind, Service::Aggregator, pick, lasts).await,
-            Kind::SleepSink | Kind::OversleepSink => self.sleep(kind, Service::Sink, pick, lasts).await,
+            Kind::SleepSink => self.sleep(kind, Service::Sink, pick, lasts).await,
+            Kind::OversleepSink => self.oversleep(pick, lasts).await,
             Kind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
             Kind::AddSink => self.add(kind, Service::Sink, lasts).await,
             Kind::RollAggregators => self.roll(kind, Service::Aggregator).await,
@@ -115,6 +121,9 @@ impl Ground<'_> {
     ) -> anyhow::Result<(bool, String)> {
         let slot = self.slots.pick(service, pick);
         let mut member = slot.hold().await;
+        if service == Service::Sink {
+            self.traffic_to_store().await;
+        }
         self.history.began(kind, &slot.name);
         let met = member.kill()?;
         sleep(lasts).await;
@@ -148,11 +157,52 @@ impl Ground<'_> {
     ) -> anyhow::Result<(bool, String)> {
         let slot = self.slots.pick(service, pick);
         let mut member = slot.hold().await;
+        if service == Service::Sink {
+            self.traffic_to_store().await;
+        }
         self.history.began(kind, &format!("{} for {:.1} s", slot.name, lasts.as_secs_f64()));
         let met = member.pause()?;
         sleep(lasts).await;
         member.resume()?;
         Ok((met, slot.name.clone()))
+    }
+
+    /// SIGSTOP as blocks pass to the store, until it has taken so many others that it has forgotten the tokens of those.
+    async fn oversleep(&self, pick: u32, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let slot = self.slots.pick(Service::Sink, pick);
+        let mut member = slot.hold().await;
+        self.traffic_to_store().await;
+        self.history
+            .began(Kind::OversleepSink, &format!("{} for {:.1} s at least", slot.name, lasts.as_secs_f64()));
+        let met = member.pause()?;
+        let slept = Instant::now();
+        let before = self.stored_blocks(slept + OVERSLEEP).await;
+        sleep(lasts).await;
+        let mut passed = 0;
+        while passed <= u64::from(REMEMBERED_BLOCKS) && slept.elapsed() < OVERSLEEP {
+            sleep(LOOK).await;
+            passed = match (before, self.stored_blocks(slept + OVERSLEEP).await) {
+                (Some(before), Some(now)) => now.saturating_sub(before),
+                _ => 0,
+            };
+        }
+        member.resume()?;
+        let overslept = passed > u64::from(REMEMBERED_BLOCKS);
+        let how =
+            format!("{}: {passed} blocks were stored in {:.1} s", slot.name, slept.elapsed().as_secs_f64());
+        Ok((met && overslept, how))
+    }
+
+    /// How many blocks were ever stored; `None` if the store does not say until the deadline.
+    async fn stored_blocks(&self, deadline: Instant) -> Option<u64> {
+        loop {
+            match self.world.stored_blocks().await {
+                Ok(blocks) => return Some(blocks),
+                // It may be killed just now.
+                Err(_) if Instant::now() < deadline => sleep(LOOK).await,
+                Err(_) => return None,
+            }
+        }
     }
 
     async fn add(&self, kind: Kind, service: Service, lasts: Duration) -> anyhow::Result<(bool, String)> {
@@ -222,7 +272,7 @@ impl Ground<'_> {
         loop {
             match self.world.under_replicated().await {
                 Ok(0) => return Ok(()),
-                Ok(_) | Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(500)).await,
+                Ok(_) | Err(_) if Instant::now() < deadline => sleep(LOOK).await,
                 Ok(count) => {
                     anyhow::bail!("{count} partitions are not in sync {COME_BACK:?} after {which} came back")
                 }
@@ -231,15 +281,19 @@ impl Ground<'_> {
         }
     }
 
-    /// Kills the store as bytes of the sinks pass to it.
-    async fn kill_store(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
+    /// Waits for bytes of the sinks on their way to the store; whether some came.
+    async fn traffic_to_store(&self) -> bool {
         let link = self.world.link_to_store(Side::Sinks);
         let before = link.traffic();
         let deadline = Instant::now() + TRAFFIC;
         while link.traffic() == before && Instant::now() < deadline {
             sleep(Duration::from_millis(1)).await;
         }
-        let met = link.traffic() != before;
+        link.traffic() != before
+    }
+
+    async fn kill_store(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let met = self.traffic_to_store().await;
         self.history.began(Kind::KillStore, if met { "mid insert" } else { "idle" });
         self.world.kill_store().await?;
         sleep(lasts).await;

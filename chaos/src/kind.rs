@@ -73,6 +73,16 @@ pub enum Lane {
 impl Lane {
     pub const ALL: [Lane; 5] =
         [Lane::Aggregators, Lane::Sinks, Lane::Brokers, Lane::Surroundings, Lane::Links];
+
+    /// Between two faults, seconds: the least and the most. After a broker's, the system gets time to go on: what never works
+    /// is not put to the test.
+    pub(crate) fn gap(self) -> (f64, f64) {
+        match self {
+            Lane::Brokers => (5.0, 15.0),
+            Lane::Aggregators => (2.0, 8.0),
+            Lane::Sinks | Lane::Surroundings | Lane::Links => (1.0, 6.0),
+        }
+    }
 }
 
 impl Kind {
@@ -112,7 +122,8 @@ impl Kind {
             Kind::StopAggregator | Kind::StopSink => (0.0, 3.0),
             // The session is 6 s.
             Kind::SleepAggregator | Kind::SleepSink => (7.0, 11.0),
-            Kind::OversleepSink => (12.0, 18.0),
+            // At least: until the store has forgotten enough.
+            Kind::OversleepSink => (7.0, 11.0),
             Kind::TakeOver | Kind::RollAggregators | Kind::RollSinks => (0.0, 1.0),
             Kind::AddAggregator | Kind::AddSink => (3.0, 8.0),
             Kind::KillBroker | Kind::KillGroupCoordinator | Kind::KillTransactionCoordinator => (0.0, 6.0),

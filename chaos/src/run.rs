@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, Topics};
-use crate::faults::Ground;
+use crate::faults::{Ground, REMEMBERED_BLOCKS};
 use crate::history::History;
 use crate::kind::{Kind, Lane};
 use crate::report::{Report, Verdict};
@@ -27,8 +27,6 @@ const WARM_UP: Duration = Duration::from_secs(3);
 /// How long after healing everything may take to be stored.
 const CONVERGE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(500);
-/// Blocks whose tokens the store remembers: few, so that a sink oversleeps them.
-const REMEMBERED_BLOCKS: u32 = 20;
 const PARTITIONS: i32 = 4;
 
 #[derive(Clone, Debug)]

@@ -9,9 +9,6 @@ use serde::Serialize;
 
 use crate::kind::{Kind, Lane};
 
-/// Between two faults of a lane, seconds.
-const GAP: (f64, f64) = (0.5, 4.0);
-
 /// One fault to come.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Planned {
@@ -64,7 +61,7 @@ impl Iterator for Schedule {
         let seconds = |dice: &mut ChaCha8Rng, (least, most): (f64, f64)| {
             Duration::from_secs_f64(dice.random_range(least..=most))
         };
-        let gap = seconds(&mut self.dice, GAP);
+        let gap = seconds(&mut self.dice, self.lane.gap());
         let lasts = seconds(&mut self.dice, kind.seconds());
         let planned =
             Planned { lane: self.lane, number: self.number, kind, gap, lasts, pick: self.dice.random() };

@@ -176,6 +176,14 @@ impl World {
         client.query(query).execute().await.map_err(failed)
     }
 
+    /// How many blocks the store has taken so far, by the ledger's rows for each.
+    pub async fn stored_blocks(&self) -> Result<u64, Error> {
+        let query = "SELECT uniqExact(partition, key) FROM counts WHERE namespace = '__tally' AND startsWith(key, 'batch:')";
+        let client = store::client(&self.direct_config().store);
+        let failed = |source| Error::Query { query: query.to_owned(), source };
+        client.query(query).fetch_one().await.map_err(failed)
+    }
+
     /// Starts a service; the name tells it from others of its kind, and is an aggregator's instance.
     pub fn start_member(&self, kind: Kind, name: &str) -> Result<Member, Error> {
         self.start_member_with(kind, name, |_| {})
