@@ -20,8 +20,12 @@ pub(crate) struct ChaosArgs {
     #[arg(long, value_delimiter = ',', value_name = "KINDS")]
     faults: Vec<Kind>,
 
+    /// Send increments without ids. Kafka's clients then append some twice, and the audit says so.
+    #[arg(long)]
+    no_ids: bool,
+
     /// Increments a second.
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, default_value_t = 2_000)]
     rate: u64,
 
     /// Aggregators, and as many sinks.
@@ -41,8 +45,26 @@ pub(crate) struct ChaosArgs {
     json: bool,
 }
 
+impl ChaosArgs {
+    /// The command that runs the same schedule.
+    fn again(&self) -> String {
+        let ChaosArgs { seed, minutes, rate, members, .. } = self;
+        let mut again =
+            format!("tally chaos --seed {seed} --minutes {minutes} --rate {rate} --members {members}");
+        if !self.faults.is_empty() {
+            let kinds: Vec<String> = self.faults.iter().map(Kind::to_string).collect();
+            again += &format!(" --faults {}", kinds.join(","));
+        }
+        if self.no_ids {
+            again += " --no-ids";
+        }
+        again
+    }
+}
+
 /// 0: exact; 1: not; 70: nothing is known, since the harness itself failed.
 pub(crate) async fn run(args: ChaosArgs) -> anyhow::Result<Verdict> {
+    let again = args.again();
     let kinds = if args.faults.is_empty() { Kind::all().to_vec() } else { args.faults };
     let options = RunOptions {
         seed: args.seed,
@@ -54,9 +76,10 @@ pub(crate) async fn run(args: ChaosArgs) -> anyhow::Result<Verdict> {
         rate: args.rate,
         aggregators: args.members,
         sinks: args.members,
-        quiet: false,
+        ids: !args.no_ids,
     };
-    let report = tally_chaos::run(&options).await?;
+    let hint = || format!("nothing is known; the same again: {again}");
+    let report = tally_chaos::run(&options).await.with_context(hint)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).context("print the report")?);
     } else {
@@ -64,12 +87,7 @@ pub(crate) async fn run(args: ChaosArgs) -> anyhow::Result<Verdict> {
     }
     let verdict = report.verdict();
     if verdict != Verdict::Passed {
-        println!(
-            "again: tally chaos --seed {} --minutes {}   history and logs: {}",
-            args.seed,
-            args.minutes,
-            options.dir.display()
-        );
+        eprintln!("the same again: {again}\nhistory and logs: {}", options.dir.display());
     }
     Ok(verdict)
 }

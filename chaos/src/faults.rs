@@ -16,16 +16,21 @@ use crate::audit::Load;
 use crate::history::{History, Struck};
 use crate::kind::Kind;
 use crate::schedule::Planned;
-use crate::slots::Slots;
+use crate::slots::{Slot, Slots};
 use crate::world::{Error as WorldError, Kind as Service, Link, Member, Mode, Side, World};
 
 /// How long a broker, the store or the registry may take to come back, and the cluster to be whole again.
 const COME_BACK: Duration = Duration::from_secs(90);
 /// How long traffic to the store is waited for, so that the store is killed while some is under way.
 const TRAFFIC: Duration = Duration::from_secs(5);
+/// Of the topics.
+pub(crate) const PARTITIONS: i32 = 4;
+/// How long a take-over may go unnoticed: until the id's next turn, and other faults come between.
+const NOTICED: Duration = Duration::from_secs(20);
 /// The longest that a sink oversleeps.
 const OVERSLEEP: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(500);
+const BUSY_LOOK: Duration = Duration::from_millis(20);
 /// Blocks whose tokens the store remembers: few, so that a sink oversleeps them. Not fewer than may be on their way at once.
 pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
 /// The event clock's jumps, milliseconds: back and forth, within a day.
@@ -54,21 +59,36 @@ impl Ground<'_> {
     async fn strike(&self, planned: &Planned) -> anyhow::Result<(bool, String)> {
         let &Planned { kind, lasts, pick, .. } = planned;
         match kind {
-            Kind::KillAggregator => self.kill(kind, Service::Aggregator, pick, lasts).await,
-            Kind::KillSink => self.kill(kind, Service::Sink, pick, lasts).await,
-            Kind::KillGateway => self.kill(kind, Service::Producer, pick, lasts).await,
-            Kind::KillReader => self.kill(kind, Service::Reader, pick, lasts).await,
+            Kind::KillAggregator => self.kill(kind, self.slots.pick(Service::Aggregator, pick), lasts).await,
+            Kind::KillSink => {
+                let (slot, busy) = self.busy_sink(pick).await;
+                let (met, how) = self.kill(kind, slot, lasts).await?;
+                Ok((met && busy, how))
+            }
+            Kind::KillGateway => self.kill(kind, self.slots.pick(Service::Producer, pick), lasts).await,
+            Kind::KillReader => self.kill(kind, self.slots.pick(Service::Reader, pick), lasts).await,
             Kind::StopAggregator => self.stop(kind, Service::Aggregator, pick, lasts).await,
             Kind::StopSink => self.stop(kind, Service::Sink, pick, lasts).await,
-            Kind::SleepAggregator => self.sleep(kind, Service::Aggregator, pick, lasts).await,
-            Kind::SleepSink => self.sleep(kind, Service::Sink, pick, lasts).await,
+            Kind::SleepAggregator => {
+                self.sleep(kind, self.slots.pick(Service::Aggregator, pick), lasts).await
+            }
+            Kind::SleepSink => {
+                let (slot, busy) = self.busy_sink(pick).await;
+                let (met, how) = self.sleep(kind, slot, lasts).await?;
+                Ok((met && busy, how))
+            }
             Kind::OversleepSink => self.oversleep(pick, lasts).await,
             Kind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
             Kind::AddSink => self.add(kind, Service::Sink, lasts).await,
             Kind::RollAggregators => self.roll(kind, Service::Aggregator).await,
             Kind::RollSinks => self.roll(kind, Service::Sink).await,
             Kind::TakeOver => self.take_over(pick).await,
-            Kind::KillBroker => self.kill_broker(kind, pick as usize % self.world.brokers(), lasts).await,
+            Kind::KillBroker => {
+                let broker = pick as usize % self.world.brokers();
+                let leads = self.leads(broker).await;
+                let (_, how) = self.kill_broker(kind, broker, lasts).await?;
+                Ok((leads, how))
+            }
             Kind::KillGroupCoordinator => {
                 let group = self.world.direct_config().aggregator.group;
                 let broker = self.world.coordinator_of_group(&group).await?;
@@ -80,13 +100,7 @@ impl Ground<'_> {
             }
             Kind::SleepBroker => self.sleep_broker(pick as usize % self.world.brokers(), lasts).await,
             Kind::KillStore => self.kill_store(lasts).await,
-            Kind::KillRegistry => {
-                self.history.began(kind, "");
-                self.world.kill_registry().await?;
-                sleep(lasts).await;
-                self.world.start_registry().await?;
-                Ok((true, String::new()))
-            }
+            Kind::KillRegistry => self.kill_registry(lasts).await,
             Kind::StepClock => {
                 let step = CLOCK_STEPS[pick as usize % CLOCK_STEPS.len()];
                 self.history.began(kind, &format!("by {} s", step / 1000));
@@ -112,18 +126,8 @@ impl Ground<'_> {
         }
     }
 
-    async fn kill(
-        &self,
-        kind: Kind,
-        service: Service,
-        pick: u32,
-        lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
-        let slot = self.slots.pick(service, pick);
+    async fn kill(&self, kind: Kind, slot: &Slot, lasts: Duration) -> anyhow::Result<(bool, String)> {
         let mut member = slot.hold().await;
-        if service == Service::Sink {
-            self.traffic_to_store().await;
-        }
         self.history.began(kind, &slot.name);
         let met = member.kill()?;
         sleep(lasts).await;
@@ -148,18 +152,8 @@ impl Ground<'_> {
     }
 
     /// SIGSTOP. When it wakes, it does not know that it slept.
-    async fn sleep(
-        &self,
-        kind: Kind,
-        service: Service,
-        pick: u32,
-        lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
-        let slot = self.slots.pick(service, pick);
+    async fn sleep(&self, kind: Kind, slot: &Slot, lasts: Duration) -> anyhow::Result<(bool, String)> {
         let mut member = slot.hold().await;
-        if service == Service::Sink {
-            self.traffic_to_store().await;
-        }
         self.history.began(kind, &format!("{} for {:.1} s", slot.name, lasts.as_secs_f64()));
         let met = member.pause()?;
         sleep(lasts).await;
@@ -167,11 +161,34 @@ impl Ground<'_> {
         Ok((met, slot.name.clone()))
     }
 
+    /// A sink that has stored a block just now, and whether there was one: the others' bytes on the link tell nothing of it.
+    async fn busy_sink(&self, pick: u32) -> (&Slot, bool) {
+        let sinks = self.slots.of(Service::Sink);
+        let deadline = Instant::now() + TRAFFIC;
+        let mut before = vec![None; sinks.len()];
+        loop {
+            for offset in 0..sinks.len() {
+                let number = (pick as usize + offset) % sinks.len();
+                // One that does not answer has none.
+                let stored =
+                    sinks[number].hold().await.metric("tally_sink_inserts_total", "stored").await.ok();
+                let grew = before[number].is_some() && stored > before[number];
+                before[number] = stored;
+                if grew {
+                    return (sinks[number], true);
+                }
+            }
+            if Instant::now() >= deadline {
+                return (self.slots.pick(Service::Sink, pick), false);
+            }
+            sleep(BUSY_LOOK).await;
+        }
+    }
+
     /// SIGSTOP as blocks pass to the store, until it has taken so many others that it has forgotten the tokens of those.
     async fn oversleep(&self, pick: u32, lasts: Duration) -> anyhow::Result<(bool, String)> {
-        let slot = self.slots.pick(Service::Sink, pick);
+        let (slot, busy) = self.busy_sink(pick).await;
         let mut member = slot.hold().await;
-        self.traffic_to_store().await;
         self.history
             .began(Kind::OversleepSink, &format!("{} for {:.1} s at least", slot.name, lasts.as_secs_f64()));
         let met = member.pause()?;
@@ -190,7 +207,7 @@ impl Ground<'_> {
         let overslept = passed > u64::from(REMEMBERED_BLOCKS);
         let how =
             format!("{}: {passed} blocks were stored in {:.1} s", slot.name, slept.elapsed().as_secs_f64());
-        Ok((met && overslept, how))
+        Ok((met && busy && overslept, how))
     }
 
     /// How many blocks were ever stored; `None` if the store does not say until the deadline.
@@ -234,11 +251,23 @@ impl Ground<'_> {
         format!("{group}-{}-0-{}", slot.name, (pick >> 16) % 4)
     }
 
+    /// Proven by the owner, who says in its log that it was fenced.
     async fn take_over(&self, pick: u32) -> anyhow::Result<(bool, String)> {
         let id = self.transactional_id(pick);
         self.history.began(Kind::TakeOver, &id);
+        let log = self.slots.pick(Service::Aggregator, pick).hold().await.log().to_owned();
+        let read = tokio::fs::read(&log).await?.len();
         crate::takeover::take_over(&self.world.direct_bootstrap(), &id).await?;
-        Ok((true, id))
+        let deadline = Instant::now() + NOTICED;
+        loop {
+            let text = tokio::fs::read(&log).await?;
+            let since = String::from_utf8_lossy(text.get(read..).unwrap_or_default());
+            let noticed = since.contains("fenced by a newer instance");
+            if noticed || Instant::now() >= deadline {
+                return Ok((noticed, id));
+            }
+            sleep(LOOK).await;
+        }
     }
 
     async fn kill_broker(
@@ -258,12 +287,25 @@ impl Ground<'_> {
 
     async fn sleep_broker(&self, broker: usize, lasts: Duration) -> anyhow::Result<(bool, String)> {
         let which = format!("broker {broker}");
+        let met = self.leads(broker).await;
         self.history.began(Kind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
         self.world.pause_broker(broker)?;
         sleep(lasts).await;
         self.world.resume_broker(broker)?;
         self.until_replicated(&which).await?;
-        Ok((true, which))
+        Ok((met, which))
+    }
+
+    /// Whether the broker leads a partition that the load writes to.
+    async fn leads(&self, broker: usize) -> bool {
+        let topic = self.world.direct_config().kafka.increments;
+        for partition in 0..PARTITIONS {
+            // One that nobody leads just now is no proof.
+            if self.world.leader_of(&topic, partition).await.is_ok_and(|leader| leader == broker) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Waits until every replica is in sync, so that the next broker may go.
@@ -301,6 +343,20 @@ impl Ground<'_> {
         Ok((met, String::new()))
     }
 
+    /// Kills the registry. Services ask it now and then only, so whether one did is counted on its links, which are cut meanwhile.
+    async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        self.history.began(Kind::KillRegistry, "");
+        let links =
+            [Side::Aggregators, Side::Gateways, Side::Load].map(|side| self.world.link_to_registry(side));
+        links.iter().for_each(|link| link.set(Mode::Cut));
+        self.world.kill_registry().await?;
+        sleep(lasts).await;
+        self.world.start_registry().await?;
+        let struck: u64 = links.iter().map(|link| link.struck()).sum();
+        links.iter().for_each(|link| link.set(Mode::Open));
+        Ok((struck > 0, format!("struck {struck}")))
+    }
+
     async fn link(
         &self,
         kind: Kind,
@@ -332,7 +388,7 @@ impl Ground<'_> {
 }
 
 /// SIGTERM, and SIGKILL for one that does not drain in time, as supervisors do. Whether it ran, and how it ended.
-async fn end(member: &mut Member) -> anyhow::Result<(bool, String)> {
+pub(crate) async fn end(member: &mut Member) -> anyhow::Result<(bool, String)> {
     match member.terminate().await {
         Ok(Some(status)) => Ok((true, format!("ended, {status}"))),
         Ok(None) => Ok((false, String::from("had ended"))),

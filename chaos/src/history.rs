@@ -41,7 +41,6 @@ struct Line<'a> {
 
 pub(crate) struct History {
     began: Instant,
-    quiet: bool,
     inner: Mutex<Inner>,
 }
 
@@ -54,10 +53,10 @@ struct Inner {
 }
 
 impl History {
-    pub(crate) fn new(dir: &Path, quiet: bool) -> io::Result<History> {
+    pub(crate) fn new(dir: &Path) -> io::Result<History> {
         let file = BufWriter::new(File::create(dir.join("history.jsonl"))?);
         let inner = Inner { file, faults: BTreeMap::new(), broken: Vec::new(), error: None };
-        Ok(History { began: Instant::now(), quiet, inner: Mutex::new(inner) })
+        Ok(History { began: Instant::now(), inner: Mutex::new(inner) })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -107,10 +106,8 @@ impl History {
 
     fn write(&self, what: &str, fault: Option<Kind>, detail: &str) {
         let at = self.began.elapsed().as_secs_f64();
-        if !self.quiet {
-            let fault = fault.map(|fault| fault.to_string());
-            eprintln!("{at:7.1} s  {what:<16} {:<28} {detail}", fault.as_deref().unwrap_or(""));
-        }
+        let name = fault.map_or_else(String::new, |fault| fault.to_string());
+        eprintln!("{at:7.1} s  {what:<16} {name:<28} {detail}");
         let unix_ms = jiff::Timestamp::now().as_millisecond();
         let mut inner = self.inner();
         let mut line =

@@ -132,7 +132,8 @@ impl Kind {
             Kind::StepClock => (1.0, 4.0),
             Kind::CutLink | Kind::StallLink => (1.0, 10.0),
             Kind::DelayLink => (2.0, 8.0),
-            Kind::LateRequests => (4.0, 14.0),
+            // Beyond the clients' own patience of 4 s, so that they ask again.
+            Kind::LateRequests => (7.0, 14.0),
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct Report {
     pub faults: BTreeMap<Kind, Tally>,
     /// Members that ended by themselves and were started again, by reason.
     pub ended: BTreeMap<String, u64>,
+    /// Lines of the members' logs that no fault excuses.
+    pub bugs: Vec<String>,
     pub broken: Vec<String>,
     /// How long after the last fault the store held everything; or what it lacked when the time was up.
     pub converged: Result<Duration, String>,
@@ -35,12 +37,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Failed before unknown: a wrong count is wrong, whatever else broke.
+    /// A wrong count is wrong, whatever else broke. What did not come to rest is the system's fault only if the harness did all
+    /// of its work, healing included.
     pub fn verdict(&self) -> Verdict {
-        let wrong = !self.audit.is_clean() || !self.reads.is_clean() || self.verified.code == Some(1);
-        if wrong || self.converged.is_err() {
+        let wrong = self.verified.code == Some(1) || !self.bugs.is_empty();
+        let lacks = !self.audit.is_clean() || !self.reads.is_clean();
+        if wrong || (lacks && self.converged.is_ok()) {
             Verdict::Failed
-        } else if !self.broken.is_empty() || self.verified.code != Some(0) || self.struck() == 0 {
+        } else if !self.broken.is_empty() {
+            Verdict::Unknown
+        } else if self.converged.is_err() {
+            Verdict::Failed
+        } else if self.verified.code != Some(0) || self.struck() == 0 {
             Verdict::Unknown
         } else {
             Verdict::Passed
@@ -69,6 +77,9 @@ impl fmt::Display for Report {
         writeln!(f, "  {:<30} {:>7} {unproven:>9}", "in all", self.struck())?;
         for (reason, times) in &self.ended {
             writeln!(f, "  ended by itself {times} times: {reason}")?;
+        }
+        for bug in &self.bugs {
+            writeln!(f, "  no fault excuses: {bug}")?;
         }
         for broken in &self.broken {
             writeln!(f, "  could not be done: {broken}")?;

@@ -6,15 +6,14 @@
 //!                            could not be injected: unknown ◄────────────────┘         └─► not in time: failed
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::future::join_all;
-use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, Topics};
-use crate::faults::{Ground, REMEMBERED_BLOCKS};
+use crate::faults::{Ground, PARTITIONS, REMEMBERED_BLOCKS, end};
 use crate::history::History;
 use crate::kind::{Kind, Lane};
 use crate::report::{Report, Verdict};
@@ -24,10 +23,14 @@ use crate::world::{Kind as Service, Options, Side, World};
 
 /// Between the first increments and the first fault.
 const WARM_UP: Duration = Duration::from_secs(3);
-/// How long after healing everything may take to be stored.
-const CONVERGE: Duration = Duration::from_secs(180);
+/// How long after healing each member may take to be ready, and everything to be stored. The load's last messages have a minute
+/// of it.
+const CONVERGE: Duration = Duration::from_secs(240);
+/// With everything healed and ready, the load goes on for so long.
+const CALM: Duration = Duration::from_secs(5);
+/// What members log of themselves that no fault excuses.
+const BUGS: [&str; 2] = ["panicked", "the partition stops; the others go on"];
 const LOOK: Duration = Duration::from_millis(500);
-const PARTITIONS: i32 = 4;
 
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -43,7 +46,8 @@ pub struct RunOptions {
     pub rate: u64,
     pub aggregators: usize,
     pub sinks: usize,
-    pub quiet: bool,
+    /// Whether the load's messages have ids.
+    pub ids: bool,
 }
 
 /// An error is the harness's own: the verdict is unknown.
@@ -61,7 +65,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         .sql(&format!("ALTER TABLE tally.counts MODIFY SETTING non_replicated_deduplication_window = {REMEMBERED_BLOCKS}"))
         .await
         .context("shorten the store's memory of tokens")?;
-    let history = History::new(&options.dir, options.quiet)?;
+    let history = History::new(&options.dir)?;
     history.say("began", &format!("seed {}, {} kinds of faults", options.seed, options.kinds.len()));
     let members = [
         (Service::Aggregator, options.aggregators),
@@ -84,6 +88,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         rate: options.rate,
         bootstrap: world.bootstrap(Side::Load),
         registry: world.registry_url(Side::Load),
+        ids: options.ids,
         gateways: slots_urls(&slots, Service::Producer).await,
         ..LoadOptions::default()
     })
@@ -92,7 +97,6 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     let reads = ReadChecker::start(slots_urls(&slots, Service::Reader).await, load.record());
     tokio::time::sleep(WARM_UP).await;
 
-    let stop_supervising = CancellationToken::new();
     let ground = Ground { world: &world, slots: &slots, load: &load, history: &history };
     let work = async {
         let deadline = Instant::now() + options.lasts;
@@ -100,14 +104,27 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
             Lane::ALL.into_iter().filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
         join_all(lanes.map(|schedule| lane(&ground, schedule, deadline))).await;
         history.say("healing", "no more faults");
+        let healed = Instant::now();
+        let ready = all_ready(&slots, healed).await;
+        tokio::time::sleep(CALM).await;
         let record = load.stop().await?;
+        // What their clients gave up may still be in their queues.
+        let mut gateways = Vec::new();
+        for slot in slots.of(Service::Producer) {
+            let mut gateway = slot.hold().await;
+            end(&mut gateway).await?;
+            gateways.push(gateway);
+        }
+        let converged = match ready {
+            Ok(()) => converge(&world, &history, healed).await,
+            Err(late) => Err(late),
+        };
         let reads = reads.stop().await?;
-        let converged = converge(&world, &history).await;
         anyhow::Ok((record, reads, converged))
     };
     let worked = tokio::select! {
         worked = work => worked,
-        () = slots.supervise(&history, &stop_supervising) => unreachable!("supervised until the work is done"),
+        never = slots.supervise(&history) => match never {},
     };
     let (record, reads, converged) = worked?;
     history.say("audit", "");
@@ -119,6 +136,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         took: began.elapsed(),
         faults: history.faults(),
         ended: slots.ended(),
+        bugs: bugs(&options.dir)?,
         broken: history.broken(),
         converged,
         audit,
@@ -165,9 +183,44 @@ async fn slots_urls(slots: &Slots, service: Service) -> Vec<String> {
     urls
 }
 
+/// Waits until every member is ready; else says which is not.
+async fn all_ready(slots: &Slots, healed: Instant) -> Result<(), String> {
+    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
+        for slot in slots.of(service) {
+            loop {
+                let ready = slot.hold().await.ready(LOOK).await;
+                match ready {
+                    Ok(()) => break,
+                    // Let go of meanwhile, so that it is started again if it has ended.
+                    Err(_) if healed.elapsed() < CONVERGE => tokio::time::sleep(LOOK).await,
+                    Err(error) => return Err(format!("{service} {} is not ready: {error}", slot.name)),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lines of the members' logs that are bugs, whatever the counts.
+fn bugs(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let mut bugs = Vec::new();
+    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
+        for entry in std::fs::read_dir(dir.join("logs"))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !name.starts_with(service.name()) {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+            let lines = text.lines().filter(|line| BUGS.iter().any(|bug| line.contains(bug)));
+            bugs.extend(lines.map(|line| format!("{name}: {line}")));
+        }
+    }
+    Ok(bugs)
+}
+
 /// Waits until the store holds all of the log; else says what is missing.
-async fn converge(world: &World, history: &History) -> Result<Duration, String> {
-    let healed = Instant::now();
+async fn converge(world: &World, history: &History, healed: Instant) -> Result<Duration, String> {
     loop {
         let behind = audit::behind(&endpoints(world)).await;
         match behind {

@@ -5,11 +5,11 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
-use tokio_util::sync::CancellationToken;
 
 use crate::history::History;
 use crate::world::{Kind as Service, Member, World};
@@ -61,9 +61,10 @@ impl Slots {
         self.ended.lock().expect("no holder panics").clone()
     }
 
-    /// Until `stop`: starts again what ended by itself, as a supervisor in production does.
-    pub(crate) async fn supervise(&self, history: &History, stop: &CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+    /// Starts again what ended by itself, as a supervisor in production does.
+    pub(crate) async fn supervise(&self, history: &History) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK).await;
             for slot in &self.slots {
                 let Ok(mut member) = slot.member.try_lock() else { continue };
                 if let Err(error) = self.look_at(slot, &mut member, history) {

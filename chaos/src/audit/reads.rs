@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -33,11 +33,14 @@ const DICE: u64 = 64;
 const VIOLATIONS_KEPT: usize = 20;
 const ACKNOWLEDGED_SHOWN: usize = 8;
 
+/// How long after everything has healed a counter may go unanswered.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Reads until it is stopped.
 pub struct ReadChecker {
+    reader: Reader,
     stop: CancellationToken,
     readers: JoinSet<Result<(), Error>>,
-    report: Arc<Mutex<ReadReport>>,
 }
 
 /// What the reads came to.
@@ -81,9 +84,9 @@ impl ReadChecker {
     pub fn start(urls: Vec<String>, book: Arc<Book>) -> ReadChecker {
         let (stop, report) = (CancellationToken::new(), Arc::new(Mutex::new(ReadReport::default())));
         let mut readers = JoinSet::new();
-        for number in (0..READERS).filter(|_| !urls.is_empty()) {
-            let reader = Reader { urls: urls.clone(), book: Arc::clone(&book), report: Arc::clone(&report) };
-            let stop = stop.clone();
+        let reader = Reader { urls, book, report };
+        for number in (0..READERS).filter(|_| !reader.urls.is_empty()) {
+            let (reader, stop) = (reader.clone(), stop.clone());
             readers.spawn(async move {
                 tokio::select! {
                     ended = reader.run(number) => ended,
@@ -91,18 +94,22 @@ impl ReadChecker {
                 }
             });
         }
-        ReadChecker { stop, readers, report }
+        ReadChecker { reader, stop, readers }
     }
 
+    /// To be called once everything has healed and is stored: each counter is read once more from each reader, and must be
+    /// answered.
     pub async fn stop(mut self) -> Result<ReadReport, Error> {
         self.stop.cancel();
         while let Some(ended) = self.readers.join_next().await {
             ended.map_err(|error| Error::Task { task: "readers", reason: error.to_string() })??;
         }
-        Ok(self.report.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.reader.read_all().await?;
+        Ok(self.reader.report.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
+#[derive(Clone)]
 struct Reader {
     urls: Vec<String>,
     book: Arc<Book>,
@@ -147,6 +154,29 @@ impl Reader {
             self.report(url, after.is_some(), read);
             tokio::time::sleep(REST).await;
         }
+    }
+
+    async fn read_all(&self) -> Result<(), Error> {
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(Error::Http)?;
+        let deadline = Instant::now() + LAST_PATIENCE;
+        for base in &self.urls {
+            for counter in 0..READ_COUNTERS as usize {
+                let url = format!("{}/v1/counters/{READS}/read-{counter}", base.trim_end_matches('/'));
+                let read = loop {
+                    match self.read(&http, &url, counter, None).await {
+                        Read::Unanswered(_) if Instant::now() < deadline => tokio::time::sleep(REST).await,
+                        Read::Unanswered(why) => {
+                            let fault =
+                                Fault::new(String::from("not answered, though everything has healed"));
+                            break Read::Wrong { answer: why, fault };
+                        }
+                        read => break read,
+                    }
+                };
+                self.report(url, false, read);
+            }
+        }
+        Ok(())
     }
 
     async fn read(
