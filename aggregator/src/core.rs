@@ -8,7 +8,7 @@ use tally_schemas::{Increment, delta_batch, wire};
 
 mod start;
 
-pub(crate) use start::{Rebuilt, Start};
+pub(crate) use start::{OtherRules, Rebuilt, Start};
 
 use start::Rebuild;
 
@@ -93,7 +93,10 @@ impl Core {
 
     /// Takes a partition on.
     pub(crate) fn assign(&mut self, start: &Start, now: Instant) {
-        let fold = Fold::resume(self.rules, start.next, &start.bookmark);
+        let fold = match &start.bookmark {
+            Some(bookmark) => Fold::resume(self.rules, start.next, bookmark),
+            None => Fold::new(self.rules, start.next),
+        };
         self.folds.insert(start.partition, fold);
         if let Some(rebuild) = Rebuild::of(start, now) {
             self.rebuilds.insert(start.partition, rebuild);
@@ -138,6 +141,11 @@ impl Core {
     /// Whether the message before the fold was rejected for its schema.
     pub(crate) fn was_unread(&mut self, partition: i32, offset: i64, payload: &[u8]) -> bool {
         self.fold(partition).was_unread(offset, payload)
+    }
+
+    /// Whether ids come back of which it is known which messages left none: the schema of every other message was there.
+    pub(crate) fn knows_unread(&self, partition: i32) -> bool {
+        self.rebuilds.get(&partition).is_some_and(|rebuild| rebuild.is_marked)
     }
 
     /// Remembers the ids of a message before the fold.

@@ -1,4 +1,5 @@
 use rdkafka::error::KafkaError;
+use tally_counts::Rules;
 use tally_service::{kafka, registry};
 
 /// Why a worker stopped. Everything that passes by itself is retried inside, and is not here.
@@ -23,6 +24,10 @@ pub enum Error {
         "topic {topic} was deleted and made again: its id was {was}, and is {is}. What was counted, and the group's offsets, are the old one's"
     )]
     TopicReplaced { topic: String, was: String, is: String },
+    #[error(
+        "topic {topic}, partition {partition}: up to offset {next} it was counted by other rules: {have}, but the configuration says {want}"
+    )]
+    OtherRules { topic: String, partition: i32, next: i64, have: String, want: Rules },
     #[error("topic {topic}, partition {partition}: {reason}")]
     Partition { topic: String, partition: i32, reason: String },
     #[error(

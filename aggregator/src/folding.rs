@@ -10,6 +10,17 @@ use tally_service::registry;
 use tokio::runtime::Handle;
 
 use crate::core::{Core, Rejected};
+use crate::rejection::short;
+
+/// Why a message is as if it never came: it must come again later.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// It was read when its ids were noted, so its schema is or was there.
+    #[error("its ids were remembered once and cannot be now: {}", .0.detail)]
+    Unreadable(Refusal),
+}
 
 pub(crate) struct Folding {
     pub(crate) core: Core,
@@ -24,8 +35,8 @@ impl Folding {
         Folding { core, plans, runtime, increments: Vec::new() }
     }
 
-    /// Counts or rejects a message. An error is the registry's, and the message is as if it never came.
-    pub(crate) fn fold(&mut self, message: &Fetched<'_>, now: Instant) -> Result<(), registry::Error> {
+    /// Counts or rejects a message.
+    pub(crate) fn fold(&mut self, message: &Fetched<'_>, now: Instant) -> Result<(), Error> {
         let &Fetched { partition, offset, key, payload, .. } = message;
         let bytes = payload.unwrap_or(b"");
         if self.core.is_before_fold(partition, offset) {
@@ -41,6 +52,7 @@ impl Folding {
         };
         self.increments = reuse(increments);
         if let Some((reason, detail)) = refused {
+            let detail = short(detail);
             tracing::debug!(partition, offset, %reason, detail, "rejected");
             let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
             let (key, payload) = (owned(key), owned(payload));
@@ -50,7 +62,7 @@ impl Folding {
     }
 
     /// Remembers the ids of a message that is counted or rejected already.
-    fn remember(&mut self, message: &Fetched<'_>, bytes: &[u8], now: Instant) -> Result<(), registry::Error> {
+    fn remember(&mut self, message: &Fetched<'_>, bytes: &[u8], now: Instant) -> Result<(), Error> {
         let &Fetched { partition, offset, .. } = message;
         if self.core.was_unread(partition, offset, bytes) {
             self.core.pass_over(partition, offset, Reject::UnknownSchema, bytes, now);
@@ -60,6 +72,9 @@ impl Folding {
         match self.decode(bytes, &mut increments)? {
             Ok(decoded) => {
                 self.core.remember(partition, &envelope(message, decoded), &increments, now);
+            }
+            Err(refusal) if refusal.reason.is_of_schema() && self.core.knows_unread(partition) => {
+                return Err(Error::Unreadable(refusal));
             }
             Err(refusal) => self.core.pass_over(partition, offset, refusal.reason, bytes, now),
         }
@@ -73,23 +88,27 @@ impl Folding {
         bytes: &'a [u8],
         increments: &mut Vec<Increment<'a>>,
     ) -> Result<Result<Decoded<'a>, Refusal>, registry::Error> {
-        let decoded = match self.plans.decode(bytes, increments) {
-            Err(Undecoded::AskRegistry) => {
-                self.runtime.block_on(self.plans.learn(bytes))?;
-                self.plans.decode(bytes, increments)
+        // A process that was stopped in between may have to ask twice: that a schema is unknown is not believed for long.
+        loop {
+            match self.plans.decode(bytes, increments) {
+                Ok(decoded) => return Ok(Ok(decoded)),
+                Err(Undecoded::Refused(refusal)) => return Ok(Err(refusal)),
+                Err(Undecoded::AskRegistry) => self.runtime.block_on(self.plans.learn(bytes))?,
             }
-            decoded => decoded,
-        };
-        match decoded {
-            Ok(decoded) => Ok(Ok(decoded)),
-            Err(Undecoded::Refused(refusal)) => Ok(Err(refusal)),
-            Err(Undecoded::AskRegistry) => unreachable!("the registry was asked just now"),
         }
     }
 
-    /// Asks the registry for the schema of a message that was not folded.
-    pub(crate) fn learn(&mut self, payload: &[u8]) -> Result<(), registry::Error> {
-        self.runtime.block_on(self.plans.learn(payload))
+    /// Asks the registry for the schema of a message of the partition that was not folded; an error if it would not be yet.
+    pub(crate) fn learn(&mut self, partition: i32, prefix: &[u8]) -> Result<(), Error> {
+        self.runtime.block_on(self.plans.learn(prefix))?;
+        match self.plans.decode(prefix, &mut Vec::new()) {
+            Err(Undecoded::Refused(refusal))
+                if refusal.reason.is_of_schema() && self.core.knows_unread(partition) =>
+            {
+                Err(Error::Unreadable(refusal))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

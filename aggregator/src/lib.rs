@@ -21,6 +21,7 @@ mod folding;
 mod metrics;
 mod positions;
 mod reading;
+mod rejection;
 mod rotation;
 mod tail;
 mod transaction;

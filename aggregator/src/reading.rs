@@ -1,16 +1,34 @@
-//! Which partitions this member reads, and from where.
+//! Which partitions this member holds, and from where it reads them.
+//!
+//! ```text
+//!  the group gives ──► hold ──► looked for ──start──► read ◄──start── set aside
+//!                                   ▲                   └──set_aside─────► ▲
+//!                                   └────────────look_again────────────────┘
+//!  the group takes ──► let_go, from anywhere
+//! ```
+//!
+//! Only [`Reading::let_go`] takes partitions out of librdkafka's hands. To librdkafka that is the answer to a REVOKE, also to one
+//! that nobody has seen yet, and it makes a consumer that was thrown out join again in the background. So whatever else is to
+//! stand still or to be read again stays assigned: its messages are left where they are, and its position is moved.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::Bookmark;
-use tally_service::kafka::{self, Fetched, Fetcher, Membership, Rebalance, TopicError};
+use tally_service::kafka::{self, Fetched, Fetcher, Member, Membership, Rebalance, TopicError};
 
 use crate::Error;
 use crate::core::Start;
 use crate::positions::Positions;
+
+/// A round of moving positions, which librdkafka's own threads answer. They are counted, since time also passes for a process that
+/// is stopped.
+const SEEK_CALL: Duration = Duration::from_millis(500);
+const SEEK_PAUSE: Duration = Duration::from_millis(20);
+const SEEK_ROUNDS: usize = 200;
 
 pub(crate) struct Reading<'c> {
     consumer: &'c BaseConsumer<Membership>,
@@ -18,6 +36,10 @@ pub(crate) struct Reading<'c> {
     topic: &'c str,
     topic_id: String,
     positions: Positions,
+    /// What the group gave and has not taken back, whether it is read by now or not.
+    held: BTreeSet<i32>,
+    /// As whom: what was read as somebody else must never be committed.
+    member: Option<Member>,
 }
 
 impl<'c> Reading<'c> {
@@ -28,7 +50,8 @@ impl<'c> Reading<'c> {
         positions: Positions,
     ) -> Reading<'c> {
         let topic_id = topic_id.to_owned();
-        Reading { consumer, fetcher: Fetcher::new(consumer), topic, topic_id, positions }
+        let (fetcher, held) = (Fetcher::new(consumer), BTreeSet::new());
+        Reading { consumer, fetcher, topic, topic_id, positions, held, member: None }
     }
 
     /// The next message of any partition, if one is there; or an error of a partition.
@@ -60,9 +83,29 @@ impl<'c> Reading<'c> {
         self.consumer.context().next_decision()
     }
 
-    /// Whether the partitions belong to somebody else already.
+    /// Who holds the partitions, if they were ever given.
+    pub(crate) fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
+    }
+
+    /// Whether the partitions belong to somebody else already, as far as is known: librdkafka does not always say so. A flush
+    /// hangs on the member's name, not on this.
     pub(crate) fn is_lost(&self) -> bool {
-        self.consumer.assignment_lost()
+        self.consumer.assignment_lost() || Member::of(self.consumer) != self.member
+    }
+
+    /// Whether the group has given a new name, and with it the partitions that were held under the old one once more. librdkafka
+    /// does not revoke them where the loss comes in the middle of a rebalance.
+    pub(crate) fn joined_anew(&self) -> bool {
+        let now = Member::of(self.consumer);
+        now.is_some() && now != self.member
+    }
+
+    /// From now on partitions are held by who this consumer is by now. What was held before must not be read on, but looked for.
+    pub(crate) fn renew_member(&mut self) {
+        if let Some(member) = Member::of(self.consumer) {
+            self.member = Some(member);
+        }
     }
 
     /// From now on the group is left without asking: nothing is held any more.
@@ -70,37 +113,93 @@ impl<'c> Reading<'c> {
         self.consumer.context().leave();
     }
 
-    /// Finds out where these partitions are to be read from: see [`Reading::found`].
-    pub(crate) fn want(&mut self, partitions: &[i32]) {
+    /// The group gave these partitions: finds out where they are to be read from, see [`Reading::found`].
+    pub(crate) fn hold(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        self.held.extend(partitions);
+        self.positions.want(partitions);
+        // The group waits for an answer, and need not wait for the positions.
+        self.assign(&[])
+    }
+
+    /// Finds out anew from where these partitions, which are held, are to be read.
+    pub(crate) fn look_again(&mut self, partitions: &[i32]) {
+        partitions.iter().for_each(|partition| self.set_aside(*partition));
         self.positions.want(partitions);
     }
 
-    /// Where wanted partitions are to be read from, once that is known.
+    pub(crate) fn held(&self) -> Vec<i32> {
+        self.held.iter().copied().collect()
+    }
+
+    /// Reads nothing more of what is held.
+    pub(crate) fn stand_still(&mut self) {
+        let held = self.held();
+        held.iter().for_each(|partition| self.set_aside(*partition));
+        self.positions.unwant(&held);
+    }
+
+    /// Where held partitions are to be read from, once that is known.
     pub(crate) fn found(&mut self) -> Result<Vec<Start>, Error> {
         self.positions.found()
     }
 
-    /// Reads these partitions from these offsets on.
+    /// Nothing of this partition comes any more until it is started again.
+    pub(crate) fn set_aside(&mut self, partition: i32) {
+        self.fetcher.let_go(partition);
+    }
+
+    /// Reads these partitions from these offsets on, whether they were read before or not.
     pub(crate) fn start(&mut self, from: &[(i32, i64)]) -> Result<(), Error> {
         for (partition, _) in from {
             self.fetcher.take_on(self.topic, *partition);
         }
+        let assigned = self.assigned()?;
+        let (moved, new): (Vec<_>, Vec<_>) =
+            from.iter().partition(|(partition, _)| assigned.contains(partition));
+        self.seek(&moved)?;
+        if new.is_empty() { Ok(()) } else { self.assign(&new) }
+    }
+
+    /// The group takes these partitions, and waits for this, though none of them be read.
+    pub(crate) fn let_go(&mut self, partitions: &[i32]) -> Result<(), Error> {
+        self.positions.unwant(partitions);
+        for partition in partitions {
+            self.held.remove(partition);
+            self.fetcher.let_go(*partition);
+        }
+        let assigned = self.assigned()?;
+        let read = partitions.iter().filter(|partition| assigned.contains(partition));
+        let list = self.list(read.map(|partition| (*partition, 0)))?;
+        self.consumer.incremental_unassign(&list).map_err(Error::kafka("stop reading"))
+    }
+
+    fn assigned(&self) -> Result<BTreeSet<i32>, Error> {
+        let assignment = self.consumer.assignment().map_err(Error::kafka("list the assignment"))?;
+        Ok(assignment.elements().iter().map(|element| element.partition()).collect())
+    }
+
+    fn assign(&self, from: &[(i32, i64)]) -> Result<(), Error> {
         let list = self.list(from.iter().copied())?;
         self.consumer.incremental_assign(&list).map_err(Error::kafka("start reading"))
     }
 
-    /// Stops reading these partitions, those of them that are read, and looking for the others' positions. Where the group takes
-    /// partitions away, it waits for this, though none of them be read any more.
-    pub(crate) fn stop(&mut self, partitions: &[i32]) -> Result<(), Error> {
-        self.positions.unwant(partitions);
-        for partition in partitions {
-            self.fetcher.let_go(*partition);
+    /// Moves positions. Messages that were fetched before are dropped as they are taken out.
+    fn seek(&self, to: &[(i32, i64)]) -> Result<(), Error> {
+        let mut round = 1;
+        while !to.is_empty() {
+            let answered = self.consumer.seek_partitions(self.list(to.iter().copied())?, SEEK_CALL);
+            let moved = answered
+                .and_then(|answers| answers.elements().iter().try_for_each(|element| element.error()));
+            match moved {
+                Ok(()) => break,
+                Err(error) if round == SEEK_ROUNDS => return Err(Error::kafka("move a position")(error)),
+                // One that is only just being assigned has no position yet. All of them once more, which does no harm.
+                Err(error) => tracing::debug!(%error, "move positions"),
+            }
+            round += 1;
+            std::thread::sleep(SEEK_PAUSE);
         }
-        let assignment = self.consumer.assignment().map_err(Error::kafka("list the assignment"))?;
-        let read = assignment.elements().iter().map(|element| element.partition()).collect::<Vec<_>>();
-        let stopped = partitions.iter().filter(|partition| read.contains(partition));
-        let list = self.list(stopped.map(|partition| (*partition, 0)))?;
-        self.consumer.incremental_unassign(&list).map_err(Error::kafka("stop reading"))
+        Ok(())
     }
 
     /// These partitions and next offsets as librdkafka lists them, each with the bookmark of what is remembered there.

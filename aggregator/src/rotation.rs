@@ -2,9 +2,9 @@
 //! flush goes out on the next id.
 //!
 //! ```text
-//!                    ┌─ Committed ─────────────────────────┐
-//!  job ─► a place's ─┼─ Aborted ───────────────────────────┼─► same producer again, unless it lost a connection meanwhile
-//!         producer   └─ Unknown, Fenced ─► a new one, now ─┘
+//!                    ┌─ Committed, Aborted ──────────────────────► the same producer, when its turn comes again
+//!  job ─► a place's ─┼─ Committed, Aborted, a connection lost ─┐
+//!         producer   └─ Unknown, Fenced ───────────────────────┴─► a new one, before the outcome is told
 //! ```
 //!
 //! A new producer of an id ends what the last one left open, and shuts out what is still on its way. Only then are the
@@ -13,23 +13,24 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
 use tally_service::config;
-use tally_service::kafka::transactional_producer;
+use tally_service::kafka::{Member, transactional_producer};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::core::Rejected;
+use crate::rejection::record;
 use crate::transaction::{Cause, Connection, Failure, Patience, Transaction, TransactionalProducer, repeat};
 
 /// Producers in rotation.
 const PRODUCERS: usize = 4;
 /// One call for a producer's id and epoch; it goes on until there is an answer.
 const INIT_CALL: Duration = Duration::from_secs(5);
+/// Before the next call: not every failure has waited for something.
+const INIT_PAUSE: Duration = Duration::from_millis(100);
 const REMINDER: Duration = Duration::from_secs(10);
 /// A take-over that comes alone is lived through. Two processes of one name take over from each other at every flush: the
 /// one that was taken over from first gets here first, and stops.
@@ -43,6 +44,8 @@ pub(crate) struct Job {
     pub(crate) rejected: Vec<Rejected>,
     /// The next offsets to read.
     pub(crate) offsets: TopicPartitionList,
+    /// Who holds the partitions.
+    pub(crate) member: Option<Member>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -50,10 +53,12 @@ pub(crate) enum Outcome {
     Committed,
     /// It did not commit, or nobody knows, and by now it is decided: the committed offsets tell. Holds why.
     NotCommitted(String),
+    /// A stop came before it was decided: it may still commit, and nothing must be read on. Holds why.
+    Undecided(String),
 }
 
-/// The group's metadata of this very moment, or `None` if the consumer is no member.
-pub(crate) type Group = Box<dyn Fn() -> Option<ConsumerGroupMetadata> + Send>;
+/// The group's metadata of this very moment, or `None` if the consumer is not this member.
+pub(crate) type Group = Box<dyn Fn(Option<&Member>) -> Option<ConsumerGroupMetadata> + Send>;
 
 pub(crate) struct Rotation {
     kafka: config::Kafka,
@@ -61,7 +66,7 @@ pub(crate) struct Rotation {
     group: Group,
     stop: CancellationToken,
     patience: Patience,
-    /// Empty where a producer is to be replaced when its turn comes.
+    /// Empty where a stop came before a new producer.
     places: Vec<Option<TransactionalProducer>>,
     turn: usize,
     takeovers: Vec<Instant>,
@@ -97,9 +102,9 @@ impl Rotation {
         let id = format!("{}-{number}", self.name);
         let mut said: Option<Instant> = None;
         loop {
-            let producer: TransactionalProducer = transactional_producer(&self.kafka, &id, &id)
-                // What the connection looks out for.
-                .set_log_level(RDKafkaLogLevel::Info)
+            let mut settings = transactional_producer(&self.kafka, &id, &id);
+            Connection::watch(&mut settings);
+            let producer: TransactionalProducer = settings
                 .create_with_context(Connection::default())
                 .map_err(Error::kafka("make a transactional producer"))?;
             // One that was made in its stead would be fenced by what this one still has on its way.
@@ -122,6 +127,7 @@ impl Rotation {
                     tracing::warn!(%error, id, "wait for the transaction coordinator");
                     said = Some(Instant::now());
                 }
+                std::thread::sleep(INIT_PAUSE);
                 if matches!(&error, KafkaError::Transaction(inner) if inner.is_fatal()) {
                     break;
                 }
@@ -129,7 +135,7 @@ impl Rotation {
         }
     }
 
-    /// Commits a flush. By the time it did not commit, the coordinator has ended its transaction.
+    /// Commits a flush. By the time that this tells it did not commit, the coordinator has ended its transaction.
     pub(crate) fn run(&mut self, job: &Job) -> Result<Outcome, Error> {
         let turn = self.turn;
         self.turn = (turn + 1) % self.places.len();
@@ -137,39 +143,40 @@ impl Rotation {
             self.places[turn] = self.producer(turn)?;
         }
         let Some(producer) = &self.places[turn] else {
-            return Ok(Outcome::NotCommitted(String::from("stopped while the coordinator was away")));
+            return Ok(Outcome::Undecided(String::from("stopped while the coordinator was away")));
         };
         let outcome = self.commit(producer, job);
         self.settle(turn, outcome)
     }
 
-    /// Keeps the place's producer, or does not.
+    /// Keeps the place's producer, or puts a new one there before anything else is done.
+    ///
+    /// After a lost connection also where the flush committed: until there is a new epoch, a copy of its offsets that is still on
+    /// its way is taken, and sets back what the next flush commits. That the committer waits where the coordinator is
+    /// away, costs little: the next flush would mostly wait for the same broker.
     fn settle(&mut self, turn: usize, outcome: Result<(), Failure>) -> Result<Outcome, Error> {
-        if self.places[turn].as_ref().is_some_and(|producer| producer.client().context().was_lost()) {
-            self.places[turn] = None;
+        if let Err(failure) = &outcome {
+            tracing::warn!(error = %failure, id = format!("{}-{turn}", self.name), "a flush did not commit");
         }
-        let Err(failure) = outcome else { return Ok(Outcome::Committed) };
-        tracing::warn!(error = %failure, id = format!("{}-{turn}", self.name), "a flush did not commit");
-        match &failure {
-            Failure::Aborted(_) => {}
-            Failure::Unknown(_) => self.replace(turn)?,
-            Failure::Fenced(_) => {
-                self.takeovers.retain(|at| at.elapsed() < TAKEOVERS_WITHIN);
-                self.takeovers.push(Instant::now());
-                if self.takeovers.len() >= TAKEOVERS {
-                    return Err(Error::Fenced(format!("{}-{turn}", self.name)));
-                }
-                self.replace(turn)?;
+        if matches!(outcome, Err(Failure::Fenced(_))) {
+            self.takeovers.retain(|at| at.elapsed() < TAKEOVERS_WITHIN);
+            self.takeovers.push(Instant::now());
+            if self.takeovers.len() >= TAKEOVERS {
+                return Err(Error::Fenced(format!("{}-{turn}", self.name)));
             }
         }
-        Ok(Outcome::NotCommitted(failure.to_string()))
-    }
-
-    fn replace(&mut self, turn: usize) -> Result<(), Error> {
-        // The old one first: it would be fenced, and say so.
-        self.places[turn] = None;
-        self.places[turn] = self.producer(turn)?;
-        Ok(())
+        let was_lost =
+            self.places[turn].as_ref().is_some_and(|producer| producer.client().context().was_lost());
+        if was_lost || matches!(outcome, Err(Failure::Unknown(_) | Failure::Fenced(_))) {
+            // The old one first: it would be fenced, and say so.
+            self.places[turn] = None;
+            self.places[turn] = self.producer(turn)?;
+        }
+        Ok(match outcome {
+            Ok(()) => Outcome::Committed,
+            Err(failure) if self.places[turn].is_some() => Outcome::NotCommitted(failure.to_string()),
+            Err(failure) => Outcome::Undecided(failure.to_string()),
+        })
     }
 
     fn commit(&self, producer: &TransactionalProducer, job: &Job) -> Result<(), Failure> {
@@ -186,20 +193,13 @@ impl Rotation {
             transaction.send(record)?;
         }
         for rejected in &job.rejected {
-            let headers = headers(&self.kafka.increments, rejected);
-            let mut record = BaseRecord::to(&self.kafka.rejected).headers(headers);
-            if let Some(key) = &rejected.key {
-                record = record.key(&key[..]);
-            }
-            if let Some(payload) = &rejected.payload {
-                record = record.payload(&payload[..]);
-            }
-            transaction.send(record)?;
+            transaction.send(record(&self.kafka.rejected, &self.kafka.increments, rejected))?;
         }
         // The generation of just now, so that one which has begun since the flush was taken does not refuse it. It says nothing
-        // of the partitions, so they must still be this member's: its owner lets none of them go, and carries no loss out,
-        // while a flush is in flight, and a member that was thrown out does not join again before that.
-        let group = (self.group)().ok_or(Cause::NoMember)?;
+        // of the partitions. They are this consumer's still if it is the member that they were given to: no partition is let go
+        // while a flush is in flight, and whoever was left out of the group comes back under another name, if not always with a
+        // word of what was lost. Where it was left out after this, the broker refuses the generation.
+        let group = (self.group)(job.member.as_ref()).ok_or(Cause::NoMember)?;
         transaction.offsets(&job.offsets, &group)
     }
 }
@@ -215,18 +215,6 @@ fn is_refused(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::UnsupportedFeature
         )
     )
-}
-
-/// Where a rejected message came from, and why it was rejected.
-fn headers(topic: &str, rejected: &Rejected) -> OwnedHeaders {
-    let (partition, offset) = (rejected.partition.to_string(), rejected.offset.to_string());
-    let header = |key, value| Header { key, value: Some(value) };
-    OwnedHeaders::new()
-        .insert(header("tally.reason", rejected.reason.as_str()))
-        .insert(header("tally.detail", &rejected.detail))
-        .insert(header("tally.topic", topic))
-        .insert(header("tally.partition", &partition))
-        .insert(header("tally.offset", &offset))
 }
 
 #[cfg(test)]

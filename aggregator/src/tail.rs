@@ -1,6 +1,6 @@
 //! The last batch of partitions on `deltas`: how far each source partition was certainly counted, and of which topic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -139,10 +139,13 @@ impl Tail {
         }
         consumer.assign(&list).map_err(Error::kafka("start reading"))?;
         let deadline = Instant::now() + PATIENCE;
-        let mut open = looks.len();
-        while open > 0 {
+        let mut open: BTreeSet<i32> = looks.keys().copied().collect();
+        while !open.is_empty() {
             match consumer.poll(POLL) {
-                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+                // Said again of a partition whose end has moved since.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    open.remove(&partition);
+                }
                 Some(Ok(message)) => {
                     let look = looks.get_mut(&message.partition()).expect("a partition that is read");
                     let payload = message.payload().unwrap_or(b"");

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{
@@ -15,6 +15,10 @@ use tally_service::kafka::TRANSACTION_TIMEOUT;
 pub(crate) type TransactionalProducer = ThreadedProducer<Connection>;
 
 const METADATA_CALL: Duration = Duration::from_secs(5);
+
+/// Ends the name of a connection that only asks which brokers there are, and is closed once that is known. Nothing of a
+/// transaction goes over it.
+const BOOTSTRAP: &str = "/bootstrap: ";
 
 /// How long a transaction's calls are waited for.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,20 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Has librdkafka log whatever ends a connection, and log it from the thread that ends it.
+    ///
+    /// The line for people is left out where it would say the same once more within half a minute, or where a connection was idle.
+    /// The one for debugging comes first, and always.
+    pub(crate) fn watch(producer: &mut ClientConfig) {
+        let debug =
+            producer.get("debug").map_or_else(|| String::from("broker"), |own| format!("{own},broker"));
+        producer
+            .set("debug", debug)
+            .set("log.queue", "false")
+            .set("log.connection.close", "true")
+            .set_log_level(RDKafkaLogLevel::Debug);
+    }
+
     pub(crate) fn was_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }
@@ -59,9 +77,9 @@ impl Connection {
 }
 
 impl ClientContext for Connection {
-    /// librdkafka logs each lost connection and each unanswered request at level INFO or above, before it sends again.
+    /// librdkafka logs each lost connection and the requests that were not answered in time, before it sends again.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if matches!(facility, "FAIL" | "REQTMOUT") {
+        if matches!(facility, "FAIL" | "REQTMOUT") && !message.contains(BOOTSTRAP) {
             self.lost.store(true, Ordering::Release);
         }
         DefaultProducerContext.log(level, facility, message);
@@ -92,7 +110,7 @@ pub(crate) enum Cause {
 /// What became of a transaction that did not certainly commit.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing of it will ever be seen, and the producer is as good as before.
+    /// Nothing of it will ever be seen. The producer is good for another transaction unless it lost a connection meanwhile.
     #[error("aborted: {0}")]
     Aborted(Cause),
     /// It may have committed, or the producer is broken: this producer must not be used again.

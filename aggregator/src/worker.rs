@@ -34,12 +34,13 @@ const LET_GO_WAIT: Duration = Duration::from_secs(1);
 struct Worker<'c> {
     schema_id: u32,
     topic_id: String,
+    /// Before the reading, which is dropped after it: the flush in flight must be through when the partitions are let go.
+    committer: Committer,
     reading: Reading<'c>,
     folding: Folding,
     /// Partitions that wait for the registry: what stands before the body of the message that they wait with.
     stalled: BTreeMap<i32, Vec<u8>>,
     retry_at: Instant,
-    committer: Committer,
     /// The flush in flight, and since when.
     pending: Option<(Pending, Instant)>,
     metrics: Metrics,
@@ -60,7 +61,7 @@ impl Worker<'_> {
             }
             self.carry_out_decisions()?;
             if let Some(outcome) = self.committer.poll() {
-                self.settle(outcome?)?;
+                self.settle(outcome?);
             }
             self.start_found()?;
             self.ask_again()?;
@@ -88,7 +89,7 @@ impl Worker<'_> {
             }
         }
         if let Some((partition, prefix)) = stalled {
-            self.reading.stop(&[partition])?;
+            self.reading.set_aside(partition);
             self.stalled.insert(partition, prefix);
             self.retry_at = now + REGISTRY_RETRY;
         }
@@ -106,7 +107,7 @@ impl Worker<'_> {
             return Ok(());
         }
         while let Some((partition, prefix)) = self.stalled.pop_first() {
-            if let Err(error) = self.folding.learn(&prefix) {
+            if let Err(error) = self.folding.learn(partition, &prefix) {
                 tracing::debug!(%error, partition, "the partition still waits for the schema registry");
                 self.stalled.insert(partition, prefix);
                 self.retry_at = Instant::now() + REGISTRY_RETRY;
@@ -121,7 +122,6 @@ impl Worker<'_> {
     /// Reads a partition on from where its fold is.
     fn restart(&mut self, partition: i32) -> Result<(), Error> {
         let Some(next) = self.folding.core.next(partition) else { return Ok(()) };
-        self.reading.stop(&[partition])?;
         self.reading.start(&[(partition, next)])
     }
 
@@ -133,7 +133,7 @@ impl Worker<'_> {
             Due::At(_) => Ok(()),
             Due::Now => {
                 if let Some(outcome) = self.committer.wait(FLUSH_WAIT) {
-                    self.settle(outcome?)?;
+                    self.settle(outcome?);
                 }
                 // A commit may wait for the coordinator for long; the group and the other partitions are served meanwhile.
                 if self.committer.is_idle() { self.flush(|_| true) } else { Ok(()) }
@@ -163,10 +163,11 @@ impl Worker<'_> {
             self.folding.core.reuse(partition, flush.sums);
         }
         let core = &mut self.folding.core;
+        let member = self.reading.member().cloned();
         let offsets = self.reading.marked(
             ends.into_iter().map(|(partition, end)| (partition, end, core.bookmark(partition, end))),
         )?;
-        self.committer.submit(Job { batches, rejected, offsets });
+        self.committer.submit(Job { batches, rejected, offsets, member });
         self.pending = Some((pending, started));
         Ok(())
     }
@@ -176,13 +177,13 @@ impl Worker<'_> {
         while !self.committer.is_idle() {
             self.heartbeat.beat();
             if let Some(outcome) = self.committer.wait(LET_GO_WAIT) {
-                self.settle(outcome?)?;
+                self.settle(outcome?);
             }
         }
         Ok(())
     }
 
-    fn settle(&mut self, outcome: Outcome) -> Result<(), Error> {
+    fn settle(&mut self, outcome: Outcome) {
         let (pending, started) = self.pending.take().expect("a flush was in flight");
         match outcome {
             Outcome::Committed => {
@@ -191,39 +192,35 @@ impl Worker<'_> {
                 for (partition, remembered) in self.folding.core.remembered() {
                     self.metrics.remembered(partition, &remembered);
                 }
-                Ok(())
             }
             Outcome::NotCommitted(reason) => {
                 self.metrics.not_committed();
                 self.commits.set(false, reason);
-                self.rewind()
+                self.rewind();
+            }
+            // It may still commit, also while this process stops: who counts the partitions next, waits for that.
+            Outcome::Undecided(reason) => {
+                self.metrics.not_committed();
+                self.commits.set(false, reason);
+                self.forget(&self.reading.held());
+                self.reading.stand_still();
             }
         }
     }
 
     /// Drops every sum, and reads on from the committed offsets.
-    fn rewind(&mut self) -> Result<(), Error> {
+    fn rewind(&mut self) {
         let partitions: Vec<i32> = self.folding.core.partitions().collect();
-        if partitions.is_empty() {
-            return Ok(());
-        }
-        self.forget(&partitions)?;
-        self.take_on(&partitions);
-        Ok(())
+        self.forget(&partitions);
+        self.reading.look_again(&partitions);
     }
 
-    fn forget(&mut self, partitions: &[i32]) -> Result<(), Error> {
+    fn forget(&mut self, partitions: &[i32]) {
         for partition in partitions {
             self.folding.core.forget(*partition);
             self.metrics.forgotten(*partition);
             self.stalled.remove(partition);
         }
-        self.reading.stop(partitions)
-    }
-
-    /// Has each partition's position looked for.
-    fn take_on(&mut self, partitions: &[i32]) {
-        self.reading.want(partitions);
     }
 
     /// Starts each partition whose position is found at its committed offset, or where the ids begin that are remembered there.
@@ -246,9 +243,8 @@ impl Worker<'_> {
         while let Some(decision) = self.reading.next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
-                    self.take_on(&partitions);
-                    // The group waits for an answer, and need not wait for the positions.
-                    self.reading.start(&[])?;
+                    self.renew_member()?;
+                    self.reading.hold(&partitions)?;
                     if partitions.is_empty() {
                         self.ready.set(true, "");
                     }
@@ -261,6 +257,22 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Where this consumer was left out of the group and came back, others may have counted meanwhile what it has read.
+    fn renew_member(&mut self) -> Result<(), Error> {
+        if !self.reading.joined_anew() {
+            return Ok(());
+        }
+        self.wait_for_flush()?;
+        let held = self.reading.held();
+        if !held.is_empty() {
+            tracing::info!(partitions = ?held, "joined the group anew: read again what was held before");
+            self.forget(&held);
+            self.reading.look_again(&held);
+        }
+        self.reading.renew_member();
+        Ok(())
+    }
+
     /// Finishes the partitions' flushes before others may have them; where they are lost already, drops their sums.
     fn let_go(&mut self, partitions: &[i32]) -> Result<(), Error> {
         self.wait_for_flush()?;
@@ -268,7 +280,8 @@ impl Worker<'_> {
             self.flush(|partition| partitions.contains(&partition))?;
             self.wait_for_flush()?;
         }
-        self.forget(partitions)
+        self.forget(partitions);
+        self.reading.let_go(partitions)
     }
 
     /// Flushes everything, and leaves the group.

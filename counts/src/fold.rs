@@ -1,5 +1,6 @@
 use tally_schemas::{Increment, wire};
 
+use crate::fingerprint::Fingerprinter;
 use crate::ledger::RESERVED_NAMESPACE;
 use crate::memory::{Id, Memory};
 use crate::sums::Place;
@@ -23,6 +24,8 @@ pub struct Fold {
     increments: u64,
     duplicates: Duplicates,
     sums: Sums,
+    /// Of what was counted and is not in the sums.
+    beside: Fingerprint,
     /// Those of the message at hand: a buffer.
     places: Vec<Place>,
     /// Which increments of the message at hand are left out: a buffer.
@@ -94,6 +97,7 @@ impl Fold {
             increments: 0,
             duplicates: Duplicates::default(),
             sums: Sums::new(),
+            beside: Fingerprint::ZERO,
             places: Vec::new(),
             repeated: Vec::new(),
         }
@@ -136,6 +140,36 @@ impl Fold {
         if !repeated_batch {
             self.duplicates.increments += repeated as u64;
         }
+        Ok(())
+    }
+
+    /// Counts a message that was counted before, in a flush that held other sums: where it does not fit the sums held here, it
+    /// goes into the fingerprint alone, which wraps. So a replay never refuses for overflow.
+    ///
+    /// # Panics
+    /// As [`Fold::count`].
+    pub fn count_again(
+        &mut self,
+        envelope: &Envelope<'_>,
+        increments: &[Increment<'_>],
+    ) -> Result<(), Reject> {
+        self.repeated.clear();
+        match self.count(envelope, increments) {
+            Err(Reject::Overflow) => {}
+            counted => return counted,
+        }
+        let mut rows = Fingerprinter::default();
+        let mut repeated = self.repeated.iter().copied().peekable();
+        for (index, (increment, place)) in increments.iter().zip(&self.places).enumerate() {
+            if repeated.next_if_eq(&index).is_none() {
+                let Increment { namespace, key, delta, .. } = *increment;
+                self.beside += rows.row(namespace, key, place.bucket(), delta);
+            }
+        }
+        self.see(envelope.offset);
+        self.counted += 1;
+        self.increments += (increments.len() - self.repeated.len()) as u64;
+        self.duplicates.increments += self.repeated.len() as u64;
         Ok(())
     }
 
@@ -266,7 +300,7 @@ impl Fold {
 
     /// What it takes to remember the same ids at [`Fold::next`] again.
     pub fn bookmark(&mut self) -> Bookmark {
-        self.memory.bookmark(self.to)
+        self.memory.bookmark(self.to).by(&self.rules)
     }
 
     /// How many ids are remembered.
@@ -296,7 +330,7 @@ impl Fold {
             rejected: count(&mut self.rejected),
             increments: count(&mut self.increments),
             duplicates: std::mem::take(&mut self.duplicates),
-            fingerprint: sums.fingerprint(),
+            fingerprint: sums.fingerprint() + std::mem::take(&mut self.beside),
             sums,
         }
     }

@@ -7,9 +7,10 @@
 //!                                 └───► Bookmark ──committed with the offset──► rebuilt by reading [oldest, o) again
 //! ```
 //!
-//! What is remembered at an offset is a function of the log before it: of the distinct ids that occurred within the horizon,
-//! those that were seen last. So whoever reads from the oldest of them on remembers the same, and the log is the only
-//! place where it is kept.
+//! What is remembered at an offset is a function of the log before it, and of which schemas the registry knew when each
+//! message was read: of the distinct ids that occurred within the horizon in messages whose schema was known, those that were
+//! seen last. Which messages those are not, Unread tells. So whoever reads from the oldest id on and passes over the unread
+//! remembers the same, and the log and what was committed with its offsets are the only places where it is kept.
 
 mod bookmark;
 mod recent;
@@ -97,7 +98,7 @@ impl Memory {
     pub(crate) fn bookmark(&mut self, next: i64) -> Bookmark {
         self.advance(next);
         let from = self.recent.oldest();
-        Bookmark { from, unread: self.unread.gaps_since(from) }
+        Bookmark { from, unread: self.unread.gaps_since(from), rules: None }
     }
 
     pub(crate) fn ids(&self) -> usize {

@@ -39,6 +39,12 @@ pub(crate) struct Place {
     bucket: u32,
 }
 
+impl Place {
+    pub(crate) fn bucket(self) -> u32 {
+        self.bucket
+    }
+}
+
 /// The increment at this index does not fit its sum's 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverflowAt(pub(crate) usize);

@@ -26,6 +26,10 @@ pub enum Error {
     )]
     Stuck { topic: String, partition: i32, at: i64, to: i64, seconds: u64 },
     #[error(
+        "topic {topic}, partition {partition}: a transaction is open at offset {stable} since {seconds} s, so the messages up to {high} can not be read"
+    )]
+    OpenTransaction { topic: String, partition: i32, stable: i64, high: i64, seconds: u64 },
+    #[error(
         "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not what the aggregator writes"
     )]
     RejectedHeader { topic: String, partition: i32, offset: i64, header: &'static str },

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  store ──one query──► ledger position + fingerprint ─────────────────┐
-//!  increments.rejected ──► offsets that were rejected ──┐              ▼
+//!  increments.rejected, settled ──► rejected offsets ───┐              ▼
 //!  increments ──[0, position)──► Plans ─► Fold ─► fingerprint ──► equal, partition by partition?
 //! ```
 
@@ -10,6 +10,7 @@ mod error;
 mod rejected;
 mod replay;
 mod report;
+mod settled;
 mod verify;
 
 pub use error::Error;

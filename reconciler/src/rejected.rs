@@ -8,6 +8,7 @@ use tally_service::{config, kafka};
 
 use crate::Error;
 use crate::replay::{Until, replay};
+use crate::settled::settled;
 
 /// By offset.
 pub(crate) type Rejected = BTreeMap<i64, Reject>;
@@ -15,12 +16,14 @@ pub(crate) type Rejected = BTreeMap<i64, Reject>;
 /// The rejected messages and why, by source partition.
 ///
 /// Whether a message can be counted may depend on what the registry knew at the time, so a replay does not decide it anew: the log
-/// says what was rejected.
+/// says what was rejected. What a transaction wrote that is in the ledger by now is among them, its marker here or not.
 pub(crate) fn rejected_messages(kafka: &config::Kafka) -> Result<BTreeMap<i32, Rejected>, Error> {
     let client: BaseConsumer =
         kafka::client(kafka, "tally-reconciler").create().map_err(Error::kafka("make a consumer"))?;
     let mut rejected: BTreeMap<i32, Rejected> = BTreeMap::new();
-    for partition in 0..kafka::partition_count(client.client(), &kafka.rejected)? {
+    let partitions = kafka::partition_count(client.client(), &kafka.rejected)?;
+    settled(kafka, &kafka.rejected, partitions)?;
+    for partition in 0..partitions {
         replay(kafka, &kafka.rejected, partition, Until::End, |message| {
             let source = header(message, "tally.partition", |text| text.parse::<i32>().ok())?;
             let offset = header(message, "tally.offset", |text| text.parse::<i64>().ok())?;

@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(200);
 pub(crate) enum Until {
     /// At this next offset, the message before which is in the log.
     Offset(i64),
-    /// At the end that the partition has now, transaction markers and aborted messages included.
+    /// At the end that the partition has now, or where a transaction is open before that.
     End,
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn replay(
                 next = next_offset(message.offset());
                 last = Instant::now();
             }
-            // What is left up to the end is markers and aborted messages.
+            // What is left before it is markers and aborted messages.
             Some(Err(KafkaError::PartitionEOF(_))) if matches!(until, Until::End) => {
                 return Ok(());
             }

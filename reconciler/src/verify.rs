@@ -114,12 +114,12 @@ fn verify_partition(
             return Ok(());
         }
         let mut increments = Vec::new();
-        let decoded = match plans.decode(payload, &mut increments) {
-            Err(Undecoded::AskRegistry) => {
-                runtime.block_on(plans.learn(payload))?;
-                plans.decode(payload, &mut increments)
+        let decoded = loop {
+            match plans.decode(payload, &mut increments) {
+                Ok(decoded) => break Ok(decoded),
+                Err(Undecoded::Refused(refusal)) => break Err(refusal),
+                Err(Undecoded::AskRegistry) => runtime.block_on(plans.learn(payload))?,
             }
-            decoded => decoded,
         };
         let refused = match decoded {
             Ok(decoded) => {
@@ -134,13 +134,12 @@ fn verify_partition(
                     fold.reject(offset, reason, payload);
                     return Ok(());
                 }
-                match fold.count(&envelope, &increments) {
+                match fold.count_again(&envelope, &increments) {
                     Ok(()) => None,
                     Err(reason) => Some((reason, String::from("as counted by the fold"))),
                 }
             }
-            Err(Undecoded::Refused(refusal)) => Some((refusal.reason, refusal.detail)),
-            Err(Undecoded::AskRegistry) => unreachable!("the registry was asked just now"),
+            Err(refusal) => Some((refusal.reason, refusal.detail)),
         };
         if let Some((reason, detail)) = refused {
             findings.push(Finding::NotCountable { offset, reason, detail });

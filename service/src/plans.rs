@@ -1,14 +1,14 @@
 //! From a message's bytes to its increments: the decode plans of the writer schemas met so far, by their ids.
 
-use std::time::{Duration, Instant};
+mod unknown;
+
+use std::time::Instant;
 
 use tally_counts::Reject;
 use tally_schemas::{Increment, Plan, wire};
 
+use self::unknown::Unknown;
 use crate::registry::{Error, Lookup, Registry};
-
-/// How long the registry's word that it has no such schema is believed.
-const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 
 /// Why a message was not decoded.
 #[derive(Clone, Debug)]
@@ -38,20 +38,18 @@ enum Known {
     Plan(Plan),
     /// A schema never changes under its id.
     Incompatible(Refusal),
-    Unknown {
-        since: Instant,
-    },
 }
 
 pub struct Plans {
     registry: Registry,
-    /// By schema id: so few that looking through them is faster than hashing.
+    /// In order of the schemas' ids.
     known: Vec<(u32, Known)>,
+    unknown: Unknown,
 }
 
 impl Plans {
     pub fn new(registry: Registry) -> Plans {
-        Plans { registry, known: Vec::new() }
+        Plans { registry, known: Vec::new(), unknown: Unknown::default() }
     }
 
     /// Asks the registry about the schema of this message.
@@ -62,16 +60,30 @@ impl Plans {
             Known::Incompatible(Refusal { reason: Reject::IncompatibleSchema, detail })
         };
         let known = match self.registry.schema(id).await? {
-            Lookup::Unknown => Known::Unknown { since: Instant::now() },
+            Lookup::Unknown => {
+                if let Ok(at) = self.find(id) {
+                    self.known.remove(at);
+                }
+                self.unknown.add(id, Instant::now());
+                return Ok(());
+            }
             Lookup::NotAvro { reason } => incompatible(reason.to_owned()),
             Lookup::Found { schema } => match Plan::new(&schema) {
                 Ok(plan) => Known::Plan(plan),
                 Err(error) => incompatible(error.to_string()),
             },
         };
-        self.known.retain(|(other, _)| *other != id);
-        self.known.push((id, known));
+        self.unknown.remove(id);
+        match self.find(id) {
+            Ok(at) => self.known[at].1 = known,
+            Err(at) => self.known.insert(at, (id, known)),
+        }
         Ok(())
+    }
+
+    #[inline]
+    fn find(&self, id: u32) -> Result<usize, usize> {
+        self.known.binary_search_by_key(&id, |(known, _)| *known)
     }
 
     /// Decodes a message into `increments`, which is cleared first.
@@ -86,16 +98,16 @@ impl Plans {
             Undecoded::Refused(Refusal { reason, detail: detail.to_string() })
         };
         let (id, body) = wire::split(payload).map_err(|error| refuse(Reject::NotFramed, &error))?;
-        match self.known.iter().find(|(known, _)| *known == id) {
-            Some((_, Known::Plan(plan))) => plan
+        match self.find(id).map(|at| &self.known[at].1) {
+            Ok(Known::Plan(plan)) => plan
                 .decode_into(body, increments)
                 .map(|message| Decoded { schema: id, batch_id: message.id })
                 .map_err(|error| refuse(Reject::Undecodable, &format!("schema {id}: {error}"))),
-            Some((_, Known::Incompatible(refusal))) => Err(Undecoded::Refused(refusal.clone())),
-            Some((_, Known::Unknown { since })) if since.elapsed() < UNKNOWN_FOR => {
+            Ok(Known::Incompatible(refusal)) => Err(Undecoded::Refused(refusal.clone())),
+            Err(_) if self.unknown.contains(id, Instant::now()) => {
                 Err(refuse(Reject::UnknownSchema, &format!("the registry has no schema {id}")))
             }
-            Some((_, Known::Unknown { .. })) | None => Err(Undecoded::AskRegistry),
+            Err(_) => Err(Undecoded::AskRegistry),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
-use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
+use schema_registry_converter::error::SRCError;
+use schema_registry_converter::schema_registry_common::{RawError, SchemaType, SuppliedSchema};
 use serde::Deserialize;
 
 use crate::config;
@@ -131,12 +132,12 @@ impl Registry {
         let supplied = SuppliedSchema::new(None, SchemaType::Avro, schema.to_owned());
         match post_schema(&self.settings()?, subject.to_owned(), supplied).await {
             Ok(registered) => Ok(registered.id),
-            Err(error) if error.retriable => Err(self.unavailable(error)),
-            Err(error) => Err(Error::Refused {
+            Err(error) if is_refusal(&error) => Err(Error::Refused {
                 url: self.url.clone(),
                 subject: subject.to_owned(),
                 reason: error.to_string(),
             }),
+            Err(error) => Err(self.unavailable(error)),
         }
     }
 
@@ -174,4 +175,15 @@ impl Registry {
         }
         builder.build().map_err(|error| self.unavailable(error))
     }
+}
+
+/// Whether the registry itself says that the request is wrong. What the converter does not repeat includes its troubles of its own.
+fn is_refusal(error: &SRCError) -> bool {
+    let answer = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RawError>());
+    // A status, or a status with two digits more.
+    let status = |code: u32| if code < 1000 { code } else { code / 100 };
+    answer.is_some_and(|answer| {
+        let status = status(answer.error_code);
+        (400..500).contains(&status) && !matches!(status, 408 | 429)
+    })
 }

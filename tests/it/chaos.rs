@@ -21,5 +21,8 @@ async fn a_short_schedule_of_faults_leaves_every_count_exact() {
     let struck = report["faults"].as_object().expect("faults by kind").values();
     let struck: u64 = struck.map(|kind| kind["struck"].as_u64().expect("a count")).sum();
     assert!(struck >= 3, "{report:#}");
-    assert!(report["audit"]["logged"]["increments"].as_u64().is_some_and(|counted| counted > 0), "{report:#}");
+    assert!(
+        report["audit"]["logged"]["increments"].as_u64().is_some_and(|counted| counted > 0),
+        "{report:#}"
+    );
 }

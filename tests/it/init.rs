@@ -1,5 +1,8 @@
 use futures_util::future::join_all;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use tally_counts::BucketWidth;
+use tally_service::kafka;
 
 use crate::installation::Installation;
 use crate::service::Kind;
@@ -44,6 +47,33 @@ async fn init_refuses_what_contradicts_what_is_there_and_names_the_difference() 
     assert_ne!(refused.code, Some(0), "{refused:?}");
     let said = &refused.stderr;
     assert!(said.contains("bucket_seconds=60 ") && said.contains("bucket_seconds=3600 "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_refuses_a_topic_of_rejections_that_takes_less_than_increments() {
+    const LIMIT: &str = "max.message.bytes";
+    let tally = Installation::new("limits").await;
+    let kafka = &tally.config.kafka;
+    let admin: AdminClient<DefaultClientContext> =
+        kafka::client(kafka, "tally-it").create().expect("a client is made");
+    let set = async |topic: &str, bytes: u64| {
+        let bytes = bytes.to_string();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(LIMIT, &bytes);
+        let altered = admin.alter_configs([&change], &AdminOptions::new()).await.expect("the broker answers");
+        altered.into_iter().for_each(|outcome| drop(outcome.expect("the topic is altered")));
+    };
+    // What a broker allows by itself.
+    set(&kafka.rejected, 1_048_588).await;
+    let said = tally.tally(&["init"]).await.expect_code(69).stderr;
+    assert!(said.contains(&format!("topic {}: its {LIMIT} is 1048588, but", kafka.rejected)), "{said}");
+    assert!(said.contains(&format!("the {LIMIT} of {} is 1048588", kafka.increments)), "{said}");
+    assert!(said.contains(&format!("{LIMIT}={}", (16 << 20) + (64 << 10))), "{said}");
+
+    set(&kafka.rejected, 32 << 20).await;
+    tally.tally(&["init"]).await.expect_code(0);
+    set(&kafka.increments, 32 << 20).await;
+    let said = tally.tally(&["init"]).await.expect_code(69).stderr;
+    assert!(said.contains(&format!("{LIMIT}={}", (32 << 20) + (64 << 10))), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,7 @@ mod python;
 mod reading;
 mod rebalance;
 mod rejects;
+mod resume;
 mod sleeping;
 mod store_back;
 mod tampering;

@@ -1,12 +1,17 @@
 //! Messages that cannot be counted: each is rejected with its reason, accounted for, and those around it count.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use indicatif::ProgressBar;
 use rdkafka::Message;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::util::Timeout;
 use tally_counts::Reject;
 use tally_schemas::wire;
-use tally_service::store;
+use tally_service::{kafka, store};
 
+use crate::dice::Dice;
 use crate::installation::Installation;
 use crate::model::{Event, Model};
 use crate::service::Kind;
@@ -128,4 +133,108 @@ async fn other_schema(tally: &Installation) -> u32 {
     let schema = r#"{"type": "record", "name": "Other", "fields": [{"name": "x", "type": "double"}]}"#;
     let subject = format!("{}-other", tally.config.kafka.increments);
     registry.register(&subject, schema).await.expect("the registry takes the schema")
+}
+
+/// Letters that do not compress.
+fn noise(bytes: usize) -> String {
+    let mut dice = Dice(4);
+    (0..bytes).map(|_| char::from(b' ' + dice.roll(95) as u8)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_as_long_as_the_log_takes_them_are_rejected_whole() {
+    let tally = Installation::new("long").await;
+    let source = tally.source().await;
+    let long_key = source.encode_single(&Event::new("poison", &noise(900_000), 1, AT_MS));
+    let poisons = [
+        (Reject::NameOutOfRange, long_key),
+        // The broker takes 1,048,588 bytes with what is around them.
+        (Reject::NotFramed, noise(1_048_500).into_bytes()),
+        (Reject::NotFramed, vec![b'x'; 8 << 20].split_off(200)),
+    ];
+    let poisons = poisons.map(|(reason, payload)| Poison { reason, payload: Some(payload) });
+    expect_rejected(&tally, poisons.into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_long_to_be_copied_is_rejected_without_its_payload() {
+    let tally = Installation::new("too_long").await;
+    let source = tally.source().await;
+    let payload = vec![b'x'; 17 << 20];
+    let client: FutureProducer = kafka::producer(&tally.config.kafka, "tally-it")
+        .set("message.max.bytes", "33554432")
+        .create()
+        .expect("a producer is made");
+    let record = FutureRecord::to(&tally.config.kafka.increments).partition(0).key("key").payload(&payload);
+    client.send(record, Timeout::Never).await.expect("the broker takes it compressed");
+    let good = Event::new("good", "after it", 1, AT_MS);
+    source.single(0, &good).await;
+    let mut model = Model::default();
+    model.add(&good);
+
+    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    tally.prove(&model).await;
+    let rejected = topics::messages(&tally.config.kafka, &tally.config.kafka.rejected).await;
+    let [message] = rejected.as_slice() else { panic!("one rejected message: {rejected:?}") };
+    assert_eq!((message.key(), message.payload()), (Some(b"key".as_slice()), None));
+    let said = ["tally.reason", "tally.offset", "tally.truncated"].map(|name| topics::header(message, name));
+    assert_eq!(said, [Some("not_framed"), Some("0"), Some("payload=17825792")]);
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
+
+/// The ledger tells of a flush as soon as `deltas` does; the marker on the rejected partition may come later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_waits_for_rejections_behind_an_open_transaction() {
+    /// What a verify that does not wait needs several times over.
+    const AWHILE: Duration = Duration::from_secs(4);
+    let tally = Installation::new("behind").await;
+    let kafka = &tally.config.kafka;
+    let open: FutureProducer =
+        kafka::transactional_producer(kafka, "tally-it", &format!("open-{}", kafka.rejected))
+            .set("transaction.timeout.ms", "60000")
+            .set("message.timeout.ms", "60000")
+            .create()
+            .expect("a producer is made");
+    let patience = Timeout::After(Duration::from_secs(30));
+    open.init_transactions(patience).expect("transactions start");
+    open.begin_transaction().expect("a transaction begins");
+    for partition in 0..kafka.partitions {
+        let record = FutureRecord::<str, str>::to(&kafka.rejected).partition(partition).payload("open");
+        open.send(record, Timeout::Never).await.expect("the broker takes it");
+    }
+    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    tally.source().await.send(0, Some(b"poison")).await;
+    tally.caught_up().await;
+
+    let progress = ProgressBar::hidden();
+    let mut verify = Box::pin(tally_reconciler::verify(&tally.config, &progress));
+    if let Ok(early) = tokio::time::timeout(AWHILE, &mut verify).await {
+        panic!("{}", early.expect("it can be checked"));
+    }
+    open.abort_transaction(patience).expect("the transaction is aborted");
+    let report = verify.await.expect("it can be checked");
+    assert!(report.agrees(), "{report}");
+    assert_eq!(report.partitions[0].rejected, 1);
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
+
+/// Two messages that fit a flush each, and not one sum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_agrees_where_only_all_flushes_together_overflow() {
+    let tally = Installation::new("wraps").await;
+    let source = tally.source().await;
+    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    for _ in 0..2 {
+        source.single(0, &Event::new("wraps", "most", i64::MAX, AT_MS)).await;
+        tally.caught_up().await;
+    }
+    let verified = tally.verify().await.expect_code(0).stdout;
+    assert!(verified.contains("2 messages, 2 increments"), "{verified}");
+    for service in &mut services {
+        service.terminate().await;
+    }
 }

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use tally_counts::{Bookmark, Horizon, next_offset};
+use tally_counts::{Bookmark, Rules, next_offset};
 
 /// Where a partition is taken on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,27 +18,46 @@ pub(crate) struct Start {
     pub(crate) next: i64,
     /// The next offset to read: where the ids begin that are remembered at `next`.
     pub(crate) read_from: i64,
-    pub(crate) bookmark: Bookmark,
+    /// What was noted there; `None` where nothing is, so that nobody knows which messages before it left no ids.
+    pub(crate) bookmark: Option<Bookmark>,
+}
+
+/// What was committed was counted by other rules: the totals would be of neither.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("it was counted up to here by other rules, {have}; the configuration says {want}")]
+pub(crate) struct OtherRules {
+    pub(crate) have: String,
+    pub(crate) want: Rules,
 }
 
 impl Start {
     /// With nothing behind it.
     pub(crate) fn afresh(partition: i32, next: i64) -> Start {
-        Start { partition, next, read_from: next, bookmark: Bookmark::default() }
+        Start { partition, next, read_from: next, bookmark: None }
     }
 
     /// From a committed offset and what was committed with it. Where that does not say from where ids are remembered, they are
     /// all that the horizon holds.
-    pub(crate) fn resumed(partition: i32, next: i64, metadata: &str, horizon: Horizon) -> Start {
+    pub(crate) fn resumed(
+        partition: i32,
+        next: i64,
+        metadata: &str,
+        rules: &Rules,
+    ) -> Result<Start, OtherRules> {
         let (read_from, bookmark) = match metadata.parse::<Bookmark>() {
-            Ok(bookmark) => (bookmark.from.map_or(next, |from| from.min(next)), bookmark),
+            Ok(bookmark) => {
+                if let Some(have) = bookmark.other_rules(rules) {
+                    return Err(OtherRules { have: have.to_owned(), want: *rules });
+                }
+                (bookmark.from.map_or(next, |from| from.min(next)), Some(bookmark))
+            }
             Err(error) => {
-                let from = (next - i64::from(horizon.offsets)).max(0);
+                let from = (next - i64::from(rules.horizon.offsets)).max(0);
                 tracing::info!(%error, partition, from, next, "remember the ids of the whole horizon");
-                (from, Bookmark::default())
+                (from, None)
             }
         };
-        Start { partition, next, read_from, bookmark }
+        Ok(Start { partition, next, read_from, bookmark })
     }
 
     /// Where the log begins later than the ids, those before are gone.
@@ -56,6 +75,8 @@ impl Start {
 pub(crate) struct Rebuild {
     /// The next offset to read.
     pub(crate) next: i64,
+    /// The bookmark tells which messages left no ids.
+    pub(crate) is_marked: bool,
     messages: u64,
     begun: Instant,
     last: Instant,
@@ -64,7 +85,8 @@ pub(crate) struct Rebuild {
 impl Rebuild {
     /// If there is anything to read again.
     pub(crate) fn of(start: &Start, now: Instant) -> Option<Rebuild> {
-        let rebuild = Rebuild { next: start.read_from, messages: 0, begun: now, last: now };
+        let is_marked = start.bookmark.is_some();
+        let rebuild = Rebuild { next: start.read_from, is_marked, messages: 0, begun: now, last: now };
         (start.read_from < start.next).then_some(rebuild)
     }
 

@@ -93,14 +93,16 @@ fn once<'a>(id: &'a str, delta: i64) -> Increment<'a> {
     Increment { id: Some(id), ..increment("k", delta) }
 }
 
-fn horizon(offsets: u32) -> Horizon {
-    Horizon { offsets, ..Horizon::MILLION }
+/// Of a hundred offsets.
+fn resumed(next: i64, metadata: &str) -> Start {
+    let horizon = Horizon { offsets: 100, ..Horizon::MILLION };
+    Start::resumed(0, next, metadata, &Rules { horizon, ..Rules::default() }).unwrap()
 }
 
 #[test]
 fn below_the_committed_offset_ids_are_remembered_and_nothing_is_counted() {
     let (mut core, now) = (core(), Instant::now());
-    core.assign(&Start::resumed(0, 10, "ids=7", horizon(100)), now);
+    core.assign(&resumed(10, "ids=7"), now);
     assert_eq!(core.next(0), Some(7));
     assert!(core.is_before_fold(0, 7));
     core.remember(0, &at(7), &[once("a", 1)], now);
@@ -115,13 +117,13 @@ fn below_the_committed_offset_ids_are_remembered_and_nothing_is_counted() {
     let (flushes, _) = core.take(|_| true);
     let (_, flush) = &flushes[0];
     assert_eq!((flush.from, flush.to, flush.increments, flush.duplicates.increments), (10, 11, 1, 1));
-    assert_eq!(core.bookmark(0, 11).to_string(), "ids=10");
+    assert_eq!(core.bookmark(0, 11).from, Some(10));
 }
 
 #[test]
 fn a_rebuild_ends_with_the_message_before_the_committed_offset() {
     let (mut core, now) = (core(), Instant::now());
-    core.assign(&Start::resumed(0, 2, "ids=1", horizon(100)), now);
+    core.assign(&resumed(2, "ids=1"), now);
     core.remember(0, &at(1), &[once("a", 1)], now + Duration::from_secs(2));
     let rebuilt = core.next_rebuilt().unwrap();
     assert_eq!((rebuilt.messages, rebuilt.seconds), (1, 2.0));
@@ -132,22 +134,46 @@ fn a_rebuild_ends_with_the_message_before_the_committed_offset() {
 #[test]
 fn a_partition_that_goes_away_while_its_ids_come_back_leaves_nothing_behind() {
     let (mut core, now) = (core(), Instant::now());
-    core.assign(&Start::resumed(0, 10, "ids=7", horizon(100)), now);
+    core.assign(&resumed(10, "ids=7"), now);
     core.remember(0, &at(7), &[once("a", 1)], now);
     core.forget(0);
     assert_eq!((core.next(0), core.due()), (None, Due::Never));
-    core.assign(&Start::resumed(0, 10, "ids=none", horizon(100)), now);
+    core.assign(&resumed(10, "ids=none"), now);
     assert_eq!((core.next(0), core.next_rebuilt()), (Some(10), None));
 }
 
 #[test]
 fn reading_begins_where_the_ids_do() {
-    let read_from = |next, metadata| Start::resumed(0, next, metadata, horizon(100)).read_from;
+    let read_from = |next, metadata| resumed(next, metadata).read_from;
     assert_eq!(read_from(500, "ids=450"), 450);
     assert_eq!(read_from(500, "ids=none"), 500);
     assert_eq!((read_from(500, ""), read_from(50, "mine")), (400, 0));
-    assert_eq!(Start::resumed(0, 500, "", horizon(100)).not_before(420).read_from, 420);
-    assert_eq!(Start::resumed(0, 500, "", horizon(100)).not_before(20).read_from, 400);
+    assert_eq!(resumed(500, "").not_before(420).read_from, 420);
+    assert_eq!(resumed(500, "").not_before(20).read_from, 400);
+}
+
+#[test]
+fn what_was_counted_by_other_rules_is_not_counted_on() {
+    let (ours, noted) = (Rules::default(), |rules: &Rules| {
+        let mut core = Core::new(*rules, LIMITS);
+        core.assign(&Start::afresh(0, 5), Instant::now());
+        core.bookmark(0, 5).to_string()
+    });
+    let others = Rules { max_future_s: 7, ..ours };
+    assert_eq!(Start::resumed(0, 5, &noted(&ours), &ours).map(|start| start.next), Ok(5));
+    let refused = Start::resumed(0, 5, &noted(&others), &ours);
+    assert_eq!(refused, Err(OtherRules { have: others.to_string(), want: ours }));
+}
+
+#[test]
+fn which_messages_left_no_ids_is_known_where_it_was_noted_and_only_while_they_come_back() {
+    for (metadata, knows) in [("ids=7", true), ("", false)] {
+        let (mut core, now) = (core(), Instant::now());
+        core.assign(&resumed(10, metadata), now);
+        assert_eq!(core.knows_unread(0), knows, "{metadata}");
+        assert!(core.is_before_fold(0, 9) && !core.is_before_fold(0, 10));
+        assert!(!core.knows_unread(0), "{metadata}");
+    }
 }
 
 #[test]
@@ -230,7 +256,7 @@ impl Log {
     }
 
     fn start(&self, partition: i32) -> Start {
-        Start::resumed(partition, self.committed, &self.metadata, FEW.horizon)
+        Start::resumed(partition, self.committed, &self.metadata, &FEW).unwrap()
     }
 
     /// The sum without duplicates, and how many there are.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
-use tally_counts::Horizon;
+use tally_counts::Rules;
 use tally_service::config::Config;
 use tally_service::kafka::{self, Membership, TopicError};
 
 use super::{Shared, Ticket};
 use crate::Error;
-use crate::core::Start;
+use crate::core::{OtherRules, Start};
 use crate::tail::{Agreement, Tail, agreement};
 
 /// A call to the group's coordinator. Where it does not tell in time, it may tell of some partitions.
@@ -37,7 +37,7 @@ pub(super) struct Finder {
     topic: String,
     topic_id: String,
     deltas: String,
-    horizon: Horizon,
+    rules: Rules,
     /// When a reason to wait was last logged.
     said: Option<Instant>,
 }
@@ -78,7 +78,7 @@ impl Finder {
             topic: config.kafka.increments.clone(),
             topic_id: topic_id.to_owned(),
             deltas: config.kafka.deltas.clone(),
-            horizon: config.rules().horizon,
+            rules: config.rules(),
             said: None,
         }
     }
@@ -152,16 +152,14 @@ impl Finder {
             let ticket = wanted[&partition];
             let start = match agreement(committed, last) {
                 Agreement::Nothing => Start::afresh(partition, low),
-                Agreement::At(next) => {
-                    Start::resumed(partition, next, &metadata, self.horizon).not_before(low)
-                }
+                Agreement::At(next) => self.resumed(partition, next, &metadata)?.not_before(low),
                 Agreement::Batch(next) => {
                     tracing::warn!(
                         partition,
                         next,
                         "the group's offset is gone: reading on after the last batch"
                     );
-                    Start::resumed(partition, next, &metadata, self.horizon).not_before(low)
+                    self.resumed(partition, next, &metadata)?.not_before(low)
                 }
                 Agreement::None(_) if ticket.since.elapsed() < AGREE_WITHIN => continue,
                 Agreement::None(reason) => {
@@ -172,6 +170,13 @@ impl Finder {
             self.hand_over(ticket, start);
         }
         Ok(())
+    }
+
+    fn resumed(&self, partition: i32, next: i64, metadata: &str) -> Result<Start, Obstacle> {
+        Start::resumed(partition, next, metadata, &self.rules).map_err(|OtherRules { have, want }| {
+            let topic = self.topic.clone();
+            Obstacle::Stop(Error::OtherRules { topic, partition, next, have, want })
+        })
     }
 
     fn check_topic(&self, was: &str, is: String) -> Result<(), Obstacle> {

@@ -8,9 +8,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_schemas::avsc;
 use tally_service::config::Config;
 use tally_service::health::Health;
-use tally_service::kafka::{self, Membership};
+use tally_service::kafka::{self, Member, Membership};
 use tally_service::plans::Plans;
-use tally_service::registry::Registry;
+use tally_service::registry::{self, Registry};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ use crate::rotation::Rotation;
 
 /// The longest that a healthy worker does not come round.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
+/// Between two lines on the same thing that is waited for.
+const REMINDER: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(
     config: &Config,
@@ -36,7 +38,7 @@ pub(crate) fn run(
 ) -> Result<(), Error> {
     let ready = health.condition("partitions assigned");
     let registry = Registry::new(&config.registry)?;
-    let Some(schema_id) = register(config, &registry, stop, runtime) else { return Ok(()) };
+    let Some(schema_id) = register(config, &registry, stop, runtime)? else { return Ok(()) };
     let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, name, &config.aggregator.group)
         .set("session.timeout.ms", config.aggregator.session_timeout_ms.to_string())
         .create_with_context(Membership::default())
@@ -51,7 +53,7 @@ pub(crate) fn run(
         return Ok(());
     }
     let member = Arc::clone(&consumer);
-    let group = Box::new(move || kafka::group_metadata(&member));
+    let group = Box::new(move |held_as: Option<&Member>| kafka::group_metadata(&member, held_as?));
     let Some(rotation) = Rotation::new(&config.kafka, name, group, stop)? else { return Ok(()) };
     let committer = Committer::start(rotation);
     let positions = Positions::start(config, &consumer, &topic_id);
@@ -81,19 +83,30 @@ pub(crate) fn run(
     worker.run(stop)
 }
 
-/// The id of the batches' schema; waits for a registry that is down.
-fn register(config: &Config, registry: &Registry, stop: &CancellationToken, runtime: &Handle) -> Option<u32> {
+/// The id of the batches' schema, or `None` if `stop` comes first; waits for a registry that is down.
+fn register(
+    config: &Config,
+    registry: &Registry,
+    stop: &CancellationToken,
+    runtime: &Handle,
+) -> Result<Option<u32>, Error> {
     let subject = format!("{}-value", config.kafka.deltas);
+    let mut said: Option<Instant> = None;
     while !stop.is_cancelled() {
         match runtime.block_on(registry.register(&subject, avsc::DELTA_BATCH)) {
-            Ok(id) => return Some(id),
-            Err(error) => tracing::warn!(%error, subject, "wait for the schema registry"),
+            Ok(id) => return Ok(Some(id)),
+            Err(refused @ registry::Error::Refused { .. }) => return Err(refused.into()),
+            Err(error) if said.is_none_or(|said| said.elapsed() >= REMINDER) => {
+                tracing::warn!(%error, subject, "wait for the schema registry");
+                said = Some(Instant::now());
+            }
+            Err(error) => tracing::debug!(%error, subject, "wait for the schema registry"),
         }
         runtime.block_on(async {
             tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(REGISTRY_RETRY) => {} }
         });
     }
-    None
+    Ok(None)
 }
 
 /// Whether there is an answer before `stop`; an error if it is no.

@@ -305,3 +305,75 @@ proptest! {
         prop_assert_eq!(sum + flush.sums.iter().map(|delta| delta.sum).sum::<i64>(), model.sum);
     }
 }
+
+fn again(fold: &mut Fold, offset: i64, increments: &[Increment<'_>]) {
+    fold.count_again(&at(offset), increments).unwrap();
+}
+
+#[test]
+fn what_overflows_only_when_counted_again_is_in_the_fingerprint() {
+    // Alone, this message does not fit even an empty sum.
+    let message = [once("a", i64::MAX), once("a", 3), increment("k", 50, 0), increment("k", 1, 60_000)];
+    let mut counted = Fold::new(Rules::default(), 0);
+    counted.count(&at(0), &[increment("k", i64::MAX, 0), once("old", 1 - i64::MAX)]).unwrap();
+    let mut flushes = vec![counted.take()];
+    counted.count(&at(1), &[increment("k", -100, 0)]).unwrap();
+    counted.count(&at(2), &message).unwrap();
+    flushes.push(counted.take());
+
+    let mut replay = Fold::new(Rules::default(), 0);
+    again(&mut replay, 0, &[increment("k", i64::MAX, 0), once("old", 1 - i64::MAX)]);
+    again(&mut replay, 1, &[increment("k", -100, 0)]);
+    // Its ids are remembered once.
+    again(&mut replay, 2, &message);
+    let replayed = replay.take();
+    let total = |of: fn(&Flush) -> u64| flushes.iter().map(of).sum::<u64>();
+    assert_eq!(replayed.fingerprint, flushes[0].fingerprint + flushes[1].fingerprint);
+    assert_eq!((replayed.counted, replayed.increments), (total(|f| f.counted), total(|f| f.increments)));
+    assert_eq!(replayed.duplicates.increments, 1);
+    again(&mut replay, 3, &[once("a", 1)]);
+    assert_eq!(replay.take().duplicate, 1);
+}
+
+proptest! {
+    /// Whatever the flushes were, and whatever would not fit without them, a replay comes to the same fingerprint.
+    #[test]
+    fn a_replay_never_refuses_what_was_counted(
+        messages in prop::collection::vec(
+            prop::collection::vec((prop::sample::select(vec![i64::MIN, i64::MAX, i64::MAX / 2, -1, 2]), "[a-c]"), 1..4),
+            1..30,
+        ),
+        flushes in prop::collection::vec(any::<bool>(), 30),
+        takes in prop::collection::vec(any::<bool>(), 30),
+    ) {
+        let mut counted = Fold::new(Rules::default(), 0);
+        let mut replay = Fold::new(Rules::default(), 0);
+        let (mut stored, mut replayed) = (Vec::new(), Vec::new());
+        for (offset, message) in messages.iter().enumerate() {
+            let increments: Vec<_> = message.iter().map(|(delta, id)| once(id, *delta)).collect();
+            let envelope = at(offset as i64);
+            match counted.count(&envelope, &increments) {
+                Ok(()) => replay.count_again(&envelope, &increments).unwrap(),
+                Err(reason) => {
+                    counted.reject(envelope.offset, reason, b"");
+                    replay.remember(&envelope, &increments);
+                    replay.reject(envelope.offset, reason, b"");
+                }
+            }
+            if flushes[offset] {
+                stored.push(counted.take());
+            }
+            if takes[offset] {
+                replayed.push(replay.take());
+            }
+        }
+        stored.push(counted.take());
+        replayed.push(replay.take());
+        let sum = |flushes: &[Flush]| flushes.iter().fold(Fingerprint::ZERO, |sum, flush| sum + flush.fingerprint);
+        prop_assert_eq!(sum(&stored), sum(&replayed));
+        let total = |flushes: &[Flush], of: fn(&Flush) -> u64| flushes.iter().map(of).sum::<u64>();
+        for of in [|f: &Flush| f.counted, |f: &Flush| f.duplicate, |f: &Flush| f.rejected, |f: &Flush| f.increments] {
+            prop_assert_eq!(total(&stored, of), total(&replayed, of));
+        }
+    }
+}

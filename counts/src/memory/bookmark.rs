@@ -1,14 +1,19 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Rules;
+
 /// Where to begin reading in order to remember again what was remembered at an offset, which it is committed with.
 ///
 /// Written `ids=none`, or `ids=<offset>`, then the messages to pass over, if there are any: `unread=<schema>:<first>-<last>`,
-/// joined by commas. Words that it does not know are ignored.
+/// joined by commas, then the rules that were counted by: `rules=bucket_seconds=60,…`. Words that it does not know are
+/// ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bookmark {
     /// The offset of the oldest id; `None` where nothing is remembered.
     pub from: Option<i64>,
+    /// The rules of counting as they were noted, which may be another version's; `None` where none were.
+    pub(crate) rules: Option<String>,
     /// Of a schema from one offset to another: messages that left no ids.
     pub(crate) unread: Vec<Gap>,
 }
@@ -28,6 +33,17 @@ pub(super) const MAX_GAPS: usize = 64;
 #[error("{0:?} does not say from where ids are to be remembered")]
 pub struct BookmarkParseError(pub String);
 
+impl Bookmark {
+    pub(crate) fn by(self, rules: &Rules) -> Bookmark {
+        Bookmark { rules: Some(rules.to_string()), ..self }
+    }
+
+    /// The rules that it was noted under, if they are not these.
+    pub fn other_rules(&self, rules: &Rules) -> Option<&str> {
+        self.rules.as_deref().filter(|noted| *noted != rules.to_string())
+    }
+}
+
 impl Gap {
     pub(super) fn contains(&self, schema: u32, offset: i64) -> bool {
         self.schema == schema && (self.first..=self.last).contains(&offset)
@@ -44,7 +60,10 @@ impl fmt::Display for Bookmark {
             f.write_str(if i == 0 { " unread=" } else { "," })?;
             write!(f, "{schema}:{first}-{last}")?;
         }
-        Ok(())
+        match &self.rules {
+            None => Ok(()),
+            Some(rules) => write!(f, " rules={}", rules.replace(' ', ",")),
+        }
     }
 }
 
@@ -66,7 +85,8 @@ fn parse(text: &str) -> Option<Bookmark> {
         None => Vec::new(),
         Some(gaps) => gaps.split(',').map(gap).collect::<Option<_>>()?,
     };
-    Some(Bookmark { from, unread })
+    let rules = value("rules").map(|rules| rules.replace(',', " "));
+    Some(Bookmark { from, rules, unread })
 }
 
 fn gap(text: &str) -> Option<Gap> {
@@ -77,23 +97,35 @@ fn gap(text: &str) -> Option<Gap> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
+    use crate::{BucketWidth, Horizon};
 
     #[test]
     fn a_bookmark_reads_as_it_writes() {
         let gap = |schema, first, last| Gap { schema, first, last };
         let bookmarks = [
             ("ids=none", Bookmark::default()),
-            ("ids=17", Bookmark { from: Some(17), unread: vec![] }),
+            ("ids=17", Bookmark { from: Some(17), ..Bookmark::default() }),
             (
                 "ids=17 unread=4:20-22,9:21-21",
-                Bookmark { from: Some(17), unread: vec![gap(4, 20, 22), gap(9, 21, 21)] },
+                Bookmark {
+                    from: Some(17),
+                    unread: vec![gap(4, 20, 22), gap(9, 21, 21)],
+                    ..Bookmark::default()
+                },
+            ),
+            (
+                "ids=17 unread=4:20-22 rules=bucket_seconds=60,max_future_seconds=86400,horizon_offsets=1000000,max_ids=1000000",
+                Bookmark { from: Some(17), unread: vec![gap(4, 20, 22)], ..Bookmark::default() }
+                    .by(&Rules::default()),
             ),
         ];
         for (text, bookmark) in bookmarks {
             assert_eq!((bookmark.to_string().as_str(), text.parse()), (text, Ok(bookmark)));
         }
-        assert_eq!("later=1 ids=17".parse(), Ok(Bookmark { from: Some(17), unread: vec![] }));
+        assert_eq!("later=1 ids=17".parse(), Ok(Bookmark { from: Some(17), ..Bookmark::default() }));
         for bad in ["", "ids=", "ids=x", "unread=1:2-3", "ids=1 unread=", "ids=1 unread=1:2"] {
             assert_eq!(bad.parse::<Bookmark>(), Err(BookmarkParseError(bad.into())));
         }
@@ -102,7 +134,24 @@ mod tests {
     #[test]
     fn the_longest_bookmark_is_one_that_brokers_take() {
         let gap = Gap { schema: u32::MAX, first: i64::MAX, last: i64::MAX };
-        let longest = Bookmark { from: Some(i64::MAX), unread: vec![gap; MAX_GAPS] };
+        let rules = Rules {
+            width: BucketWidth::from_secs(86_400).unwrap(),
+            horizon: Horizon { offsets: u32::MAX, ids: NonZeroU32::MAX },
+            max_future_s: u32::MAX,
+        };
+        let longest = Bookmark { from: Some(i64::MAX), unread: vec![gap; MAX_GAPS], rules: None }.by(&rules);
         assert!(longest.to_string().len() < 4096, "{}", longest.to_string().len());
+    }
+
+    #[test]
+    fn a_bookmark_knows_whether_it_was_noted_under_other_rules() {
+        let ours = Rules::default();
+        let other_rules =
+            |text: &str| text.parse::<Bookmark>().unwrap().other_rules(&ours).map(str::to_owned);
+        assert_eq!(other_rules("ids=17"), None);
+        assert_eq!(other_rules(&Bookmark::default().by(&ours).to_string()), None);
+        let others = Rules { max_future_s: 7, ..ours };
+        assert_eq!(other_rules(&Bookmark::default().by(&others).to_string()), Some(others.to_string()));
+        assert_eq!(other_rules("ids=17 rules=more=1").as_deref(), Some("more=1"));
     }
 }

@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tally_service::config;
-use tally_service::kafka;
+use tally_service::kafka::{self, REJECTED_MESSAGE_BYTES};
 
 use super::{Error, Report};
 
@@ -14,97 +16,149 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const METADATA_ATTEMPTS: usize = 50;
 const METADATA_PAUSE: Duration = Duration::from_millis(100);
 
+const CLEANUP: &str = "cleanup.policy";
+const MAX_MESSAGE: &str = "max.message.bytes";
+
 /// A batch of deltas is one message.
-const DELTAS_MESSAGE_BYTES: &str = "8388608";
+const DELTAS_MESSAGE_BYTES: u64 = 8 << 20;
+/// A copy of a message is so much longer at most than the message: its headers say why it was rejected.
+const COPY_BYTES: u64 = 64 << 10;
+
+/// How long a topic's messages must be allowed to be, and why.
+struct Longest {
+    bytes: u64,
+    reason: String,
+}
 
 pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<(), Error> {
     let broker =
         |error: KafkaError| Error::Broker { bootstrap: kafka.bootstrap.clone(), reason: error.to_string() };
     let admin: AdminClient<DefaultClientContext> =
         kafka::client(kafka, "tally-init").create().map_err(broker)?;
-    for topic in [&kafka.increments, &kafka.deltas, &kafka.rejected] {
-        let mut new = NewTopic::new(topic, kafka.partitions, TopicReplication::Fixed(kafka.replication))
-            .set("cleanup.policy", "delete");
-        if topic == &kafka.deltas {
-            new = new.set("max.message.bytes", DELTAS_MESSAGE_BYTES);
+    let topics = Topics { kafka, admin };
+    topics.init(&kafka.increments, None, report).await?;
+    let batch =
+        Longest { bytes: DELTAS_MESSAGE_BYTES, reason: String::from("a batch of deltas is one message") };
+    topics.init(&kafka.deltas, Some(&batch), report).await?;
+    let copy = topics.longest_copy().await?;
+    topics.init(&kafka.rejected, Some(&copy), report).await
+}
+
+struct Topics<'k> {
+    kafka: &'k config::Kafka,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Topics<'_> {
+    /// Makes the topic, or refuses one that is there and contradicts the configuration.
+    async fn init(&self, topic: &str, longest: Option<&Longest>, report: &mut Report) -> Result<(), Error> {
+        let config::Kafka { bootstrap, partitions, replication, .. } = self.kafka;
+        let bytes = longest.map(|longest| longest.bytes.to_string());
+        let mut new =
+            NewTopic::new(topic, *partitions, TopicReplication::Fixed(*replication)).set(CLEANUP, "delete");
+        if let Some(bytes) = &bytes {
+            new = new.set(MAX_MESSAGE, bytes);
         }
-        let made = admin.create_topics([&new], &options()).await.map_err(broker)?;
+        let made = self
+            .admin
+            .create_topics([&new], &options())
+            .await
+            .map_err(|error| Error::Broker { bootstrap: bootstrap.clone(), reason: error.to_string() })?;
         match made.into_iter().next() {
-            Some(Ok(_)) => report.add(format!("topic {topic}: made, {} partitions", kafka.partitions)),
+            Some(Ok(_)) => report.add(format!("topic {topic}: made, {partitions} partitions")),
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-                check(&admin, kafka, topic).await?;
+                self.check(topic, longest).await?;
                 report.add(format!("topic {topic}: there"));
             }
-            Some(Err((_, code))) => {
-                return Err(Error::Topic { topic: topic.clone(), reason: code.to_string() });
+            Some(Err((_, code))) => return Err(refused(topic, code)),
+            None => return Err(refused(topic, "no answer")),
+        }
+        Ok(())
+    }
+
+    async fn check(&self, topic: &str, longest: Option<&Longest>) -> Result<(), Error> {
+        let have = self.partitions(topic).await.map_err(|error| refused(topic, error))?;
+        if have != self.kafka.partitions {
+            let want = self.kafka.partitions;
+            return Err(refused(topic, format!("has {have} partitions, but kafka.partitions is {want}")));
+        }
+        let settings = self.settings(topic).await?;
+        match settings.get(CLEANUP).and_then(|entry| entry.value.as_deref()) {
+            Some("delete") => {}
+            policy => {
+                let policy = policy.unwrap_or("unknown");
+                return Err(refused(
+                    topic,
+                    format!("its {CLEANUP} is {policy}: counts need every message, so it must be delete"),
+                ));
             }
-            None => {
-                return Err(Error::Topic { topic: topic.clone(), reason: String::from("no answer") });
+        }
+        let Some(Longest { bytes, reason }) = longest else { return Ok(()) };
+        let have = max_message_bytes(topic, &settings)?;
+        match have >= *bytes {
+            true => Ok(()),
+            false => Err(refused(
+                topic,
+                format!(
+                    "its {MAX_MESSAGE} is {have}, but {reason}: set it to {bytes} or more (kafka-configs.sh --alter \
+                     --entity-type topics --entity-name {topic} --add-config {MAX_MESSAGE}={bytes})"
+                ),
+            )),
+        }
+    }
+
+    /// Whatever `increments` takes must be taken when it is rejected; and whatever the aggregator copies, since another
+    /// compression may have made it shorter there.
+    async fn longest_copy(&self) -> Result<Longest, Error> {
+        let increments = &self.kafka.increments;
+        self.partitions(increments).await.map_err(|error| refused(increments, error))?;
+        let taken = max_message_bytes(increments, &self.settings(increments).await?)?;
+        let bytes = taken.max(REJECTED_MESSAGE_BYTES as u64) + COPY_BYTES;
+        let reason = format!(
+            "copies of up to {REJECTED_MESSAGE_BYTES} bytes go there, and the {MAX_MESSAGE} of {increments} is {taken}"
+        );
+        Ok(Longest { bytes, reason })
+    }
+
+    /// How many partitions a topic has that the controller says is there. The broker that is asked may hear of it later.
+    async fn partitions(&self, topic: &str) -> Result<i32, kafka::TopicError> {
+        let mut attempts = 0;
+        loop {
+            match kafka::partition_count(self.admin.inner(), topic) {
+                Err(kafka::TopicError::Missing { .. }) if attempts < METADATA_ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(METADATA_PAUSE).await;
+                }
+                outcome => return outcome,
             }
         }
     }
-    Ok(())
+
+    async fn settings(&self, topic: &str) -> Result<ConfigResource, Error> {
+        let described = self
+            .admin
+            .describe_configs([&ResourceSpecifier::Topic(topic)], &options())
+            .await
+            .map_err(|error| refused(topic, error))?;
+        match described.into_iter().next() {
+            Some(Ok(settings)) => Ok(settings),
+            Some(Err(code)) => Err(refused(topic, code)),
+            None => Err(refused(topic, "no answer")),
+        }
+    }
 }
 
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(CALL_TIMEOUT)).operation_timeout(Some(CALL_TIMEOUT))
 }
 
-/// How many partitions a topic has that the controller says is there. The broker that is asked may hear of it later.
-async fn partitions(
-    admin: &AdminClient<DefaultClientContext>,
-    topic: &str,
-) -> Result<i32, kafka::TopicError> {
-    let mut attempts = 0;
-    loop {
-        match kafka::partition_count(admin.inner(), topic) {
-            Err(kafka::TopicError::Missing { .. }) if attempts < METADATA_ATTEMPTS => {
-                attempts += 1;
-                tokio::time::sleep(METADATA_PAUSE).await;
-            }
-            outcome => return outcome,
-        }
-    }
+fn refused(topic: &str, reason: impl ToString) -> Error {
+    Error::Topic { topic: topic.to_owned(), reason: reason.to_string() }
 }
 
-/// Refuses a topic that is there and contradicts the configuration.
-async fn check(
-    admin: &AdminClient<DefaultClientContext>,
-    kafka: &config::Kafka,
-    topic: &str,
-) -> Result<(), Error> {
-    let refuse = |reason: String| Error::Topic { topic: topic.to_owned(), reason };
-    let have = partitions(admin, topic).await.map_err(|error| refuse(error.to_string()))?;
-    if have != kafka.partitions {
-        let want = kafka.partitions;
-        return Err(refuse(format!("has {have} partitions, but kafka.partitions is {want}")));
-    }
-    let described = admin
-        .describe_configs([&ResourceSpecifier::Topic(topic)], &options())
-        .await
-        .map_err(|error| refuse(error.to_string()))?;
-    let resource = match described.into_iter().next() {
-        Some(Ok(resource)) => resource,
-        Some(Err(code)) => return Err(refuse(code.to_string())),
-        None => return Err(refuse(String::from("no answer"))),
-    };
-    let value = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
-    match value("cleanup.policy") {
-        Some("delete") => {}
-        policy => {
-            let policy = policy.unwrap_or("unknown");
-            return Err(refuse(format!(
-                "its cleanup.policy is {policy}: counts need every message, so it must be delete"
-            )));
-        }
-    }
-    if topic == kafka.deltas {
-        let limit = value("max.message.bytes").and_then(|bytes| bytes.parse::<u64>().ok());
-        if limit.is_none_or(|bytes| bytes < 8 << 20) {
-            return Err(refuse(format!(
-                "its max.message.bytes is {limit:?}: a batch of deltas may need {DELTAS_MESSAGE_BYTES}"
-            )));
-        }
-    }
-    Ok(())
+fn max_message_bytes(topic: &str, settings: &ConfigResource) -> Result<u64, Error> {
+    let value = settings.get(MAX_MESSAGE).and_then(|entry| entry.value.as_deref());
+    value
+        .and_then(|bytes| bytes.parse().ok())
+        .ok_or_else(|| refused(topic, format!("its {MAX_MESSAGE} is {value:?}, not a number")))
 }

@@ -25,7 +25,7 @@ pub enum Error {
 }
 
 /// Librdkafka properties that decide whether counts are exact: the services set them, nobody else.
-const RESERVED_PROPERTIES: [&str; 11] = [
+const RESERVED_PROPERTIES: [&str; 14] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -34,7 +34,10 @@ const RESERVED_PROPERTIES: [&str; 11] = [
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    "group.protocol",
     "isolation.level",
+    "log.connection.close",
+    "log.queue",
     "request.required.acks",
     "transactional.id",
 ];
@@ -138,8 +141,15 @@ mod tests {
 
     #[test]
     fn what_exactly_once_depends_on_cannot_be_passed_through() {
-        let error = with("[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"").unwrap_err();
-        assert!(error.to_string().contains("kafka.properties.isolation.level"), "{error}");
+        for (name, value) in [
+            ("isolation.level", "read_uncommitted"),
+            ("group.protocol", "consumer"),
+            ("log.connection.close", "false"),
+            ("log.queue", "true"),
+        ] {
+            let error = with(&format!("[kafka.properties]\n\"{name}\" = \"{value}\"")).unwrap_err();
+            assert!(error.to_string().contains(&format!("kafka.properties.{name} ")), "{error}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod topics;
 
 pub use fetcher::{Fetched, Fetcher};
 pub use membership::{Membership, Rebalance};
-pub use settings::{TRANSACTION_TIMEOUT, client, consumer, producer, transactional_producer};
-pub use standing::group_metadata;
+pub use settings::{
+    REJECTED_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer, transactional_producer,
+};
+pub use standing::{Member, group_metadata};
 pub use topics::{TopicError, partition_count, patiently, topic_id, topic_id_within, watermarks};

@@ -7,6 +7,10 @@ use crate::config;
 /// The longest message that a topic of Tally holds: a batch of deltas.
 const MAX_MESSAGE_BYTES: &str = "8388608";
 
+/// The longest message that is copied to the topic of rejections, uncompressed: key, payload and headers. The topic must take it
+/// even where it does not compress.
+pub const REJECTED_MESSAGE_BYTES: usize = 16 << 20;
+
 /// After so long the coordinator aborts a transaction whose owner went away; it looks every ten seconds by default.
 ///
 /// Until then, readers of `deltas` stop before it, and who takes its partitions over waits for their offsets. So it is no longer
@@ -79,6 +83,7 @@ pub fn transactional_producer(
         .set("transactional.id", transactional_id)
         .set("transaction.timeout.ms", &timeout_ms)
         .set("message.timeout.ms", &timeout_ms)
+        .set("message.max.bytes", REJECTED_MESSAGE_BYTES.to_string())
         .set("socket.timeout.ms", TRANSACTION_SOCKET_TIMEOUT.as_millis().to_string())
         .set("linger.ms", "0");
     config

@@ -1,0 +1,138 @@
+//! What an aggregator makes of what was committed before it: it remembers the same ids, by the same rules, or does not count.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::Response;
+use tally_schemas::{Increment, encode, wire};
+use tally_service::store;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::installation::Installation;
+use crate::model::{Event, Model};
+use crate::service::Kind;
+use crate::source::Source;
+
+const AT_MS: i64 = 1_780_000_000_000;
+
+fn event(key: &str) -> Event {
+    Event::new("resume", key, 1, AT_MS)
+}
+
+async fn send(source: &Source, event: &Event, id: &str) {
+    let mut payload = wire::prefix(source.increment_schema).to_vec();
+    encode::increment(&mut payload, &Increment { id: Some(id), ..event.increment() });
+    source.send(0, Some(&payload)).await;
+}
+
+/// A registry that has what the real one has, but for the schemas while it lags.
+struct Laggard {
+    url: String,
+    lags: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Laggard {
+    async fn start(target: &str) -> Laggard {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+        let url = format!("http://{}", listener.local_addr().expect("it listens"));
+        let lags = Arc::new(AtomicBool::new(true));
+        let app = Router::new().fallback(answer).with_state((target.to_owned(), Arc::clone(&lags)));
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
+        Laggard { url, lags, task }
+    }
+
+    fn catch_up(&self) {
+        self.lags.store(false, Ordering::Release);
+    }
+}
+
+impl Drop for Laggard {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(
+    State((target, lags)): State<(String, Arc<AtomicBool>)>,
+    method: Method,
+    uri: Uri,
+    mut headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut response = Response::new(Body::empty());
+    if uri.path().starts_with("/schemas/ids/") && lags.load(Ordering::Acquire) {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        *response.body_mut() = Body::from(r#"{"error_code": 40403, "message": "Schema not found"}"#);
+        return response;
+    }
+    headers.remove(header::HOST);
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client is made");
+    let call = client.request(method, format!("{target}{uri}")).headers(headers).body(body);
+    let answered = call.send().await.expect("the registry answers");
+    *response.status_mut() = answered.status();
+    *response.body_mut() = Body::from(answered.bytes().await.expect("the registry answers in full"));
+    response
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_a_lagging_registry_hides_are_waited_for() {
+    let mut tally = Installation::new("lagging").await;
+    tally.allow("the partition waits for the schema registry");
+    let source = tally.source().await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start(Kind::Sink, "a");
+    let mut model = Model::default();
+    send(&source, &event("first"), "first").await;
+    model.add(&event("first"));
+    tally.prove(&model).await;
+    aggregator.terminate().await;
+
+    let registry = Laggard::start(tally.config.registry.url.trim_end_matches('/')).await;
+    tally.configure(|config| config.registry.url.clone_from(&registry.url));
+    aggregator.start_again();
+    send(&source, &event("first"), "first").await;
+    send(&source, &event("second"), "second").await;
+    model.add(&event("second"));
+    aggregator.logs("its ids were remembered once and cannot be now").await;
+    registry.catch_up();
+    tally.prove(&model).await;
+    let ledger = store::ledgers(tally.store(), false).await.expect("the ledger can be read")[&0];
+    assert_eq!((ledger.counted, ledger.duplicate, ledger.rejected), (2, 1, 0));
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregator_by_other_rules_than_those_before_it_does_not_count() {
+    let mut tally = Installation::new("other_rules").await;
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start(Kind::Sink, "a");
+    let mut model = Model::default();
+    tally.source().await.single(0, &event("first")).await;
+    model.add(&event("first"));
+    tally.prove(&model).await;
+    aggregator.terminate().await;
+
+    tally.allow("it was counted by other rules");
+    tally.configure(|config| config.duplicates.horizon_offsets = 7);
+    aggregator.start_again();
+    assert_ne!(aggregator.ended().await.code(), Some(0));
+    let said = "horizon_offsets=1000000 max_ids=1000000, but the configuration says";
+    aggregator.logs(said).await;
+    aggregator.logs("horizon_offsets=7 max_ids=1000000").await;
+
+    tally.configure(|config| config.duplicates.horizon_offsets = 1_000_000);
+    aggregator.start_again();
+    tally.source().await.single(0, &event("second")).await;
+    model.add(&event("second"));
+    tally.prove(&model).await;
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
