@@ -36,7 +36,8 @@ pub enum Mode {
     /// Half-open: connections stay and new ones are taken, but no byte passes. They are reset when this mode ends: what
     /// a peer missed cannot be made up for.
     Stalled,
-    /// What clients send comes so much later, and comes even if the client has hung up by then. Answers are not held.
+    /// What clients send over connections that are there already comes so much later, and comes even if the client has hung up by
+    /// then. Answers are not held, nor new connections: what a client sends again over one comes before the first copy.
     Late(Duration),
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Mode, Shared};
+use super::{Mode, Setting, Shared};
 
 const READ_BYTES: usize = 32 << 10;
 /// What one direction of one connection holds at most: beyond it the sender is made to wait, as by a full network.
@@ -29,17 +29,20 @@ struct Chunk {
 }
 
 /// From the client to the peer; whether the client ended in order.
-pub(super) async fn asks(client: &TcpStream, peer: &TcpStream, shared: &Shared) -> bool {
-    let delay = |mode| match mode {
-        Mode::Delay(by) | Mode::Late(by) => by,
-        Mode::Open | Mode::Cut | Mode::Stalled => Duration::ZERO,
+///
+/// `born` is the setting that the connection began under.
+pub(super) async fn asks(client: &TcpStream, peer: &TcpStream, shared: &Shared, born: &Arc<Setting>) -> bool {
+    let delay = |setting: &Arc<Setting>| match setting.mode {
+        Mode::Delay(by) => by,
+        Mode::Late(by) if !Arc::ptr_eq(setting, born) => by,
+        Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) => Duration::ZERO,
     };
     pass(client, peer, shared, delay).await
 }
 
 /// From the peer to the client; whether the peer ended in order.
 pub(super) async fn answers(peer: &TcpStream, client: &TcpStream, shared: &Shared) -> bool {
-    let delay = |mode| match mode {
+    let delay = |setting: &Arc<Setting>| match setting.mode {
         Mode::Delay(by) => by,
         Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) => Duration::ZERO,
     };
@@ -48,7 +51,12 @@ pub(super) async fn answers(peer: &TcpStream, client: &TcpStream, shared: &Share
 
 /// What was read is delivered, whatever became of the reading side meanwhile. Where nobody takes it any more, it is thrown away: the
 /// other direction may still have something to deliver.
-async fn pass(from: &TcpStream, to: &TcpStream, shared: &Shared, delay: impl Fn(Mode) -> Duration) -> bool {
+async fn pass(
+    from: &TcpStream,
+    to: &TcpStream,
+    shared: &Shared,
+    delay: impl Fn(&Arc<Setting>) -> Duration,
+) -> bool {
     let (held, mut queue) = channel(HELD_READS);
     let deliver = async {
         let mut taken = true;
@@ -64,7 +72,7 @@ async fn read(
     from: &TcpStream,
     held: Sender<Chunk>,
     shared: &Shared,
-    delay: impl Fn(Mode) -> Duration,
+    delay: impl Fn(&Arc<Setting>) -> Duration,
 ) -> bool {
     let room = Arc::new(Semaphore::new(HELD_BYTES));
     let mut buffer = vec![0; READ_BYTES];
@@ -76,7 +84,7 @@ async fn read(
             Err(_) => return false,
         };
         let setting = shared.now();
-        let delay = delay(setting.mode);
+        let delay = delay(&setting);
         if !delay.is_zero() {
             setting.strike(count as u64);
         }

@@ -33,7 +33,7 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
         return reset(client);
     }
     let whole = {
-        let mut talk = pin!(talk(&client, &peer, shared));
+        let mut talk = pin!(talk(&client, &peer, shared, &setting));
         // Not polled while the mode is stalled: then nothing moves.
         loop {
             let setting = settings.borrow_and_update().clone();
@@ -60,9 +60,9 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
 }
 
 /// Both directions; whether both came to an orderly end.
-async fn talk(client: &TcpStream, peer: &TcpStream, shared: &Shared) -> bool {
+async fn talk(client: &TcpStream, peer: &TcpStream, shared: &Shared, born: &Arc<Setting>) -> bool {
     let mut asks = pin!(async {
-        let whole = pump::asks(client, peer, shared).await;
+        let whole = pump::asks(client, peer, shared, born).await;
         // The peer may still answer.
         if let Err(error) = rustix::net::shutdown(peer, Shutdown::Write) {
             tracing::debug!(%error, "pass the end of a client on: its peer is gone");

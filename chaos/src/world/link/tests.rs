@@ -216,6 +216,18 @@ async fn a_late_request_arrives_though_its_client_has_hung_up() {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_over_a_new_connection_comes_first() {
+    let way = Way::new().await;
+    let (mut client, _first) = way.pair().await;
+    way.link.set(Mode::Late(LONG * 10));
+    says(&mut client, "EndTxn").await;
+    way.until_struck().await;
+    let (mut again, mut second) = way.pair().await;
+    says(&mut again, "EndTxn").await;
+    hears(&mut second, "EndTxn").await;
+}
+
+#[tokio::test]
 async fn answers_are_not_late() {
     let way = Way::new().await;
     let (mut client, mut peer) = way.pair().await;
