@@ -16,9 +16,9 @@ pub(crate) type TransactionalProducer = ThreadedProducer<Connection>;
 
 const METADATA_CALL: Duration = Duration::from_secs(5);
 
-/// Ends the name of a connection that only asks which brokers there are, and is closed once that is known. Nothing of a
-/// transaction goes over it.
-const BOOTSTRAP: &str = "/bootstrap: ";
+/// Part of lines on connections over which nothing of a transaction has gone: the one that asks which brokers there are is closed
+/// once that is known, and one that was never made may be given up for another address.
+const HARMLESS: [&str; 2] = ["/bootstrap: ", " in state TRY_CONNECT"];
 
 /// How long a transaction's calls are waited for.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl Connection {
 impl ClientContext for Connection {
     /// librdkafka logs each lost connection and the requests that were not answered in time, before it sends again.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if matches!(facility, "FAIL" | "REQTMOUT") && !message.contains(BOOTSTRAP) {
+        if matches!(facility, "FAIL" | "REQTMOUT") && !HARMLESS.iter().any(|part| message.contains(part)) {
             self.lost.store(true, Ordering::Release);
         }
         DefaultProducerContext.log(level, facility, message);
