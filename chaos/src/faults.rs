@@ -261,7 +261,8 @@ impl Ground<'_> {
         let deadline = Instant::now() + NOTICED;
         loop {
             let text = tokio::fs::read(&log).await?;
-            let since = String::from_utf8_lossy(text.get(read..).unwrap_or_default());
+            let since = text.get(read..).context("an aggregator's log has become shorter")?;
+            let since = String::from_utf8_lossy(since);
             let noticed = since.contains("fenced by a newer instance");
             if noticed || Instant::now() >= deadline {
                 return Ok((noticed, id));

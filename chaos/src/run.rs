@@ -206,12 +206,12 @@ fn bugs(dir: &Path) -> anyhow::Result<Vec<String>> {
     let mut bugs = Vec::new();
     for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
         for entry in std::fs::read_dir(dir.join("logs"))? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
             if !name.starts_with(service.name()) {
                 continue;
             }
-            let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+            let text = String::from_utf8_lossy(&std::fs::read(entry.path())?).into_owned();
             let lines = text.lines().filter(|line| BUGS.iter().any(|bug| line.contains(bug)));
             bugs.extend(lines.map(|line| format!("{name}: {line}")));
         }

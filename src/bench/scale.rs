@@ -180,7 +180,11 @@ fn pauses(looks: &[Look], from: Instant, to: Instant) -> Vec<(Instant, Instant)>
 }
 
 fn longest(looks: &[Look], from: Instant, to: Instant) -> Duration {
-    pauses(looks, from, to).into_iter().map(|(last, next)| next - last).max().unwrap_or_default()
+    pauses(looks, from, to)
+        .into_iter()
+        .map(|(last, next)| next - last)
+        .max()
+        .expect("a topic has a partition")
 }
 
 /// After how long the longest pause was over; nothing if it was as long as usual.

@@ -21,8 +21,6 @@ use super::{Error, metadata};
 const JAVA: [&str; 3] = ["-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1"];
 /// A killed broker reads its logs again, while two cores do everything else.
 const COMES_UP: Duration = Duration::from_secs(120);
-/// Leaders are moved away first, which waits for those that are to take over.
-const SHUTS_DOWN: Duration = Duration::from_secs(60);
 
 struct Broker {
     program: Program,
@@ -100,15 +98,6 @@ impl Brokers {
         let killed = program.kill_and_wait().await?;
         asleep.store(false, Ordering::Relaxed);
         if killed { Ok(()) } else { Err(Error::Gone { action: "kill", name: program.name().to_owned() }) }
-    }
-
-    /// SIGTERM, which a broker answers by handing its leaderships over.
-    pub(super) async fn terminate(&self, broker: usize) -> Result<(), Error> {
-        let program = &self.0[broker].program;
-        match program.terminate(SHUTS_DOWN).await? {
-            Some(_) => Ok(()),
-            None => Err(Error::Gone { action: "terminate", name: program.name().to_owned() }),
-        }
     }
 
     pub(super) fn pause(&self, broker: usize) -> Result<(), Error> {

@@ -59,7 +59,6 @@ pub(super) struct Addresses {
 
 /// A service process; killed when dropped.
 pub struct Member {
-    kind: Kind,
     addresses: Addresses,
     program: Arc<Program>,
     http: reqwest::Client,
@@ -67,17 +66,12 @@ pub struct Member {
 
 impl Member {
     pub(super) fn start(
-        kind: Kind,
         addresses: Addresses,
         program: Arc<Program>,
         http: reqwest::Client,
     ) -> Result<Member, Error> {
         program.start()?;
-        Ok(Member { kind, addresses, program, http })
-    }
-
-    pub fn kind(&self) -> Kind {
-        self.kind
+        Ok(Member { addresses, program, http })
     }
 
     /// Starts it again under the same name, on the same ports.
@@ -108,10 +102,6 @@ impl Member {
     /// How it ended; none while it runs, asleep or not.
     pub fn has_ended(&mut self) -> Result<Option<ExitStatus>, Error> {
         self.program.has_ended()
-    }
-
-    pub fn is_running(&self) -> Result<bool, Error> {
-        Ok(self.program.has_ended()?.is_none())
     }
 
     /// The last line of its log.
@@ -148,10 +138,6 @@ impl Member {
     /// The base of `/readyz` and `/metrics`.
     pub fn health_url(&self) -> String {
         format!("http://{}", self.addresses.health)
-    }
-
-    pub fn pid(&self) -> Option<u32> {
-        self.program.pid()
     }
 
     pub fn log(&self) -> &Path {

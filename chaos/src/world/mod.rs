@@ -34,7 +34,7 @@ mod server;
 mod side;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -217,7 +217,7 @@ impl World {
         let log = self.folder.logs().join(format!("{full_name}.log"));
         let program = Arc::new(Program::new(&full_name, command, log, &self.nursery)?);
         self.roster().programs.push(Arc::downgrade(&program));
-        Member::start(kind, addresses, program, self.http.clone())
+        Member::start(addresses, program, self.http.clone())
     }
 
     fn write_config(&self, name: &str, config: &Config) -> Result<PathBuf, Error> {
@@ -262,11 +262,6 @@ impl World {
     /// SIGKILL.
     pub async fn kill_broker(&self, broker: usize) -> Result<(), Error> {
         self.brokers.kill(broker).await
-    }
-
-    /// SIGTERM; returns when it has handed over and ended.
-    pub async fn terminate_broker(&self, broker: usize) -> Result<(), Error> {
-        self.brokers.terminate(broker).await
     }
 
     /// Returns once it answers and is part of the cluster again; its replicas may still be behind.
@@ -331,10 +326,6 @@ impl World {
             program.kill_and_wait().await?;
         }
         Ok(())
-    }
-
-    pub fn dir(&self) -> &Path {
-        self.folder.dir()
     }
 }
 

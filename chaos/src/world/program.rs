@@ -80,6 +80,7 @@ impl Program {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }

@@ -108,11 +108,6 @@ impl Load {
         self.book.progress()
     }
 
-    /// Increments acknowledged so far.
-    pub fn acknowledged(&self) -> u64 {
-        self.progress().acknowledged
-    }
-
     /// The clock that events happen by jumps from where it is.
     pub fn step_clock(&self, ms: i64) {
         self.book.step_clock(ms);

@@ -95,10 +95,6 @@ impl Link {
         self.shared.setting.send_replace(Setting::new(mode));
     }
 
-    pub fn mode(&self) -> Mode {
-        self.shared.now().mode
-    }
-
     /// Bytes that have passed so far, both ways.
     pub fn traffic(&self) -> u64 {
         self.shared.traffic.load(Ordering::Relaxed)
