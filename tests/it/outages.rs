@@ -16,7 +16,7 @@ use crate::intercept::{Call, Interceptor, Then};
 use crate::model::{Event, Model};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
-use crate::service::Kind;
+use crate::service::{Kind, Service};
 
 const BATCHES: &str = "tally_sink_batches_total";
 const INSERTS: &str = "tally_sink_inserts_total";
@@ -154,6 +154,14 @@ async fn a_verify_that_cannot_reach_the_store_says_so_and_not_that_counts_differ
     assert!(ended.stderr.contains("tally: "), "{ended:?}");
 }
 
+/// An aggregator, and a sink that reaches the store by way of `store`, ready.
+async fn services_before(tally: &Installation, store: &Interceptor) -> (Service, Service) {
+    let aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
+    sink.ready().await;
+    (aggregator, sink)
+}
+
 /// A store that answers in its own way for as long as `is_on`.
 async fn store_that(
     tally: &Installation,
@@ -178,9 +186,7 @@ async fn a_store_with_too_many_parts_is_given_time_and_said_to_be_overloaded() {
         call.is_block().then(|| Then::Answer { status: 500, exception_code, body: body.to_owned() })
     })
     .await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
-    sink.ready().await;
+    let (mut aggregator, mut sink) = services_before(&tally, &store).await;
     let load = Feeder::start(&tally.source().await, 13);
     sink.counts_beyond(4.0, INSERTS, "overloaded").await;
     let reasons = sink.readiness().await.expect_err("not ready while the store is overloaded");
@@ -209,9 +215,7 @@ async fn an_exception_in_the_body_of_an_answer_of_200_does_not_pass_for_stored()
         call.is_block().then(|| Then::Answer { status: 200, exception_code: None, body: body.to_owned() })
     })
     .await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
-    sink.ready().await;
+    let (mut aggregator, mut sink) = services_before(&tally, &store).await;
     let load = Feeder::start(&tally.source().await, 14);
     sink.counts_beyond(1.0, INSERTS, "overloaded").await;
     sink.counts_beyond(1.0, INSERTS, "uncertain").await;
@@ -238,9 +242,7 @@ async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the
         call.is_block_of(1).then(|| Then::Answer { status: 403, exception_code, body: body.to_owned() })
     })
     .await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
-    sink.ready().await;
+    let (mut aggregator, mut sink) = services_before(&tally, &store).await;
     let load = Feeder::start(&tally.source().await, 15);
     sink.counts_beyond(0.0, INSERTS, "unfit").await;
     let reasons = sink.readiness().await.expect_err("not ready while the store needs mending");
