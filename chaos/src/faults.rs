@@ -115,15 +115,22 @@ impl Ground<'_> {
                 let delay = Duration::from_millis(20 + u64::from(pick >> 8) % 600);
                 self.link(kind, pick, Mode::Delay(delay), lasts).await
             }
-            Kind::LateRequests => {
-                let id = self.transactional_id(pick);
-                let broker = self.world.coordinator_of_transactions(&id).await?;
-                let link = self.world.link_to_broker(Side::Aggregators, broker);
-                let by = lasts.mul_f64(0.8);
-                self.on_link(kind, link, &format!("aggregators to broker {broker}"), Mode::Late(by), lasts)
-                    .await
-            }
+            Kind::LateRequests => self.commits(kind, pick, Mode::Late(lasts.mul_f64(0.8)), lasts).await,
+            Kind::LateCommit => self.commits(kind, pick, Mode::LateCommit, lasts).await,
         }
+    }
+
+    /// On the way of the aggregators' commits: to the coordinator of one of their transactional.ids.
+    async fn commits(
+        &self,
+        kind: Kind,
+        pick: u32,
+        mode: Mode,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
+        let link = self.world.link_to_broker(Side::Aggregators, broker);
+        self.on_link(kind, link, &format!("aggregators to broker {broker}"), mode, lasts).await
     }
 
     async fn kill(&self, kind: Kind, slot: &Slot, lasts: Duration) -> anyhow::Result<(bool, String)> {

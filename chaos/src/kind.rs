@@ -57,6 +57,8 @@ pub enum Kind {
     StallLink,
     /// What the aggregators ask of a transaction coordinator, EndTxn included, arrives late, their connections closed or not.
     LateRequests,
+    /// A commit's EndTxn is kept on the way, sent again by its client, and arrives in the middle of the next transaction.
+    LateCommit,
 }
 
 /// Faults of one lane come one after the other; lanes run side by side.
@@ -111,7 +113,9 @@ impl Kind {
             Kind::KillStore | Kind::KillRegistry | Kind::KillGateway | Kind::KillReader | Kind::StepClock => {
                 Lane::Surroundings
             }
-            Kind::CutLink | Kind::DelayLink | Kind::StallLink | Kind::LateRequests => Lane::Links,
+            Kind::CutLink | Kind::DelayLink | Kind::StallLink | Kind::LateRequests | Kind::LateCommit => {
+                Lane::Links
+            }
         }
     }
 
@@ -134,6 +138,8 @@ impl Kind {
             Kind::DelayLink => (2.0, 8.0),
             // Beyond the clients' own patience of 4 s, so that they ask again.
             Kind::LateRequests => (7.0, 14.0),
+            // Several rounds of the producers that take turns.
+            Kind::LateCommit => (10.0, 15.0),
         }
     }
 }

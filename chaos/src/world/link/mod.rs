@@ -9,6 +9,7 @@
 //! A mode holds for connections that are there as for those that come.
 
 mod accept;
+mod late_commit;
 mod pump;
 mod relay;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Error;
+use late_commit::KeptCommits;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -39,17 +41,23 @@ pub enum Mode {
     /// What clients send over connections that are there already comes so much later, and comes even if the client has hung up by
     /// then. Answers are not held, nor new connections: what a client sends again over one comes before the first copy.
     Late(Duration),
+    /// The network sends on a commit that it had lost: the first `EndTxn` of each client is kept and its connection reset. The
+    /// client sends it again. The copy arrives in the middle of that client's next transaction, after `AddOffsetsToTxn`.
+    /// Connections that are there when this mode begins are reset, so that each is seen from its first request on, and so are
+    /// those that are there when it ends.
+    LateCommit,
 }
 
 /// One mode, from its beginning to the next one's.
 struct Setting {
     mode: Mode,
     struck: AtomicU64,
+    kept: KeptCommits,
 }
 
 impl Setting {
     fn new(mode: Mode) -> Arc<Setting> {
-        Arc::new(Setting { mode, struck: AtomicU64::new(0) })
+        Arc::new(Setting { mode, struck: AtomicU64::new(0), kept: KeptCommits::default() })
     }
 
     fn strike(&self, count: u64) {
@@ -101,7 +109,7 @@ impl Link {
     }
 
     /// What the present mode has affected since it was set: connections for [`Mode::Cut`], connections that had something to
-    /// say for [`Mode::Stalled`], bytes for the others.
+    /// say for [`Mode::Stalled`], commits that came late and were answered for [`Mode::LateCommit`], bytes for the others.
     pub fn struck(&self) -> u64 {
         self.shared.now().struck.load(Ordering::Relaxed)
     }

@@ -35,7 +35,7 @@ pub(super) async fn asks(client: &TcpStream, peer: &TcpStream, shared: &Shared, 
     let delay = |setting: &Arc<Setting>| match setting.mode {
         Mode::Delay(by) => by,
         Mode::Late(by) if !Arc::ptr_eq(setting, born) => by,
-        Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) => Duration::ZERO,
+        Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) | Mode::LateCommit => Duration::ZERO,
     };
     pass(client, peer, shared, delay).await
 }
@@ -44,7 +44,7 @@ pub(super) async fn asks(client: &TcpStream, peer: &TcpStream, shared: &Shared, 
 pub(super) async fn answers(peer: &TcpStream, client: &TcpStream, shared: &Shared) -> bool {
     let delay = |setting: &Arc<Setting>| match setting.mode {
         Mode::Delay(by) => by,
-        Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) => Duration::ZERO,
+        Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) | Mode::LateCommit => Duration::ZERO,
     };
     pass(peer, client, shared, delay).await
 }
@@ -108,7 +108,7 @@ async fn next(queue: &mut Receiver<Chunk>) -> Option<Bytes> {
     Some(chunk.bytes)
 }
 
-async fn readable(from: &TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+pub(super) async fn readable(from: &TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
     loop {
         from.readable().await?;
         match from.try_read(buffer) {
@@ -119,7 +119,7 @@ async fn readable(from: &TcpStream, buffer: &mut [u8]) -> std::io::Result<usize>
 }
 
 /// Whether all of it was taken.
-async fn write(to: &TcpStream, mut bytes: &[u8], shared: &Shared) -> bool {
+pub(super) async fn write(to: &TcpStream, mut bytes: &[u8], shared: &Shared) -> bool {
     while !bytes.is_empty() {
         let written = match to.writable().await {
             Ok(()) => to.try_write(bytes),

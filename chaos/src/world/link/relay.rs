@@ -8,7 +8,7 @@ use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{Mode, Setting, Shared, pump};
+use super::{Mode, Setting, Shared, late_commit, pump};
 
 type Settings = watch::Receiver<Arc<Setting>>;
 
@@ -26,27 +26,38 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
             changed(&mut settings).await;
             return reset(client);
         }
-        Mode::Open | Mode::Delay(_) | Mode::Late(_) => {}
+        Mode::Open | Mode::Delay(_) | Mode::Late(_) | Mode::LateCommit => {}
     }
     let Ok(peer) = TcpStream::connect(target).await else { return reset(client) };
     if client.set_nodelay(true).and_then(|()| peer.set_nodelay(true)).is_err() {
         return reset(client);
     }
     let whole = {
-        let mut talk = pin!(talk(&client, &peer, shared, &setting));
+        let mut talk = pin!(async {
+            match setting.mode {
+                Mode::LateCommit => late_commit::talk(&client, &peer, shared, &setting).await,
+                Mode::Open | Mode::Cut | Mode::Delay(_) | Mode::Stalled | Mode::Late(_) => {
+                    talk(&client, &peer, shared, &setting).await
+                }
+            }
+        });
         // Not polled while the mode is stalled: then nothing moves.
         loop {
-            let setting = settings.borrow_and_update().clone();
-            match setting.mode {
+            let now = settings.borrow_and_update().clone();
+            match now.mode {
                 Mode::Cut => {
-                    setting.strike(1);
+                    now.strike(1);
+                    break false;
+                }
+                // Its connections live and end with it.
+                mode if [mode, setting.mode].contains(&Mode::LateCommit) && !Arc::ptr_eq(&now, &setting) => {
                     break false;
                 }
                 Mode::Stalled => {
-                    stalled(&client, &peer, &setting, &mut settings).await;
+                    stalled(&client, &peer, &now, &mut settings).await;
                     break false;
                 }
-                Mode::Open | Mode::Delay(_) | Mode::Late(_) => tokio::select! {
+                Mode::Open | Mode::Delay(_) | Mode::Late(_) | Mode::LateCommit => tokio::select! {
                     whole = &mut talk => break whole,
                     () = changed(&mut settings) => {}
                 },

@@ -252,3 +252,69 @@ async fn the_listeners_of_one_link_are_harmed_as_one() {
     }
     assert_eq!(link.struck(), 2);
 }
+
+/// A request without a body.
+fn request(api: i16, client: &str) -> Vec<u8> {
+    let mut rest = Vec::new();
+    rest.extend(api.to_be_bytes());
+    rest.extend([0, 1, 0, 0, 0, 7]);
+    rest.extend((client.len() as i16).to_be_bytes());
+    rest.extend(client.as_bytes());
+    [&(rest.len() as u32).to_be_bytes()[..], &rest].concat()
+}
+
+const PRODUCE: i16 = 0;
+const ADD_OFFSETS_TO_TXN: i16 = 25;
+const END_TXN: i16 = 26;
+
+impl Way {
+    async fn passes(&self, client: &mut TcpStream, peer: &mut TcpStream, api: i16) {
+        let sent = request(api, "member-0");
+        client.write_all(&sent).await.unwrap();
+        self.arrives(peer, &sent).await;
+        peer.write_all(&[0, 0, 0, 2, 7, 7]).await.unwrap();
+        let mut answer = [0; 6];
+        timeout(LONG, client.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, [0, 0, 0, 2, 7, 7]);
+    }
+
+    async fn arrives(&self, peer: &mut TcpStream, request: &[u8]) {
+        let mut heard = vec![0; request.len()];
+        timeout(LONG, peer.read_exact(&mut heard)).await.unwrap().unwrap();
+        assert_eq!(heard, request);
+    }
+}
+
+#[tokio::test]
+async fn a_late_commit_is_sent_again_first_and_arrives_in_the_next_transaction() {
+    let way = Way::new().await;
+    let (mut before, _peer) = way.pair().await;
+    way.link.set(Mode::LateCommit);
+    is_reset(&mut before).await;
+
+    let (mut client, mut peer) = way.pair().await;
+    way.passes(&mut client, &mut peer, PRODUCE).await;
+    way.passes(&mut client, &mut peer, ADD_OFFSETS_TO_TXN).await;
+    client.write_all(&request(END_TXN, "member-0")).await.unwrap();
+    is_reset(&mut client).await;
+    is_reset(&mut peer).await;
+
+    let (mut client, mut peer) = way.pair().await;
+    way.passes(&mut client, &mut peer, END_TXN).await;
+    way.passes(&mut client, &mut peer, PRODUCE).await;
+    assert_eq!(way.link.struck(), 0);
+    client.write_all(&request(ADD_OFFSETS_TO_TXN, "member-0")).await.unwrap();
+    way.arrives(&mut peer, &request(ADD_OFFSETS_TO_TXN, "member-0")).await;
+    peer.write_all(&[0, 0, 0, 1, 1]).await.unwrap();
+    let (mut late, _) = timeout(LONG, way.peer.accept()).await.unwrap().unwrap();
+    way.arrives(&mut late, &request(END_TXN, "member-0")).await;
+    hears_nothing(&mut client).await;
+    late.write_all(&[0, 0, 0, 1, 0]).await.unwrap();
+    let mut answer = [0; 5];
+    timeout(LONG, client.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, [0, 0, 0, 1, 1]);
+    assert_eq!(way.link.struck(), 1);
+
+    way.link.set(Mode::Open);
+    is_reset(&mut client).await;
+}
