@@ -72,8 +72,10 @@ pub struct Duplicates {
 impl Fold {
     /// The longest namespace or key, in bytes of UTF-8.
     pub const MAX_NAME_BYTES: usize = 4096;
-    /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a batch is one message of at most 8 MiB.
-    pub const MAX_DELTAS_BYTES: usize = 7 << 20;
+    /// The most that the deltas of one message may take, by [`Sums::encoded_bytes`].
+    pub const MAX_MESSAGE_DELTAS_BYTES: usize = 7 << 20;
+    /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a batch is one message of at most 16 MiB.
+    pub const MAX_DELTAS_BYTES: usize = 15 << 20;
 
     /// Starts at the next offset to read, with no id remembered.
     pub fn new(rules: Rules, from: i64) -> Fold {
@@ -273,7 +275,7 @@ impl Fold {
     /// Whether the increments of a message are not [`Reject::TooLarge`] together.
     #[inline]
     pub fn is_of_countable_size<'a>(increments: impl ExactSizeIterator<Item = Increment<'a>>) -> bool {
-        Sums::may_fit(increments, Self::MAX_DELTAS_BYTES)
+        Sums::may_fit(increments, Self::MAX_MESSAGE_DELTAS_BYTES)
     }
 
     /// Whether the sums have room for these increments below [`Fold::MAX_DELTAS_BYTES`]: if not, take a flush first.

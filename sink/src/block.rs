@@ -8,6 +8,8 @@
 //! The block is a function of the log alone, so any sink at any time makes the same one. It holds no partition: that is one
 //! number for all rows, and stands in the insert.
 
+use std::io::{self, Write};
+
 use tally_counts::ledger::{self, Place, RESERVED_NAMESPACE};
 use tally_schemas::{DecodeError, DeltaBatch};
 
@@ -21,35 +23,49 @@ pub const COLUMNS: [(&str, &str); 6] = [
     ("high", "Int64"),
 ];
 
-/// A block, and how many rows it has.
-pub struct Encoded {
-    pub bytes: Vec<u8>,
-    pub rows: usize,
-}
-
-/// A function of the batch and of its place in the log, and of nothing else.
-pub fn encode(batch: &DeltaBatch<'_>, place: Place) -> Result<Encoded, DecodeError> {
-    let mut columns = Columns::with_room(batch.deltas.announced() + 8);
-    for delta in batch.deltas.clone() {
-        let delta = delta?;
-        columns.row(delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
-    }
-    for entry in ledger::rows(place, &batch.header) {
-        columns.row(RESERVED_NAMESPACE, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
-    }
-    Ok(columns.finish())
-}
-
-struct Columns {
+/// The rows of one batch.
+pub struct Block {
     rows: usize,
     /// The values of each column, in the order of [`COLUMNS`].
     values: [Vec<u8>; COLUMNS.len()],
 }
 
-impl Columns {
-    fn with_room(rows: usize) -> Columns {
+impl Block {
+    /// A function of the batch and of its place in the log, and of nothing else.
+    pub fn of(batch: &DeltaBatch<'_>, place: Place) -> Result<Block, DecodeError> {
+        let mut block = Block::with_room(batch.deltas.announced() + 8);
+        for delta in batch.deltas.clone() {
+            let delta = delta?;
+            block.row(delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
+        }
+        for entry in ledger::rows(place, &batch.header) {
+            block.row(RESERVED_NAMESPACE, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
+        }
+        Ok(block)
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// In the Native format.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut head = Vec::new();
+        length(&mut head, COLUMNS.len());
+        length(&mut head, self.rows);
+        for ((name, kind), values) in COLUMNS.iter().zip(&self.values) {
+            text(&mut head, name);
+            text(&mut head, kind);
+            out.write_all(&head)?;
+            out.write_all(values)?;
+            head.clear();
+        }
+        Ok(())
+    }
+
+    fn with_room(rows: usize) -> Block {
         let widths = [8, 32, 4, 8, 8, 8];
-        Columns { rows: 0, values: widths.map(|bytes| Vec::with_capacity(rows * bytes)) }
+        Block { rows: 0, values: widths.map(|bytes| Vec::with_capacity(rows * bytes)) }
     }
 
     fn row(&mut self, namespace: &str, key: &str, bucket: u32, numbers: [i64; 3]) {
@@ -61,18 +77,6 @@ impl Columns {
             column.extend_from_slice(&number.to_le_bytes());
         }
         self.rows += 1;
-    }
-
-    fn finish(self) -> Encoded {
-        let mut bytes = Vec::with_capacity(self.values.iter().map(Vec::len).sum::<usize>() + 256);
-        length(&mut bytes, COLUMNS.len());
-        length(&mut bytes, self.rows);
-        for ((name, kind), values) in COLUMNS.iter().zip(&self.values) {
-            text(&mut bytes, name);
-            text(&mut bytes, kind);
-            bytes.extend_from_slice(values);
-        }
-        Encoded { bytes, rows: self.rows }
     }
 }
 
@@ -118,9 +122,14 @@ mod tests {
         delta_batch::encode(&mut body, &HEADER, [delta].into_iter());
         let batch = DeltaBatch::decode(&body).unwrap();
         let place = Place { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
-        let block = encode(&batch, place).unwrap();
-        assert_eq!(block.rows, 8);
-        assert_eq!(block.bytes, encode(&batch, place).unwrap().bytes, "the same batch is the same block");
+        let native = || {
+            let mut bytes = Vec::new();
+            Block::of(&batch, place).unwrap().write_to(&mut bytes).unwrap();
+            bytes
+        };
+        let bytes = native();
+        assert_eq!(Block::of(&batch, place).unwrap().rows(), 8);
+        assert_eq!(bytes, native(), "the same batch is the same block");
 
         let mut expected = b"\x06\x08\x09namespace\x06String\x02ns".to_vec();
         for _ in 0..7 {
@@ -129,13 +138,13 @@ mod tests {
         expected.extend_from_slice(b"\x03key\x06String\xc8\x01");
         expected.extend_from_slice(long.as_bytes());
         expected.extend_from_slice(b"\x06deltas\x0aincrements");
-        assert_eq!(&block.bytes[..expected.len()], &expected[..]);
+        assert_eq!(&bytes[..expected.len()], &expected[..]);
 
         // The last column: the highest offsets of the ledger's rows, none of the delta's.
         let mut high = b"\x04high\x05Int64".to_vec();
         for number in [0i64, 10, 15, 0, 0, 0, 0, 7] {
             high.extend_from_slice(&number.to_le_bytes());
         }
-        assert!(block.bytes.ends_with(&high));
+        assert!(bytes.ends_with(&high));
     }
 }

@@ -9,7 +9,7 @@
 //! in a certain way, and in one piece.
 
 use std::error::Error as _;
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use tally_service::config;
 
 use crate::Error;
 use crate::answer::{self, Failure};
+use crate::block::Block;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a block may take from the first byte sent to the last byte of the answer.
@@ -29,6 +30,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// ClickHouse closes idle connections after three seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What a row of small numbers and a short key comes to, in bytes.
+const PACKED_ROW: usize = 16;
+
 const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
 
 /// A block as it goes over the wire.
@@ -36,10 +40,10 @@ const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
 pub(crate) struct Packed(Bytes);
 
 impl Packed {
-    pub(crate) fn new(block: &[u8]) -> io::Result<Packed> {
-        let info = FrameInfo::new().block_size(BlockSize::Max4MB);
-        let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
-        encoder.write_all(block)?;
+    pub(crate) fn new(block: &Block) -> io::Result<Packed> {
+        let info = FrameInfo::new().block_size(BlockSize::Max256KB);
+        let mut encoder = FrameEncoder::with_frame_info(info, Vec::with_capacity(block.rows() * PACKED_ROW));
+        block.write_to(&mut encoder)?;
         Ok(Packed(Bytes::from(encoder.finish().map_err(io::Error::from)?)))
     }
 }

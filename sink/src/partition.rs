@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Class, Failure};
 use crate::backoff::Backoff;
-use crate::block::{self, Encoded};
+use crate::block::Block;
 use crate::broken::Broken;
 use crate::endpoint::{Endpoint, Packed};
 use crate::insert::{Identity, Outcome, insert};
@@ -118,15 +118,15 @@ impl Partition {
     }
 
     async fn take(&mut self, message: &OwnedMessage) -> Result<(), End> {
-        let (block, place) = self.prepare(message)?;
+        let (prepared, place) = self.prepare(message)?;
         let next = next_offset(place.offset);
-        self.store(&block.packed, place, next).await?;
-        self.metrics.stored(block.rows, block.increments);
-        self.stored = Stored { deltas: next, increments: block.source_to };
+        self.store(&prepared.packed, place, next).await?;
+        self.metrics.stored(prepared.rows, prepared.increments);
+        self.stored = Stored { deltas: next, increments: prepared.source_to };
         Ok(())
     }
 
-    fn prepare(&mut self, message: &OwnedMessage) -> Result<(Block, Place), Broken> {
+    fn prepare(&mut self, message: &OwnedMessage) -> Result<(Prepared, Place), Broken> {
         let offset = message.offset();
         let payload = message.payload().ok_or(Broken::Empty { offset })?;
         let (_, body) = wire::split(payload).map_err(|source| Broken::Framing { offset, source })?;
@@ -156,9 +156,10 @@ impl Partition {
             offset,
             logged_at_s: u32::try_from(logged_at_ms / 1000).unwrap_or(0),
         };
-        let Encoded { bytes, rows } = block::encode(&batch, place).map_err(decode)?;
-        let packed = Packed::new(&bytes).map_err(|source| Broken::Pack { offset, source })?;
-        Ok((Block { packed, rows, increments: header.increments, source_to: header.to }, place))
+        let block = Block::of(&batch, place).map_err(decode)?;
+        let packed = Packed::new(&block).map_err(|source| Broken::Pack { offset, source })?;
+        let rows = block.rows();
+        Ok((Prepared { packed, rows, increments: header.increments, source_to: header.to }, place))
     }
 
     /// Sends the block until it is known to be in.
@@ -261,7 +262,7 @@ fn say(partition: i32, offset: i64, failure: &Failure) {
     }
 }
 
-struct Block {
+struct Prepared {
     packed: Packed,
     rows: usize,
     increments: u64,

@@ -22,7 +22,7 @@ use tally_schemas::{Delta, DeltaBatch, DeltaBatchHeader, delta_batch};
 use tally_service::store::COUNTS;
 
 use crate::answer::Failure;
-use crate::block;
+use crate::block::Block;
 use crate::endpoint::{Endpoint, Packed};
 use crate::insert::{Identity, Outcome, insert};
 
@@ -104,7 +104,7 @@ struct Scratch<'a> {
 impl Scratch<'_> {
     async fn prove(&self, version: &str) -> Result<(), Error> {
         let broken = |promise, found| Error::Broken { version: version.to_owned(), promise, found };
-        let large = block(LARGE, 0);
+        let large = sample(LARGE, 0);
         let first = self.insert(0, 0, &large).await?;
         if !matches!(first, Answer::Stored) {
             let found = format!("the server says {first} of the first block of all");
@@ -116,7 +116,7 @@ impl Scratch<'_> {
             return Err(broken(Promise::OnePart, found));
         }
 
-        let small = block(SMALL, 1);
+        let small = sample(SMALL, 1);
         let refused = self.insert(1, 0, &small).await?;
         let stored = self.rows().await?;
         if !matches!(refused, Answer::Refused) || stored != large.rows {
@@ -140,7 +140,7 @@ impl Scratch<'_> {
         Ok(())
     }
 
-    async fn insert(&self, offset: i64, previous: i64, block: &Block) -> Result<Answer, Error> {
+    async fn insert(&self, offset: i64, previous: i64, block: &Sample) -> Result<Answer, Error> {
         let identity = Identity { topic_id: &self.id, partition: 0, offset, attempt: 0 };
         match insert(self.endpoint, &self.table, &identity, previous, &block.packed).await {
             Outcome::Stored => Ok(Answer::Stored),
@@ -198,13 +198,13 @@ fn told(parts: &[Part]) -> String {
     format!("{} parts: {}{more}", parts.len(), shown.join(", "))
 }
 
-struct Block {
+struct Sample {
     packed: Packed,
     rows: u64,
 }
 
 /// A block of some deltas at an offset, as the sink makes them of batches.
-fn block(deltas: usize, offset: i64) -> Block {
+fn sample(deltas: usize, offset: i64) -> Sample {
     let header = DeltaBatchHeader {
         topic_id: "",
         partition: 0,
@@ -223,9 +223,9 @@ fn block(deltas: usize, offset: i64) -> Block {
     delta_batch::encode(&mut body, &header, deltas);
     let batch = DeltaBatch::decode(&body).expect("what was just encoded decodes");
     let place = Place { previous: offset, offset, logged_at_s: LOGGED_AT_S };
-    let encoded = block::encode(&batch, place).expect("what was just encoded decodes");
-    let rows = encoded.rows as u64;
-    Block { packed: Packed::new(&encoded.bytes).expect("memory takes what is written"), rows }
+    let block = Block::of(&batch, place).expect("what was just encoded decodes");
+    let rows = block.rows() as u64;
+    Sample { packed: Packed::new(&block).expect("memory takes what is written"), rows }
 }
 
 async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {

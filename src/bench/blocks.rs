@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tally_counts::ledger::Place;
 use tally_counts::next_offset;
-use tally_sink::block;
 
 use super::log::{Batch, Log};
 
 /// A batch as a block.
 pub(crate) struct Block {
     pub(crate) partition: i32,
-    /// The offset in `deltas` after it.
-    pub(crate) next: i64,
     pub(crate) rows: u64,
     pub(crate) bytes: Bytes,
 }
@@ -33,11 +30,9 @@ pub(crate) fn read(log: &Log) -> anyhow::Result<Vec<Block>> {
 
 fn block(batch: &Batch<'_>, previous: i64) -> anyhow::Result<Block> {
     let logged_at_s = u32::try_from(batch.logged_at_ms / 1000)?;
-    let encoded = block::encode(&batch.content, Place { previous, offset: batch.offset, logged_at_s })?;
-    Ok(Block {
-        partition: batch.content.header.partition,
-        next: next_offset(batch.offset),
-        rows: encoded.rows as u64,
-        bytes: encoded.bytes.into(),
-    })
+    let place = Place { previous, offset: batch.offset, logged_at_s };
+    let encoded = tally_sink::block::Block::of(&batch.content, place)?;
+    let mut bytes = Vec::new();
+    encoded.write_to(&mut bytes)?;
+    Ok(Block { partition: batch.content.header.partition, rows: encoded.rows() as u64, bytes: bytes.into() })
 }

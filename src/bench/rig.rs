@@ -13,6 +13,7 @@ use tally_infra::local::state::StateFile;
 use tally_infra::local::{Service, ServiceArgs, Services, Stack};
 use tally_service::config::Config;
 use tally_service::store;
+use tally_service::telemetry::sum_of_series;
 use tokio::process::{Child, Command};
 
 use super::discard::Discarded;
@@ -98,6 +99,7 @@ pub(crate) struct Case<'r> {
     pub(crate) log: Log,
     services: Services<'r>,
     file: PathBuf,
+    http: reqwest::Client,
 }
 
 impl<'r> Case<'r> {
@@ -136,7 +138,8 @@ impl<'r> Case<'r> {
         std::fs::copy(services.config_file(), &file).with_context(|| format!("write {}", file.display()))?;
         tally_infra::init::init(&config).await?;
         let log = Log::new(&config)?;
-        Ok(Case { rig, config, log, services, file })
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Case { rig, config, log, services, file, http })
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -225,6 +228,18 @@ impl<'r> Case<'r> {
     pub(crate) fn committed(&self) -> anyhow::Result<u64> {
         let committed = tokio::task::block_in_place(|| self.log.committed())?;
         Ok(committed.iter().sum::<i64>().cast_unsigned())
+    }
+
+    /// What a service says of itself: a metric, summed over its series. 0 as long as it does not listen yet.
+    ///
+    /// To ask the store how far it is costs it as much as a block; this costs nothing to speak of.
+    pub(crate) async fn metric(&self, service: &str, name: &str) -> anyhow::Result<u64> {
+        self.check_runs(service)?;
+        let url = format!("http://{}/metrics", self.service(service).health);
+        let Ok(answer) = self.http.get(url).send().await else { return Ok(0) };
+        let text = answer.error_for_status()?.text().await?;
+        let sum = sum_of_series(&text, name, "").map_err(anyhow::Error::msg)?;
+        Ok(sum as u64)
     }
 
     /// Watches the aggregator until it has committed so many messages.

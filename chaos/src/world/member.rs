@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tally_infra::local::sys::Signal;
+use tally_service::telemetry::sum_of_series;
 
 use super::program::Program;
 use super::{Error, Side};
@@ -127,7 +128,7 @@ impl Member {
         let told = |error: reqwest::Error| failed(error.to_string());
         let answer = self.http.get(format!("{}/metrics", self.health_url())).send().await.map_err(told)?;
         let text = answer.error_for_status().map_err(told)?.text().await.map_err(told)?;
-        sum(&text, name, labels).map_err(failed)
+        sum_of_series(&text, name, labels).map_err(failed)
     }
 
     /// The base of its own interface: the gateway's and the reader's.
@@ -142,32 +143,5 @@ impl Member {
 
     pub fn log(&self) -> &Path {
         self.program.log()
-    }
-}
-
-fn sum(text: &str, name: &str, labels: &str) -> Result<f64, String> {
-    let series = text.lines().filter(|line| !line.starts_with('#')).filter(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)
-    });
-    series.map(value).try_fold(0.0, |sum, value| Ok(sum + value?))
-}
-
-fn value(line: &str) -> Result<f64, String> {
-    let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-    value.ok_or_else(|| format!("not a series: {line:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_metric_is_summed_over_its_own_series_only() {
-        let text = "# HELP a_total x\na_total{p=\"0\",r=\"x\"} 2\na_total{p=\"1\",r=\"x\"} 3\na_total{r=\"y\"} 9\n\
-                    a_total_more{r=\"x\"} 99\n";
-        assert_eq!(sum(text, "a_total", "r=\"x\""), Ok(5.0));
-        assert_eq!(sum(text, "a_total", ""), Ok(14.0));
-        assert_eq!(sum(text, "b_total", ""), Ok(0.0));
-        assert!(sum("a_total x", "a_total", "").is_err());
     }
 }

@@ -162,12 +162,13 @@ fn an_event_may_be_later_than_its_record_by_so_much_only() {
 #[test]
 fn a_message_whose_deltas_could_outgrow_a_batch_is_too_large() {
     let mut fold = Fold::new(Rules::default(), 0);
-    let names: Vec<_> = (0..4000).map(|n| format!("{n:02000}")).collect();
+    let names: Vec<_> = (0..8000).map(|n| format!("{n:02000}")).collect();
     let all: Vec<_> = names.iter().map(|name| increment(name, 1, 0)).collect();
     assert!(fold.has_room(&all[..3000]));
-    assert_eq!(fold.count(&at(0), &all), Err(Reject::TooLarge));
+    assert_eq!(fold.count(&at(0), &all[..4000]), Err(Reject::TooLarge));
     fold.count(&at(0), &all[..3000]).unwrap();
-    assert!(fold.has_room(&all[3000..3500]) && !fold.has_room(&all[3000..]));
+    fold.count(&at(1), &all[3000..6000]).unwrap();
+    assert!(fold.has_room(&all[6000..7000]) && !fold.has_room(&all[6000..]));
 }
 
 #[test]

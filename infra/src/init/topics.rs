@@ -20,7 +20,7 @@ const CLEANUP: &str = "cleanup.policy";
 const MAX_MESSAGE: &str = "max.message.bytes";
 
 /// A batch of deltas is one message.
-const DELTAS_MESSAGE_BYTES: u64 = 8 << 20;
+const DELTAS_MESSAGE_BYTES: u64 = 16 << 20;
 /// A copy of a message is so much longer at most than the message: its headers say why it was rejected.
 const COPY_BYTES: u64 = 64 << 10;
 

@@ -94,8 +94,8 @@ fn check(config: &Config) -> Result<(), Error> {
         ("aggregator.flush_interval_ms", config.aggregator.flush_interval_ms >= 1, "must be at least 1"),
         (
             "aggregator.flush_batch_bytes",
-            (1..=6 << 20).contains(&config.aggregator.flush_batch_bytes),
-            "must be between 1 and 6291456, since a batch is one message of at most 8 MiB",
+            (1..=14 << 20).contains(&config.aggregator.flush_batch_bytes),
+            "must be between 1 and 14680064, since a batch is one message of at most 16 MiB",
         ),
         ("sink.queued_batches", config.sink.queued_batches >= 1, "must be at least 1"),
         ("reader.cached_counters", config.reader.cached_counters >= 1, "must be at least 1"),

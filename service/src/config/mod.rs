@@ -199,8 +199,8 @@ impl Default for Aggregator {
             workers: 1,
             health: local(9101),
             flush_interval_ms: 1_000,
-            flush_batch_bytes: 6 << 20,
-            flush_total_bytes: 32 << 20,
+            flush_batch_bytes: 14 << 20,
+            flush_total_bytes: 56 << 20,
             session_timeout_ms: 10_000,
         }
     }

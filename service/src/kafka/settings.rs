@@ -4,7 +4,7 @@ use rdkafka::ClientConfig;
 
 use crate::config;
 
-/// The longest message that a topic of Tally holds: a batch of deltas.
+/// The longest message of increments that is appended here; a topic may allow less.
 const MAX_MESSAGE_BYTES: &str = "8388608";
 
 /// The longest message that is copied to the topic of rejections, uncompressed: key, payload and headers. The topic must take it
@@ -54,7 +54,7 @@ pub fn consumer(kafka: &config::Kafka, client_id: &str, group: &str) -> ClientCo
         // What is fetched ahead bounds the consumer's memory: a small message takes ten times its size there.
         .set("fetch.message.max.bytes", "1048576")
         .set("fetch.max.bytes", "16777216")
-        .set("receive.message.max.bytes", "33554432")
+        .set("receive.message.max.bytes", "67108864")
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "32768");
     config

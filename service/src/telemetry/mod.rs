@@ -15,6 +15,7 @@ mod log;
 mod metrics;
 mod otlp;
 mod outage;
+mod series;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config;
+
+pub use series::sum_of_series;
 
 /// How long [`Guard::shutdown`] waits for what is not sent yet.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
