@@ -52,7 +52,7 @@ impl fmt::Display for Fingerprint {
 
 /// Computes fingerprints of rows. It keeps the buffer that they are hashed in, so that a row costs no allocation, and the
 /// decimals of the last bucket, which most often is the next row's too.
-pub(crate) struct Fingerprinter {
+pub struct Fingerprinter {
     bytes: Vec<u8>,
     bucket: u32,
     decimals: itoa::Buffer,
@@ -71,7 +71,8 @@ impl Default for Fingerprinter {
 
 impl Fingerprinter {
     #[inline]
-    pub(crate) fn row(&mut self, namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
+    /// As [`Fingerprint::of_row`].
+    pub fn row(&mut self, namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
         if bucket != self.bucket {
             self.turn_to(bucket);
         }

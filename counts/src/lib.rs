@@ -21,7 +21,7 @@ mod rules;
 mod sums;
 
 pub use bucket::BucketWidth;
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use fold::{Duplicates, Envelope, Flush, Fold};
 pub use memory::{Bookmark, BookmarkParseError};
 pub use offsets::{Chain, ChainError, Position, PositionParseError, next_offset};

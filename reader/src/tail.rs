@@ -12,7 +12,7 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
-use tally_counts::Fingerprint;
+use tally_counts::{Fingerprint, Fingerprinter};
 use tally_schemas::{DeltaBatch, wire};
 use tally_service::health::Heartbeat;
 use tokio_util::sync::CancellationToken;
@@ -86,10 +86,10 @@ fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, 
         return Err(undecodable(format!("`partition` is {}", header.partition)));
     }
     let mut packer = Packer::with_room(batch.deltas.announced(), body.len());
-    let mut fingerprint = Fingerprint::ZERO;
+    let (mut rows, mut fingerprint) = (Fingerprinter::default(), Fingerprint::ZERO);
     for delta in batch.deltas {
         let delta = delta.map_err(|error| undecodable(error.to_string()))?;
-        fingerprint += Fingerprint::of_row(delta.namespace, delta.key, delta.bucket_s, delta.sum);
+        fingerprint += rows.row(delta.namespace, delta.key, delta.bucket_s, delta.sum);
         packer.push(Delta {
             name: Name::new(delta.namespace, delta.key),
             bucket_s: delta.bucket_s,
