@@ -15,10 +15,19 @@ const NAME: &str = "aggregate";
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     let singles = rig.size(30_000_000, 3_000_000);
     let batches = rig.size(100_000_000, 15_000_000);
+    let distinct = rig.size(40_000_000, 5_000_000);
     Ok(vec![
         drain(rig, "singles", "singles, 1 million zipf keys", &format!("--batch 0 --count {singles}"))
             .await?,
         drain(rig, "batches", "batches of 500, 1 million zipf keys", &format!("--count {batches}")).await?,
+        // Hardly any key repeats within a flush: sums are as large as they get.
+        drain(
+            rig,
+            "distinct",
+            "batches of 500, 10 million uniform keys",
+            &format!("--keys 10000000 --distribution uniform --count {distinct}"),
+        )
+        .await?,
     ])
 }
 

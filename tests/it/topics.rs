@@ -1,5 +1,6 @@
 //! What the log holds: ends of topics, and their messages.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -35,12 +36,15 @@ pub(crate) async fn messages(kafka: &config::Kafka, topic: &str) -> Vec<OwnedMes
         }
         consumer.assign(&all).expect("partitions are assigned by hand");
         let begun = Instant::now();
-        let (mut messages, mut ended) = (Vec::new(), 0);
-        while ended < kafka.partitions {
+        // A partition may be at its end more than once.
+        let (mut messages, mut ended) = (Vec::new(), BTreeSet::new());
+        while ended.len() < kafka.partitions as usize {
             assert!(begun.elapsed() < PATIENCE, "{topic} is not read to its end within {PATIENCE:?}");
             match consumer.poll(POLL) {
                 Some(Ok(message)) => messages.push(message.detach()),
-                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(partition))) => {
+                    ended.insert(partition);
+                }
                 Some(Err(error)) => panic!("read {topic}: {error}"),
                 None => {}
             }

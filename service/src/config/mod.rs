@@ -229,7 +229,7 @@ impl Default for Sink {
             group: "tally-sink".into(),
             health: local(9102),
             session_timeout_ms: 10_000,
-            queued_batches: 4,
+            queued_batches: 2,
         }
     }
 }
