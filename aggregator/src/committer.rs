@@ -1,16 +1,19 @@
 //! Commits flushes, one after the other, on a thread of its own: the worker goes on, whatever a commit waits for.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::Error;
+use crate::overdue::Overdue;
 use crate::rotation::{Job, Outcome, Rotation};
 
 pub(crate) struct Committer {
     jobs: Option<SyncSender<Job>>,
     outcomes: Receiver<Result<Outcome, Error>>,
     thread: Option<JoinHandle<()>>,
+    overdue: Arc<Overdue>,
     in_flight: bool,
 }
 
@@ -18,6 +21,7 @@ impl Committer {
     pub(crate) fn start(mut rotation: Rotation) -> Committer {
         let (jobs, inbox) = sync_channel::<Job>(1);
         let (results, outcomes) = sync_channel(1);
+        let overdue = rotation.overdue();
         let thread = std::thread::Builder::new()
             .name(String::from("committer"))
             .spawn(move || {
@@ -29,7 +33,7 @@ impl Committer {
                 }
             })
             .expect("the system starts a thread");
-        Committer { jobs: Some(jobs), outcomes, thread: Some(thread), in_flight: false }
+        Committer { jobs: Some(jobs), outcomes, thread: Some(thread), overdue, in_flight: false }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -51,7 +55,7 @@ impl Committer {
     pub(crate) fn poll(&mut self) -> Option<Result<Outcome, Error>> {
         match self.outcomes.try_recv() {
             Ok(outcome) => Some(self.landed(outcome)),
-            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Empty) => self.stuck(),
             Err(TryRecvError::Disconnected) => panic!("the committer panicked"),
         }
     }
@@ -63,9 +67,18 @@ impl Committer {
         }
         match self.outcomes.recv_timeout(patience) {
             Ok(outcome) => Some(self.landed(outcome)),
-            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Timeout) => self.stuck(),
             Err(RecvTimeoutError::Disconnected) => panic!("the committer panicked"),
         }
+    }
+
+    /// An error if the thread hangs in a call. It is not waited for any more: only the end of the process ends it.
+    fn stuck(&mut self) -> Option<Result<Outcome, Error>> {
+        if !self.in_flight || !self.overdue.is_past() {
+            return None;
+        }
+        self.thread = None;
+        Some(self.landed(Err(Error::Stuck)))
     }
 
     fn landed(&mut self, outcome: Result<Outcome, Error>) -> Result<Outcome, Error> {

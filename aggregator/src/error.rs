@@ -34,6 +34,11 @@ pub enum Error {
         "another process uses the transactional id {0}: give each aggregator an instance name of its own"
     )]
     Fenced(String),
+    #[error(
+        "a call of a transaction has not come back, long after its time: start this process again. What it did not commit is counted then, \
+         or by whoever has its partitions"
+    )]
+    Stuck,
 }
 
 impl Error {

@@ -19,6 +19,7 @@ mod core;
 mod error;
 mod folding;
 mod metrics;
+mod overdue;
 mod positions;
 mod reading;
 mod rejection;

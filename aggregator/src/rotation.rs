@@ -10,6 +10,7 @@
 //! A new producer of an id ends what the last one left open, and shuts out what is still on its way. Only then are the
 //! committed offsets worth reading.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::core::Rejected;
+use crate::overdue::Overdue;
 use crate::rejection::record;
 use crate::transaction::{Cause, Connection, Failure, Patience, Transaction, TransactionalProducer, repeat};
 
@@ -32,6 +34,8 @@ const INIT_CALL: Duration = Duration::from_secs(5);
 /// Before the next call: not every failure has waited for something.
 const INIT_PAUSE: Duration = Duration::from_millis(100);
 const REMINDER: Duration = Duration::from_secs(10);
+/// How long after its time a call is taken for one that never comes back.
+const MARGIN: Duration = Duration::from_secs(30);
 /// A take-over that comes alone is lived through. Two processes of one name take over from each other at every flush: the
 /// one that was taken over from first gets here first, and stops.
 const TAKEOVERS: usize = 3;
@@ -66,6 +70,8 @@ pub(crate) struct Rotation {
     group: Group,
     stop: CancellationToken,
     patience: Patience,
+    margin: Duration,
+    overdue: Arc<Overdue>,
     /// Empty where a stop came before a new producer.
     places: Vec<Option<TransactionalProducer>>,
     turn: usize,
@@ -86,6 +92,8 @@ impl Rotation {
             group,
             stop: stop.clone(),
             patience: Patience::default(),
+            margin: MARGIN,
+            overdue: Arc::default(),
             places: Vec::new(),
             turn: 0,
             takeovers: Vec::new(),
@@ -109,6 +117,7 @@ impl Rotation {
                 .map_err(Error::kafka("make a transactional producer"))?;
             // One that was made in its stead would be fenced by what this one still has on its way.
             loop {
+                self.overdue.within(INIT_CALL + self.margin);
                 let error = match repeat(Instant::now() + INIT_CALL, |left| producer.init_transactions(left))
                 {
                     Ok(()) => {
@@ -135,8 +144,19 @@ impl Rotation {
         }
     }
 
+    /// Past while a call does not come back.
+    pub(crate) fn overdue(&self) -> Arc<Overdue> {
+        Arc::clone(&self.overdue)
+    }
+
     /// Commits a flush. By the time that this tells it did not commit, the coordinator has ended its transaction.
     pub(crate) fn run(&mut self, job: &Job) -> Result<Outcome, Error> {
+        let outcome = self.take_turn(job);
+        self.overdue.rest();
+        outcome
+    }
+
+    fn take_turn(&mut self, job: &Job) -> Result<Outcome, Error> {
         let turn = self.turn;
         self.turn = (turn + 1) % self.places.len();
         if self.places[turn].is_none() {
@@ -145,6 +165,7 @@ impl Rotation {
         let Some(producer) = &self.places[turn] else {
             return Ok(Outcome::Undecided(String::from("stopped while the coordinator was away")));
         };
+        self.overdue.within(self.patience.longest() + self.margin);
         let outcome = self.commit(producer, job);
         self.settle(turn, outcome)
     }
@@ -169,6 +190,7 @@ impl Rotation {
             self.places[turn].as_ref().is_some_and(|producer| producer.client().context().was_lost());
         if was_lost || matches!(outcome, Err(Failure::Unknown(_) | Failure::Fenced(_))) {
             // The old one first: it would be fenced, and say so.
+            self.overdue.within(self.margin);
             self.places[turn] = None;
             self.places[turn] = self.producer(turn)?;
         }

@@ -30,6 +30,13 @@ pub(crate) struct Patience {
     pub(crate) abort: Duration,
 }
 
+impl Patience {
+    /// From a transaction's beginning to its end, however it ends.
+    pub(crate) fn longest(&self) -> Duration {
+        self.commit + self.abort
+    }
+}
+
 impl Default for Patience {
     fn default() -> Patience {
         Patience {

@@ -13,6 +13,7 @@ use rdkafka::types::RDKafkaApiKey as Api;
 use rdkafka::types::RDKafkaRespErr::{self, *};
 
 use super::*;
+use crate::committer::Committer;
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -363,4 +364,29 @@ fn each_lost_connection_is_noticed_also_where_it_repeats_the_last() {
         }
         connection.renew();
     }
+}
+
+#[test]
+fn a_call_that_does_not_come_back_ends_the_committer() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut bench = Bench::new();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    bench.rotation.group = Box::new(move |_| released.recv().ok().and(None));
+    bench.rotation.patience = Patience { fill: SECOND, commit: SECOND, abort: SECOND };
+    bench.rotation.margin = SECOND;
+    let job = bench.job();
+    let Bench { rotation, .. } = bench;
+    let mut committer = Committer::start(rotation);
+    committer.submit(job);
+    let begun = Instant::now();
+    let outcome = loop {
+        match committer.wait(Duration::from_millis(50)) {
+            Some(outcome) => break outcome,
+            None => assert!(begun.elapsed() < 60 * SECOND, "nobody notices"),
+        }
+    };
+    assert!(matches!(outcome, Err(Error::Stuck)), "{outcome:?}");
+    assert!(begun.elapsed() >= 3 * SECOND, "it was given its time");
+    drop(committer);
+    drop(release);
 }
