@@ -52,7 +52,7 @@ async fn of_kind(rig: &Rig, kind: &Kind) -> anyhow::Result<(Figure, Figure, Opti
     let seconds = rig.size(20, 8);
     let free = Trial::run(&case, &all, None, kind.batch, seconds).await?;
     sent.push(free.sent.clone());
-    let mut search = Search { low: free.stored_per_second() * 0.9, high: free.sent.per_second(), best: None };
+    let mut search = Search { low: free.stored_per_second() / 2.0, high: free.sent.per_second(), best: None };
     let mut trials = Vec::new();
     for _ in 0..rig.size(6, 3) {
         let rate = search.next();
@@ -108,8 +108,8 @@ fn verdict(sent: &[Summary], wrong: Option<&str>) -> String {
     }
 }
 
-/// The highest rate that is sustained: between what was stored while the load took all it could, and that load's rate,
-/// halving what is left.
+/// The highest rate that is sustained: between half of what was stored while the load took all it could, and that load's rate,
+/// halving what is left. Half, since a lag that grows makes flushes larger, and what is stored cheaper, than at a rate that is sustained.
 struct Search {
     low: f64,
     high: f64,
