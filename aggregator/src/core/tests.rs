@@ -181,12 +181,13 @@ fn a_batch_is_cut_before_a_message_that_it_has_no_room_for() {
     let (mut core, now) =
         (Core::new(Rules::default(), Limits { batch_bytes: usize::MAX, ..LIMITS }), Instant::now());
     core.assign(&Start::afresh(0, 0), now);
-    let names: Vec<_> = (0..1200).map(|n| format!("{n:04000}")).collect();
-    let half: Vec<_> = names.iter().map(|name| increment(name, 1)).collect();
-    core.count(0, &at(0), &half, now).unwrap();
-    core.count(0, &at(1), &half, now).unwrap();
+    let names: Vec<_> = (0..5100).map(|n| format!("{n:04000}")).collect();
+    let all: Vec<_> = names.iter().map(|name| increment(name, 1)).collect();
+    for (offset, third) in (0..).zip(all.chunks(1700)) {
+        core.count(0, &at(offset), third, now).unwrap();
+    }
     let (flushes, _) = core.take(|_| true);
-    assert_eq!(flushes.iter().map(|(_, f)| (f.from, f.to)).collect::<Vec<_>>(), [(0, 1), (1, 2)]);
+    assert_eq!(flushes.iter().map(|(_, f)| (f.from, f.to)).collect::<Vec<_>>(), [(0, 2), (2, 3)]);
 }
 
 #[derive(Clone, Debug)]
