@@ -19,7 +19,7 @@ pub enum Reject {
     EventTimeOutOfRange,
     /// The event time is later than the message by more than [`crate::Rules::max_future_s`].
     FutureEventTime,
-    /// Its deltas alone could outgrow a batch: see [`crate::Fold::MAX_MESSAGE_DELTAS_BYTES`].
+    /// Its deltas alone could take half of a batch: see [`crate::Fold::MAX_MESSAGE_DELTAS_BYTES`].
     TooLarge,
     /// The sum would not fit 64 bits.
     Overflow,

@@ -22,7 +22,7 @@ use super::{Setting, Shared, pump};
 
 const ADD_OFFSETS_TO_TXN: i16 = 25;
 const END_TXN: i16 = 26;
-/// Bytes, as in `message.max.bytes` of the world's brokers and more: a longer one is not a request.
+/// Bytes. More than any broker here takes: what says that it is longer is not Kafka's protocol.
 const LONGEST: usize = 64 << 20;
 /// For the broker to act on a request that has been passed on, before the next one.
 const SOON: Duration = Duration::from_millis(100);
@@ -73,6 +73,7 @@ async fn asks(
                     continue;
                 }
             }
+            // Also the client's second try of a commit that is kept.
             _ => {}
         }
         write(peer, &request, shared).await?;
