@@ -73,7 +73,6 @@ async fn asks(
                     continue;
                 }
             }
-            // Also the client's second try of a commit that is kept.
             _ => {}
         }
         write(peer, &request, shared).await?;
