@@ -24,6 +24,7 @@ pub const COLUMNS: [(&str, &str); 6] = [
 ];
 
 /// The rows of one batch.
+#[derive(Default)]
 pub struct Block {
     rows: usize,
     /// The values of each column, in the order of [`COLUMNS`].
@@ -31,17 +32,24 @@ pub struct Block {
 }
 
 impl Block {
-    /// A function of the batch and of its place in the log, and of nothing else.
+    /// A batch's rows, given its place in the log: a function of the two, and of nothing else.
     pub fn of(batch: &DeltaBatch<'_>, place: Place) -> Result<Block, DecodeError> {
-        let mut block = Block::with_room(batch.deltas.announced() + 8);
+        let mut block = Block::default();
+        block.fill(batch, place)?;
+        Ok(block)
+    }
+
+    /// As [`Block::of`], in the memory of the rows that were there. After an error the block is not to be used.
+    pub(crate) fn fill(&mut self, batch: &DeltaBatch<'_>, place: Place) -> Result<(), DecodeError> {
+        self.clear(batch.deltas.announced() + 8);
         for delta in batch.deltas.clone() {
             let delta = delta?;
-            block.row(delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
+            self.row(delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
         }
         for entry in ledger::rows(place, &batch.header) {
-            block.row(RESERVED_NAMESPACE, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
+            self.row(RESERVED_NAMESPACE, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
         }
-        Ok(block)
+        Ok(())
     }
 
     pub fn rows(&self) -> usize {
@@ -63,9 +71,12 @@ impl Block {
         Ok(())
     }
 
-    fn with_room(rows: usize) -> Block {
-        let widths = [8, 32, 4, 8, 8, 8];
-        Block { rows: 0, values: widths.map(|bytes| Vec::with_capacity(rows * bytes)) }
+    fn clear(&mut self, rows: usize) {
+        self.rows = 0;
+        for (values, bytes) in self.values.iter_mut().zip([8, 16, 4, 8, 8, 8]) {
+            values.clear();
+            values.reserve(rows * bytes);
+        }
     }
 
     fn row(&mut self, namespace: &str, key: &str, bucket: u32, numbers: [i64; 3]) {

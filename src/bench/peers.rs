@@ -21,8 +21,8 @@ struct Shape {
 }
 
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
-    let singles = rig.size(12_000_000, 500_000);
-    let batches = rig.size(60_000_000, 5_000_000);
+    let singles = rig.size(30_000_000, 500_000);
+    let batches = rig.size(150_000_000, 5_000_000);
     Ok(vec![
         compare(
             rig,
