@@ -41,7 +41,7 @@ impl Block {
 
     /// As [`Block::of`], in the memory of the rows that were there. After an error the block is not to be used.
     pub(crate) fn fill(&mut self, batch: &DeltaBatch<'_>, place: Place) -> Result<(), DecodeError> {
-        self.clear(batch.deltas.announced() + 8);
+        self.make_room(batch.deltas.announced() + 8);
         for delta in batch.deltas.clone() {
             let delta = delta?;
             self.row(delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
@@ -71,7 +71,8 @@ impl Block {
         Ok(())
     }
 
-    fn clear(&mut self, rows: usize) {
+    /// Empty, with memory for so many rows with short names.
+    fn make_room(&mut self, rows: usize) {
         self.rows = 0;
         for (values, bytes) in self.values.iter_mut().zip([8, 16, 4, 8, 8, 8]) {
             values.clear();

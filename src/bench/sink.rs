@@ -1,8 +1,8 @@
 //! Storing: a full `deltas` drained by a real sink, beside the same blocks inserted bare.
 //!
 //! ```text
-//!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts      measured, by the ledger
-//!                                                          └──► INSERT, no fence ──► bare   yardstick, before and after: the faster counts
+//!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts      measured, by its metric
+//!                                                          └──► INSERT, no fence ──► bare   yardstick, before and after: the faster one
 //! ```
 
 use std::collections::BTreeMap;
@@ -83,12 +83,13 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![figure])
 }
 
-/// What the blocks took, bare.
+/// What it took to insert the blocks bare.
 struct Bare {
     took: Duration,
     used: Vec<Used>,
 }
 
+/// Into a table of its own, which is dropped again so that its merges are nobody's load.
 async fn insert_bare(client: &Client, engine: &Watched, blocks: &[Block]) -> anyhow::Result<Bare> {
     client.query_raw(&format!("CREATE TABLE bare AS {}", store::COUNTS)).execute().await?;
     let meter = Meter::start([engine.clone()])?;
