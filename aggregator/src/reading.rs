@@ -12,27 +12,22 @@
 //! stand still or to be read again stays assigned: its messages are left where they are, and its position is moved.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::Bookmark;
-use tally_service::kafka::{self, Fetched, Fetcher, Member, Membership, Rebalance, TopicError};
+use tally_service::kafka::{self, Fetched, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
 
 use crate::Error;
 use crate::core::Start;
 use crate::positions::Positions;
 
-/// A round of moving positions, which librdkafka's own threads answer. They are counted, since time also passes for a process that
-/// is stopped.
-const SEEK_CALL: Duration = Duration::from_millis(500);
-const SEEK_PAUSE: Duration = Duration::from_millis(20);
-const SEEK_ROUNDS: usize = 200;
-
 pub(crate) struct Reading<'c> {
-    consumer: &'c BaseConsumer<Membership>,
-    fetcher: Fetcher<'c>,
+    consumer: &'c Arc<BaseConsumer<Membership>>,
+    fetcher: Fetcher,
     topic: &'c str,
     topic_id: String,
     positions: Positions,
@@ -44,20 +39,20 @@ pub(crate) struct Reading<'c> {
 
 impl<'c> Reading<'c> {
     pub(crate) fn new(
-        consumer: &'c BaseConsumer<Membership>,
+        consumer: &'c Arc<BaseConsumer<Membership>>,
+        fetcher: Fetcher,
         topic: &'c str,
         topic_id: &str,
         positions: Positions,
     ) -> Reading<'c> {
         let topic_id = topic_id.to_owned();
-        let (fetcher, held) = (Fetcher::new(consumer), BTreeSet::new());
-        Reading { consumer, fetcher, topic, topic_id, positions, held, member: None }
+        Reading { consumer, fetcher, topic, topic_id, positions, held: BTreeSet::new(), member: None }
     }
 
     /// The next message of any partition, if one is there; or an error of a partition.
     pub(crate) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Error>> {
         let (consumer, topic, topic_id) = (self.consumer, self.topic, &self.topic_id);
-        let unreadable = move |(partition, code)| unreadable(consumer, topic, topic_id, partition, code);
+        let unreadable = move |reason| unreadable(consumer, topic, topic_id, reason);
         self.fetcher.fetch().map(|fetched| fetched.map_err(unreadable))
     }
 
@@ -145,19 +140,12 @@ impl<'c> Reading<'c> {
 
     /// Nothing of this partition comes any more until it is started again.
     pub(crate) fn set_aside(&mut self, partition: i32) {
-        self.fetcher.let_go(partition);
+        self.fetcher.stop(partition);
     }
 
     /// Reads these partitions from these offsets on, whether they were read before or not.
     pub(crate) fn start(&mut self, from: &[(i32, i64)]) -> Result<(), Error> {
-        for (partition, _) in from {
-            self.fetcher.take_on(self.topic, *partition);
-        }
-        let assigned = self.assigned()?;
-        let (moved, new): (Vec<_>, Vec<_>) =
-            from.iter().partition(|(partition, _)| assigned.contains(partition));
-        self.seek(&moved)?;
-        if new.is_empty() { Ok(()) } else { self.assign(&new) }
+        self.fetcher.start(from).map_err(Error::kafka("start reading"))
     }
 
     /// The group takes these partitions, and waits for this, though none of them be read.
@@ -165,7 +153,7 @@ impl<'c> Reading<'c> {
         self.positions.unwant(partitions);
         for partition in partitions {
             self.held.remove(partition);
-            self.fetcher.let_go(*partition);
+            self.fetcher.stop(*partition);
         }
         let assigned = self.assigned()?;
         let read = partitions.iter().filter(|partition| assigned.contains(partition));
@@ -181,25 +169,6 @@ impl<'c> Reading<'c> {
     fn assign(&self, from: &[(i32, i64)]) -> Result<(), Error> {
         let list = self.list(from.iter().copied())?;
         self.consumer.incremental_assign(&list).map_err(Error::kafka("start reading"))
-    }
-
-    /// Moves positions. Messages that were fetched before are dropped as they are taken out.
-    fn seek(&self, to: &[(i32, i64)]) -> Result<(), Error> {
-        let mut round = 1;
-        while !to.is_empty() {
-            let answered = self.consumer.seek_partitions(self.list(to.iter().copied())?, SEEK_CALL);
-            let moved = answered
-                .and_then(|answers| answers.elements().iter().try_for_each(|element| element.error()));
-            match moved {
-                Ok(()) => break,
-                Err(error) if round == SEEK_ROUNDS => return Err(Error::kafka("move a position")(error)),
-                // One that is only just being assigned has no position yet. All of them once more, which does no harm.
-                Err(error) => tracing::debug!(%error, "move positions"),
-            }
-            round += 1;
-            std::thread::sleep(SEEK_PAUSE);
-        }
-        Ok(())
     }
 
     /// These partitions and next offsets as librdkafka lists them, each with the bookmark of what is remembered there.
@@ -247,8 +216,7 @@ fn unreadable(
     consumer: &BaseConsumer<Membership>,
     topic: &str,
     topic_id: &str,
-    partition: i32,
-    code: RDKafkaErrorCode,
+    reason: Unreadable,
 ) -> Error {
     let topic = topic.to_owned();
     match kafka::topic_id(consumer.client(), &topic) {
@@ -257,12 +225,9 @@ fn unreadable(
         // What the error says is all there is to say.
         Ok(_) | Err(TopicError::Unavailable { .. }) => {}
     }
-    let next =
-        consumer.position().ok().and_then(|list| list.find_partition(&topic, partition)?.offset().to_raw());
-    match (code, next, kafka::watermarks(consumer.client(), &topic, partition)) {
-        (RDKafkaErrorCode::AutoOffsetReset, Some(next), Ok((low, high))) if next >= 0 => {
-            Error::OutOfRange { topic, partition, next, low, high }
-        }
-        _ => Error::Partition { topic, partition, reason: code.to_string() },
+    let Unreadable { partition, out_of_range, reason } = reason;
+    match (out_of_range, kafka::watermarks(consumer.client(), &topic, partition)) {
+        (Some(next), Ok((low, high))) => Error::OutOfRange { topic, partition, next, low, high },
+        _ => Error::Partition { topic, partition, reason },
     }
 }

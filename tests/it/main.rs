@@ -32,6 +32,7 @@ mod chaos;
 mod configuration;
 mod duplicates;
 mod evolution;
+mod fetching;
 mod gateway;
 mod init;
 mod kills;

@@ -22,22 +22,32 @@ pub(crate) struct Source {
 impl Source {
     /// Asks the registry for the ids of Tally's own schemas.
     pub(crate) async fn new(config: &Config) -> Source {
+        Source::with(config, &[("linger.ms", "1")]).await
+    }
+
+    /// With these properties of its producer.
+    pub(crate) async fn with(config: &Config, properties: &[(&str, &str)]) -> Source {
         let registry = Registry::new(&config.registry).expect("a client is made");
         let register = async |subject: &str, schema| {
             registry.register(subject, schema).await.expect("the registry answers")
         };
         let increment_schema = register(&format!("{}-value", config.kafka.increments), avsc::INCREMENT).await;
         let batch_schema = register(avsc::INCREMENT_BATCH_SUBJECT, avsc::INCREMENT_BATCH).await;
+        let mut producer = kafka::producer(&config.kafka, "tally-it");
+        for (name, value) in properties {
+            producer.set(*name, *value);
+        }
         Source {
-            producer: kafka::producer(&config.kafka, "tally-it")
-                .set("linger.ms", "1")
-                .create()
-                .expect("a producer is made"),
+            producer: producer.create().expect("a producer is made"),
             topic: config.kafka.increments.clone(),
             partitions: config.kafka.partitions,
             increment_schema,
             batch_schema,
         }
+    }
+
+    pub(crate) fn producer(&self) -> &FutureProducer {
+        &self.producer
     }
 
     pub(crate) fn partitions(&self) -> i32 {

@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_schemas::avsc;
 use tally_service::config::Config;
 use tally_service::health::Health;
-use tally_service::kafka::{self, Member, Membership};
+use tally_service::kafka::{self, Fetcher, Member, Membership};
 use tally_service::plans::Plans;
 use tally_service::registry::{self, Registry};
 use tokio::runtime::Handle;
@@ -57,6 +57,8 @@ pub(crate) fn run(
     let Some(rotation) = Rotation::new(&config.kafka, name, group, stop)? else { return Ok(()) };
     let committer = Committer::start(rotation);
     let positions = Positions::start(config, &consumer, &topic_id);
+    let fetch = config.aggregator.fetch;
+    let fetcher = Fetcher::new(&config.kafka, fetch, &consumer, increments, &topic_id, name);
     // From here on; what is above may wait for long.
     let heartbeat = health.heartbeat("fold", MAX_SILENCE);
     consumer.subscribe(&[&config.kafka.increments]).map_err(Error::kafka("subscribe"))?;
@@ -68,7 +70,7 @@ pub(crate) fn run(
     };
     let worker = Worker {
         schema_id,
-        reading: Reading::new(&consumer, increments, &topic_id, positions),
+        reading: Reading::new(&consumer, fetcher, increments, &topic_id, positions),
         topic_id,
         folding: Folding::new(Core::new(config.rules(), limits), Plans::new(registry), runtime.clone()),
         stalled: BTreeMap::new(),

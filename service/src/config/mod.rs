@@ -189,6 +189,20 @@ pub struct Aggregator {
     pub flush_total_bytes: usize,
     /// How long a member may be silent before its partitions go to others, in milliseconds.
     pub session_timeout_ms: u64,
+    /// What fetches messages.
+    pub fetch: Fetch,
+}
+
+/// What fetches messages for the aggregator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fetch {
+    /// The aggregator itself, straight from the brokers, at less than half the CPU a message. Where `kafka.properties` sets
+    /// `security.protocol` to anything but plaintext, librdkafka.
+    #[default]
+    Auto,
+    /// librdkafka, with all its properties.
+    Librdkafka,
 }
 
 impl Default for Aggregator {
@@ -202,6 +216,7 @@ impl Default for Aggregator {
             flush_batch_bytes: 14 << 20,
             flush_total_bytes: 56 << 20,
             session_timeout_ms: 10_000,
+            fetch: Fetch::default(),
         }
     }
 }

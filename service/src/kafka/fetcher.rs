@@ -1,31 +1,20 @@
-//! Taking messages out of librdkafka by the batch.
+//! Messages of the partitions that a member of the group holds, many at a time.
 //!
-//! ```text
-//!  broker ─► librdkafka ─► a queue per partition ─► Fetcher: many messages a call ─► Message, borrowed
-//!                     └──► the consumer's queue ─► BaseConsumer::poll: the group's decisions, errors
-//! ```
-//!
-//! The safe wrapper takes one message a call, through an event each, which costs more than summing the message. Here a
-//! partition's messages stay in the partition's own queue, and a call takes as many as there are.
-//!
-//! This is the only unsafe code of the hot path. What it relies on, of librdkafka 2.12: a queue that the application has
-//! forwarded (even to nowhere) is not forwarded again when reading starts, so messages stay there; a message is valid
-//! until it is destroyed; messages of an earlier assignment are dropped as they are taken out.
+//! The group is librdkafka's in any case. Where connections need no more than TCP, messages come straight from the brokers
+//! ([`super::direct`]): most of what a small message costs otherwise is librdkafka's own. Where they are encrypted or
+//! authenticated, or where the configuration says so, they come out of librdkafka's queues ([`super::queues`]).
 
-use std::collections::BTreeMap;
-use std::ffi::CString;
-use std::ptr;
+use std::sync::Arc;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka_sys as sys;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
 
 use super::Membership;
+use super::direct::Direct;
+use super::queues::Queues;
+use crate::config::{Fetch, Kafka};
 
-/// Messages taken in one call.
-const BATCH: usize = 512;
-
-/// A message that lives in librdkafka's memory until the next one is asked for.
+/// A message that lives in the fetcher's memory until the next one is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetched<'m> {
     pub partition: i32,
@@ -36,149 +25,81 @@ pub struct Fetched<'m> {
     pub payload: Option<&'m [u8]>,
 }
 
-/// Takes messages of the assigned partitions, in turn.
-pub struct Fetcher<'c> {
-    consumer: &'c BaseConsumer<Membership>,
-    queues: BTreeMap<i32, Queue>,
-    /// Messages `at..` of `batch` are taken out and not handed over yet; those before are destroyed or null.
-    batch: Vec<*mut sys::rd_kafka_message_t>,
-    at: usize,
-    /// The message that was handed over last.
-    current: Option<Owned>,
-    /// The partition that `batch` is of, and after which the next one is asked.
-    turn: i32,
+/// Why a partition cannot be read on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub partition: i32,
+    /// The offset to be read next, if the reason is that the log does not have it.
+    pub out_of_range: Option<i64>,
+    pub reason: String,
 }
 
-struct Queue(*mut sys::rd_kafka_queue_t);
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        // SAFETY: the handle came from `rd_kafka_queue_get_partition`, and is dropped once.
-        unsafe { sys::rd_kafka_queue_destroy(self.0) }
+impl Unreadable {
+    pub(super) fn out_of_range(partition: i32, next: i64) -> Unreadable {
+        let reason = format!("offset {next} is out of range");
+        Unreadable { partition, out_of_range: Some(next), reason }
     }
-}
 
-struct Owned(*mut sys::rd_kafka_message_t);
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        // SAFETY: the message came from `rd_kafka_consume_batch_queue`, and is dropped once.
-        unsafe { sys::rd_kafka_message_destroy(self.0) }
+    pub(super) fn damaged(partition: i32, reason: String) -> Unreadable {
+        Unreadable { partition, out_of_range: None, reason }
     }
 }
 
-impl<'c> Fetcher<'c> {
-    pub fn new(consumer: &'c BaseConsumer<Membership>) -> Fetcher<'c> {
-        Fetcher {
-            consumer,
-            queues: BTreeMap::new(),
-            batch: Vec::with_capacity(BATCH),
-            at: 0,
-            current: None,
-            turn: 0,
-        }
-    }
+/// Fetches from partitions of one topic, in turn.
+pub struct Fetcher(Way);
 
-    /// From the next assignment of this partition on, its messages come from here. Call it before it is assigned.
-    pub fn take_on(&mut self, topic: &str, partition: i32) {
-        self.let_go(partition);
-        let topic = CString::new(topic).expect("Kafka's topic names have no NUL");
-        // SAFETY: the client lives as long as `consumer`; the returned handle is owned by `Queue`, which is dropped before
-        // the consumer. Forwarding to null keeps the messages in the queue itself.
-        let queue = unsafe {
-            let queue = sys::rd_kafka_queue_get_partition(self.client(), topic.as_ptr(), partition);
-            assert!(!queue.is_null(), "a consumer has a queue for each partition");
-            sys::rd_kafka_queue_forward(queue, ptr::null_mut());
-            Queue(queue)
-        };
-        self.queues.insert(partition, queue);
-    }
+enum Way {
+    Direct(Box<Direct>),
+    Queues(Queues),
+}
 
-    /// Forgets the partition, and what was taken out of it.
-    pub fn let_go(&mut self, partition: i32) {
-        self.queues.remove(&partition);
-        if self.turn == partition {
-            self.drop_batch();
-        }
-    }
-
-    /// The next message, if there is one; never waits. An error is the partition's.
-    pub fn fetch(&mut self) -> Option<Result<Fetched<'_>, (i32, RDKafkaErrorCode)>> {
-        self.current = None;
-        if self.at == self.batch.len() && !self.refill() {
-            return None;
-        }
-        let taken = self.batch[self.at];
-        self.at += 1;
-        let message = &self.current.insert(Owned(taken)).0;
-        // SAFETY: librdkafka handed the message out valid, and it is destroyed only with `current`, which outlives the
-        // borrow of `self` that the result carries.
-        let message = unsafe { &**message };
-        match message.err {
-            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Some(Ok(Fetched {
-                partition: message.partition,
-                offset: message.offset,
-                timestamp_ms: timestamp_ms(message),
-                key: bytes(message, message.key, message.key_len),
-                payload: bytes(message, message.payload, message.len),
-            })),
-            error => Some(Err((message.partition, error.into()))),
-        }
-    }
-
-    /// Takes messages out of the first partition after the last one that has some.
-    fn refill(&mut self) -> bool {
-        self.drop_batch();
-        let after = self.queues.range(self.turn + 1..).chain(self.queues.range(..=self.turn));
-        for (partition, queue) in after {
-            // SAFETY: the queue is alive, and the vector has room for as many pointers as the call may write; it says how many
-            // it wrote.
-            let taken =
-                unsafe { sys::rd_kafka_consume_batch_queue(queue.0, 0, self.batch.as_mut_ptr(), BATCH) };
-            // Nothing but a wrong queue makes this fail.
-            let taken = usize::try_from(taken).expect("the partition's queue can be read");
-            if taken > 0 {
-                // SAFETY: that many pointers were written just now.
-                unsafe { self.batch.set_len(taken) };
-                self.turn = *partition;
-                return true;
+impl Fetcher {
+    /// For a consumer that is a member of a group of this topic; `topic_id` as Kafka prints it.
+    pub fn new(
+        kafka: &Kafka,
+        fetch: Fetch,
+        consumer: &Arc<BaseConsumer<Membership>>,
+        topic: &str,
+        topic_id: &str,
+        client_id: &str,
+    ) -> Fetcher {
+        Fetcher(match fetch {
+            Fetch::Auto if is_plain(kafka) => {
+                Way::Direct(Box::new(Direct::new(consumer, topic, topic_id, client_id)))
             }
+            Fetch::Auto | Fetch::Librdkafka => Way::Queues(Queues::new(consumer, topic)),
+        })
+    }
+
+    /// Reads these partitions, which the group gave, from these offsets on, whether they were read before or not.
+    pub fn start(&mut self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
+        match &mut self.0 {
+            Way::Direct(direct) => from.iter().for_each(|(partition, next)| direct.start(*partition, *next)),
+            Way::Queues(queues) => queues.start(from)?,
         }
-        false
+        Ok(())
     }
 
-    fn drop_batch(&mut self) {
-        for message in self.batch.drain(..).skip(self.at) {
-            drop(Owned(message));
+    /// Nothing more comes of this partition until it is started again.
+    pub fn stop(&mut self, partition: i32) {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.stop(partition),
+            Way::Queues(queues) => queues.stop(partition),
         }
-        self.at = 0;
     }
 
-    fn client(&self) -> *mut sys::rd_kafka_t {
-        self.consumer.client().native_ptr()
+    /// The next message, if there is one; never waits.
+    #[inline]
+    pub fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.fetch(),
+            Way::Queues(queues) => queues.fetch(),
+        }
     }
 }
 
-impl Drop for Fetcher<'_> {
-    fn drop(&mut self) {
-        self.drop_batch();
-    }
-}
-
-fn timestamp_ms(message: &sys::rd_kafka_message_t) -> Option<i64> {
-    let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-    // SAFETY: the message is alive, and came from librdkafka; the call reads it and writes `kind`.
-    let timestamp_ms = unsafe { sys::rd_kafka_message_timestamp(message, &mut kind) };
-    match kind {
-        sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE => None,
-        _ => (timestamp_ms >= 0).then_some(timestamp_ms),
-    }
-}
-
-fn bytes(_owner: &sys::rd_kafka_message_t, data: *mut std::ffi::c_void, len: usize) -> Option<&[u8]> {
-    if data.is_null() {
-        return None;
-    }
-    // SAFETY: librdkafka's messages hold `len` bytes at `data` for as long as the message lives.
-    Some(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) })
+/// Whether connections are neither encrypted nor authenticated.
+fn is_plain(kafka: &Kafka) -> bool {
+    let protocol = kafka.properties.get("security.protocol");
+    protocol.is_none_or(|protocol| protocol.eq_ignore_ascii_case("plaintext"))
 }

@@ -1,12 +1,14 @@
 //! The log: client settings that exactly-once depends on, in one place, and what librdkafka's safe wrapper lacks.
 
+mod direct;
 mod fetcher;
 mod membership;
+mod queues;
 mod settings;
 mod standing;
 mod topics;
 
-pub use fetcher::{Fetched, Fetcher};
+pub use fetcher::{Fetched, Fetcher, Unreadable};
 pub use membership::{Membership, Rebalance};
 pub use settings::{
     REJECTED_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer, transactional_producer,
