@@ -212,12 +212,7 @@ impl Drop for Reading<'_> {
 }
 
 /// Why a partition cannot be read on.
-fn unreadable(
-    consumer: &BaseConsumer<Membership>,
-    topic: &str,
-    topic_id: &str,
-    reason: Unreadable,
-) -> Error {
+fn unreadable(consumer: &BaseConsumer<Membership>, topic: &str, topic_id: &str, reason: Unreadable) -> Error {
     let topic = topic.to_owned();
     match kafka::topic_id(consumer.client(), &topic) {
         Ok(is) if is != topic_id => return Error::TopicReplaced { topic, was: topic_id.to_owned(), is },

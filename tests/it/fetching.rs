@@ -27,7 +27,8 @@ async fn every_kind(tally: &Installation, seed: u64) -> Model {
         model.add_all(&events);
 
         let id = format!("{}-{codec}", tally.config.kafka.increments);
-        let properties = [("compression.type", codec), ("linger.ms", "20"), ("transactional.id", id.as_str())];
+        let properties =
+            [("compression.type", codec), ("linger.ms", "20"), ("transactional.id", id.as_str())];
         let source = Source::with(&tally.config, &properties).await;
         let open = source.producer().clone();
         tokio::task::spawn_blocking(move || open.init_transactions(CALL))
@@ -42,7 +43,8 @@ async fn every_kind(tally: &Installation, seed: u64) -> Model {
             plain.spread(&between, 2).await;
             model.add_all(&between);
             let open = source.producer().clone();
-            let end = move || if commits { open.commit_transaction(CALL) } else { open.abort_transaction(CALL) };
+            let end =
+                move || if commits { open.commit_transaction(CALL) } else { open.abort_transaction(CALL) };
             tokio::task::spawn_blocking(end).await.expect("no panic").expect("the transaction ends");
             if commits {
                 model.add_all(&events);

@@ -58,7 +58,7 @@ pub(crate) fn run(
     let committer = Committer::start(rotation);
     let positions = Positions::start(config, &consumer, &topic_id);
     let fetch = config.aggregator.fetch;
-    let fetcher = Fetcher::new(&config.kafka, fetch, &consumer, increments, &topic_id, name);
+    let fetcher = Fetcher::new(&config.kafka, fetch, &consumer, increments, &topic_id, name, runtime);
     // From here on; what is above may wait for long.
     let heartbeat = health.heartbeat("fold", MAX_SILENCE);
     consumer.subscribe(&[&config.kafka.increments]).map_err(Error::kafka("subscribe"))?;

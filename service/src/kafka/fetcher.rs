@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
+use tokio::runtime::Handle;
 
 use super::Membership;
 use super::direct::Direct;
@@ -62,10 +63,11 @@ impl Fetcher {
         topic: &str,
         topic_id: &str,
         client_id: &str,
+        runtime: &Handle,
     ) -> Fetcher {
         Fetcher(match fetch {
             Fetch::Auto if is_plain(kafka) => {
-                Way::Direct(Box::new(Direct::new(consumer, topic, topic_id, client_id)))
+                Way::Direct(Box::new(Direct::new(consumer, topic, topic_id, client_id, runtime)))
             }
             Fetch::Auto | Fetch::Librdkafka => Way::Queues(Queues::new(consumer, topic)),
         })
@@ -74,7 +76,7 @@ impl Fetcher {
     /// Reads these partitions, which the group gave, from these offsets on, whether they were read before or not.
     pub fn start(&mut self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
         match &mut self.0 {
-            Way::Direct(direct) => from.iter().for_each(|(partition, next)| direct.start(*partition, *next)),
+            Way::Direct(direct) => direct.start(from),
             Way::Queues(queues) => queues.start(from)?,
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::compression::inflate;
+use super::memory::Memory;
 use super::records::{Codec, Damage, Header, Record, Records, is_abort};
 
 /// A transaction that was aborted, some of whose messages may be in the chunk.
@@ -22,22 +23,27 @@ pub(super) struct End {
     pub(super) leader_epoch: i32,
 }
 
+/// Batches that were looked through and decompressed, to be read message by message.
 pub(super) struct Chunk {
-    rest: Bytes,
     /// Messages before this offset are of a batch that was asked for from its middle.
     from: i64,
-    /// Ordered by their first offsets: those that no batch has reached yet.
-    aborted: VecDeque<Aborted>,
-    /// Producers whose messages, where they are transactional, are to be passed over until their marker.
-    aborting: BTreeSet<i64>,
-    batch: Option<Batch>,
+    sent: Bytes,
+    inflated: Bytes,
+    batches: VecDeque<Batch>,
+    /// After the last batch: what is wrong with the next one, and the offset that it begins at.
+    damage: Option<(i64, Damage)>,
 }
 
 struct Batch {
     header: Header,
     records: Records,
-    /// The records as they were sent; `None` if they are decompressed elsewhere.
-    sent: Option<Bytes>,
+    body: Body,
+}
+
+/// Where a batch's records are.
+enum Body {
+    Sent(Range<usize>),
+    Inflated(Range<usize>),
 }
 
 /// A message; key and value are where they stand in [`Chunk::body`].
@@ -49,95 +55,121 @@ pub(super) struct Message {
     pub(super) value: Option<Range<usize>>,
 }
 
+/// Where the whole batches of these bytes end; `None` if there is not one.
+pub(super) fn end(mut records: &[u8]) -> Result<Option<End>, Damage> {
+    let mut end = None;
+    while let Some(header) = Header::parse(records)? {
+        end = Some(End { next: header.next_offset(), leader_epoch: header.leader_epoch });
+        records = &records[header.size..];
+    }
+    Ok(end)
+}
+
 impl Chunk {
     /// What was answered to a question for `from` and after.
-    pub(super) fn new(records: Bytes, from: i64, mut aborted: Vec<Aborted>) -> Chunk {
+    pub(super) fn open(sent: Bytes, from: i64, mut aborted: Vec<Aborted>, memory: &Memory) -> Chunk {
         aborted.sort_unstable();
-        Chunk { rest: records, from, aborted: aborted.into(), aborting: BTreeSet::new(), batch: None }
+        let mut opening = Opening {
+            from,
+            aborted: aborted.into(),
+            aborting: BTreeSet::new(),
+            inflated: memory.take(0),
+            batches: VecDeque::new(),
+        };
+        let damage = opening.open_all(&sent).err();
+        let Opening { inflated, batches, .. } = opening;
+        Chunk { from, sent, inflated: memory.lend(inflated), batches, damage }
     }
 
-    /// Where the whole batches of these bytes end; `None` if there is not one.
-    pub(super) fn end(mut records: &[u8]) -> Result<Option<End>, Damage> {
-        let mut end = None;
-        while let Some(header) = Header::parse(records)? {
-            end = Some(End { next: header.next_offset(), leader_epoch: header.leader_epoch });
-            records = &records[header.size..];
-        }
-        Ok(end)
+    /// Bytes of memory that this holds on to.
+    pub(super) fn bytes(&self) -> usize {
+        self.sent.len() + self.inflated.len()
     }
 
-    /// The next message. `inflated` holds the decompressed records between the calls.
+    /// The next message; an error names the offset of the batch that it is about.
     #[inline]
-    pub(super) fn next(&mut self, inflated: &mut Vec<u8>) -> Result<Option<Message>, Damage> {
-        loop {
-            if let Some(Batch { header, records, sent }) = &mut self.batch {
-                let body = sent.as_deref().unwrap_or(inflated);
-                while let Some(Record { offset_delta, timestamp_delta, key, value }) = records.next(body)? {
-                    let offset = header.base_offset + i64::from(offset_delta);
-                    if offset >= self.from {
-                        let timestamp_ms = header.timestamp_ms(timestamp_delta);
-                        return Ok(Some(Message { offset, timestamp_ms, key, value }));
-                    }
+    pub(super) fn next(&mut self) -> Result<Option<Message>, (i64, Damage)> {
+        while let Some(Batch { header, records, body }) = self.batches.front_mut() {
+            let body = match body {
+                Body::Sent(range) => &self.sent[range.clone()],
+                Body::Inflated(range) => &self.inflated[range.clone()],
+            };
+            let at = header.base_offset;
+            while let Some(record) = records.next(body).map_err(|damage| (at, damage))? {
+                let Record { offset_delta, timestamp_delta, key, value } = record;
+                let offset = at + i64::from(offset_delta);
+                if offset >= self.from {
+                    let timestamp_ms = header.timestamp_ms(timestamp_delta);
+                    return Ok(Some(Message { offset, timestamp_ms, key, value }));
                 }
-                self.batch = None;
             }
-            if !self.open_next(inflated)? {
-                return Ok(None);
-            }
+            self.batches.pop_front();
         }
+        self.damage.take().map_or(Ok(None), Err)
     }
 
     /// What the ranges of the last message are of.
     #[inline]
-    pub(super) fn body<'b>(&'b self, inflated: &'b [u8]) -> &'b [u8] {
-        match &self.batch {
-            Some(Batch { sent: Some(sent), .. }) => sent,
-            _ => inflated,
+    pub(super) fn body(&self) -> &[u8] {
+        match self.batches.front().map(|batch| &batch.body) {
+            Some(Body::Sent(range)) => &self.sent[range.clone()],
+            Some(Body::Inflated(range)) => &self.inflated[range.clone()],
+            None => &[],
+        }
+    }
+}
+
+struct Opening {
+    from: i64,
+    /// Ordered by their first offsets: those that no batch has reached yet.
+    aborted: VecDeque<Aborted>,
+    /// Producers whose messages, where they are transactional, are passed over until their marker.
+    aborting: BTreeSet<i64>,
+    inflated: Vec<u8>,
+    batches: VecDeque<Batch>,
+}
+
+impl Opening {
+    fn open_all(&mut self, sent: &[u8]) -> Result<(), (i64, Damage)> {
+        let mut at = 0;
+        loop {
+            let batch = &sent[at..];
+            let offset = batch.first_chunk().map_or(-1, |offset| i64::from_be_bytes(*offset));
+            let Some(header) = Header::parse(batch).map_err(|damage| (offset, damage))? else {
+                return Ok(());
+            };
+            self.open_one(header, batch, at).map_err(|damage| (offset, damage))?;
+            at += header.size;
         }
     }
 
-    /// The offset of the batch that is read, for whom it concerns that it is damaged.
-    pub(super) fn at(&self) -> Option<i64> {
-        match &self.batch {
-            Some(batch) => Some(batch.header.base_offset),
-            None => self.rest.first_chunk().map(|offset| i64::from_be_bytes(*offset)),
+    /// Takes the batch up if it holds committed messages.
+    fn open_one(&mut self, header: Header, batch: &[u8], at: usize) -> Result<(), Damage> {
+        let body = header.checked_body(batch)?;
+        let next = header.next_offset();
+        while let Some(aborted) = self.aborted.pop_front_if(|aborted| aborted.first_offset < next) {
+            self.aborting.insert(aborted.producer_id);
         }
-    }
-
-    /// Passes over batches without committed messages; `false` at the end.
-    fn open_next(&mut self, inflated: &mut Vec<u8>) -> Result<bool, Damage> {
-        while let Some(header) = Header::parse(&self.rest)? {
-            // A damaged batch stays where it is, to be named.
-            let body = header.checked_body(&self.rest)?;
-            let next = header.next_offset();
-            while let Some(aborted) = self.aborted.pop_front_if(|aborted| aborted.first_offset < next) {
-                self.aborting.insert(aborted.producer_id);
+        if header.is_control() {
+            if ends_abort(&header, body)? {
+                self.aborting.remove(&header.producer_id);
             }
-            let is_wanted = if header.is_control() {
-                if ends_abort(&header, body)? {
-                    self.aborting.remove(&header.producer_id);
-                }
-                false
-            } else {
-                next > self.from
-                    && !(header.is_transactional() && self.aborting.contains(&header.producer_id))
-            };
-            if !is_wanted {
-                self.rest = self.rest.slice(header.size..);
-                continue;
-            }
-            let sent = match header.codec()? {
-                Codec::None => Some(self.rest.slice_ref(body)),
-                codec => {
-                    inflate(codec, body, inflated)?;
-                    None
-                }
-            };
-            self.batch = Some(Batch { header, records: Records::of(&header), sent });
-            self.rest = self.rest.slice(header.size..);
-            return Ok(true);
+            return Ok(());
         }
-        Ok(false)
+        let is_aborted = header.is_transactional() && self.aborting.contains(&header.producer_id);
+        if is_aborted || next <= self.from {
+            return Ok(());
+        }
+        let body = match header.codec()? {
+            Codec::None => Body::Sent(at + header.size - body.len()..at + header.size),
+            codec => {
+                let start = self.inflated.len();
+                inflate(codec, body, &mut self.inflated)?;
+                Body::Inflated(start..self.inflated.len())
+            }
+        };
+        self.batches.push_back(Batch { header, records: Records::of(&header), body });
+        Ok(())
     }
 }
 

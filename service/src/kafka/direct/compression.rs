@@ -11,9 +11,8 @@ const MAX_BYTES: usize = 256 << 20;
 const XERIAL: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER: usize = 16;
 
-/// Decompresses `from` to `into`, which is cleared first. Its memory is used again.
+/// Decompresses `from` to the end of `into`.
 pub(super) fn inflate(codec: Codec, from: &[u8], into: &mut Vec<u8>) -> Result<(), Damage> {
-    into.clear();
     let done = match codec {
         Codec::None => limited(from, into),
         Codec::Gzip => limited(flate2::read::MultiGzDecoder::new(from), into),
@@ -28,8 +27,8 @@ pub(super) fn inflate(codec: Codec, from: &[u8], into: &mut Vec<u8>) -> Result<(
 
 fn limited(from: impl Read, into: &mut Vec<u8>) -> Result<(), String> {
     let limit = MAX_BYTES as u64 + 1;
-    from.take(limit).read_to_end(into).map_err(|error| error.to_string())?;
-    within(into.len())
+    let read = from.take(limit).read_to_end(into).map_err(|error| error.to_string())?;
+    within(read)
 }
 
 fn within(bytes: usize) -> Result<(), String> {
@@ -42,13 +41,14 @@ fn within(bytes: usize) -> Result<(), String> {
 /// One block, or xerial's framing of several.
 fn snappy(from: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
     if !from.starts_with(XERIAL) {
-        return block(from, into);
+        return block(from, into, into.len());
     }
+    let start = into.len();
     let mut rest = from.get(XERIAL_HEADER..).ok_or("the header is cut off")?;
     while let Some((length, blocks)) = rest.split_first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize;
         let (one, others) = blocks.split_at_checked(length).ok_or("a block is cut off")?;
-        block(one, into)?;
+        block(one, into, start)?;
         rest = others;
     }
     match rest.is_empty() {
@@ -57,12 +57,13 @@ fn snappy(from: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
     }
 }
 
-fn block(from: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
+/// Of records that begin at `start`.
+fn block(from: &[u8], into: &mut Vec<u8>, start: usize) -> Result<(), String> {
     let length = snap::raw::decompress_len(from).map_err(|error| error.to_string())?;
-    let start = into.len();
-    within(start.saturating_add(length))?;
-    into.resize(start + length, 0);
-    let written = snap::raw::Decoder::new().decompress(from, &mut into[start..]);
-    into.truncate(start + written.map_err(|error| error.to_string())?);
+    let at = into.len();
+    within((at - start).saturating_add(length))?;
+    into.resize(at + length, 0);
+    let written = snap::raw::Decoder::new().decompress(from, &mut into[at..]);
+    into.truncate(at + written.map_err(|error| error.to_string())?);
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! Messages straight from the brokers that lead the partitions, many at a time.
 //!
 //! ```text
-//!  broker ══ one connection each, one fetch at a time ══► answer ─► a chunk per partition ─► batch ─► message, borrowed
-//!                                                          memory used again ◄──────────────────┘
+//!  broker ══ a link each, one fetch at a time ══► answer ─► chunk: checked, decompressed ──► channel ──► Direct: message by message
+//!                                                  memory used again ◄──────────────────────────────────────┘
 //! ```
 //!
-//! All of it happens on the thread that asks for messages, while the next answer comes in; only the search for leaders has a thread
-//! of its own. What is fetched and not handed over yet is bounded: at [`AHEAD`] bytes nothing more is asked for.
+//! A link is a task, the search for leaders a thread. What is fetched and not read yet is bounded ([`shared::Ahead`]): from there
+//! on nothing is asked for.
 //!
 //! A partition is read as others read it who want only what was committed: brokers send nothing beyond the last stable offset, and
 //! what they say was aborted is passed over. A fetch names the topic by its id and the epoch that was read last (KIP-320), so neither
@@ -16,159 +16,159 @@ mod chunk;
 mod compression;
 mod connection;
 mod leaders;
+mod link;
+mod memory;
 mod records;
+mod shared;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::fetch_response::PartitionData;
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 use rdkafka::consumer::BaseConsumer;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use self::chunk::{Aborted, Chunk, Message};
-use self::connection::Connection;
+use self::chunk::{Chunk, Message};
 use self::leaders::Leaders;
+use self::shared::{Partition, Shared};
 use super::{Fetched, Membership, Unreadable};
 
-/// The most bytes of one answer, and of one partition in it; one batch that is longer comes all the same.
-const ANSWER_BYTES: i32 = 4 << 20;
-const PARTITION_BYTES: i32 = 1 << 20;
-/// Bytes that are fetched and not handed over, from which on nothing is asked for.
-const AHEAD: usize = 4 << 20;
-/// A broker answers once it has so much, or after so long: else a busy topic would be fetched in crumbs.
-const MIN_BYTES: i32 = 64 << 10;
-const MAX_WAIT_MS: i32 = 50;
-/// Bytes handed over between two looks at the connections.
-const LOOK: usize = 256 << 10;
-/// Only what was committed.
-const READ_COMMITTED: i8 = 1;
-
 pub(super) struct Direct {
-    topic_id: Uuid,
-    partitions: BTreeMap<i32, Partition>,
-    links: BTreeMap<i32, Link>,
-    leaders: Leaders,
-    /// Fetched, in the order of arrival.
-    ready: VecDeque<Piece>,
+    shared: Arc<Shared>,
+    pieces: Receiver<Piece>,
     /// What messages come from right now.
-    current: Option<Piece>,
-    /// The decompressed records of the batch that is read.
-    inflated: Vec<u8>,
-    failed: VecDeque<Unreadable>,
-    /// Bytes in `ready` and `current`.
-    ahead: usize,
-    /// Bytes handed over since the last look at the connections.
-    since_look: usize,
-    runs: u64,
+    current: Option<(i32, Chunk)>,
+    /// Of each partition that is read.
+    runs: BTreeMap<i32, Run>,
+    last_run: u64,
+    leaders: Option<JoinHandle<()>>,
 }
 
-/// A partition that is read.
-struct Partition {
-    /// Which time it was started: answers to questions of an earlier time are out of date.
-    run: u64,
-    leader: Option<i32>,
-    /// What is to be asked for next, and the leader's epoch of the batch before it.
+struct Run {
+    /// Which time the partition was started: pieces of an earlier time are dropped.
+    number: u64,
+    /// Where the next piece must begin.
     next: i64,
-    leader_epoch: i32,
 }
 
-struct Link {
-    connection: Connection,
-    /// The run and the offset that were asked for, by partition.
-    asked: BTreeMap<i32, (u64, i64)>,
-    /// The partition that comes first in the next request: an answer may have no room for the last ones.
-    first: i32,
-    /// The broker wants to be left alone until then.
-    not_before: Instant,
-}
-
+/// What a link has of one partition.
 struct Piece {
     partition: i32,
+    run: u64,
+    content: Result<Stretch, Unreadable>,
+}
+
+/// What the log has of a partition between two offsets.
+struct Stretch {
+    from: i64,
+    next: i64,
     chunk: Chunk,
-    bytes: usize,
 }
 
 impl Direct {
     /// Of this topic, and no other that comes to have its name; `topic_id` as librdkafka prints it.
     ///
     /// # Panics
-    /// If `topic_id` is none: in base64, without padding.
-    pub(super) fn new(consumer: &Arc<BaseConsumer<Membership>>, topic: &str, topic_id: &str, client_id: &str) -> Direct {
-        let bytes = STANDARD_NO_PAD.decode(topic_id).expect("librdkafka prints a topic's id in base64");
-        Direct {
-            topic_id: Uuid::from_slice(&bytes).expect("a topic's id has 16 bytes"),
-            partitions: BTreeMap::new(),
-            links: BTreeMap::new(),
-            leaders: Leaders::start(consumer, topic, client_id),
-            ready: VecDeque::new(),
-            current: None,
-            inflated: Vec::new(),
-            failed: VecDeque::new(),
-            ahead: 0,
-            since_look: 0,
-            runs: 0,
-        }
+    /// If `topic_id` is none: 16 bytes in base64, without padding.
+    pub(super) fn new(
+        consumer: &Arc<BaseConsumer<Membership>>,
+        topic: &str,
+        topic_id: &str,
+        client_id: &str,
+        runtime: &Handle,
+    ) -> Direct {
+        let topic_id = STANDARD_NO_PAD.decode(topic_id).expect("librdkafka prints a topic's id in base64");
+        let topic_id = Uuid::from_slice(&topic_id).expect("a topic's id has 16 bytes");
+        let (sender, pieces) = channel();
+        let shared = Shared::new(topic_id, client_id, sender);
+        let leaders = Some(Leaders::start(&shared, consumer, topic, runtime));
+        Direct { shared, pieces, current: None, runs: BTreeMap::new(), last_run: 0, leaders }
     }
 
-    /// Reads a partition from this offset on, whether it was read before or not.
-    pub(super) fn start(&mut self, partition: i32, next: i64) {
-        let leader = self.partitions.get(&partition).and_then(|before| before.leader);
-        self.stop(partition);
-        self.runs += 1;
-        self.partitions.insert(partition, Partition { run: self.runs, leader, next, leader_epoch: -1 });
+    /// Reads these partitions from these offsets on, whether they were read before or not.
+    pub(super) fn start(&mut self, from: &[(i32, i64)]) {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        for (partition, next) in from {
+            self.drop_current(*partition);
+            self.last_run += 1;
+            self.runs.insert(*partition, Run { number: self.last_run, next: *next });
+            let leader = state.partitions.get(partition).and_then(|before| before.leader);
+            let started = Partition { run: self.last_run, leader, next: *next, leader_epoch: -1 };
+            state.partitions.insert(*partition, started);
+        }
+        drop(state);
+        shared.missing.notify_one();
+        shared.more.notify_waiters();
     }
 
     /// Nothing more comes of this partition.
     pub(super) fn stop(&mut self, partition: i32) {
-        self.partitions.remove(&partition);
-        self.ready.retain(|piece| piece.partition != partition);
-        self.current.take_if(|piece| piece.partition == partition);
-        self.failed.retain(|failed| failed.partition != partition);
-        self.ahead = self.ready.iter().chain(&self.current).map(|piece| piece.bytes).sum();
+        self.shared.lock().partitions.remove(&partition);
+        self.runs.remove(&partition);
+        self.drop_current(partition);
     }
 
     /// The next message, if one is there; never waits. A partition that cannot be read on says so once.
+    #[inline]
     pub(super) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
         let (partition, message) = loop {
-            if let Some(piece) = &mut self.current {
-                match piece.chunk.next(&mut self.inflated) {
-                    Ok(Some(message)) => break (piece.partition, message),
+            if let Some((partition, chunk)) = &mut self.current {
+                let partition = *partition;
+                match chunk.next() {
+                    Ok(Some(message)) => break (partition, message),
                     Ok(None) => self.finish_current(),
-                    Err(damage) => {
-                        let at = piece.chunk.at().unwrap_or(-1);
-                        let reason = format!("the batch at offset {at}: {damage}");
-                        let unreadable = Unreadable::damaged(piece.partition, reason);
-                        return Some(Err(self.give_up(unreadable)));
+                    Err((offset, damage)) => {
+                        let reason = format!("the batch at offset {offset}: {damage}");
+                        return Some(Err(self.give_up(Unreadable::damaged(partition, reason))));
                     }
                 }
             }
-            if self.ready.is_empty() || self.since_look >= LOOK {
-                self.look();
+            let Piece { partition, run: number, content } = self.pieces.try_recv().ok()?;
+            let run = self.runs.get_mut(&partition).filter(|run| run.number == number);
+            match (run, content) {
+                (Some(run), Ok(Stretch { from, next, chunk })) if from == run.next => {
+                    run.next = next;
+                    self.current = Some((partition, chunk));
+                }
+                // Never happens; if it did, messages would be passed over.
+                (Some(run), Ok(Stretch { from, .. })) => {
+                    let reason = format!("offset {} comes next, but {from} was fetched", run.next);
+                    return Some(Err(self.give_up(Unreadable::damaged(partition, reason))));
+                }
+                (Some(_), Err(unreadable)) => return Some(Err(self.give_up(unreadable))),
+                (None, Ok(stale)) => self.release(&stale.chunk),
+                (None, Err(_)) => {}
             }
-            if let Some(failed) = self.failed.pop_front() {
-                return Some(Err(failed));
-            }
-            self.current = self.ready.pop_front();
-            self.current.as_ref()?;
         };
         let Message { offset, timestamp_ms, key, value } = message;
-        let body = self.current.as_ref().expect("the message is of it").chunk.body(&self.inflated);
+        let body = self.current.as_ref().expect("the message is of it").1.body();
         let (key, payload) = (key.map(|range| &body[range]), value.map(|range| &body[range]));
         Some(Ok(Fetched { partition, offset, timestamp_ms, key, payload }))
     }
 
+    fn drop_current(&mut self, partition: i32) {
+        if self.current.as_ref().is_some_and(|(of, _)| *of == partition) {
+            self.finish_current();
+        }
+    }
+
     fn finish_current(&mut self) {
-        if let Some(piece) = self.current.take() {
-            self.ahead -= piece.bytes;
-            self.since_look += piece.bytes;
+        if let Some((_, chunk)) = self.current.take() {
+            self.release(&chunk);
+        }
+    }
+
+    /// Makes room for more.
+    fn release(&self, chunk: &Chunk) {
+        if self.shared.ahead.take(chunk.bytes()) {
+            self.shared.more.notify_waiters();
         }
     }
 
@@ -177,134 +177,19 @@ impl Direct {
         self.stop(unreadable.partition);
         unreadable
     }
+}
 
-    /// Takes what has come, and asks for more.
-    fn look(&mut self) {
-        let now = Instant::now();
-        self.since_look = 0;
-        if let Some(answer) = self.leaders.answer(now) {
-            for (broker, connection) in answer.connections {
-                let link = Link { connection, asked: BTreeMap::new(), first: 0, not_before: now };
-                self.links.insert(broker, link);
-            }
-            for (id, partition) in &mut self.partitions {
-                partition.leader = answer.leaders.get(id).copied();
-            }
+impl Drop for Direct {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.is_closed = true;
+        state.links.values().for_each(|link| link.abort());
+        drop(state);
+        self.shared.missing.notify_one();
+        if let Some(leaders) = self.leaders.take()
+            && leaders.join().is_err()
+        {
+            tracing::error!("the search for leaders panicked");
         }
-        for broker in self.links.keys().copied().collect::<Vec<_>>() {
-            if let Err(error) = self.serve(broker, now) {
-                tracing::warn!(%error, broker, "consume");
-                self.links.remove(&broker);
-            }
-        }
-        let is_linked = |partition: &Partition| partition.leader.is_some_and(|id| self.links.contains_key(&id));
-        if !self.partitions.values().all(is_linked) {
-            self.leaders.ask(self.links.keys().copied().collect(), now);
-        }
-    }
-
-    fn serve(&mut self, broker: i32, now: Instant) -> Result<(), connection::Error> {
-        let link = self.links.get_mut(&broker).expect("it is one of them");
-        if !link.connection.is_idle() {
-            let Some(answer) = link.connection.answer()? else { return Ok(()) };
-            link.not_before = now + Duration::from_millis(u64::try_from(answer.throttle_time_ms).unwrap_or(0));
-            let asked = std::mem::take(&mut link.asked);
-            self.take(answer, &asked)?;
-        }
-        self.ask(broker, now)
-    }
-
-    fn ask(&mut self, broker: i32, now: Instant) -> Result<(), connection::Error> {
-        let link = self.links.get_mut(&broker).expect("it is one of them");
-        if self.ahead >= AHEAD || now < link.not_before {
-            return Ok(());
-        }
-        let led = |(_, partition): &(&i32, &Partition)| partition.leader == Some(broker);
-        let turn = self.partitions.range(link.first..).chain(self.partitions.range(..link.first));
-        let partitions: Vec<FetchPartition> = turn
-            .filter(led)
-            .map(|(id, partition)| {
-                link.asked.insert(*id, (partition.run, partition.next));
-                FetchPartition::default()
-                    .with_partition(*id)
-                    .with_fetch_offset(partition.next)
-                    .with_last_fetched_epoch(partition.leader_epoch)
-                    .with_partition_max_bytes(PARTITION_BYTES)
-            })
-            .collect();
-        let Some(first) = partitions.first() else { return Ok(()) };
-        link.first = first.partition + 1;
-        let topic = FetchTopic::default().with_topic_id(self.topic_id).with_partitions(partitions);
-        let request = FetchRequest::default()
-            .with_replica_id(BrokerId(-1))
-            .with_max_wait_ms(MAX_WAIT_MS)
-            .with_min_bytes(MIN_BYTES)
-            .with_max_bytes(ANSWER_BYTES)
-            .with_isolation_level(READ_COMMITTED)
-            .with_topics(vec![topic]);
-        link.connection.fetch(&request)
-    }
-
-    fn take(
-        &mut self,
-        answer: FetchResponse,
-        asked: &BTreeMap<i32, (u64, i64)>,
-    ) -> Result<(), connection::Error> {
-        if let Some(error) = ResponseError::try_from_code(answer.error_code) {
-            return Err(connection::Error::Strange(error.to_string()));
-        }
-        for data in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
-            let id = data.partition_index;
-            let Some((run, from)) = asked.get(&id) else { continue };
-            if self.partitions.get(&id).is_some_and(|partition| partition.run == *run)
-                && let Err(unreadable) = self.take_partition(data, *from)
-            {
-                let unreadable = self.give_up(unreadable);
-                self.failed.push_back(unreadable);
-            }
-        }
-        Ok(())
-    }
-
-    fn take_partition(&mut self, data: PartitionData, from: i64) -> Result<(), Unreadable> {
-        let id = data.partition_index;
-        let partition = self.partitions.get_mut(&id).expect("it was asked for");
-        match ResponseError::try_from_code(data.error_code) {
-            None => {}
-            Some(ResponseError::OffsetOutOfRange) => return Err(Unreadable::out_of_range(id, from)),
-            Some(error @ ResponseError::CorruptMessage) => {
-                return Err(Unreadable::damaged(id, error.to_string()));
-            }
-            // It passes, once the brokers agree on who leads the partition. Whether the topic is still the same is looked at by others.
-            Some(error) if error.is_retriable() || error == ResponseError::UnknownServerError => {
-                tracing::debug!(%error, partition = id, "fetch");
-                partition.leader = None;
-                return Ok(());
-            }
-            Some(error) => return Err(Unreadable::damaged(id, error.to_string())),
-        }
-        if data.diverging_epoch.epoch >= 0 {
-            let end = data.diverging_epoch.end_offset;
-            return Err(Unreadable::damaged(
-                id,
-                format!("offset {from} is to be read next, but its log was cut off at {end} and written anew"),
-            ));
-        }
-        let Some(records) = data.records.filter(|records| !records.is_empty()) else { return Ok(()) };
-        let end = Chunk::end(&records).map_err(|damage| {
-            Unreadable::damaged(id, format!("batches from offset {from} on: {damage}"))
-        })?;
-        // One that is cut off is asked for again, and comes whole when it is the first of an answer.
-        let Some(end) = end else { return Ok(()) };
-        partition.next = end.next;
-        partition.leader_epoch = end.leader_epoch;
-        let aborted = data.aborted_transactions.unwrap_or_default().into_iter().map(|aborted| Aborted {
-            first_offset: aborted.first_offset,
-            producer_id: aborted.producer_id.0,
-        });
-        let bytes = records.len();
-        self.ahead += bytes;
-        self.ready.push_back(Piece { partition: id, chunk: Chunk::new(records, from, aborted.collect()), bytes });
-        Ok(())
     }
 }

@@ -9,7 +9,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::chunk::{Aborted, Chunk, End};
+use super::chunk::{Aborted, Chunk, End, end};
+use super::memory::Memory;
 use super::records::Damage;
 
 const BASE: i64 = 1_000;
@@ -33,7 +34,9 @@ fn record(offset: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Record {
         timestamp: 1_780_000_000_000 + offset,
         key: key.map(Bytes::copy_from_slice),
         value: value.map(Bytes::copy_from_slice),
-        headers: [(StrBytes::from_static_str("h"), Some(Bytes::from_static(b"header")))].into_iter().collect(),
+        headers: [(StrBytes::from_static_str("h"), Some(Bytes::from_static(b"header")))]
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -45,7 +48,8 @@ fn encoded(records: &[Record], compression: Compression, xerial: bool) -> Bytes 
     };
     let mut batch = BytesMut::new();
     let options = RecordEncodeOptions { version: 2, compression };
-    RecordBatchEncoder::encode_with_custom_compression(&mut batch, records, &options, Some(compress)).unwrap();
+    RecordBatchEncoder::encode_with_custom_compression(&mut batch, records, &options, Some(compress))
+        .unwrap();
     batch.freeze()
 }
 
@@ -77,10 +81,10 @@ fn compressed(from: &[u8], compression: Compression, xerial: bool) -> Vec<u8> {
 }
 
 fn read(records: &Bytes, from: i64, aborted: &[Aborted]) -> Result<Vec<Read>, Damage> {
-    let mut chunk = Chunk::new(records.clone(), from, aborted.to_vec());
-    let (mut inflated, mut all) = (Vec::new(), Vec::new());
-    while let Some(message) = chunk.next(&mut inflated)? {
-        let body = chunk.body(&inflated);
+    let mut chunk = Chunk::open(records.clone(), from, aborted.to_vec(), &Memory::default());
+    let mut all = Vec::new();
+    while let Some(message) = chunk.next().map_err(|(_, damage)| damage)? {
+        let body = chunk.body();
         let part = |range: Option<std::ops::Range<usize>>| range.map(|range| body[range].to_vec());
         all.push((message.offset, message.timestamp_ms, part(message.key), part(message.value)));
     }
@@ -119,7 +123,7 @@ proptest! {
         let all: Vec<Read> = records.iter().map(expected).collect();
         prop_assert_eq!(read(&batch, BASE, &[]), Ok(all.clone()));
         let next = BASE + records.len() as i64;
-        prop_assert_eq!(Chunk::end(&batch), Ok(Some(End { next, leader_epoch: EPOCH })));
+        prop_assert_eq!(end(&batch), Ok(Some(End { next, leader_epoch: EPOCH })));
         // From the middle of a batch on.
         let middle = records.len() / 2;
         prop_assert_eq!(read(&batch, BASE + middle as i64, &[]), Ok(all[middle..].to_vec()));
@@ -132,7 +136,7 @@ proptest! {
         let cut = both.slice(..at.index(both.len()));
         let whole = cut.len() / first.len() * records.len();
         prop_assert_eq!(read(&cut, BASE, &[]).map(|read| read.len()), Ok(whole));
-        prop_assert_eq!(Chunk::end(&cut).map(|end| end.is_some()), Ok(whole > 0));
+        prop_assert_eq!(end(&cut).map(|end| end.is_some()), Ok(whole > 0));
     }
 
     /// Up to the checksum a batch has nothing but its offset, its length, its leader's epoch and its format.
@@ -173,8 +177,12 @@ fn transactional(producer_id: i64, offset: i64) -> Bytes {
 
 fn marker(producer_id: i64, offset: i64, commits: bool) -> Bytes {
     let key = [0, 0, 0, u8::from(commits)];
-    let record =
-        Record { transactional: true, control: true, producer_id, ..record(offset, Some(&key), Some(b"\0\0")) };
+    let record = Record {
+        transactional: true,
+        control: true,
+        producer_id,
+        ..record(offset, Some(&key), Some(b"\0\0"))
+    };
     encoded(&[record], Compression::None, false)
 }
 
@@ -200,7 +208,7 @@ fn what_was_aborted_is_passed_over_up_to_its_marker() {
     let aborted = [(17, 1), (4, 1)].map(|(first_offset, producer_id)| Aborted { first_offset, producer_id });
     assert_eq!(offsets(&log, 10, &aborted), [11, 12, 14, 18, 21]);
     assert_eq!(offsets(&log, 10, &[]), [10, 11, 12, 14, 17, 18, 21]);
-    assert_eq!(Chunk::end(&log), Ok(Some(End { next: 22, leader_epoch: EPOCH })));
+    assert_eq!(end(&log), Ok(Some(End { next: 22, leader_epoch: EPOCH })));
 }
 
 #[test]
@@ -213,12 +221,16 @@ fn a_message_outside_of_transactions_is_not_aborted_with_its_producers_transacti
 
 #[test]
 fn times_are_the_brokers_where_the_topic_is_kept_so_and_absent_where_nobody_gave_one() {
-    let mut appended = encoded(&[record(5, None, None), record(6, None, None)], Compression::None, false).to_vec();
+    let mut appended =
+        encoded(&[record(5, None, None), record(6, None, None)], Compression::None, false).to_vec();
     appended[22] |= 1 << 3;
     let checksum = crc32c::crc32c(&appended[21..]);
     appended[17..21].copy_from_slice(&checksum.to_be_bytes());
-    let times: Vec<_> =
-        read(&Bytes::from(appended), 0, &[]).unwrap().into_iter().map(|(_, timestamp_ms, ..)| timestamp_ms).collect();
+    let times: Vec<_> = read(&Bytes::from(appended), 0, &[])
+        .unwrap()
+        .into_iter()
+        .map(|(_, timestamp_ms, ..)| timestamp_ms)
+        .collect();
     assert_eq!(times, [Some(1_780_000_000_006); 2]);
     let untimed = Record { timestamp: -1, ..record(5, None, None) };
     assert_eq!(read(&encoded(&[untimed], Compression::None, false), 0, &[]).unwrap()[0].1, None);
@@ -229,12 +241,13 @@ fn damage_is_named_and_its_batch_too() {
     let good = encoded(&[record(5, None, Some(b"value"))], Compression::None, false);
     let mut bad = encoded(&[record(6, None, Some(b"value"))], Compression::None, false).to_vec();
     *bad.last_mut().unwrap() ^= 1;
-    let mut chunk = Chunk::new(Bytes::from([&good[..], &bad[..]].concat()), 5, Vec::new());
-    let mut inflated = Vec::new();
-    assert_eq!(chunk.next(&mut inflated).unwrap().unwrap().offset, 5);
-    let damage = chunk.next(&mut inflated).unwrap_err();
+    let both = Bytes::from([&good[..], &bad[..]].concat());
+    let mut chunk = Chunk::open(both, 5, Vec::new(), &Memory::default());
+    // What comes before it is read.
+    assert_eq!(chunk.next().unwrap().unwrap().offset, 5);
+    let (offset, damage) = chunk.next().unwrap_err();
+    assert_eq!(offset, 6);
     assert!(damage.to_string().starts_with("the batch's checksum is "), "{damage}");
-    assert_eq!(chunk.at(), Some(6));
 
     let mut old = good.to_vec();
     old[16] = 1;

@@ -1,0 +1,97 @@
+//! What the reader of messages, the links to brokers and the search for leaders know in common.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use super::Piece;
+use super::memory::Memory;
+
+pub(super) struct Shared {
+    pub(super) topic_id: Uuid,
+    pub(super) client_id: String,
+    pub(super) memory: Memory,
+    pub(super) pieces: Sender<Piece>,
+    /// Bytes of memory in pieces that are not read yet.
+    pub(super) ahead: Ahead,
+    state: Mutex<State>,
+    /// A leader may be missing, or this is closed.
+    pub(super) missing: Condvar,
+    /// There may be more to ask for.
+    pub(super) more: Notify,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) partitions: BTreeMap<i32, Partition>,
+    /// By broker.
+    pub(super) links: BTreeMap<i32, AbortHandle>,
+    pub(super) is_closed: bool,
+}
+
+/// A partition that is read.
+#[derive(Clone, Copy)]
+pub(super) struct Partition {
+    /// Which time it was started: answers to questions of an earlier time are out of date.
+    pub(super) run: u64,
+    pub(super) leader: Option<i32>,
+    /// What is to be asked for next, and the leader's epoch of the batch before it.
+    pub(super) next: i64,
+    pub(super) leader_epoch: i32,
+}
+
+impl Shared {
+    pub(super) fn new(topic_id: Uuid, client_id: &str, pieces: Sender<Piece>) -> Arc<Shared> {
+        Arc::new(Shared {
+            topic_id,
+            client_id: client_id.to_owned(),
+            memory: Memory::default(),
+            pieces,
+            ahead: Ahead::default(),
+            state: Mutex::default(),
+            missing: Condvar::new(),
+            more: Notify::new(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic is its own thread's; nothing is left half done under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether a partition has no leader that there is a link to.
+    pub(super) fn misses_leader(&self) -> bool {
+        let is_linked = |id: i32| self.links.contains_key(&id);
+        self.partitions.values().any(|partition| !partition.leader.is_some_and(is_linked))
+    }
+}
+
+/// Bytes that are fetched and not read yet.
+#[derive(Default)]
+pub(super) struct Ahead(AtomicUsize);
+
+impl Ahead {
+    /// From here on nothing is asked for.
+    const ENOUGH: usize = 12 << 20;
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Whether that makes room for more.
+    pub(super) fn take(&self, bytes: usize) -> bool {
+        let before = self.0.fetch_sub(bytes, Ordering::AcqRel);
+        before >= Self::ENOUGH && before - bytes < Self::ENOUGH
+    }
+
+    pub(super) fn is_enough(&self) -> bool {
+        self.0.load(Ordering::Acquire) >= Self::ENOUGH
+    }
+}
