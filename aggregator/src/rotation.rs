@@ -10,6 +10,7 @@
 //! A new producer of an id ends what the last one left open, and shuts out what is still on its way. Only then are the
 //! committed offsets worth reading.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,7 @@ pub(crate) enum Outcome {
 }
 
 /// The group's metadata of this very moment, or `None` if the consumer is not this member.
-pub(crate) type Group = Box<dyn Fn(Option<&Member>) -> Option<ConsumerGroupMetadata> + Send>;
+pub(crate) type Group = Box<dyn Fn(Option<&Member>) -> Option<ConsumerGroupMetadata> + Send + Sync>;
 
 pub(crate) struct Rotation {
     kafka: config::Kafka,
@@ -98,8 +99,18 @@ impl Rotation {
             turn: 0,
             takeovers: Vec::new(),
         };
-        for number in 0..PRODUCERS {
-            let Some(producer) = rotation.producer(number)? else { return Ok(None) };
+        // Each waits half a second and more for its id, so they wait side by side.
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let rotation = &rotation;
+            let producers: Vec<_> =
+                (0..PRODUCERS).map(|number| scope.spawn(move || rotation.producer(number))).collect();
+            producers
+                .into_iter()
+                .map(|made| made.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
+        });
+        for producer in made {
+            let Some(producer) = producer? else { return Ok(None) };
             rotation.places.push(Some(producer));
         }
         Ok(Some(rotation))

@@ -281,9 +281,7 @@ impl Fold {
     /// Whether the sums have room for these increments below [`Fold::MAX_DELTAS_BYTES`]: if not, take a flush first.
     #[inline]
     pub fn has_room(&self, increments: &[Increment<'_>]) -> bool {
-        Self::MAX_DELTAS_BYTES
-            .checked_sub(self.sums.encoded_bytes())
-            .is_some_and(|room| Sums::may_fit(increments.iter().copied(), room))
+        self.sums.has_room(increments, Self::MAX_DELTAS_BYTES)
     }
 
     /// Whether nothing was seen since the last flush.

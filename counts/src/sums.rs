@@ -28,7 +28,10 @@ pub struct Sums {
     hasher: foldhash::fast::RandomState,
     slots: Slots,
     records: Records,
-    encoded_bytes: usize,
+    /// Of the deltas' names in Avro.
+    names_bytes: usize,
+    /// All sums that there ever were, one or the other bit in Avro's zigzag: as wide as the widest.
+    widest: u64,
     increments: u64,
 }
 
@@ -49,8 +52,13 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverflowAt(pub(crate) usize);
 
+/// The most that a length, a bucket and another number take in Avro.
+const LENGTH_BYTES: usize = 3;
+const BUCKET_BYTES: usize = 5;
+const NUMBER_BYTES: usize = 10;
+
 /// The most that an entry's numbers take in Avro: two lengths, the bucket, the sum and the events.
-const NUMBERS_BYTES: usize = 3 + 3 + 5 + 10 + 10;
+const NUMBERS_BYTES: usize = 2 * LENGTH_BYTES + BUCKET_BYTES + 2 * NUMBER_BYTES;
 
 /// The most that a delta takes whose names are as long as they may be.
 const MAX_DELTA_BYTES: usize = NUMBERS_BYTES + 2 * crate::Fold::MAX_NAME_BYTES;
@@ -134,13 +142,17 @@ impl Sums {
     fn add(&mut self, increment: &Increment<'_>, place: Place) -> bool {
         let counter = Counter::of(increment, place.bucket);
         match self.slots.find(place.hash, |record| self.records.is(record, counter)) {
-            Lookup::Found { record, .. } => self.records.add(record, increment.delta),
+            Lookup::Found { record, .. } => {
+                let Some(sum) = self.records.add(record, increment.delta) else { return false };
+                self.widest |= zigzag(sum);
+            }
             Lookup::Vacant { slot } => {
                 self.slots.fill(slot, place.hash, self.records.push(counter, increment.delta));
-                self.encoded_bytes += counter.names_bytes() + NUMBERS_BYTES;
-                true
+                self.names_bytes += names_bytes(increment);
+                self.widest |= zigzag(increment.delta);
             }
         }
+        true
     }
 
     /// Undoes what was added last, from the last to the first, so that slots and records are as they were.
@@ -157,7 +169,7 @@ impl Sums {
             if self.records.events(record) == 1 {
                 self.records.pop(record);
                 self.slots.empty(slot);
-                self.encoded_bytes -= counter.names_bytes() + NUMBERS_BYTES;
+                self.names_bytes -= names_bytes(increment);
             } else {
                 self.records.take_back(record, increment.delta);
             }
@@ -169,9 +181,31 @@ impl Sums {
         self.records.iter()
     }
 
-    /// An upper bound of the deltas' length in Avro, in bytes.
+    /// An upper bound of the deltas' length in Avro, in bytes: each with a sum as long as the longest, and as many events as there
+    /// are increments.
+    #[inline]
     pub fn encoded_bytes(&self) -> usize {
-        self.encoded_bytes
+        encoded_bytes(self.names_bytes, self.len(), self.widest, self.increments)
+    }
+
+    /// Whether these increments can be added and [`Sums::encoded_bytes`] be `limit` at most, even if each is of another counter.
+    #[inline]
+    pub(crate) fn has_room(&self, increments: &[Increment<'_>], limit: usize) -> bool {
+        let len = self.len() + increments.len();
+        let most = self.names_bytes
+            + self.len() * (BUCKET_BYTES + 2 * NUMBER_BYTES)
+            + increments.len() * MAX_DELTA_BYTES;
+        if most <= limit {
+            return true;
+        }
+        let names = self.names_bytes + increments.iter().map(names_bytes).sum::<usize>();
+        // Twice the largest sum's size, and what may come on top of it.
+        let widest = u64::MAX.checked_shr(self.widest.leading_zeros()).unwrap_or(0);
+        let reach = |widest: u64, increment: &Increment<'_>| {
+            widest.saturating_add(increment.delta.unsigned_abs().saturating_mul(2))
+        };
+        let widest = increments.iter().fold(widest.saturating_add(1), reach);
+        encoded_bytes(names, len, widest, self.increments + increments.len() as u64) <= limit
     }
 
     /// The memory that it holds, used or not, in bytes.
@@ -188,7 +222,7 @@ impl Sums {
         self.len() == 0
     }
 
-    /// Whether the deltas of these increments take at most `room` bytes, even if each is of another counter.
+    /// Whether the deltas of these increments, whatever their numbers, take at most `room` bytes, even if each is of another counter.
     #[inline]
     pub(crate) fn may_fit<'a>(increments: impl ExactSizeIterator<Item = Increment<'a>>, room: usize) -> bool {
         let bytes =
@@ -202,7 +236,8 @@ impl Sums {
         self.hasher = foldhash::fast::RandomState::default();
         self.slots.clear(self.records.len());
         self.records.clear();
-        self.encoded_bytes = 0;
+        self.names_bytes = 0;
+        self.widest = 0;
         self.increments = 0;
     }
 
@@ -214,6 +249,29 @@ impl Sums {
         }
         total
     }
+}
+
+#[inline(always)]
+fn names_bytes(increment: &Increment<'_>) -> usize {
+    let text = |text: &str| text.len() + varint_bytes(2 * text.len() as u64);
+    text(increment.namespace) + text(increment.key)
+}
+
+#[inline]
+fn encoded_bytes(names_bytes: usize, len: usize, widest: u64, increments: u64) -> usize {
+    names_bytes + len * (BUCKET_BYTES + varint_bytes(widest) + varint_bytes(2 * increments))
+}
+
+/// As Avro writes a number, before it is cut into pieces of seven bits.
+#[inline(always)]
+fn zigzag(number: i64) -> u64 {
+    (number << 1 ^ number >> 63).cast_unsigned()
+}
+
+/// How many pieces of seven bits that makes.
+#[inline(always)]
+fn varint_bytes(zigzag: u64) -> usize {
+    (63 - (zigzag | 1).leading_zeros() as usize) / 7 + 1
 }
 
 #[cfg(test)]

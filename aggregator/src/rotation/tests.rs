@@ -3,7 +3,7 @@
 //! The mock answers as it is told, and keeps no transactions: what is tested is what librdkafka makes of an answer, and what
 //! becomes of the producer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -371,7 +371,8 @@ fn a_call_that_does_not_come_back_ends_the_committer() {
     const SECOND: Duration = Duration::from_secs(1);
     let mut bench = Bench::new();
     let (release, released) = std::sync::mpsc::channel::<()>();
-    bench.rotation.group = Box::new(move |_| released.recv().ok().and(None));
+    let released = Mutex::new(released);
+    bench.rotation.group = Box::new(move |_| released.lock().unwrap().recv().ok().and(None));
     bench.rotation.patience = Patience { fill: SECOND, commit: SECOND, abort: SECOND };
     bench.rotation.margin = SECOND;
     let job = bench.job();

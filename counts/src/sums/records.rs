@@ -81,14 +81,14 @@ impl Records {
             && same(&names[..namespace.len()], namespace.as_bytes())
     }
 
-    /// Adds `delta` once; whether it fitted.
+    /// Adds `delta` once; the sum, if that fitted.
     #[inline(always)]
-    pub(super) fn add(&mut self, record: u32, delta: i64) -> bool {
+    pub(super) fn add(&mut self, record: u32, delta: i64) -> Option<i64> {
         let at = record as usize * UNIT;
-        let Some(sum) = self.word(at).cast_signed().checked_add(delta) else { return false };
+        let sum = self.word(at).cast_signed().checked_add(delta)?;
         self.set_word(at, sum.cast_unsigned());
         self.set_word(at + 8, self.word(at + 8) + 1);
-        true
+        Some(sum)
     }
 
     /// Undoes what [`Records::add`] did last.

@@ -61,6 +61,10 @@ impl Model {
     }
 }
 
+fn increment((namespace, key, _, delta): &Item) -> Increment<'_> {
+    Increment { namespace, key, delta: *delta, at_ms: 0, id: None }
+}
+
 /// The real hashes.
 const APART: u32 = u32::MAX;
 
@@ -71,10 +75,7 @@ fn with<T>(
     kept: u32,
     add: impl Fn(&mut Sums, &[Increment<'_>], &[Place]) -> T,
 ) -> T {
-    let increments: Vec<_> = items
-        .iter()
-        .map(|(namespace, key, _, delta)| Increment { namespace, key, delta: *delta, at_ms: 0, id: None })
-        .collect();
+    let increments: Vec<_> = items.iter().map(increment).collect();
     let place = |(namespace, key, bucket, _): &Item| {
         let place = sums.place(namespace, key, *bucket);
         Place { hash: place.hash & kept, ..place }
@@ -95,9 +96,10 @@ fn check(sums: &Sums, model: &Model) {
         (deltas.len(), deltas.is_empty(), deltas.len())
     );
     assert_eq!(sums.fingerprint(), model.fingerprint());
-    assert!(sums.encoded_bytes() >= deltas.iter().map(Delta::encoded_bytes).sum());
-    let names = |delta: &Delta<'_>| delta.namespace.len() + delta.key.len();
-    assert_eq!(sums.encoded_bytes(), deltas.iter().map(|delta| names(delta) + NUMBERS_BYTES).sum::<usize>());
+    let exact = deltas.iter().map(Delta::encoded_bytes).sum::<usize>();
+    let longest = |delta: &Delta<'_>| delta.namespace.len() + delta.key.len() + NUMBERS_BYTES;
+    let bounds = exact..=deltas.iter().map(longest).sum();
+    assert!(bounds.contains(&sums.encoded_bytes()), "{} is not in {bounds:?}", sums.encoded_bytes());
     assert_eq!(sums.increments, deltas.iter().map(|delta| delta.events as u64).sum::<u64>());
 }
 
@@ -173,6 +175,36 @@ proptest! {
             check(&sums, &model);
         }
     }
+}
+
+proptest! {
+    /// What is said to have room has it, once it is added; and where numbers are small, little room is given away.
+    #[test]
+    fn room_is_there_where_it_is_said_to_be(
+        messages in prop::collection::vec(prop::collection::vec((name(), name(), 0u32..3, delta()), 1..30), 1..6),
+        slack in 0usize..400,
+    ) {
+        let mut sums = Sums::new();
+        for items in &messages {
+            let increments: Vec<_> = items.iter().map(increment).collect();
+            let limit = sums.encoded_bytes() + slack;
+            let has_room = sums.has_room(&increments, limit);
+            if with(&mut sums, items, APART, Sums::add_all).is_ok() && has_room {
+                prop_assert!(sums.encoded_bytes() <= limit, "{} of {limit}", sums.encoded_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn small_numbers_are_not_taken_for_large_ones() {
+    let now = 1_780_000_020;
+    let items: Vec<Item> =
+        (0..20_000).map(|i| (String::from("ns"), format!("key-{i}"), now, 1 + i % 50)).collect();
+    let mut sums = Sums::new();
+    with(&mut sums, &items, APART, Sums::add_all).unwrap();
+    let exact: usize = sums.iter().map(|delta| delta.encoded_bytes()).sum();
+    assert!(sums.encoded_bytes() <= exact + 3 * items.len(), "{} for {exact}", sums.encoded_bytes());
 }
 
 #[test]
