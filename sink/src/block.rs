@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  Native: columns, rows │ name, type, values │ name, type, values │ …
+//!  values of namespaces: each name once, then the row's name by its number
 //! ```
 //!
 //! The block is a function of the log alone, so any sink at any time makes the same one. It holds no partition: that is one
@@ -10,12 +11,13 @@
 
 use std::io::{self, Write};
 
+use hashbrown::HashMap;
 use tally_counts::ledger::{self, Place, RESERVED_NAMESPACE};
 use tally_schemas::{DecodeError, DeltaBatch};
 
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
-    ("namespace", "String"),
+    ("namespace", "LowCardinality(String)"),
     ("key", "String"),
     ("bucket", "DateTime('UTC')"),
     ("sum", "Int64"),
@@ -26,10 +28,17 @@ pub const COLUMNS: [(&str, &str); 6] = [
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Block {
-    rows: usize,
-    /// The values of each column, in the order of [`COLUMNS`].
-    values: [Vec<u8>; COLUMNS.len()],
+    /// Each namespace once, as texts, and which of them each row has.
+    namespaces: Vec<u8>,
+    different: u32,
+    namespace_of: Vec<u32>,
+    /// The values of each other column, in the order of [`COLUMNS`].
+    values: [Vec<u8>; COLUMNS.len() - 1],
 }
+
+/// How ClickHouse writes LowCardinality: this version, and names that come with the block itself.
+const DICTIONARY_VERSION: u64 = 1;
+const OWN_NAMES: u64 = 1 << 9 | 1 << 10;
 
 impl Block {
     /// A batch's rows, given its place in the log: a function of the two, and of nothing else.
@@ -42,53 +51,99 @@ impl Block {
     /// As [`Block::of`], in the memory of the rows that were there. After an error the block is not to be used.
     pub(crate) fn fill(&mut self, batch: &DeltaBatch<'_>, place: Place) -> Result<(), DecodeError> {
         self.make_room(batch.deltas.announced() + 8);
+        let mut numbers = HashMap::new();
+        // Mostly the next row's as well.
+        let mut last = ("", self.number(&mut numbers, ""));
         for delta in batch.deltas.clone() {
             let delta = delta?;
-            self.row(delta.namespace, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
+            if delta.namespace != last.0 {
+                last = (delta.namespace, self.number(&mut numbers, delta.namespace));
+            }
+            self.row(last.1, delta.key, delta.bucket_s, [delta.sum, delta.events, 0]);
         }
+        let ledger = self.number(&mut numbers, RESERVED_NAMESPACE);
         for entry in ledger::rows(place, &batch.header) {
-            self.row(RESERVED_NAMESPACE, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
+            self.row(ledger, &entry.key, entry.bucket, [entry.sum, 1, entry.high]);
         }
         Ok(())
     }
 
     pub fn rows(&self) -> usize {
-        self.rows
+        self.namespace_of.len()
+    }
+
+    /// About as many as [`Block::write_to`] writes, and not fewer.
+    pub fn bytes(&self) -> usize {
+        let values: usize = self.values.iter().map(Vec::len).sum();
+        self.namespaces.len() + 4 * self.rows() + values + 512
     }
 
     /// In the Native format.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         let mut head = Vec::new();
         length(&mut head, COLUMNS.len());
-        length(&mut head, self.rows);
-        for ((name, kind), values) in COLUMNS.iter().zip(&self.values) {
+        length(&mut head, self.rows());
+        let [(namespace, kind), others @ ..] = COLUMNS;
+        text(&mut head, namespace);
+        text(&mut head, kind);
+        out.write_all(&head)?;
+        self.write_namespaces(out)?;
+        for ((name, kind), values) in others.iter().zip(&self.values) {
+            head.clear();
             text(&mut head, name);
             text(&mut head, kind);
             out.write_all(&head)?;
             out.write_all(values)?;
-            head.clear();
         }
         Ok(())
     }
 
-    /// Empty, with memory for so many rows with short names.
+    fn write_namespaces(&self, out: &mut impl Write) -> io::Result<()> {
+        // By the power of two of their length.
+        let (width, numbers): (u64, Vec<u8>) = match self.different {
+            ..=0x100 => (0, self.namespace_of.iter().map(|number| *number as u8).collect()),
+            ..=0x1_0000 => {
+                (1, self.namespace_of.iter().flat_map(|number| (*number as u16).to_le_bytes()).collect())
+            }
+            _ => (2, self.namespace_of.iter().flat_map(|number| number.to_le_bytes()).collect()),
+        };
+        for number in [DICTIONARY_VERSION, OWN_NAMES | width, u64::from(self.different)] {
+            out.write_all(&number.to_le_bytes())?;
+        }
+        out.write_all(&self.namespaces)?;
+        out.write_all(&(self.rows() as u64).to_le_bytes())?;
+        out.write_all(&numbers)
+    }
+
+    /// Empty, with memory for so many rows with short keys.
     fn make_room(&mut self, rows: usize) {
-        self.rows = 0;
-        for (values, bytes) in self.values.iter_mut().zip([8, 16, 4, 8, 8, 8]) {
+        self.namespaces.clear();
+        self.different = 0;
+        self.namespace_of.clear();
+        self.namespace_of.reserve(rows);
+        for (values, bytes) in self.values.iter_mut().zip([16, 4, 8, 8, 8]) {
             values.clear();
             values.reserve(rows * bytes);
         }
     }
 
-    fn row(&mut self, namespace: &str, key: &str, bucket: u32, numbers: [i64; 3]) {
-        let [namespaces, keys, buckets, others @ ..] = &mut self.values;
-        text(namespaces, namespace);
+    /// The namespace's number, a new one if it is new.
+    fn number<'a>(&mut self, numbers: &mut HashMap<&'a str, u32>, namespace: &'a str) -> u32 {
+        *numbers.entry(namespace).or_insert_with(|| {
+            text(&mut self.namespaces, namespace);
+            self.different += 1;
+            self.different - 1
+        })
+    }
+
+    fn row(&mut self, namespace: u32, key: &str, bucket: u32, numbers: [i64; 3]) {
+        self.namespace_of.push(namespace);
+        let [keys, buckets, others @ ..] = &mut self.values;
         text(keys, key);
         buckets.extend_from_slice(&bucket.to_le_bytes());
         for (column, number) in others.iter_mut().zip(numbers) {
             column.extend_from_slice(&number.to_le_bytes());
         }
-        self.rows += 1;
     }
 }
 
@@ -143,10 +198,13 @@ mod tests {
         assert_eq!(Block::of(&batch, place).unwrap().rows(), 8);
         assert_eq!(bytes, native(), "the same batch is the same block");
 
-        let mut expected = b"\x06\x08\x09namespace\x06String\x02ns".to_vec();
-        for _ in 0..7 {
-            expected.extend_from_slice(b"\x07__tally");
+        let mut expected = b"\x06\x08\x09namespace\x16LowCardinality(String)".to_vec();
+        for number in [1_u64, 0x600, 3] {
+            expected.extend_from_slice(&number.to_le_bytes());
         }
+        expected.extend_from_slice(b"\x00\x02ns\x07__tally");
+        expected.extend_from_slice(&8_u64.to_le_bytes());
+        expected.extend_from_slice(&[1, 2, 2, 2, 2, 2, 2, 2]);
         expected.extend_from_slice(b"\x03key\x06String\xc8\x01");
         expected.extend_from_slice(long.as_bytes());
         expected.extend_from_slice(b"\x06deltas\x0aincrements");
@@ -158,5 +216,6 @@ mod tests {
             high.extend_from_slice(&number.to_le_bytes());
         }
         assert!(bytes.ends_with(&high));
+        assert!(Block::of(&batch, place).unwrap().bytes() >= bytes.len());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  statement, settings ──► URL ─┐
-//!  Block (LZ4) ─────────────────┴──► POST ──► status, exception header, body ──► answer::judge
+//!  Block, perhaps LZ4 ──────────┴──► POST ──► status, exception header, body ──► answer::judge
 //! ```
 //!
 //! The ClickHouse client's own insert does not do: once the status is 200 it sees only such exceptions in the body as end
@@ -10,13 +10,14 @@
 
 use std::error::Error as _;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use reqwest::Url;
 use reqwest::header::CONTENT_ENCODING;
-use tally_service::config;
+use tally_service::config::{self, Compression};
 
 use crate::Error;
 use crate::answer::{self, Failure};
@@ -37,15 +38,9 @@ const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
 
 /// A block as it goes over the wire.
 #[derive(Clone, Debug)]
-pub(crate) struct Packed(Bytes);
-
-impl Packed {
-    pub(crate) fn new(block: &Block) -> io::Result<Packed> {
-        let info = FrameInfo::new().block_size(BlockSize::Max256KB);
-        let mut encoder = FrameEncoder::with_frame_info(info, Vec::with_capacity(block.rows() * PACKED_ROW));
-        block.write_to(&mut encoder)?;
-        Ok(Packed(Bytes::from(encoder.finish().map_err(io::Error::from)?)))
-    }
+pub(crate) struct Packed {
+    bytes: Bytes,
+    is_lz4: bool,
 }
 
 /// Where inserts go.
@@ -54,6 +49,7 @@ pub(crate) struct Endpoint {
     http: reqwest::Client,
     url: Url,
     store: config::Store,
+    compresses: bool,
 }
 
 impl Endpoint {
@@ -71,7 +67,27 @@ impl Endpoint {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build()
             .map_err(|error| invalid(error.to_string()))?;
-        Ok(Endpoint { http, url, store: store.clone() })
+        let compresses = match store.compression {
+            Compression::Lz4 => true,
+            Compression::None => false,
+            Compression::Auto => !is_here(&url),
+        };
+        Ok(Endpoint { http, url, store: store.clone(), compresses })
+    }
+
+    pub(crate) fn pack(&self, block: &Block) -> io::Result<Packed> {
+        let bytes = if self.compresses {
+            let info = FrameInfo::new().block_size(BlockSize::Max256KB);
+            let room = Vec::with_capacity(block.rows() * PACKED_ROW);
+            let mut encoder = FrameEncoder::with_frame_info(info, room);
+            block.write_to(&mut encoder)?;
+            encoder.finish().map_err(io::Error::from)?
+        } else {
+            let mut bytes = Vec::with_capacity(block.bytes());
+            block.write_to(&mut bytes)?;
+            bytes
+        };
+        Ok(Packed { bytes: Bytes::from(bytes), is_lz4: self.compresses })
     }
 
     pub(crate) async fn insert(
@@ -85,7 +101,10 @@ impl Endpoint {
             .append_pair("database", &self.store.database)
             .append_pair("query", statement)
             .extend_pairs(settings);
-        let mut request = self.http.post(url).header(CONTENT_ENCODING, "lz4").body(block.0.clone());
+        let mut request = self.http.post(url).body(block.bytes.clone());
+        if block.is_lz4 {
+            request = request.header(CONTENT_ENCODING, "lz4");
+        }
         if let Some(user) = &self.store.user {
             request = request.header("X-ClickHouse-User", user);
         }
@@ -100,6 +119,13 @@ impl Endpoint {
     }
 }
 
+/// Whether the URL is of this machine, which no network lies before.
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or("");
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// With its causes, which the client's own message leaves out; without the URL, which is long.
 fn unanswered(error: reqwest::Error) -> Failure {
     let error = error.without_url();
@@ -110,4 +136,25 @@ fn unanswered(error: reqwest::Error) -> Failure {
         cause = error.source();
     }
     Failure::unanswered(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_compressed_unless_the_store_is_here_or_the_configuration_says_so() {
+        let compresses = |url: &str, compression| {
+            let store = config::Store { url: url.to_owned(), compression, ..config::Store::default() };
+            Endpoint::new(&store).unwrap().compresses
+        };
+        for here in ["http://127.0.0.1:8123", "http://localhost:8123", "http://[::1]:8123"] {
+            assert!(!compresses(here, Compression::Auto), "{here}");
+            assert!(compresses(here, Compression::Lz4), "{here}");
+        }
+        for away in ["http://store:8123", "https://10.0.0.1:8443", "http://[fd00::1]:8123"] {
+            assert!(compresses(away, Compression::Auto), "{away}");
+            assert!(!compresses(away, Compression::None), "{away}");
+        }
+    }
 }

@@ -95,11 +95,7 @@ fn statement(table: &str, partition: i32, previous: i64) -> String {
     )
 }
 
-/// The block's columns as `input` wants them: quoted, and the namespaces as the table keeps them.
+/// The block's columns as `input` wants them: quoted.
 pub fn structure() -> String {
-    let column = |(name, kind): (&str, &str)| match name {
-        "namespace" => format!("{name} LowCardinality({kind})"),
-        _ => format!("{name} {}", kind.replace('\'', "\\'")),
-    };
-    COLUMNS.map(column).join(", ")
+    COLUMNS.map(|(name, kind)| format!("{name} {}", kind.replace('\'', "\\'"))).join(", ")
 }

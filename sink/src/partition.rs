@@ -164,7 +164,7 @@ impl Partition {
         };
         let (packed, rows) = BLOCK.with_borrow_mut(|block| {
             block.fill(&batch, place).map_err(decode)?;
-            let packed = Packed::new(block).map_err(|source| Broken::Pack { offset, source })?;
+            let packed = self.endpoint.pack(block).map_err(|source| Broken::Pack { offset, source })?;
             Ok::<_, Broken>((packed, block.rows()))
         })?;
         Ok((Prepared { packed, rows, increments: header.increments, source_to: header.to }, place))

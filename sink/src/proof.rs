@@ -104,7 +104,7 @@ struct Scratch<'a> {
 impl Scratch<'_> {
     async fn prove(&self, version: &str) -> Result<(), Error> {
         let broken = |promise, found| Error::Broken { version: version.to_owned(), promise, found };
-        let large = sample(LARGE, 0);
+        let large = sample(self.endpoint, LARGE, 0);
         let first = self.insert(0, 0, &large).await?;
         if !matches!(first, Answer::Stored) {
             let found = format!("the server says {first} of the first block of all");
@@ -116,7 +116,7 @@ impl Scratch<'_> {
             return Err(broken(Promise::OnePart, found));
         }
 
-        let small = sample(SMALL, 1);
+        let small = sample(self.endpoint, SMALL, 1);
         let refused = self.insert(1, 0, &small).await?;
         let stored = self.rows().await?;
         if !matches!(refused, Answer::Refused) || stored != large.rows {
@@ -204,7 +204,7 @@ struct Sample {
 }
 
 /// A block of some deltas at an offset, as the sink makes them of batches.
-fn sample(deltas: usize, offset: i64) -> Sample {
+fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> Sample {
     let header = DeltaBatchHeader {
         topic_id: "",
         partition: 0,
@@ -225,7 +225,7 @@ fn sample(deltas: usize, offset: i64) -> Sample {
     let place = Place { previous: offset, offset, logged_at_s: LOGGED_AT_S };
     let block = Block::of(&batch, place).expect("what was just encoded decodes");
     let rows = block.rows() as u64;
-    Sample { packed: Packed::new(&block).expect("memory takes what is written"), rows }
+    Sample { packed: endpoint.pack(&block).expect("memory takes what is written"), rows }
 }
 
 async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {

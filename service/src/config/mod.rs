@@ -98,11 +98,29 @@ pub struct Store {
     pub database: String,
     pub user: Option<String>,
     pub password: Option<Secret>,
+    /// How the sink's blocks go over the wire.
+    pub compression: Compression,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As they are to a store on this machine, in LZ4 to any other.
+    #[default]
+    Auto,
+    Lz4,
+    None,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { url: "http://127.0.0.1:8123".into(), database: "tally".into(), user: None, password: None }
+        Store {
+            url: "http://127.0.0.1:8123".into(),
+            database: "tally".into(),
+            user: None,
+            password: None,
+            compression: Compression::default(),
+        }
     }
 }
 
