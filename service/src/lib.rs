@@ -4,6 +4,7 @@
 pub mod config;
 pub mod health;
 pub mod kafka;
+pub mod memory;
 pub mod plans;
 pub mod registry;
 pub mod store;

@@ -18,6 +18,7 @@ use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use reqwest::Url;
 use reqwest::header::CONTENT_ENCODING;
 use tally_service::config::{self, Compression};
+use tally_service::memory::Memory;
 
 use crate::Error;
 use crate::answer::{self, Failure};
@@ -33,6 +34,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a row of small numbers and a short key comes to, in bytes.
 const PACKED_ROW: usize = 16;
+
+/// Memory that is kept for later blocks: pieces, and the longest of them.
+const KEPT: usize = 8;
+const MAX_KEPT: usize = 24 << 20;
 
 const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
 
@@ -50,6 +55,8 @@ pub(crate) struct Endpoint {
     url: Url,
     store: config::Store,
     compresses: bool,
+    /// Of blocks that are stored by now, for those to come.
+    memory: Memory,
 }
 
 impl Endpoint {
@@ -72,22 +79,23 @@ impl Endpoint {
             Compression::None => false,
             Compression::Auto => !is_here(&url),
         };
-        Ok(Endpoint { http, url, store: store.clone(), compresses })
+        let memory = Memory::new(KEPT, MAX_KEPT);
+        Ok(Endpoint { http, url, store: store.clone(), compresses, memory })
     }
 
     pub(crate) fn pack(&self, block: &Block) -> io::Result<Packed> {
         let bytes = if self.compresses {
             let info = FrameInfo::new().block_size(BlockSize::Max256KB);
-            let room = Vec::with_capacity(block.rows() * PACKED_ROW);
+            let room = self.memory.take(block.rows() * PACKED_ROW);
             let mut encoder = FrameEncoder::with_frame_info(info, room);
             block.write_to(&mut encoder)?;
             encoder.finish().map_err(io::Error::from)?
         } else {
-            let mut bytes = Vec::with_capacity(block.bytes());
+            let mut bytes = self.memory.take(block.bytes());
             block.write_to(&mut bytes)?;
             bytes
         };
-        Ok(Packed { bytes: Bytes::from(bytes), is_lz4: self.compresses })
+        Ok(Packed { bytes: self.memory.lend(bytes), is_lz4: self.compresses })
     }
 
     pub(crate) async fn insert(

@@ -6,8 +6,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::compression::inflate;
-use super::memory::Memory;
 use super::records::{Codec, Damage, Header, Record, Records, is_abort};
+use crate::memory::Memory;
 
 /// A transaction that was aborted, some of whose messages may be in the chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::memory::Memory;
+use crate::memory::Memory;
 
 /// From this version on topics are named by their ids, so that another topic of the same name is never read (KIP-516).
 const OLDEST: i16 = 13;

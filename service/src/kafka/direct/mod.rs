@@ -17,7 +17,6 @@ mod compression;
 mod connection;
 mod leaders;
 mod link;
-mod memory;
 mod records;
 mod shared;
 #[cfg(test)]

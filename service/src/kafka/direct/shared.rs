@@ -10,7 +10,11 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::Piece;
-use super::memory::Memory;
+use crate::memory::Memory;
+
+/// Memory that is kept for later answers: pieces, and the longest of them.
+const KEPT: usize = 32;
+const MAX_KEPT: usize = 8 << 20;
 
 pub(super) struct Shared {
     pub(super) topic_id: Uuid,
@@ -50,7 +54,7 @@ impl Shared {
         Arc::new(Shared {
             topic_id,
             client_id: client_id.to_owned(),
-            memory: Memory::default(),
+            memory: Memory::new(KEPT, MAX_KEPT),
             pieces,
             ahead: Ahead::default(),
             state: Mutex::default(),

@@ -10,8 +10,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::chunk::{Aborted, Chunk, End, end};
-use super::memory::Memory;
 use super::records::Damage;
+use crate::memory::Memory;
 
 const BASE: i64 = 1_000;
 const EPOCH: i32 = 7;
@@ -81,7 +81,7 @@ fn compressed(from: &[u8], compression: Compression, xerial: bool) -> Vec<u8> {
 }
 
 fn read(records: &Bytes, from: i64, aborted: &[Aborted]) -> Result<Vec<Read>, Damage> {
-    let mut chunk = Chunk::open(records.clone(), from, aborted.to_vec(), &Memory::default());
+    let mut chunk = Chunk::open(records.clone(), from, aborted.to_vec(), &Memory::new(0, 0));
     let mut all = Vec::new();
     while let Some(message) = chunk.next().map_err(|(_, damage)| damage)? {
         let body = chunk.body();
@@ -242,7 +242,7 @@ fn damage_is_named_and_its_batch_too() {
     let mut bad = encoded(&[record(6, None, Some(b"value"))], Compression::None, false).to_vec();
     *bad.last_mut().unwrap() ^= 1;
     let both = Bytes::from([&good[..], &bad[..]].concat());
-    let mut chunk = Chunk::open(both, 5, Vec::new(), &Memory::default());
+    let mut chunk = Chunk::open(both, 5, Vec::new(), &Memory::new(0, 0));
     // What comes before it is read.
     assert_eq!(chunk.next().unwrap().unwrap().offset, 5);
     let (offset, damage) = chunk.next().unwrap_err();
