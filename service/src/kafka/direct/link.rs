@@ -66,12 +66,24 @@ impl Drop for Listed {
 pub(super) async fn run(shared: Arc<Shared>, broker: i32, host: String, port: u16) {
     let _listed = Listed { shared: Arc::clone(&shared), broker };
     let opened = Connection::open((&host, port), &shared.client_id, shared.memory.clone()).await;
-    let mut link = Link { shared, broker, asked: BTreeMap::new(), first: 0, max_bytes: ANSWER_BYTES };
+    let mut link = Link {
+        shared: Arc::clone(&shared),
+        broker,
+        asked: BTreeMap::new(),
+        first: 0,
+        max_bytes: ANSWER_BYTES,
+    };
     let error = match opened {
         Ok(mut connection) => link.fetch_on(&mut connection).await,
         Err(error) => error,
     };
-    tracing::warn!(%error, broker, host, port, "consume");
+    // A broker that is down is tried ten times a second.
+    let is_news = shared.lock().is_news(broker);
+    if is_news {
+        tracing::warn!(%error, broker, host, port, "consume");
+    } else {
+        tracing::debug!(%error, broker, host, port, "consume");
+    }
 }
 
 impl Link {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -15,6 +16,9 @@ use crate::memory::Memory;
 /// Memory that is kept for later answers: pieces, and the longest of them.
 const KEPT: usize = 32;
 const MAX_KEPT: usize = 8 << 20;
+
+/// Between two lines on the same broker.
+const REMINDER: Duration = Duration::from_secs(10);
 
 pub(super) struct Shared {
     pub(super) topic_id: Uuid,
@@ -36,6 +40,8 @@ pub(super) struct State {
     /// By broker.
     pub(super) links: BTreeMap<i32, AbortHandle>,
     pub(super) is_closed: bool,
+    /// When the end of a broker's link was last told.
+    told: BTreeMap<i32, Instant>,
 }
 
 /// A partition that is read.
@@ -70,6 +76,15 @@ impl Shared {
 }
 
 impl State {
+    /// Whether it is long ago that the end of this broker's link was told. It is told now.
+    pub(super) fn is_news(&mut self, broker: i32) -> bool {
+        let is_news = self.told.get(&broker).is_none_or(|told| told.elapsed() >= REMINDER);
+        if is_news {
+            self.told.insert(broker, Instant::now());
+        }
+        is_news
+    }
+
     /// Whether a partition has no leader that there is a link to.
     pub(super) fn misses_leader(&self) -> bool {
         let is_linked = |id: i32| self.links.contains_key(&id);
