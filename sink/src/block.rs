@@ -106,7 +106,7 @@ impl Block {
         // By the power of two of their length.
         let (width, numbers): (u64, Vec<u8>) = match self.different {
             ..=0x100 => (0, self.namespace_of.iter().map(|number| *number as u8).collect()),
-            ..=0x1_0000 => {
+            0x101..=0x1_0000 => {
                 (1, self.namespace_of.iter().flat_map(|number| (*number as u16).to_le_bytes()).collect())
             }
             _ => (2, self.namespace_of.iter().flat_map(|number| number.to_le_bytes()).collect()),

@@ -201,9 +201,8 @@ impl Link {
             self.send(Piece { partition, run, content: Ok(Stretch { from, next, chunk }) });
             tokio::task::yield_now().await;
         }
-        if sent > 0 {
-            let times = (opened / sent).max(1);
-            self.max_bytes = (INFLATED_BYTES / times).clamp(LEAST_BYTES, ANSWER_BYTES);
+        if let Some(times) = opened.checked_div(sent) {
+            self.max_bytes = (INFLATED_BYTES / times.max(1)).clamp(LEAST_BYTES, ANSWER_BYTES);
         }
     }
 

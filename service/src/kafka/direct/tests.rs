@@ -103,10 +103,8 @@ fn expected(record: &Record) -> Read {
 fn any_batch() -> impl Strategy<Value = Vec<Record>> {
     let part = || option::of(vec(any::<u8>(), 0..200));
     vec((part(), part()), 1..40).prop_map(|parts| {
-        let record = |(offset, (key, value)): (i64, (Option<Vec<u8>>, Option<Vec<u8>>))| {
-            record(offset, key.as_deref(), value.as_deref())
-        };
-        (BASE..).zip(parts).map(record).collect()
+        let numbered = (BASE..).zip(parts);
+        numbered.map(|(offset, (key, value))| record(offset, key.as_deref(), value.as_deref())).collect()
     })
 }
 
