@@ -28,10 +28,12 @@ const SESSION_TIMEOUT_MS: u64 = 6_000;
 const FLUSH_INTERVAL_MS: u64 = 200;
 /// How long the services may take to store what is in the log; a dead member's partitions are idle for its session timeout.
 const CATCH_UP: Duration = Duration::from_secs(60);
-/// What librdkafka warns of in the course of things, and goes on.
-const ALWAYS_ALLOWED: [&str; 2] = [
+/// What is warned of in the course of things, and goes on.
+const ALWAYS_ALLOWED: [&str; 3] = [
     // A producer comes up while the coordinator loads, or while it ends the transaction of the producer before.
     "librdkafka: GETPID",
+    // The same, for more than five seconds: a new broker on a busy machine makes its log of transactions first.
+    "wait for the transaction coordinator",
     // The sink's offsets, which are for dashboards only, of a generation of the group that has just ended.
     "librdkafka: COMMITFAIL",
 ];
