@@ -53,10 +53,15 @@ impl Drain {
             [.., last] => (self.begun, *last),
             [] => (self.begun, self.begun),
         };
-        let done = last.done - first.done;
-        Steady {
-            per_second: done as f64 / (last.at - first.at).as_secs_f64().max(1e-9),
-            cpu_us: (last.cpu - first.cpu).as_secs_f64() * 1e6 / done.max(1) as f64,
+        Steady::between(first, last)
+    }
+
+    /// The rate from the first progress to the end.
+    pub(crate) fn whole_but_start(&self) -> Steady {
+        match &self.samples[..] {
+            [first, .., last] => Steady::between(*first, *last),
+            [only] => Steady::between(self.begun, *only),
+            [] => Steady::between(self.begun, self.begun),
         }
     }
 
@@ -82,6 +87,16 @@ pub(crate) struct Steady {
     pub(crate) per_second: f64,
     /// CPU for each, in microseconds.
     pub(crate) cpu_us: f64,
+}
+
+impl Steady {
+    fn between(first: Sample, last: Sample) -> Steady {
+        let done = last.done - first.done;
+        Steady {
+            per_second: done as f64 / (last.at - first.at).as_secs_f64().max(1e-9),
+            cpu_us: (last.cpu - first.cpu).as_secs_f64() * 1e6 / done.max(1) as f64,
+        }
+    }
 }
 
 #[cfg(test)]

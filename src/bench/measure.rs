@@ -113,6 +113,21 @@ pub(crate) fn shares(used: &[Used], count: u64) -> String {
     used.iter().filter(|used| used.micros_each(count) >= 0.005).map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// The same processes' uses of several times together.
+pub(crate) fn total<'u>(uses: impl IntoIterator<Item = &'u [Used]>) -> Vec<Used> {
+    let mut total: Vec<Used> = Vec::new();
+    for used in uses.into_iter().flatten() {
+        match total.iter_mut().find(|total| total.name == used.name) {
+            Some(total) => {
+                total.cpu += used.cpu;
+                total.peak_bytes = total.peak_bytes.max(used.peak_bytes);
+            }
+            None => total.push(used.clone()),
+        }
+    }
+    total
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts      measured, by its metric
-//!                                                          └──► INSERT, no fence ──► bare   yardstick, before and after: the faster one
+//!                                                          └──► INSERT, no fence ──► bare   yardstick, before, between and after
 //! ```
 
 use std::collections::BTreeMap;
@@ -18,10 +18,12 @@ use tokio::task::JoinSet;
 use super::blocks::{self, Block};
 use super::drain::Drain;
 use super::figures::{Figure, Unit};
-use super::measure::{Meter, Used, Watched, shares};
+use super::measure::{Meter, Used, Watched, shares, total};
 use super::rig::{Case, Rig};
 
 const NAME: &str = "sink";
+/// The machine's speed wanders: drains and yardsticks take turns, and each drain is held against the ones before and after.
+const ROUNDS: usize = 2;
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Merges of what one of the two stored must not slow the other down.
 const MERGES_PATIENCE: Duration = Duration::from_secs(120);
@@ -43,46 +45,47 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
 
     let engine = rig.part("store")?;
     let client = case.client();
-    let before = insert_bare(&client, &engine, "bare_before", &blocks).await?;
-    until_merged(&client).await?;
-    let sink = case.start("sink")?;
-    let meter = Meter::start([sink.clone(), engine.clone()])?;
-    let stored =
-        Drain::watch(sink.pid, rows, async || case.metric("sink", "tally_sink_rows_total").await).await?;
-    let used = meter.read()?;
-    case.stop("sink").await?;
-    let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
-
-    until_merged(&client).await?;
-    let after = insert_bare(&client, &engine, "bare_after", &blocks).await?;
-    for table in ["bare_before", "bare_after"] {
-        client.query_raw(&format!("DROP TABLE {table} SYNC")).execute().await?;
+    let mut bare = vec![insert_bare(&client, &engine, "bare_0", &blocks).await?];
+    let mut stored = Vec::new();
+    let mut wrong = None;
+    for round in 1..=ROUNDS {
+        until_merged(&client).await?;
+        stored.push(drain(&case, &engine, rows).await?);
+        wrong = wrong.or(case.verify(std::slice::from_ref(&sent)).await?.err());
+        set_aside(&client, round).await?;
+        until_merged(&client).await?;
+        bare.push(insert_bare(&client, &engine, &format!("bare_{round}"), &blocks).await?);
     }
-    let bare = if before.took < after.took { &before } else { &after };
+    for number in 0..=ROUNDS {
+        client.query_raw(&format!("DROP TABLE bare_{number} SYNC")).execute().await?;
+    }
 
-    let (first, whole) = stored.times();
-    let steady = stored.steady();
-    // Whole against whole, but for the sink's start: both count every block.
-    let per_second = rows as f64 / (whole - first).as_secs_f64().max(1e-9);
+    let all = rows * ROUNDS as u64;
+    let beside: Duration = bare.windows(2).map(|pair| (pair[0].took + pair[1].took) / 2).sum();
+    let took: Duration = stored.iter().map(|stored| stored.took).sum();
+    let seconds = |times: &mut dyn Iterator<Item = Duration>| {
+        times.map(|time| format!("{:.1}", time.as_secs_f64())).collect::<Vec<_>>().join(", ")
+    };
+    let used = total(stored.iter().map(|stored| &stored.used[..]));
     let mut figure = Figure::new(
         NAME,
         format!("{rows} rows in {batches} batches"),
-        steady.per_second,
+        all as f64 / took.as_secs_f64(),
         Unit::RowsPerSecond,
     )
-    .beside("the same blocks, bare", rows as f64 / bare.took.as_secs_f64())
-    .cpu_us(steady.cpu_us)
+    .beside("the same blocks, bare", all as f64 / beside.as_secs_f64())
+    .cpu_us(used[0].cpu.as_secs_f64() * 1e6 / all as f64)
     .peak_bytes(used[0].peak_bytes)
+    .detail("CPU a row", shares(&used, all))
     .detail(
-        "all of it",
-        format!("{:.1} s, {} rows/s from the first block", whole.as_secs_f64(), per_second as u64),
+        "bare",
+        format!(
+            "CPU a row: {}",
+            shares(&total(bare.iter().map(|bare| &bare.used[..])), rows * bare.len() as u64)
+        ),
     )
-    .detail("CPU a row", shares(&used, rows))
-    .detail("bare", format!("CPU a row: {}", shares(&bare.used, rows)))
-    .detail(
-        "bare, before and after",
-        [&before, &after].map(|bare| format!("{:.1} s", bare.took.as_secs_f64())).join(", "),
-    )
+    .detail("seconds", seconds(&mut stored.iter().map(|stored| stored.took)))
+    .detail("bare, before, between and after", seconds(&mut bare.iter().map(|bare| bare.took)))
     .sound(wrong.is_none());
     if let Some(wrong) = wrong {
         figure = figure.detail("wrong", wrong);
@@ -90,8 +93,32 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![figure])
 }
 
-/// What it took to insert the blocks bare.
-struct Bare {
+/// A real sink's way through all of `deltas`, into an empty table. Its start is left out: the first block counts as the others.
+async fn drain(case: &Case<'_>, engine: &Watched, rows: u64) -> anyhow::Result<Took> {
+    let sink = case.start("sink")?;
+    let meter = Meter::start([sink.clone(), engine.clone()])?;
+    let stored =
+        Drain::watch(sink.pid, rows, async || case.metric("sink", "tally_sink_rows_total").await).await?;
+    let used = meter.read()?;
+    case.stop("sink").await?;
+    Ok(Took { took: Duration::from_secs_f64(rows as f64 / stored.whole_but_start().per_second), used })
+}
+
+/// Makes room for another drain of the same topic. What the last one stored stays, and is not merged any more.
+async fn set_aside(client: &Client, round: usize) -> anyhow::Result<()> {
+    let (table, aside) = (store::COUNTS, format!("{}_{round}", store::COUNTS));
+    for sql in [
+        format!("RENAME TABLE {table} TO {aside}"),
+        format!("SYSTEM STOP MERGES {aside}"),
+        format!("CREATE TABLE {table} AS {aside}"),
+    ] {
+        client.query_raw(&sql).execute().await?;
+    }
+    Ok(())
+}
+
+/// What it took to have all blocks in the store.
+struct Took {
     took: Duration,
     used: Vec<Used>,
 }
@@ -103,12 +130,12 @@ async fn insert_bare(
     engine: &Watched,
     table: &str,
     blocks: &[Block],
-) -> anyhow::Result<Bare> {
+) -> anyhow::Result<Took> {
     client.query_raw(&format!("CREATE TABLE {table} AS {}", store::COUNTS)).execute().await?;
     let meter = Meter::start([engine.clone()])?;
     let begun = Instant::now();
     insert_all(client, table, blocks).await?;
-    let bare = Bare { took: begun.elapsed(), used: meter.read()? };
+    let bare = Took { took: begun.elapsed(), used: meter.read()? };
     client.query_raw(&format!("SYSTEM STOP MERGES {table}")).execute().await?;
     Ok(bare)
 }
