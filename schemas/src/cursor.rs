@@ -1,6 +1,6 @@
 //! Checked reading of Avro's binary encoding from a slice.
 
-use crate::{DecodeError, Reason, varint};
+use crate::{DecodeError, Reason, utf8, varint};
 
 /// Reads forward through a body. A read that fails leaves it where the read began.
 #[derive(Clone, Copy)]
@@ -68,7 +68,7 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     pub(crate) fn text(&mut self) -> Result<&'a str, Reason> {
         let mut ahead = *self;
-        let text = std::str::from_utf8(ahead.bytes()?).map_err(|_| Reason::Utf8)?;
+        let text = utf8::text(ahead.bytes()?)?;
         *self = ahead;
         Ok(text)
     }

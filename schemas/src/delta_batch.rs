@@ -189,6 +189,7 @@ impl<'a> Deltas<'a> {
         Ok(())
     }
 
+    #[inline(always)]
     fn read(&mut self) -> Result<Delta<'a>, (&'static str, Reason)> {
         let cursor = &mut self.cursor;
         Ok(Delta {
@@ -200,6 +201,7 @@ impl<'a> Deltas<'a> {
         })
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<Option<Delta<'a>>, DecodeError> {
         if let State::Between = self.block {
             self.open_block()?;

@@ -19,6 +19,7 @@ pub mod encode;
 mod error;
 mod increment;
 mod plan;
+mod utf8;
 mod varint;
 pub mod wire;
 

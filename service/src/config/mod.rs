@@ -232,7 +232,7 @@ impl Default for Aggregator {
             health: local(9101),
             flush_interval_ms: 1_000,
             flush_batch_bytes: 14 << 20,
-            flush_total_bytes: 56 << 20,
+            flush_total_bytes: 112 << 20,
             session_timeout_ms: 10_000,
             fetch: Fetch::default(),
         }
