@@ -15,6 +15,8 @@ use tally_service::kafka::TRANSACTION_TIMEOUT;
 pub(crate) type TransactionalProducer = ThreadedProducer<Connection>;
 
 const METADATA_CALL: Duration = Duration::from_secs(5);
+/// Between two looks at what is on its way.
+const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Part of lines on connections over which nothing of a transaction has gone: the one that asks which brokers there are is closed
 /// once that is known, and one that was never made may be given up for another address.
@@ -183,9 +185,17 @@ impl<'p> Transaction<'p> {
 
     pub(crate) fn commit(self) -> Result<(), Failure> {
         let deadline = self.begun + self.patience.commit;
+        self.delivered(deadline);
         match repeat(deadline, |timeout| self.producer.commit_transaction(timeout)) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.fail(error.into())),
+        }
+    }
+
+    /// Waits until no message is on its way any more, however it ended. To commit waits for that too, but a tenth of a second at a time.
+    fn delivered(&self, deadline: Instant) {
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            std::thread::sleep(DELIVERY_PAUSE);
         }
     }
 
