@@ -12,7 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
-    let increments: u64 = rig.size(14_000_000, 6_000_000);
+    // The first flush, of a second, takes half of it.
+    let increments: u64 = rig.size(28_000_000, 20_000_000);
     let case = Case::new(rig, NAME).await?;
     let sent = case.load(&format!("--count {increments}")).await?;
     let each = sent.increments / sent.messages;
@@ -42,6 +43,11 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
         anyhow::ensure!(begun.elapsed() < PATIENCE, "{committed} messages after {PATIENCE:?}");
         tokio::time::sleep(LOOK).await;
     };
+    let left = sent.increments - committed * each;
+    anyhow::ensure!(
+        left > 0,
+        "the aggregator had committed all {increments} increments before it was killed"
+    );
     let killed = Instant::now();
     case.kill("aggregator").await?;
     let aggregator = case.start("aggregator")?;
@@ -54,7 +60,6 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     }
     let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
 
-    let left = sent.increments - committed * each;
     let name = format!("SIGKILL with {} increments to go", HumanCount(left));
     let mut figure = Figure::new(NAME, name, whole.as_secs_f64(), Unit::Seconds)
         .beside("the same rest, nobody killed", calm.last_of(committed).as_secs_f64())
