@@ -16,27 +16,24 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, Reason> {
 #[inline(always)]
 fn is_ascii(bytes: &[u8]) -> bool {
     const NOT_ASCII: u128 = u128::from_ne_bytes([0x80; 16]);
-    let is_clear = |word: u128| word & NOT_ASCII == 0;
+    let is_clear = |word: Option<u128>| word.is_some_and(|word| word & NOT_ASCII == 0);
     match bytes.len() {
         0 => true,
         1..4 => {
             let [first, middle, last] = [0, bytes.len() / 2, bytes.len() - 1].map(|at| bytes[at]);
             (first | middle | last) < 0x80
         }
-        4..8 => is_clear(ends(bytes, u32::from_ne_bytes).into()),
-        8..16 => is_clear(ends(bytes, u64::from_ne_bytes).into()),
+        4..8 => is_clear(ends(bytes, |end| u32::from_ne_bytes(end).into())),
+        8..16 => is_clear(ends(bytes, |end| u64::from_ne_bytes(end).into())),
         16..=32 => is_clear(ends(bytes, u128::from_ne_bytes)),
         _ => bytes.is_ascii(),
     }
 }
 
-/// What the first and the last so many bytes have in common or apart.
+/// The bits of the first and of the last so many bytes; `None` where there are fewer.
 #[inline(always)]
-fn ends<const N: usize, T: std::ops::BitOr<Output = T> + Default>(bytes: &[u8], word: fn([u8; N]) -> T) -> T {
-    match (bytes.first_chunk(), bytes.last_chunk()) {
-        (Some(first), Some(last)) => word(*first) | word(*last),
-        _ => T::default(),
-    }
+fn ends<const N: usize>(bytes: &[u8], word: fn([u8; N]) -> u128) -> Option<u128> {
+    Some(word(*bytes.first_chunk()?) | word(*bytes.last_chunk()?))
 }
 
 #[cfg(test)]
