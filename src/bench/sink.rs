@@ -63,8 +63,8 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     let all = rows * ROUNDS as u64;
     let beside: Duration = bare.windows(2).map(|pair| (pair[0].took + pair[1].took) / 2).sum();
     let took: Duration = stored.iter().map(|stored| stored.took).sum();
-    let seconds = |times: &mut dyn Iterator<Item = Duration>| {
-        times.map(|time| format!("{:.1}", time.as_secs_f64())).collect::<Vec<_>>().join(", ")
+    let seconds = |all: &[Took]| {
+        all.iter().map(|one| format!("{:.1}", one.took.as_secs_f64())).collect::<Vec<_>>().join(", ")
     };
     let used = total(stored.iter().map(|stored| &stored.used[..]));
     let mut figure = Figure::new(
@@ -74,7 +74,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
         Unit::RowsPerSecond,
     )
     .beside("the same blocks, bare", all as f64 / beside.as_secs_f64())
-    .cpu_us(used[0].cpu.as_secs_f64() * 1e6 / all as f64)
+    .cpu_us(used[0].micros_each(all))
     .peak_bytes(used[0].peak_bytes)
     .detail("CPU a row", shares(&used, all))
     .detail(
@@ -84,8 +84,8 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
             shares(&total(bare.iter().map(|bare| &bare.used[..])), rows * bare.len() as u64)
         ),
     )
-    .detail("seconds", seconds(&mut stored.iter().map(|stored| stored.took)))
-    .detail("bare, before, between and after", seconds(&mut bare.iter().map(|bare| bare.took)))
+    .detail("seconds", seconds(&stored))
+    .detail("bare, before, between and after", seconds(&bare))
     .sound(wrong.is_none());
     if let Some(wrong) = wrong {
         figure = figure.detail("wrong", wrong);
@@ -124,7 +124,7 @@ struct Took {
 }
 
 /// Into a table of its own, whose merges stop after it, so that they are nobody's load. It is not dropped yet: ext4 looks at
-/// each inode that was freed in the last minute before it gives one to a new file, and a part is some thirty files.
+/// each inode that was freed in the last minute before it gives one to a new file, and a part is several.
 async fn insert_bare(
     client: &Client,
     engine: &Watched,

@@ -244,6 +244,7 @@ fn take_partition(
     let Some(end) = end else { return Ok(None) };
     partition.next = end.next;
     partition.leader_epoch = end.leader_epoch;
+    // The protocol's null here means that none was aborted.
     let aborted = data
         .aborted_transactions
         .unwrap_or_default()
