@@ -113,7 +113,7 @@ impl<'c> Reading<'c> {
         self.held.extend(partitions);
         self.positions.want(partitions);
         // The group waits for an answer, and need not wait for the positions.
-        self.assign(&[])
+        kafka::take_on(self.consumer).map_err(Error::kafka("take partitions on"))
     }
 
     /// Finds out anew from where these partitions, which are held, are to be read.
@@ -155,20 +155,7 @@ impl<'c> Reading<'c> {
             self.held.remove(partition);
             self.fetcher.stop(*partition);
         }
-        let assigned = self.assigned()?;
-        let read = partitions.iter().filter(|partition| assigned.contains(partition));
-        let list = self.list(read.map(|partition| (*partition, 0)))?;
-        self.consumer.incremental_unassign(&list).map_err(Error::kafka("stop reading"))
-    }
-
-    fn assigned(&self) -> Result<BTreeSet<i32>, Error> {
-        let assignment = self.consumer.assignment().map_err(Error::kafka("list the assignment"))?;
-        Ok(assignment.elements().iter().map(|element| element.partition()).collect())
-    }
-
-    fn assign(&self, from: &[(i32, i64)]) -> Result<(), Error> {
-        let list = self.list(from.iter().copied())?;
-        self.consumer.incremental_assign(&list).map_err(Error::kafka("start reading"))
+        kafka::let_go(self.consumer, self.topic, partitions).map_err(Error::kafka("let partitions go"))
     }
 
     /// These partitions and next offsets as librdkafka lists them, each with the bookmark of what is remembered there.
@@ -181,19 +168,6 @@ impl<'c> Reading<'c> {
             let mut element = list.add_partition(self.topic, partition);
             element.set_offset(Offset::Offset(next)).map_err(Error::kafka("list partitions"))?;
             element.set_metadata(bookmark.to_string());
-        }
-        Ok(list)
-    }
-
-    /// These partitions and next offsets as librdkafka lists them.
-    pub(crate) fn list(
-        &self,
-        offsets: impl Iterator<Item = (i32, i64)>,
-    ) -> Result<TopicPartitionList, Error> {
-        let mut list = TopicPartitionList::new();
-        for (partition, next) in offsets {
-            list.add_partition_offset(self.topic, partition, Offset::Offset(next))
-                .map_err(Error::kafka("list partitions"))?;
         }
         Ok(list)
     }

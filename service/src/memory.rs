@@ -10,30 +10,66 @@ pub struct Memory(Arc<Stock>);
 
 #[derive(Debug)]
 struct Stock {
-    pieces: Mutex<Vec<Vec<u8>>>,
-    /// The most pieces, and the longest piece in bytes, that are kept for later.
+    kept: Mutex<Kept>,
+    /// Bytes that are kept for later, at most.
     most: usize,
-    longest: usize,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// By their length.
+    pieces: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Memory {
-    /// Keeps so many pieces of so many bytes each for later, at most.
-    pub fn new(most: usize, longest: usize) -> Memory {
-        Memory(Arc::new(Stock { pieces: Mutex::default(), most, longest }))
+    /// Keeps so many bytes for later, at most.
+    pub fn new(most: usize) -> Memory {
+        Memory(Arc::new(Stock { kept: Mutex::default(), most }))
     }
 
-    /// Empty, with room for so many bytes or more.
+    /// Empty, with room for so many bytes or more: the shortest piece that has it, or else a new one.
     pub fn take(&self, bytes: usize) -> Vec<u8> {
-        let mut piece =
-            self.0.pieces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        piece.clear();
-        piece.reserve(bytes);
-        piece
+        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+        kept.unwrap_or_else(|| Vec::with_capacity(bytes))
     }
 
     /// What was written, to be shared; its memory comes back with the last who holds it.
     pub fn lend(&self, piece: Vec<u8>) -> Bytes {
         Bytes::from_owner(Lent { piece, memory: self.clone() })
+    }
+}
+
+impl Kept {
+    fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        let at = Some(self.place_of(bytes)).filter(|at| *at < self.pieces.len())?;
+        let mut piece = self.remove(at);
+        piece.clear();
+        Some(piece)
+    }
+
+    /// Keeps the piece, and drops the shortest ones where that would be too much.
+    fn put(&mut self, piece: &mut Vec<u8>, most: usize) {
+        let bytes = piece.capacity();
+        if bytes > most {
+            return;
+        }
+        self.bytes += bytes;
+        self.pieces.insert(self.place_of(bytes), std::mem::take(piece));
+        while self.bytes > most {
+            self.remove(0);
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> Vec<u8> {
+        let piece = self.pieces.remove(at);
+        self.bytes -= piece.capacity();
+        piece
+    }
+
+    /// Of the shortest piece with room for so many bytes.
+    fn place_of(&self, bytes: usize) -> usize {
+        self.pieces.partition_point(|piece| piece.capacity() < bytes)
     }
 }
 
@@ -50,11 +86,8 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let Stock { pieces, most, longest } = &*self.memory.0;
-        let mut kept = pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < *most && self.piece.capacity() <= *longest {
-            kept.push(std::mem::take(&mut self.piece));
-        }
+        let Stock { kept, most } = &*self.memory.0;
+        kept.lock().unwrap_or_else(PoisonError::into_inner).put(&mut self.piece, *most);
     }
 }
 
@@ -62,15 +95,16 @@ impl Drop for Lent {
 mod tests {
     use super::*;
 
+    fn write(memory: &Memory, bytes: usize) -> Bytes {
+        let mut piece = memory.take(bytes);
+        piece.resize(bytes, 7);
+        memory.lend(piece)
+    }
+
     #[test]
     fn memory_comes_back_with_the_last_who_holds_it_within_limits() {
-        let memory = Memory::new(1, 100);
-        let write = |bytes: usize| {
-            let mut piece = memory.take(bytes);
-            piece.resize(bytes, 7);
-            memory.lend(piece)
-        };
-        let (first, second) = (write(60), write(60));
+        let memory = Memory::new(100);
+        let (first, second) = (write(&memory, 60), write(&memory, 60));
         let at = first.as_ptr();
         let held = first.slice(10..);
         drop(first);
@@ -80,9 +114,23 @@ mod tests {
         drop(held);
         drop(second);
         let again = memory.take(1);
-        assert_eq!(again.as_ptr(), at);
-        assert_eq!(memory.take(0).capacity(), 0, "one is kept");
-        drop(write(101));
+        assert!(again.capacity() >= 60);
+        assert_eq!(memory.take(0).capacity(), 0, "two would be more than 100 bytes");
+        drop(write(&memory, 101));
         assert_eq!(memory.take(0).capacity(), 0, "none so long is kept");
+    }
+
+    #[test]
+    fn the_shortest_piece_that_has_room_is_used_and_the_shortest_ones_make_room() {
+        let memory = Memory::new(600);
+        drop([100, 300, 200].map(|bytes| write(&memory, bytes)));
+        let long = write(&memory, 250);
+        assert_eq!(long.len(), 250);
+        let short = memory.take(150);
+        assert_eq!(short.capacity(), 200);
+        drop((memory.lend(short), long));
+        drop(write(&memory, 400));
+        let kept: Vec<usize> = std::iter::from_fn(|| Some(memory.take(0).capacity())).take(3).collect();
+        assert_eq!(kept, [400, 0, 0], "300 were too many beside it");
     }
 }

@@ -11,9 +11,11 @@
 
 use std::io::{self, Write};
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use tally_counts::ledger::{self, Place, RESERVED_NAMESPACE};
 use tally_schemas::{DecodeError, DeltaBatch};
+use tally_service::memory::Memory;
 
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
@@ -34,6 +36,8 @@ pub struct Block {
     namespace_of: Vec<u32>,
     /// The values of each other column, in the order of [`COLUMNS`].
     values: [Vec<u8>; COLUMNS.len() - 1],
+    /// What a row's key took in the last block, on average and rounded up.
+    key_bytes: usize,
 }
 
 /// Namespaces whose numbers are at hand.
@@ -47,20 +51,25 @@ impl Block {
     /// A batch's rows, given its place in the log: a function of the two, and of nothing else.
     pub fn of(batch: &DeltaBatch<'_>, place: Place) -> Result<Block, DecodeError> {
         let mut block = Block::default();
-        block.fill(batch, place)?;
+        block.fill(batch, place, &Memory::new(0))?;
         Ok(block)
     }
 
-    /// As [`Block::of`], in the memory of the rows that were there. After an error the block is not to be used.
-    pub(crate) fn fill(&mut self, batch: &DeltaBatch<'_>, place: Place) -> Result<(), DecodeError> {
-        self.make_room(batch.deltas.announced() + 8);
+    /// As [`Block::of`], in the memory of the rows that were there, or else in this. After an error the block is not to be used.
+    pub(crate) fn fill(
+        &mut self,
+        batch: &DeltaBatch<'_>,
+        place: Place,
+        memory: &Memory,
+    ) -> Result<(), DecodeError> {
+        self.make_room(batch.deltas.announced() + 8, memory);
         let mut numbers = HashMap::new();
         // A batch mostly has few namespaces: this finds them without a hash.
         let mut recent = [("", self.number(&mut numbers, "")); RECENT];
         for delta in batch.deltas.clone() {
             let delta = delta?;
             let recent = &mut recent[recent_at(delta.namespace)];
-            if recent.0 != delta.namespace {
+            if !is_same(recent.0, delta.namespace) {
                 *recent = (delta.namespace, self.number(&mut numbers, delta.namespace));
             }
             self.row(recent.1, delta.key, delta.bucket_s, [delta.sum, delta.events]);
@@ -74,6 +83,8 @@ impl Block {
             let [.., highs] = &mut self.values;
             highs.extend_from_slice(&entry.high.to_le_bytes());
         }
+        let [keys, ..] = &self.values;
+        self.key_bytes = keys.len() / self.rows() + 1;
         Ok(())
     }
 
@@ -81,33 +92,38 @@ impl Block {
         self.namespace_of.len()
     }
 
-    /// About as many as [`Block::write_to`] writes, and not fewer.
-    pub fn bytes(&self) -> usize {
-        let values: usize = self.values.iter().map(Vec::len).sum();
-        self.namespaces.len() + 4 * self.rows() + values + 512
-    }
-
     /// In the Native format.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        let mut head = Vec::new();
-        length(&mut head, COLUMNS.len());
-        length(&mut head, self.rows());
-        let [(namespace, kind), others @ ..] = COLUMNS;
-        text(&mut head, namespace);
-        text(&mut head, kind);
-        out.write_all(&head)?;
-        self.write_namespaces(out)?;
-        for ((name, kind), values) in others.iter().zip(&self.values) {
-            head.clear();
-            text(&mut head, name);
-            text(&mut head, kind);
-            out.write_all(&head)?;
+        out.write_all(&self.head())?;
+        for (title, values) in titles().iter().zip(&self.values) {
+            out.write_all(title)?;
             out.write_all(values)?;
         }
         Ok(())
     }
 
-    fn write_namespaces(&self, out: &mut impl Write) -> io::Result<()> {
+    /// In the Native format, piece by piece: the columns themselves, whose memory is lent, so that the block is empty.
+    pub(crate) fn take(&mut self, memory: &Memory) -> Vec<Bytes> {
+        let mut pieces = vec![Bytes::from(self.head())];
+        for (title, values) in titles().into_iter().zip(&mut self.values) {
+            pieces.push(Bytes::from(title));
+            pieces.push(memory.lend(std::mem::take(values)));
+        }
+        self.namespace_of.clear();
+        pieces
+    }
+
+    /// What comes before the values of the second column.
+    fn head(&self) -> Vec<u8> {
+        let mut head = Vec::with_capacity(self.namespaces.len() + 4 * self.rows() + 64);
+        length(&mut head, COLUMNS.len());
+        length(&mut head, self.rows());
+        title(&mut head, COLUMNS[0]);
+        self.write_namespaces(&mut head);
+        head
+    }
+
+    fn write_namespaces(&self, out: &mut Vec<u8>) {
         // By the power of two of their length.
         let (width, numbers): (u64, Vec<u8>) = match self.different {
             ..=0x100 => (0, self.namespace_of.iter().map(|number| *number as u8).collect()),
@@ -117,21 +133,24 @@ impl Block {
             _ => (2, self.namespace_of.iter().flat_map(|number| number.to_le_bytes()).collect()),
         };
         for number in [DICTIONARY_VERSION, OWN_NAMES | width, u64::from(self.different)] {
-            out.write_all(&number.to_le_bytes())?;
+            out.extend_from_slice(&number.to_le_bytes());
         }
-        out.write_all(&self.namespaces)?;
-        out.write_all(&(self.rows() as u64).to_le_bytes())?;
-        out.write_all(&numbers)
+        out.extend_from_slice(&self.namespaces);
+        out.extend_from_slice(&(self.rows() as u64).to_le_bytes());
+        out.extend_from_slice(&numbers);
     }
 
-    /// Empty, with memory for so many rows with short keys.
-    fn make_room(&mut self, rows: usize) {
+    /// Empty, with memory for so many rows with keys as in the last block.
+    fn make_room(&mut self, rows: usize, memory: &Memory) {
         self.namespaces.clear();
         self.different = 0;
         self.namespace_of.clear();
         self.namespace_of.reserve(rows);
-        for (values, bytes) in self.values.iter_mut().zip([16, 4, 8, 8, 8]) {
-            values.clear();
+        for (values, bytes) in self.values.iter_mut().zip([self.key_bytes, 4, 8, 8, 8]) {
+            match values.capacity() {
+                0 => *values = memory.take(rows * bytes),
+                _ => values.clear(),
+            }
             values.reserve(rows * bytes);
         }
     }
@@ -171,6 +190,32 @@ fn recent_at(namespace: &str) -> usize {
     (mixed >> (u32::BITS - RECENT.trailing_zeros())) as usize
 }
 
+/// Equality, without a call for texts of 4 to 16 bytes.
+#[inline]
+fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    match one.len() {
+        length if length != other.len() => false,
+        4..8 => one.first_chunk::<4>() == other.first_chunk() && one.last_chunk::<4>() == other.last_chunk(),
+        8..=16 => one.first_chunk::<8>() == other.first_chunk() && one.last_chunk::<8>() == other.last_chunk(),
+        _ => one == other,
+    }
+}
+
+/// What comes before the values of each column but the first.
+fn titles() -> [Vec<u8>; COLUMNS.len() - 1] {
+    std::array::from_fn(|at| {
+        let mut out = Vec::new();
+        title(&mut out, COLUMNS[at + 1]);
+        out
+    })
+}
+
+fn title(out: &mut Vec<u8>, (name, kind): (&str, &str)) {
+    text(out, name);
+    text(out, kind);
+}
+
 /// The length, then the bytes.
 fn text(out: &mut Vec<u8>, text: &str) {
     length(out, text.len());
@@ -204,6 +249,20 @@ mod tests {
         fingerprint: 0,
         correction: false,
     };
+
+    #[test]
+    fn texts_are_the_same_if_every_byte_is() {
+        for length in 0..40 {
+            let text = "abcdefgh".repeat(5)[..length].to_owned();
+            assert!(is_same(&text, &text.clone()));
+            assert!(!is_same(&text, &format!("{text}a")));
+            for at in 0..length {
+                let mut other = text.clone();
+                other.replace_range(at..=at, "z");
+                assert!(!is_same(&text, &other), "{text} and {other}");
+            }
+        }
+    }
 
     #[test]
     fn a_block_holds_every_delta_and_the_ledger_column_by_column() {
@@ -240,6 +299,8 @@ mod tests {
             high.extend_from_slice(&number.to_le_bytes());
         }
         assert!(bytes.ends_with(&high));
-        assert!(Block::of(&batch, place).unwrap().bytes() >= bytes.len());
+
+        let pieces = Block::of(&batch, place).unwrap().take(&Memory::new(0));
+        assert_eq!(pieces.concat(), bytes);
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Broken {
          what the store lacks cannot be read again"
     )]
     Gone { offset: i64, first: i64, end: i64 },
+    #[error("the log cannot be read on: {reason}")]
+    Unreadable { reason: String },
     #[error("the batch at offset {offset} does not follow the one before it in increments: {source}")]
     Chain { offset: i64, source: ChainError },
     #[error(

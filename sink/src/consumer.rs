@@ -1,17 +1,17 @@
-//! The sink's member of the group: hands batches to the partitions' tasks, each of which starts at the ledger's position.
+//! The sink's member of the group: fetches batches, and hands them to the partitions' tasks, each of which starts at the ledger's
+//! position.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clickhouse::Client;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
-use tally_counts::next_offset;
+use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_service::config::Config;
 use tally_service::health::{Condition, Health, Heartbeat};
-use tally_service::kafka::{self, Membership, Rebalance};
+use tally_service::kafka::{self, Fetcher, Membership, Rebalance};
 use tally_service::store;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
@@ -25,9 +25,11 @@ use crate::metrics::Metrics;
 use crate::proof;
 use crate::standing::Standing;
 
-/// The longest wait for a message, with and without one that waits for room.
-const POLL: Duration = Duration::from_millis(50);
-const POLL_HELD: Duration = Duration::from_millis(2);
+const NAME: &str = "tally-sink";
+/// The longest wait where there is nothing to do: tasks have a batch or two in store meanwhile.
+const IDLE: Duration = Duration::from_millis(10);
+/// A partition of which so much waits inside librdkafka is not fetched on.
+const QUEUED_KBYTES: &str = "4096";
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 const PROOF_RETRY: Duration = Duration::from_secs(1);
 /// The longest that a healthy loop does not come round, but while the store is away.
@@ -45,10 +47,12 @@ pub(crate) fn run(
     whole.set(true, "");
     let standing = Standing::new(health.condition("store takes blocks"));
     let heartbeat = health.heartbeat("consume", MAX_SILENCE);
-    let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, "tally-sink", &config.sink.group)
+    let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, NAME, &config.sink.group)
         .set("session.timeout.ms", config.sink.session_timeout_ms.to_string())
+        .set("queued.max.messages.kbytes", QUEUED_KBYTES)
         .create_with_context(Membership::default())
         .map_err(Error::kafka("make a consumer"))?;
+    let consumer = Arc::new(consumer);
     let Some(topic_id) = kafka::patiently(stop, || {
         heartbeat.beat();
         kafka::topic_id(consumer.client(), &config.kafka.deltas)
@@ -57,15 +61,18 @@ pub(crate) fn run(
         return Ok(());
     };
     let client = store::client(&config.store);
+    let deltas = &config.kafka.deltas;
+    let fetcher = Fetcher::new(&config.kafka, config.sink.fetch, &consumer, deltas, &topic_id, NAME, runtime);
     let sink = Sink {
         config,
+        consumer: Arc::clone(&consumer),
+        fetcher,
         endpoint: Endpoint::new(&config.store)?,
         check: Check::new(client.clone()),
         client,
         topic_id,
         lanes: BTreeMap::new(),
         broken: BTreeSet::new(),
-        is_offset_gone: false,
         topic_due: Instant::now(),
         metrics: Metrics::new(),
         assigned,
@@ -78,9 +85,9 @@ pub(crate) fn run(
     if !sink.prove(&proven)? {
         return Ok(());
     }
-    consumer.subscribe(&[&config.kafka.deltas]).map_err(Error::kafka("subscribe"))?;
+    consumer.subscribe(&[deltas]).map_err(Error::kafka("subscribe"))?;
     tracing::info!(topic_id = sink.topic_id, "sink started");
-    let ended = sink.run(&consumer);
+    let ended = sink.run();
     // However it ended: nobody carries out decisions any more, and closing the consumer waits for that.
     consumer.context().leave();
     ended
@@ -88,14 +95,14 @@ pub(crate) fn run(
 
 pub(crate) struct Sink<'c> {
     pub(crate) config: &'c Config,
+    pub(crate) consumer: Arc<BaseConsumer<Membership>>,
+    pub(crate) fetcher: Fetcher,
     pub(crate) client: Client,
     pub(crate) endpoint: Endpoint,
     pub(crate) check: Check,
     pub(crate) topic_id: String,
     pub(crate) lanes: BTreeMap<i32, Lane>,
     pub(crate) broken: BTreeSet<i32>,
-    /// Some partition's next offset was not there; which, is to be found out.
-    pub(crate) is_offset_gone: bool,
     /// When to ask for the topic's id again.
     pub(crate) topic_due: Instant,
     pub(crate) metrics: Metrics,
@@ -144,8 +151,8 @@ impl Sink<'_> {
         });
     }
 
-    fn run(mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        let ended = self.work(consumer);
+    fn run(mut self) -> Result<(), Error> {
+        let ended = self.work();
         self.assigned.set(false, "stopping");
         let all: Vec<i32> = self.lanes.keys().copied().collect();
         self.release(&all);
@@ -155,106 +162,105 @@ impl Sink<'_> {
         ended
     }
 
-    fn work(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+    fn work(&mut self) -> Result<(), Error> {
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
+        let mut wait = Duration::ZERO;
         while !self.stop.is_cancelled() {
             self.heartbeat.beat();
-            self.carry_out_decisions(consumer)?;
-            self.look_after_tasks(consumer)?;
-            self.watch_topic(consumer)?;
-            self.look_for_gone(consumer)?;
+            self.serve(wait)?;
+            self.carry_out_decisions()?;
+            self.look_after_tasks()?;
+            self.watch_topic()?;
             self.check_ledger();
-            self.hand_over_held(consumer)?;
-            self.take_messages(consumer)?;
+            self.resume_lanes();
+            wait = if self.take_batches()? { Duration::ZERO } else { IDLE };
             if Instant::now() >= next_commit {
-                self.commit(consumer)?;
+                self.commit()?;
                 next_commit = Instant::now() + COMMIT_INTERVAL;
             }
         }
-        self.carry_out_decisions(consumer)
+        self.carry_out_decisions()
     }
 
-    pub(crate) fn list(
-        &self,
-        partitions: impl IntoIterator<Item = (i32, i64)>,
-    ) -> Result<TopicPartitionList, Error> {
-        let mut list = TopicPartitionList::new();
-        for (partition, next) in partitions {
-            list.add_partition_offset(&self.config.kafka.deltas, partition, Offset::Offset(next))
-                .map_err(Error::kafka("list partitions"))?;
-        }
-        Ok(list)
-    }
-
-    fn take_messages(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        let waiting = self.lanes.values().any(|lane| lane.held.is_some());
-        let mut wait = if waiting { POLL_HELD } else { POLL };
-        while let Some(polled) = consumer.poll(wait) {
-            wait = Duration::ZERO;
-            match polled {
-                Ok(message) => {
-                    let partition = message.partition();
-                    // A partition that stopped is paused, but what was on its way still comes.
-                    let Some(lane) = self.lanes.get_mut(&partition) else { continue };
-                    lane.next = next_offset(message.offset());
-                    if let Err(TrySendError::Full(message)) = lane.batches.try_send(message.detach()) {
-                        lane.held = Some(message);
-                        let paused = self.list([(partition, 0)])?;
-                        consumer.pause(&paused).map_err(Error::kafka("pause a partition"))?;
-                    }
+    /// Serves the group and the client's errors, for up to `wait`.
+    fn serve(&self, wait: Duration) -> Result<(), Error> {
+        match self.consumer.poll(wait) {
+            None => {}
+            // It came out here and not by fetching: what came after it may be fetched already.
+            Some(Ok(stray)) => {
+                if let Some(lane) = self.lanes.get(&stray.partition()) {
+                    lane.halt();
                 }
-                Err(KafkaError::MessageConsumption(
-                    RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
-                )) => self.is_offset_gone = true,
-                Err(
-                    error @ KafkaError::MessageConsumption(
-                        RDKafkaErrorCode::UnknownTopic
-                        | RDKafkaErrorCode::UnknownTopicOrPartition
-                        | RDKafkaErrorCode::UnknownTopicId,
-                    ),
-                ) => {
-                    tracing::warn!(%error, "consume");
-                    self.check_topic(consumer)?;
-                }
-                Err(source @ KafkaError::MessageConsumptionFatal(_)) => {
-                    return Err(Error::Kafka { what: "consume", source });
-                }
-                // Brokers come and go; librdkafka connects again by itself.
-                Err(error) => tracing::warn!(%error, "consume"),
             }
+            Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
+                return Err(Error::Kafka { what: "consume", source });
+            }
+            Some(Err(
+                error @ KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopicId,
+                ),
+            )) => {
+                tracing::warn!(%error, "consume");
+                self.check_topic()?;
+            }
+            // Brokers come and go; librdkafka connects again by itself.
+            Some(Err(error)) => tracing::warn!(%error, "consume"),
         }
         Ok(())
     }
 
-    fn hand_over_held(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        let mut resumed = Vec::new();
-        for (partition, lane) in &mut self.lanes {
-            let Some(message) = lane.held.take() else { continue };
-            match lane.batches.try_send(message) {
-                Ok(()) => resumed.push((*partition, 0)),
-                Err(TrySendError::Full(message) | TrySendError::Closed(message)) => lane.held = Some(message),
+    /// Hands over what was fetched; `false` if that was nothing.
+    fn take_batches(&mut self) -> Result<bool, Error> {
+        let mut any = false;
+        while let Some(fetched) = self.fetcher.fetch_to_keep() {
+            any = true;
+            match fetched {
+                Ok(batch) => {
+                    let partition = batch.partition;
+                    let Some(lane) = self.lanes.get_mut(&partition) else { continue };
+                    match lane.batches.try_send(batch) {
+                        Ok(()) => {}
+                        // Its task has ended, and is looked after.
+                        Err(TrySendError::Closed(_)) => continue,
+                        Err(TrySendError::Full(_)) => unreachable!("a full lane's partition is paused"),
+                    }
+                    if lane.batches.capacity() == 0 {
+                        lane.is_full = true;
+                        self.fetcher.pause(partition);
+                    }
+                }
+                Err(unreadable) => self.judge_unreadable(unreadable)?,
             }
         }
-        if resumed.is_empty() {
-            return Ok(());
-        }
-        consumer.resume(&self.list(resumed)?).map_err(Error::kafka("resume a partition"))
+        Ok(any)
     }
 
-    fn carry_out_decisions(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        while let Some(decision) = consumer.context().next_decision() {
+    fn resume_lanes(&mut self) {
+        for (partition, lane) in &mut self.lanes {
+            if lane.is_full && lane.batches.capacity() > 0 {
+                lane.is_full = false;
+                self.fetcher.resume(*partition);
+            }
+        }
+    }
+
+    fn carry_out_decisions(&mut self) -> Result<(), Error> {
+        while let Some(decision) = self.consumer.context().next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
-                    self.check_topic(consumer)?;
+                    self.check_topic()?;
+                    kafka::take_on(&self.consumer).map_err(Error::kafka("take partitions on"))?;
                     let fresh: Vec<(i32, u32)> =
                         partitions.into_iter().map(|partition| (partition, 0)).collect();
-                    self.start(consumer, &fresh)?;
+                    self.start(&fresh)?;
                     self.assigned.set(true, "");
                 }
                 Rebalance::Revoke(partitions) => {
                     self.release(&partitions);
-                    let released = self.list(partitions.into_iter().map(|partition| (partition, 0)))?;
-                    consumer.incremental_unassign(&released).map_err(Error::kafka("let partitions go"))?;
+                    kafka::let_go(&self.consumer, &self.config.kafka.deltas, &partitions)
+                        .map_err(Error::kafka("let partitions go"))?;
                 }
             }
             tracing::info!(partitions = ?self.lanes.keys().collect::<Vec<_>>(), "assignment changed");
@@ -263,19 +269,21 @@ impl Sink<'_> {
     }
 
     /// Tells Kafka how far the store is: for dashboards of lag, and nothing else.
-    fn commit(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        let mut moved = Vec::new();
+    fn commit(&mut self) -> Result<(), Error> {
+        let mut moved = TopicPartitionList::new();
         for (partition, lane) in &mut self.lanes {
             let position = *lane.position.borrow();
             if position > 0 && position != lane.committed {
                 lane.committed = position;
-                moved.push((*partition, position));
+                moved
+                    .add_partition_offset(&self.config.kafka.deltas, *partition, Offset::Offset(position))
+                    .map_err(Error::kafka("list partitions"))?;
             }
         }
-        if moved.is_empty() {
+        if moved.count() == 0 {
             return Ok(());
         }
-        if let Err(error) = consumer.commit(&self.list(moved)?, CommitMode::Async) {
+        if let Err(error) = self.consumer.commit(&moved, CommitMode::Async) {
             tracing::debug!(%error, "commit offsets for dashboards");
         }
         Ok(())

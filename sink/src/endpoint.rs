@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
-use reqwest::Url;
+use reqwest::{Body, Url};
 use reqwest::header::CONTENT_ENCODING;
 use tally_service::config::{self, Compression};
 use tally_service::memory::Memory;
@@ -23,6 +23,7 @@ use tally_service::memory::Memory;
 use crate::Error;
 use crate::answer::{self, Failure};
 use crate::block::Block;
+use crate::body::Pieces;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a block may take from the first byte sent to the last byte of the answer.
@@ -35,16 +36,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a row of small numbers and a short key comes to, in bytes.
 const PACKED_ROW: usize = 16;
 
-/// Memory that is kept for later blocks: pieces, and the longest of them.
-const KEPT: usize = 8;
-const MAX_KEPT: usize = 24 << 20;
+/// Bytes of memory that are kept for later blocks.
+const KEPT: usize = 128 << 20;
 
 const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
 
 /// A block as it goes over the wire.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
-    bytes: Bytes,
+    pieces: Vec<Bytes>,
     is_lz4: bool,
 }
 
@@ -79,23 +79,26 @@ impl Endpoint {
             Compression::None => false,
             Compression::Auto => !is_here(&url),
         };
-        let memory = Memory::new(KEPT, MAX_KEPT);
+        let memory = Memory::new(KEPT);
         Ok(Endpoint { http, url, store: store.clone(), compresses, memory })
     }
 
-    pub(crate) fn pack(&self, block: &Block) -> io::Result<Packed> {
-        let bytes = if self.compresses {
-            let info = FrameInfo::new().block_size(BlockSize::Max256KB);
-            let room = self.memory.take(block.rows() * PACKED_ROW);
-            let mut encoder = FrameEncoder::with_frame_info(info, room);
-            block.write_to(&mut encoder)?;
-            encoder.finish().map_err(io::Error::from)?
-        } else {
-            let mut bytes = self.memory.take(block.bytes());
-            block.write_to(&mut bytes)?;
-            bytes
-        };
-        Ok(Packed { bytes: self.memory.lend(bytes), is_lz4: self.compresses })
+    /// For blocks that go to this endpoint.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// What is in the block, which is to be filled again.
+    pub(crate) fn pack(&self, block: &mut Block) -> io::Result<Packed> {
+        if !self.compresses {
+            return Ok(Packed { pieces: block.take(&self.memory), is_lz4: false });
+        }
+        let info = FrameInfo::new().block_size(BlockSize::Max256KB);
+        let room = self.memory.take(block.rows() * PACKED_ROW);
+        let mut encoder = FrameEncoder::with_frame_info(info, room);
+        block.write_to(&mut encoder)?;
+        let packed = encoder.finish().map_err(io::Error::from)?;
+        Ok(Packed { pieces: vec![self.memory.lend(packed)], is_lz4: true })
     }
 
     pub(crate) async fn insert(
@@ -109,7 +112,7 @@ impl Endpoint {
             .append_pair("database", &self.store.database)
             .append_pair("query", statement)
             .extend_pairs(settings);
-        let mut request = self.http.post(url).body(block.bytes.clone());
+        let mut request = self.http.post(url).body(Body::wrap(Pieces::new(block.pieces.iter().cloned())));
         if block.is_lz4 {
             request = request.header(CONTENT_ENCODING, "lz4");
         }

@@ -9,9 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::OwnedMessage;
-use tally_service::kafka::Membership;
+use tally_service::kafka::Kept;
 use tally_service::store::{self, Ledger};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -29,20 +27,25 @@ const RELEASE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Lane {
     task: JoinHandle<End>,
-    pub(crate) batches: mpsc::Sender<OwnedMessage>,
-    /// A batch that found no room; the partition is paused meanwhile.
-    pub(crate) held: Option<OwnedMessage>,
-    /// The next offset that the log must still have.
-    pub(crate) next: i64,
+    pub(crate) batches: mpsc::Sender<Kept>,
+    /// There is no room for another batch.
+    pub(crate) is_full: bool,
     pub(crate) position: watch::Receiver<i64>,
     pub(crate) committed: i64,
     attempt: u32,
     halt: CancellationToken,
 }
 
+impl Lane {
+    /// Has the partition started again at the ledger's position.
+    pub(crate) fn halt(&self) {
+        self.halt.cancel();
+    }
+}
+
 impl Sink<'_> {
     /// Starts again the tasks that found the store elsewhere, and stops the partitions that are broken.
-    pub(crate) fn look_after_tasks(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+    pub(crate) fn look_after_tasks(&mut self) -> Result<(), Error> {
         let ended: Vec<i32> =
             self.lanes.iter().filter(|(_, lane)| lane.task.is_finished()).map(|(p, _)| *p).collect();
         for partition in ended {
@@ -55,11 +58,10 @@ impl Sink<'_> {
                 End::Rewind | End::Halted => {
                     tracing::warn!(partition, "start again at the ledger's position");
                     self.metrics.rewound();
-                    let one = self.list([(partition, 0)])?;
-                    consumer.incremental_unassign(&one).map_err(Error::kafka("stop reading"))?;
-                    self.start(consumer, &[(partition, lane.attempt + 1)])?;
+                    self.fetcher.stop(partition);
+                    self.start(&[(partition, lane.attempt + 1)])?;
                 }
-                End::Broken(broken) => self.note_broken(consumer, partition, &broken)?,
+                End::Broken(broken) => self.note_broken(partition, &broken),
             }
         }
         Ok(())
@@ -73,64 +75,39 @@ impl Sink<'_> {
         for partition in self.check.poll(&self.runtime, stored) {
             if let Some(lane) = self.lanes.get(&partition) {
                 tracing::warn!(partition, "the store has lost blocks that it had");
-                lane.halt.cancel();
+                lane.halt();
             }
         }
     }
 
-    pub(crate) fn restart_all(&self) {
-        self.lanes.values().for_each(|lane| lane.halt.cancel());
-    }
-
-    fn note_broken(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        partition: i32,
-        broken: &Broken,
-    ) -> Result<(), Error> {
+    fn note_broken(&mut self, partition: i32, broken: &Broken) {
         tracing::error!(partition, error = %broken, "the partition stops; the others go on");
         self.broken.insert(partition);
         self.whole.set(false, format!("partitions {:?} stopped; the last one: {broken}", self.broken));
-        consumer.pause(&self.list([(partition, 0)])?).map_err(Error::kafka("pause a partition"))
+        self.fetcher.stop(partition);
     }
 
     /// Stops a partition that is assigned.
-    pub(crate) fn give_up(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        partition: i32,
-        broken: &Broken,
-    ) -> Result<(), Error> {
+    pub(crate) fn give_up(&mut self, partition: i32, broken: &Broken) {
         let lane = self.lanes.remove(&partition);
         self.end(lane);
-        self.note_broken(consumer, partition, broken)
+        self.note_broken(partition, broken);
     }
 
-    /// Starts partitions at the ledger's positions; a broken one is taken on, but not read.
-    pub(crate) fn start(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        partitions: &[(i32, u32)],
-    ) -> Result<(), Error> {
+    /// Starts partitions at the ledger's positions, but for broken ones.
+    pub(crate) fn start(&mut self, partitions: &[(i32, u32)]) -> Result<(), Error> {
         let Some(ledgers) = self.ledgers() else { return Ok(()) };
-        let (mut whole, mut broken) = (Vec::new(), Vec::new());
+        let mut whole = Vec::new();
         for &(partition, attempt) in partitions {
             match Stored::of(ledgers.get(&partition)) {
                 Ok(stored) => {
                     whole.push((partition, stored.deltas));
                     self.lanes.insert(partition, self.lane(partition, stored, attempt));
                 }
-                Err(error) => broken.push((partition, error)),
+                Err(error) => self.note_broken(partition, &error),
             }
         }
-        let all = whole.iter().copied().chain(broken.iter().map(|(partition, _)| (*partition, 0)));
-        consumer.incremental_assign(&self.list(all)?).map_err(Error::kafka("start reading"))?;
-        // librdkafka remembers a pause from an earlier assignment.
-        consumer.resume(&self.list(whole)?).map_err(Error::kafka("start reading"))?;
-        for (partition, error) in &broken {
-            self.note_broken(consumer, *partition, error)?;
-        }
-        Ok(())
+        self.fetcher.start(&whole).map_err(Error::kafka("start reading"))
     }
 
     /// The ledgers; waits for a store that is away, unless the sink is to stop.
@@ -164,14 +141,14 @@ impl Sink<'_> {
             halt: halt.clone(),
         };
         let task = self.runtime.spawn(task.run(inbox, told));
-        let next = stored.deltas;
-        Lane { task, batches, held: None, next, position, committed: -1, attempt, halt }
+        Lane { task, batches, is_full: false, position, committed: -1, attempt, halt }
     }
 
     /// Ends the partitions' tasks.
     pub(crate) fn release(&mut self, partitions: &[i32]) {
         let lanes: Vec<Lane> =
             partitions.iter().filter_map(|partition| self.lanes.remove(partition)).collect();
+        partitions.iter().for_each(|partition| self.fetcher.stop(*partition));
         self.end(lanes);
         self.broken.retain(|partition| !partitions.contains(partition));
         self.whole.set(self.broken.is_empty(), format!("partitions {:?} stopped", self.broken));

@@ -15,6 +15,7 @@
 mod answer;
 mod backoff;
 pub mod block;
+mod body;
 mod broken;
 mod check;
 mod consumer;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use tally_service::kafka::{self, Membership, TopicError};
+use rdkafka::consumer::Consumer;
+use tally_service::kafka::{self, TopicError, Unreadable};
 
 use crate::Error;
 use crate::broken::Broken;
@@ -14,23 +14,24 @@ const TOPIC_INTERVAL: Duration = Duration::from_secs(10);
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Sink<'_> {
-    /// Now and then, since librdkafka reads on from a topic that was made anew as if nothing had happened.
-    pub(crate) fn watch_topic(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+    /// Now and then, since librdkafka reads on from a topic that was made anew as if nothing had happened, and what fetches without
+    /// it waits for the old one.
+    pub(crate) fn watch_topic(&mut self) -> Result<(), Error> {
         if Instant::now() < self.topic_due {
             return Ok(());
         }
         let topic = &self.config.kafka.deltas;
-        let asked = kafka::topic_id_within(consumer.client(), topic, TOPIC_TIMEOUT);
+        let asked = kafka::topic_id_within(self.consumer.client(), topic, TOPIC_TIMEOUT);
         self.topic_due = Instant::now() + TOPIC_INTERVAL;
         self.judge_topic(asked.map(Some))
     }
 
     /// A topic of the same name that was made anew has other batches at the same offsets.
-    pub(crate) fn check_topic(&self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
+    pub(crate) fn check_topic(&self) -> Result<(), Error> {
         let topic = &self.config.kafka.deltas;
         let asked = kafka::patiently(self.stop, || {
             self.heartbeat.beat();
-            kafka::topic_id(consumer.client(), topic)
+            kafka::topic_id(self.consumer.client(), topic)
         });
         self.judge_topic(asked)
     }
@@ -49,33 +50,26 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Stops the partitions whose next offset is not in the log; asks again later if the brokers do not say. librdkafka stops
-    /// reading such a partition, but does not tell which one it is.
-    pub(crate) fn look_for_gone(&mut self, consumer: &BaseConsumer<Membership>) -> Result<(), Error> {
-        if !self.is_offset_gone {
+    /// Stops a partition that cannot be read on, unless the log has changed its mind meanwhile.
+    pub(crate) fn judge_unreadable(&mut self, unreadable: Unreadable) -> Result<(), Error> {
+        self.check_topic()?;
+        let Unreadable { partition, out_of_range, reason } = unreadable;
+        let Some(lane) = self.lanes.get(&partition) else { return Ok(()) };
+        let Some(offset) = out_of_range else {
+            self.give_up(partition, &Broken::Unreadable { reason });
             return Ok(());
-        }
-        self.check_topic(consumer)?;
-        let mut gone = Vec::new();
-        for (partition, lane) in &self.lanes {
-            self.heartbeat.beat();
-            let (offset, topic) = (lane.next, &self.config.kafka.deltas);
-            match kafka::watermarks(consumer.client(), topic, *partition) {
-                Ok((first, end)) if (first..=end).contains(&offset) => {}
-                Ok((first, end)) => gone.push((*partition, Broken::Gone { offset, first, end })),
-                Err(error) => {
-                    tracing::warn!(%error, "ask again which offsets the log has");
-                    return Ok(());
-                }
+        };
+        let topic = &self.config.kafka.deltas;
+        match kafka::watermarks(self.consumer.client(), topic, partition) {
+            Ok((first, end)) if (first..=end).contains(&offset) => {
+                tracing::warn!(partition, offset, first, end, "an offset was not in the log, and now it is");
+                lane.halt();
             }
-        }
-        self.is_offset_gone = false;
-        if gone.is_empty() {
-            tracing::warn!("an offset was not in the log, but every partition's is: read all of them again");
-            self.restart_all();
-        }
-        for (partition, broken) in &gone {
-            self.give_up(consumer, *partition, broken)?;
+            Ok((first, end)) => self.give_up(partition, &Broken::Gone { offset, first, end }),
+            Err(error) => {
+                tracing::warn!(%error, partition, "ask again which offsets the log has");
+                lane.halt();
+            }
         }
         Ok(())
     }

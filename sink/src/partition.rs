@@ -16,10 +16,10 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use clickhouse::Client;
-use rdkafka::message::{Message, OwnedMessage};
 use tally_counts::ledger::Place;
 use tally_counts::{Chain, next_offset};
 use tally_schemas::{DeltaBatch, wire};
+use tally_service::kafka::Kept;
 use tally_service::store::{self, COUNTS, Ledger};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -102,7 +102,7 @@ impl Partition {
     /// Stores every batch that comes, and tells the position after each.
     pub(crate) async fn run(
         mut self,
-        mut batches: mpsc::Receiver<OwnedMessage>,
+        mut batches: mpsc::Receiver<Kept>,
         position: watch::Sender<i64>,
     ) -> End {
         let pauses = self.attempt.saturating_sub(1).min(MAX_START_PAUSES);
@@ -116,15 +116,17 @@ impl Partition {
                 message = batches.recv() => message,
             };
             let Some(message) = message else { return End::Halted };
-            if let Err(end) = self.take(&message).await {
+            if let Err(end) = self.take(message).await {
                 return end;
             }
             position.send_replace(self.stored.deltas);
         }
     }
 
-    async fn take(&mut self, message: &OwnedMessage) -> Result<(), End> {
-        let (prepared, place) = self.prepare(message)?;
+    async fn take(&mut self, message: Kept) -> Result<(), End> {
+        let (prepared, place) = self.prepare(&message)?;
+        // Its memory is the next one's while the store works.
+        drop(message);
         let next = next_offset(place.offset);
         self.store(&prepared.packed, place, next).await?;
         self.metrics.stored(prepared.rows, prepared.increments);
@@ -132,9 +134,9 @@ impl Partition {
         Ok(())
     }
 
-    fn prepare(&mut self, message: &OwnedMessage) -> Result<(Prepared, Place), Broken> {
-        let offset = message.offset();
-        let payload = message.payload().ok_or(Broken::Empty { offset })?;
+    fn prepare(&mut self, message: &Kept) -> Result<(Prepared, Place), Broken> {
+        let offset = message.offset;
+        let payload = message.payload.as_deref().ok_or(Broken::Empty { offset })?;
         let (_, body) = wire::split(payload).map_err(|source| Broken::Framing { offset, source })?;
         let decode = |source| Broken::Decode { offset, source };
         let batch = DeltaBatch::decode(body).map_err(decode)?;
@@ -156,16 +158,17 @@ impl Partition {
             .link(header.from, header.to)
             .map_err(|source| Broken::Chain { offset, source })?;
         // Only when the batch's own row expires hangs on this; without a time it does at once.
-        let logged_at_ms = message.timestamp().to_millis().unwrap_or(0);
+        let logged_at_ms = message.timestamp_ms.unwrap_or(0);
         let place = Place {
             previous: self.stored.deltas,
             offset,
             logged_at_s: u32::try_from(logged_at_ms / 1000).unwrap_or(0),
         };
         let (packed, rows) = BLOCK.with_borrow_mut(|block| {
-            block.fill(&batch, place).map_err(decode)?;
+            block.fill(&batch, place, self.endpoint.memory()).map_err(decode)?;
+            let rows = block.rows();
             let packed = self.endpoint.pack(block).map_err(|source| Broken::Pack { offset, source })?;
-            Ok::<_, Broken>((packed, block.rows()))
+            Ok::<_, Broken>((packed, rows))
         })?;
         Ok((Prepared { packed, rows, increments: header.increments, source_to: header.to }, place))
     }

@@ -223,9 +223,9 @@ fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> Sample {
     delta_batch::encode(&mut body, &header, deltas);
     let batch = DeltaBatch::decode(&body).expect("what was just encoded decodes");
     let place = Place { previous: offset, offset, logged_at_s: LOGGED_AT_S };
-    let block = Block::of(&batch, place).expect("what was just encoded decodes");
+    let mut block = Block::of(&batch, place).expect("what was just encoded decodes");
     let rows = block.rows() as u64;
-    Sample { packed: endpoint.pack(&block).expect("memory takes what is written"), rows }
+    Sample { packed: endpoint.pack(&mut block).expect("memory takes what is written"), rows }
 }
 
 async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {

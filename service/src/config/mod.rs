@@ -211,11 +211,11 @@ pub struct Aggregator {
     pub fetch: Fetch,
 }
 
-/// What fetches messages for the aggregator.
+/// What fetches messages for a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fetch {
-    /// The aggregator itself, straight from the brokers, at less than half the CPU a message. Where `kafka.properties` sets
+    /// The service itself, straight from the brokers, at less than half the CPU a message. Where `kafka.properties` sets
     /// `security.protocol` to anything but plaintext, librdkafka.
     #[default]
     Auto,
@@ -254,6 +254,8 @@ pub struct Sink {
     pub session_timeout_ms: u64,
     /// Batches of one partition that wait in memory for the one being inserted.
     pub queued_batches: usize,
+    /// What fetches batches.
+    pub fetch: Fetch,
 }
 
 impl Default for Sink {
@@ -263,6 +265,7 @@ impl Default for Sink {
             health: local(9102),
             session_timeout_ms: 10_000,
             queued_batches: 2,
+            fetch: Fetch::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
@@ -24,6 +25,16 @@ pub struct Fetched<'m> {
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
+}
+
+/// A message that is kept for as long as anybody likes.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub partition: i32,
+    pub offset: i64,
+    /// In milliseconds since the Unix epoch, if the log has one.
+    pub timestamp_ms: Option<i64>,
+    pub payload: Option<Bytes>,
 }
 
 /// Why a partition cannot be read on.
@@ -90,12 +101,41 @@ impl Fetcher {
         }
     }
 
+    /// Nothing more comes of this partition, which is read, until it is resumed or started again.
+    pub fn pause(&mut self, partition: i32) {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.pause(partition),
+            Way::Queues(queues) => queues.pause(partition),
+        }
+    }
+
+    /// A paused partition comes on where it was.
+    pub fn resume(&mut self, partition: i32) {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.resume(partition),
+            Way::Queues(queues) => queues.resume(partition),
+        }
+    }
+
     /// The next message, if there is one; never waits.
     #[inline]
     pub fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
         match &mut self.0 {
             Way::Direct(direct) => direct.fetch(),
             Way::Queues(queues) => queues.fetch(),
+        }
+    }
+
+    /// As [`Fetcher::fetch`], without copying a large message where that can be had.
+    pub fn fetch_to_keep(&mut self) -> Option<Result<Kept, Unreadable>> {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.fetch_to_keep(),
+            Way::Queues(queues) => queues.fetch().map(|fetched| {
+                fetched.map(|Fetched { partition, offset, timestamp_ms, payload, .. }| {
+                    let payload = payload.map(Bytes::copy_from_slice);
+                    Kept { partition, offset, timestamp_ms, payload }
+                })
+            }),
         }
     }
 }

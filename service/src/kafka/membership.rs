@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
@@ -32,6 +33,27 @@ impl Membership {
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
     }
+}
+
+/// Answers an [`Rebalance::Assign`]: partitions are taken on, and read by whoever reads them.
+pub fn take_on(consumer: &BaseConsumer<Membership>) -> Result<(), KafkaError> {
+    consumer.incremental_assign(&TopicPartitionList::new())
+}
+
+/// Answers a [`Rebalance::Revoke`]: partitions are let go, whether librdkafka reads them or not.
+pub fn let_go(
+    consumer: &BaseConsumer<Membership>,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<(), KafkaError> {
+    let assignment = consumer.assignment()?;
+    let mut read = TopicPartitionList::new();
+    for element in assignment.elements() {
+        if partitions.contains(&element.partition()) {
+            read.add_partition(topic, element.partition());
+        }
+    }
+    consumer.incremental_unassign(&read)
 }
 
 impl ClientContext for Membership {}

@@ -8,8 +8,8 @@ mod settings;
 mod standing;
 mod topics;
 
-pub use fetcher::{Fetched, Fetcher, Unreadable};
-pub use membership::{Membership, Rebalance};
+pub use fetcher::{Fetched, Fetcher, Kept, Unreadable};
+pub use membership::{Membership, Rebalance, let_go, take_on};
 pub use settings::{
     REJECTED_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer, transactional_producer,
 };

@@ -49,16 +49,29 @@ pub(super) struct Queues {
     consumer: Arc<BaseConsumer<Membership>>,
 }
 
-struct Queue(*mut sys::rd_kafka_queue_t);
+struct Queue {
+    handle: *mut sys::rd_kafka_queue_t,
+    /// Where it was started.
+    from: i64,
+    is_paused: bool,
+    /// Taken out when it was paused, and not handed over yet.
+    waiting: Vec<Owned>,
+}
 
 impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: the handle came from `rd_kafka_queue_get_partition`, and is dropped once.
-        unsafe { sys::rd_kafka_queue_destroy(self.0) }
+        unsafe { sys::rd_kafka_queue_destroy(self.handle) }
     }
 }
 
 struct Owned(*mut sys::rd_kafka_message_t);
+
+impl Owned {
+    fn into_raw(self) -> *mut sys::rd_kafka_message_t {
+        std::mem::ManuallyDrop::new(self).0
+    }
+}
 
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -82,8 +95,8 @@ impl Queues {
 
     /// Reads these partitions from these offsets on, whether they were read before or not.
     pub(super) fn start(&mut self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
-        for (partition, _) in from {
-            self.take_on(*partition);
+        for (partition, next) in from {
+            self.take_on(*partition, *next);
         }
         let assignment = self.consumer.assignment()?;
         let assigned: BTreeSet<i32> =
@@ -122,7 +135,7 @@ impl Queues {
     }
 
     /// From the next assignment of this partition on, its messages come from here. Call it before it is assigned.
-    fn take_on(&mut self, partition: i32) {
+    fn take_on(&mut self, partition: i32, from: i64) {
         self.stop(partition);
         let topic = CString::new(self.topic.as_str()).expect("Kafka's topic names have no NUL");
         // SAFETY: the client lives as long as `consumer`; the returned handle is owned by `Queue`, which is dropped before
@@ -131,7 +144,7 @@ impl Queues {
             let queue = sys::rd_kafka_queue_get_partition(self.client(), topic.as_ptr(), partition);
             assert!(!queue.is_null(), "a consumer has a queue for each partition");
             sys::rd_kafka_queue_forward(queue, ptr::null_mut());
-            Queue(queue)
+            Queue { handle: queue, from, is_paused: false, waiting: Vec::new() }
         };
         self.queues.insert(partition, queue);
     }
@@ -141,6 +154,22 @@ impl Queues {
         self.queues.remove(&partition);
         if self.turn == partition {
             self.drop_batch();
+        }
+    }
+
+    /// Nothing more comes of this partition until it is resumed; librdkafka goes on fetching as much ahead as it may.
+    pub(super) fn pause(&mut self, partition: i32) {
+        let Some(queue) = self.queues.get_mut(&partition) else { return };
+        queue.is_paused = true;
+        if self.turn == partition {
+            queue.waiting.extend(self.batch.drain(..).skip(self.at).map(Owned));
+            self.at = 0;
+        }
+    }
+
+    pub(super) fn resume(&mut self, partition: i32) {
+        if let Some(queue) = self.queues.get_mut(&partition) {
+            queue.is_paused = false;
         }
     }
 
@@ -174,10 +203,10 @@ impl Queues {
     fn unreadable(&self, partition: i32, code: RDKafkaErrorCode) -> Unreadable {
         let position = self.consumer.position().ok();
         let next = position.and_then(|list| list.find_partition(&self.topic, partition)?.offset().to_raw());
+        // It has no position before it has handed out a message.
+        let next = next.filter(|next| *next >= 0).or_else(|| Some(self.queues.get(&partition)?.from));
         match (code, next) {
-            (RDKafkaErrorCode::AutoOffsetReset, Some(next)) if next >= 0 => {
-                Unreadable::out_of_range(partition, next)
-            }
+            (RDKafkaErrorCode::AutoOffsetReset, Some(next)) => Unreadable::out_of_range(partition, next),
             _ => Unreadable::damaged(partition, code.to_string()),
         }
     }
@@ -185,12 +214,19 @@ impl Queues {
     /// Takes messages out of the first partition after the last one that has some.
     fn refill(&mut self) -> bool {
         self.drop_batch();
+        for (partition, queue) in &mut self.queues {
+            if !queue.is_paused && !queue.waiting.is_empty() {
+                self.batch.extend(queue.waiting.drain(..).map(Owned::into_raw));
+                self.turn = *partition;
+                return true;
+            }
+        }
         let after = self.queues.range(self.turn + 1..).chain(self.queues.range(..=self.turn));
-        for (partition, queue) in after {
+        for (partition, queue) in after.filter(|(_, queue)| !queue.is_paused) {
             // SAFETY: the queue is alive, and the vector has room for as many pointers as the call may write; it says how many
             // it wrote.
             let taken =
-                unsafe { sys::rd_kafka_consume_batch_queue(queue.0, 0, self.batch.as_mut_ptr(), BATCH) };
+                unsafe { sys::rd_kafka_consume_batch_queue(queue.handle, 0, self.batch.as_mut_ptr(), BATCH) };
             // Nothing but a wrong queue makes this fail.
             let taken = usize::try_from(taken).expect("the partition's queue can be read");
             if taken > 0 {

@@ -1,4 +1,4 @@
-use rdkafka::Timestamp;
+use bytes::Bytes;
 use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
 use tally_service::config;
 use tally_service::health::Health;
@@ -23,7 +23,7 @@ fn partition(deltas: i64, increments: i64) -> Partition {
     }
 }
 
-fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) -> OwnedMessage {
+fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) -> Kept {
     let header = DeltaBatchHeader {
         topic_id,
         partition,
@@ -42,13 +42,12 @@ fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) 
     owned(offset, Some(payload))
 }
 
-fn owned(offset: i64, payload: Option<Vec<u8>>) -> OwnedMessage {
-    let at = Timestamp::CreateTime(1_767_225_600_000);
-    OwnedMessage::new(payload, None, String::from("deltas"), at, 3, offset, None)
+fn owned(offset: i64, payload: Option<Vec<u8>>) -> Kept {
+    Kept { partition: 3, offset, timestamp_ms: Some(1_767_225_600_000), payload: payload.map(Bytes::from) }
 }
 
 /// What is said of a message by a partition that has stored up to offset 7 of deltas, 40 of increments.
-fn refused(message: &OwnedMessage) -> String {
+fn refused(message: &Kept) -> String {
     partition(7, 40).prepare(message).map(drop).unwrap_err().to_string()
 }
 

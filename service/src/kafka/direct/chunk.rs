@@ -21,6 +21,8 @@ pub(super) struct Aborted {
 pub(super) struct End {
     pub(super) next: i64,
     pub(super) leader_epoch: i32,
+    /// The last batch's length, in bytes.
+    pub(super) size: usize,
 }
 
 /// Batches that were looked through and decompressed, to be read message by message.
@@ -59,31 +61,45 @@ pub(super) struct Message {
 pub(super) fn end(mut records: &[u8]) -> Result<Option<End>, Damage> {
     let mut end = None;
     while let Some(header) = Header::parse(records)? {
-        end = Some(End { next: header.next_offset(), leader_epoch: header.leader_epoch });
+        end = Some(End { next: header.next_offset(), leader_epoch: header.leader_epoch, size: header.size });
         records = &records[header.size..];
     }
     Ok(end)
 }
 
 impl Chunk {
-    /// What was answered to a question for `from` and after.
-    pub(super) fn open(sent: Bytes, from: i64, mut aborted: Vec<Aborted>, memory: &Memory) -> Chunk {
+    /// What was answered to a question for `from` and after; it comes to about `room` bytes once it is decompressed.
+    pub(super) fn open(
+        mut sent: Bytes,
+        from: i64,
+        mut aborted: Vec<Aborted>,
+        memory: &Memory,
+        room: usize,
+    ) -> Chunk {
         aborted.sort_unstable();
         let mut opening = Opening {
             from,
             aborted: aborted.into(),
             aborting: BTreeSet::new(),
-            inflated: memory.take(0),
+            inflated: memory.take(room),
             batches: VecDeque::new(),
         };
         let damage = opening.open_all(&sent).err();
         let Opening { inflated, batches, .. } = opening;
+        if batches.iter().all(|batch| matches!(batch.body, Body::Inflated(_))) {
+            sent = Bytes::new();
+        }
         Chunk { from, sent, inflated: memory.lend(inflated), batches, damage }
     }
 
     /// Bytes of memory that this holds on to.
     pub(super) fn bytes(&self) -> usize {
         self.sent.len() + self.inflated.len()
+    }
+
+    /// Bytes of memory in what was decompressed.
+    pub(super) fn inflated_bytes(&self) -> usize {
+        self.inflated.len()
     }
 
     /// The next message; an error names the offset of the batch that it is about.
@@ -115,6 +131,21 @@ impl Chunk {
             Some(Body::Sent(range)) => &self.sent[range.clone()],
             Some(Body::Inflated(range)) => &self.inflated[range.clone()],
             None => &[],
+        }
+    }
+
+    /// A part of the last message, to be kept for as long as anybody likes. What is a small part of the memory that it stands in
+    /// is copied, so as not to hold on to all of it.
+    pub(super) fn share(&self, part: Range<usize>) -> Bytes {
+        let (memory, body) = match self.batches.front().map(|batch| &batch.body) {
+            Some(Body::Sent(body)) => (&self.sent, body),
+            Some(Body::Inflated(body)) => (&self.inflated, body),
+            None => return Bytes::new(),
+        };
+        let part = body.start + part.start..body.start + part.end;
+        match part.len() < memory.len() / 2 {
+            true => Bytes::copy_from_slice(&memory[part]),
+            false => memory.slice(part),
         }
     }
 }

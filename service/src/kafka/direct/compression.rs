@@ -1,6 +1,6 @@
 //! Decompressing a batch's records.
 
-use std::io::{Cursor, Read};
+use std::io::{BufRead, Cursor, Read};
 
 use super::records::{Codec, Damage};
 
@@ -16,7 +16,7 @@ pub(super) fn inflate(codec: Codec, from: &[u8], into: &mut Vec<u8>) -> Result<(
     let done = match codec {
         Codec::None => limited(from, into),
         Codec::Gzip => limited(flate2::read::MultiGzDecoder::new(from), into),
-        Codec::Lz4 => limited(lz4_flex::frame::FrameDecoder::new(from), into),
+        Codec::Lz4 => lz4(from, into),
         Codec::Zstd => zstd::stream::read::Decoder::with_buffer(Cursor::new(from))
             .map_err(|error| error.to_string())
             .and_then(|decoder| limited(decoder, into)),
@@ -29,6 +29,22 @@ fn limited(from: impl Read, into: &mut Vec<u8>) -> Result<(), String> {
     let limit = MAX_BYTES as u64 + 1;
     let read = from.take(limit).read_to_end(into).map_err(|error| error.to_string())?;
     within(read)
+}
+
+/// As [`limited`], without clearing the memory that is written to.
+fn lz4(from: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
+    let start = into.len();
+    let mut decoder = lz4_flex::frame::FrameDecoder::new(from);
+    loop {
+        let block = decoder.fill_buf().map_err(|error| error.to_string())?;
+        if block.is_empty() {
+            return Ok(());
+        }
+        within(into.len() - start + block.len())?;
+        into.extend_from_slice(block);
+        let read = block.len();
+        decoder.consume(read);
+    }
 }
 
 fn within(bytes: usize) -> Result<(), String> {

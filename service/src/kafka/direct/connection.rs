@@ -35,7 +35,7 @@ pub(super) enum Error {
     Silent(Duration),
     #[error(
         "the broker speaks versions {min} to {max} of Kafka's Fetch, and {OLDEST} to {NEWEST} are spoken here (Kafka 3.1 and newer): \
-         set aggregator.fetch to \"librdkafka\""
+         set fetch of this service to \"librdkafka\""
     )]
     Version { min: i16, max: i16 },
     #[error("the answer is not Kafka's: {0}")]

@@ -19,7 +19,7 @@ use crate::kafka::Unreadable;
 
 /// The most bytes of one answer, and of one partition in it; one batch that is longer comes all the same.
 const ANSWER_BYTES: usize = 4 << 20;
-const PARTITION_BYTES: i32 = 1 << 20;
+pub(super) const PARTITION_BYTES: i32 = 1 << 20;
 /// What an answer is to come to once it is decompressed: where batches are short for what is in them, less is asked for.
 const INFLATED_BYTES: usize = 16 << 20;
 const LEAST_BYTES: usize = 64 << 10;
@@ -37,6 +37,8 @@ pub(super) struct Link {
     /// The partition that comes first in the next request: an answer may have no room for the last ones.
     first: i32,
     max_bytes: usize,
+    /// How many times its size what came last was once it was decompressed.
+    inflation: usize,
 }
 
 /// What came of a partition, not looked into yet.
@@ -72,6 +74,7 @@ pub(super) async fn run(shared: Arc<Shared>, broker: i32, host: String, port: u1
         asked: BTreeMap::new(),
         first: 0,
         max_bytes: ANSWER_BYTES,
+        inflation: 1,
     };
     let error = match opened {
         Ok(mut connection) => link.fetch_on(&mut connection).await,
@@ -130,15 +133,15 @@ impl Link {
         }
         let state = self.shared.lock();
         let turn = state.partitions.range(self.first..).chain(state.partitions.range(..self.first));
-        let led = turn.filter(|(_, partition)| partition.leader == Some(self.broker));
+        let led = turn.filter(|(_, partition)| partition.leader == Some(self.broker) && !partition.is_paused);
         let mut partitions = Vec::new();
-        for (id, Partition { run, next, leader_epoch, .. }) in led {
+        for (id, Partition { run, next, leader_epoch, max_bytes, .. }) in led {
             self.asked.insert(*id, (*run, *next));
             let partition = FetchPartition::default()
                 .with_partition(*id)
                 .with_fetch_offset(*next)
                 .with_last_fetched_epoch(*leader_epoch)
-                .with_partition_max_bytes(PARTITION_BYTES);
+                .with_partition_max_bytes(*max_bytes);
             partitions.push(partition);
         }
         drop(state);
@@ -195,14 +198,17 @@ impl Link {
         let (mut sent, mut opened) = (0, 0);
         for Received { partition, run, from, next, records, aborted } in received {
             let bytes = records.len();
-            let chunk = Chunk::open(records, from, aborted, &self.shared.memory);
-            self.shared.ahead.add(chunk.bytes() - bytes);
-            (sent, opened) = (sent + bytes, opened + chunk.bytes() - bytes);
+            let chunk = Chunk::open(records, from, aborted, &self.shared.memory, bytes * self.inflation);
+            self.shared.ahead.add(chunk.bytes());
+            self.shared.ahead.take(bytes);
+            (sent, opened) = (sent + bytes, opened + chunk.inflated_bytes());
             self.send(Piece { partition, run, content: Ok(Stretch { from, next, chunk }) });
             tokio::task::yield_now().await;
         }
-        if let Some(times) = opened.checked_div(sent) {
-            self.max_bytes = (INFLATED_BYTES / times.max(1)).clamp(LEAST_BYTES, ANSWER_BYTES);
+        // Markers of transactions say nothing about messages.
+        if opened > 0 {
+            self.inflation = opened.div_ceil(sent);
+            self.max_bytes = (INFLATED_BYTES / self.inflation).clamp(LEAST_BYTES, ANSWER_BYTES);
         }
     }
 
@@ -244,6 +250,9 @@ fn take_partition(
     let Some(end) = end else { return Ok(None) };
     partition.next = end.next;
     partition.leader_epoch = end.leader_epoch;
+    // What follows a batch that is longer is as long as that and comes whole anyway, or is its transaction's marker: then what comes
+    // after the marker is cut off, for nothing.
+    partition.max_bytes = if end.size > PARTITION_BYTES as usize { LEAST_BYTES as i32 } else { PARTITION_BYTES };
     // The protocol's null here means that none was aborted.
     let aborted = data
         .aborted_transactions

@@ -5,8 +5,8 @@
 //!                                                  memory used again ◄──────────────────────────────────────┘
 //! ```
 //!
-//! A link is a task, the search for leaders a thread. What is fetched and not read yet is bounded ([`shared::Ahead`]): from there
-//! on nothing is asked for.
+//! A link is a task, the search for leaders a thread. What is fetched and not taken yet is bounded ([`shared::Ahead`]): from there
+//! on nothing is asked for. Of a partition that is paused nothing more is asked for either; what has come of it waits.
 //!
 //! A partition is read as others read it who want only what was committed: brokers send nothing beyond the last stable offset, and
 //! what they say was aborted is passed over. A fetch names the topic by its id and the epoch that was read last (KIP-320), so neither
@@ -22,7 +22,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -36,7 +36,7 @@ use uuid::Uuid;
 use self::chunk::{Chunk, Message};
 use self::leaders::Leaders;
 use self::shared::{Partition, Shared};
-use super::{Fetched, Membership, Unreadable};
+use super::{Fetched, Kept, Membership, Unreadable};
 
 pub(super) struct Direct {
     shared: Arc<Shared>,
@@ -54,6 +54,9 @@ struct Run {
     number: u64,
     /// Where the next piece must begin.
     next: i64,
+    is_paused: bool,
+    /// Came while it was paused.
+    waiting: VecDeque<Result<Chunk, Unreadable>>,
 }
 
 /// What a link has of one partition.
@@ -97,10 +100,10 @@ impl Direct {
         for (partition, next) in from {
             self.drop_current(*partition);
             self.last_run += 1;
-            self.runs.insert(*partition, Run { number: self.last_run, next: *next });
+            let run = Run { number: self.last_run, next: *next, is_paused: false, waiting: VecDeque::new() };
+            self.runs.insert(*partition, run);
             let leader = state.partitions.get(partition).and_then(|before| before.leader);
-            let started = Partition { run: self.last_run, leader, next: *next, leader_epoch: -1 };
-            state.partitions.insert(*partition, started);
+            state.partitions.insert(*partition, Partition::started(self.last_run, *next, leader));
         }
         drop(state);
         shared.missing.notify_one();
@@ -114,61 +117,109 @@ impl Direct {
         self.drop_current(partition);
     }
 
+    /// Nothing more comes of this partition, which is read, until [`Direct::resume`].
+    pub(super) fn pause(&mut self, partition: i32) {
+        let Some(run) = self.runs.get_mut(&partition) else { return };
+        run.is_paused = true;
+        if let Some((_, chunk)) = self.current.take_if(|(of, _)| *of == partition) {
+            run.waiting.push_front(Ok(chunk));
+        }
+        if let Some(partition) = self.shared.lock().partitions.get_mut(&partition) {
+            partition.is_paused = true;
+        }
+    }
+
+    /// It comes on where it was paused.
+    pub(super) fn resume(&mut self, partition: i32) {
+        let Some(run) = self.runs.get_mut(&partition) else { return };
+        run.is_paused = false;
+        if let Some(partition) = self.shared.lock().partitions.get_mut(&partition) {
+            partition.is_paused = false;
+        }
+        self.shared.more.notify_waiters();
+    }
+
     /// The next message, if one is there; never waits. A partition that cannot be read on says so once.
     #[inline]
     pub(super) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
-        let (partition, message) = loop {
-            if let Some((partition, chunk)) = &mut self.current {
-                let partition = *partition;
-                match chunk.next() {
-                    Ok(Some(message)) => break (partition, message),
-                    Ok(None) => self.finish_current(),
-                    Err((offset, damage)) => {
-                        let reason = format!("the batch at offset {offset}: {damage}");
-                        return Some(Err(self.give_up(Unreadable::damaged(partition, reason))));
-                    }
-                }
-            }
-            let Piece { partition, run: number, content } = self.pieces.try_recv().ok()?;
-            let run = self.runs.get_mut(&partition).filter(|run| run.number == number);
-            match (run, content) {
-                (Some(run), Ok(Stretch { from, next, chunk })) if from == run.next => {
-                    run.next = next;
-                    self.current = Some((partition, chunk));
-                }
-                // Never happens; if it did, messages would be passed over.
-                (Some(run), Ok(Stretch { from, .. })) => {
-                    let reason = format!("offset {} comes next, but {from} was fetched", run.next);
-                    return Some(Err(self.give_up(Unreadable::damaged(partition, reason))));
-                }
-                (Some(_), Err(unreadable)) => return Some(Err(self.give_up(unreadable))),
-                (None, Ok(stale)) => self.release(&stale.chunk),
-                (None, Err(_)) => {}
-            }
+        let (partition, message) = match self.advance()? {
+            Ok(next) => next,
+            Err(unreadable) => return Some(Err(self.give_up(unreadable))),
         };
         let Message { offset, timestamp_ms, key, value } = message;
-        let body = self.current.as_ref().expect("the message is of it").1.body();
+        let body = self.current().body();
         let (key, payload) = (key.map(|range| &body[range]), value.map(|range| &body[range]));
         Some(Ok(Fetched { partition, offset, timestamp_ms, key, payload }))
     }
 
+    /// As [`Direct::fetch`], to be kept.
+    pub(super) fn fetch_to_keep(&mut self) -> Option<Result<Kept, Unreadable>> {
+        let (partition, message) = match self.advance()? {
+            Ok(next) => next,
+            Err(unreadable) => return Some(Err(self.give_up(unreadable))),
+        };
+        let Message { offset, timestamp_ms, value, .. } = message;
+        let payload = value.map(|range| self.current().share(range));
+        Some(Ok(Kept { partition, offset, timestamp_ms, payload }))
+    }
+
+    /// The next message of what is current then.
+    #[inline]
+    fn advance(&mut self) -> Option<Result<(i32, Message), Unreadable>> {
+        loop {
+            if let Some((partition, chunk)) = &mut self.current {
+                match chunk.next() {
+                    Ok(Some(message)) => return Some(Ok((*partition, message))),
+                    Ok(None) => self.current = None,
+                    Err((offset, damage)) => {
+                        let reason = format!("the batch at offset {offset}: {damage}");
+                        return Some(Err(Unreadable::damaged(*partition, reason)));
+                    }
+                }
+            }
+            match self.next_chunk()? {
+                Ok(next) => self.current = Some(next),
+                Err(unreadable) => return Some(Err(unreadable)),
+            }
+        }
+    }
+
+    fn current(&self) -> &Chunk {
+        &self.current.as_ref().expect("the message is of it").1
+    }
+
+    /// What waited, or else what comes, of a partition that is not paused.
+    fn next_chunk(&mut self) -> Option<Result<(i32, Chunk), Unreadable>> {
+        loop {
+            for (partition, run) in &mut self.runs {
+                if !run.is_paused
+                    && let Some(content) = run.waiting.pop_front()
+                {
+                    return Some(content.map(|chunk| (*partition, chunk)));
+                }
+            }
+            let Piece { partition, run, content } = self.pieces.try_recv().ok()?;
+            if let Ok(stretch) = &content
+                && self.shared.ahead.take(stretch.chunk.bytes())
+            {
+                self.shared.more.notify_waiters();
+            }
+            let Some(run) = self.runs.get_mut(&partition).filter(|of| of.number == run) else { continue };
+            let content = content.and_then(|Stretch { from, next, chunk }| {
+                // Never happens; if it did, messages would be passed over.
+                if from != run.next {
+                    let reason = format!("offset {} comes next, but {from} was fetched", run.next);
+                    return Err(Unreadable::damaged(partition, reason));
+                }
+                run.next = next;
+                Ok(chunk)
+            });
+            run.waiting.push_back(content);
+        }
+    }
+
     fn drop_current(&mut self, partition: i32) {
-        if self.current.as_ref().is_some_and(|(of, _)| *of == partition) {
-            self.finish_current();
-        }
-    }
-
-    fn finish_current(&mut self) {
-        if let Some((_, chunk)) = self.current.take() {
-            self.release(&chunk);
-        }
-    }
-
-    /// Makes room for more.
-    fn release(&self, chunk: &Chunk) {
-        if self.shared.ahead.take(chunk.bytes()) {
-            self.shared.more.notify_waiters();
-        }
+        self.current.take_if(|(of, _)| *of == partition);
     }
 
     /// The partition is not read on.

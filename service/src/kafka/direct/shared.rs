@@ -11,11 +11,11 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::Piece;
+use super::link::PARTITION_BYTES;
 use crate::memory::Memory;
 
-/// Memory that is kept for later answers: pieces, and the longest of them.
-const KEPT: usize = 32;
-const MAX_KEPT: usize = 8 << 20;
+/// Bytes of memory that are kept for later answers.
+const KEPT: usize = 96 << 20;
 
 /// Between two lines on the same broker.
 const REMINDER: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ pub(super) struct Shared {
     pub(super) client_id: String,
     pub(super) memory: Memory,
     pub(super) pieces: Sender<Piece>,
-    /// Bytes of memory in pieces that are not read yet.
+    /// Bytes of memory in pieces that nobody has taken yet.
     pub(super) ahead: Ahead,
     state: Mutex<State>,
     /// A leader may be missing, or this is closed.
@@ -50,9 +50,20 @@ pub(super) struct Partition {
     /// Which time it was started: answers to questions of an earlier time are out of date.
     pub(super) run: u64,
     pub(super) leader: Option<i32>,
+    /// Nothing more is asked for as yet.
+    pub(super) is_paused: bool,
     /// What is to be asked for next, and the leader's epoch of the batch before it.
     pub(super) next: i64,
     pub(super) leader_epoch: i32,
+    /// How much is to be asked for.
+    pub(super) max_bytes: i32,
+}
+
+impl Partition {
+    /// Read from this offset on, by whichever broker leads it.
+    pub(super) fn started(run: u64, next: i64, leader: Option<i32>) -> Partition {
+        Partition { run, leader, is_paused: false, next, leader_epoch: -1, max_bytes: PARTITION_BYTES }
+    }
 }
 
 impl Shared {
@@ -60,7 +71,7 @@ impl Shared {
         Arc::new(Shared {
             topic_id,
             client_id: client_id.to_owned(),
-            memory: Memory::new(KEPT, MAX_KEPT),
+            memory: Memory::new(KEPT),
             pieces,
             ahead: Ahead::default(),
             state: Mutex::default(),
@@ -92,7 +103,7 @@ impl State {
     }
 }
 
-/// Bytes that are fetched and not read yet.
+/// Bytes that are fetched and not taken yet.
 #[derive(Default)]
 pub(super) struct Ahead(AtomicUsize);
 

@@ -81,7 +81,7 @@ fn compressed(from: &[u8], compression: Compression, xerial: bool) -> Vec<u8> {
 }
 
 fn read(records: &Bytes, from: i64, aborted: &[Aborted]) -> Result<Vec<Read>, Damage> {
-    let mut chunk = Chunk::open(records.clone(), from, aborted.to_vec(), &Memory::new(0, 0));
+    let mut chunk = Chunk::open(records.clone(), from, aborted.to_vec(), &Memory::new(0), 0);
     let mut all = Vec::new();
     while let Some(message) = chunk.next().map_err(|(_, damage)| damage)? {
         let body = chunk.body();
@@ -121,7 +121,7 @@ proptest! {
         let all: Vec<Read> = records.iter().map(expected).collect();
         prop_assert_eq!(read(&batch, BASE, &[]), Ok(all.clone()));
         let next = BASE + records.len() as i64;
-        prop_assert_eq!(end(&batch), Ok(Some(End { next, leader_epoch: EPOCH })));
+        prop_assert_eq!(end(&batch), Ok(Some(End { next, leader_epoch: EPOCH, size: batch.len() })));
         // From the middle of a batch on.
         let middle = records.len() / 2;
         prop_assert_eq!(read(&batch, BASE + middle as i64, &[]), Ok(all[middle..].to_vec()));
@@ -202,11 +202,12 @@ fn what_was_aborted_is_passed_over_up_to_its_marker() {
         marker(2, 20, true),
         transactional(1, 21),
     ];
+    let last = log.last().map_or(0, Bytes::len);
     let log = Bytes::from(log.concat());
     let aborted = [(17, 1), (4, 1)].map(|(first_offset, producer_id)| Aborted { first_offset, producer_id });
     assert_eq!(offsets(&log, 10, &aborted), [11, 12, 14, 18, 21]);
     assert_eq!(offsets(&log, 10, &[]), [10, 11, 12, 14, 17, 18, 21]);
-    assert_eq!(end(&log), Ok(Some(End { next: 22, leader_epoch: EPOCH })));
+    assert_eq!(end(&log), Ok(Some(End { next: 22, leader_epoch: EPOCH, size: last })));
 }
 
 #[test]
@@ -240,7 +241,7 @@ fn damage_is_named_and_its_batch_too() {
     let mut bad = encoded(&[record(6, None, Some(b"value"))], Compression::None, false).to_vec();
     *bad.last_mut().unwrap() ^= 1;
     let both = Bytes::from([&good[..], &bad[..]].concat());
-    let mut chunk = Chunk::open(both, 5, Vec::new(), &Memory::new(0, 0));
+    let mut chunk = Chunk::open(both, 5, Vec::new(), &Memory::new(0), 0);
     // What comes before it is read.
     assert_eq!(chunk.next().unwrap().unwrap().offset, 5);
     let (offset, damage) = chunk.next().unwrap_err();
