@@ -197,7 +197,9 @@ fn is_same(one: &str, other: &str) -> bool {
     match one.len() {
         length if length != other.len() => false,
         4..8 => one.first_chunk::<4>() == other.first_chunk() && one.last_chunk::<4>() == other.last_chunk(),
-        8..=16 => one.first_chunk::<8>() == other.first_chunk() && one.last_chunk::<8>() == other.last_chunk(),
+        8..=16 => {
+            one.first_chunk::<8>() == other.first_chunk() && one.last_chunk::<8>() == other.last_chunk()
+        }
         _ => one == other,
     }
 }

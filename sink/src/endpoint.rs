@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
-use reqwest::{Body, Url};
 use reqwest::header::CONTENT_ENCODING;
+use reqwest::{Body, Url};
 use tally_service::config::{self, Compression};
 use tally_service::memory::Memory;
 

@@ -3,7 +3,7 @@
 //! ```text
 //!          ┌─ consumer (a thread, a member of the group) ─┐      ┌─ a task per partition ──────────────────────┐
 //!  deltas  │ assign: start at the ledger's position       │      │ chain ─► Block (data + ledger rows)         │
-//!  ───────►│ poll ─► bounded queue, pause when full ──────┼─────►│       ─► fenced insert, again until certain ├──► counts
+//!  ───────►│ fetch ─► bounded queue, pause when full ─────┼─────►│       ─► fenced insert, again until certain ├──► counts
 //!          │ commit offsets, for dashboards only          │◄─────│ position, or: start again at the ledger's   │
 //!          └──────────────────────────────────────────────┘      └─────────────────────────────────────────────┘
 //! ```

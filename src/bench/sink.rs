@@ -23,7 +23,7 @@ use super::rig::{Case, Rig};
 
 const NAME: &str = "sink";
 /// The machine's speed wanders: drains and yardsticks take turns, and each drain is held against the ones before and after.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Merges of what one of the two stored must not slow the other down.
 const MERGES_PATIENCE: Duration = Duration::from_secs(120);

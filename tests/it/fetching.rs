@@ -1,5 +1,8 @@
 //! What fetches messages: whichever it is, it gets all that was committed, and nothing else.
 
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::producer::Producer;
@@ -11,8 +14,14 @@ use crate::installation::Installation;
 use crate::model::Model;
 use crate::service::Kind;
 use crate::source::Source;
+use crate::stack;
+use crate::topics::ends;
+use crate::wait::until;
 
 const CALL: Duration = Duration::from_secs(20);
+const BATCHES: &str = "tally_sink_batches_total";
+/// The partition whose log is damaged.
+const VICTIM: i32 = 1;
 
 /// Every kind of batch that a broker may hold: each compression, many messages and one, of transactions that commit and that
 /// do not, side by side with such that are of none.
@@ -88,4 +97,82 @@ async fn straight_from_the_brokers_every_kind_of_batch_is_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn out_of_librdkafka_every_kind_of_batch_is_counted() {
     counts_every_kind("librdkafka", Fetch::Librdkafka, Compression::Lz4, 83).await;
+}
+
+/// A byte of the last batch of messages in a partition's log, on the broker's disk.
+struct Damage {
+    log: PathBuf,
+    at: u64,
+}
+
+impl Damage {
+    /// In the partition of this topic.
+    fn new(topic: &str, partition: i32) -> Damage {
+        let folder = stack::shared().dir().join("kafka/data").join(format!("{topic}-{partition}"));
+        let log = folder.join("00000000000000000000.log");
+        let bytes = fs::read(&log).expect("the broker keeps its log here");
+        let (mut start, mut last) = (0, None);
+        while let Some(header) = bytes.get(start..start + 61) {
+            let is_control = header[22] & 1 << 5 != 0;
+            if !is_control {
+                last = Some(start);
+            }
+            start += 12 + u32::from_be_bytes(header[8..12].try_into().expect("four bytes")) as usize;
+        }
+        // The first byte of the records.
+        Damage { log, at: last.expect("a batch of messages") as u64 + 61 }
+    }
+
+    /// Changes the byte; once more, and it is as it was.
+    fn flip(&self) {
+        let log = OpenOptions::new().read(true).write(true).open(&self.log).expect("the log is a file");
+        let mut byte = [0];
+        log.read_exact_at(&mut byte, self.at).expect("the byte is there");
+        log.write_all_at(&[!byte[0]], self.at).expect("the log is writable");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partition_alone() {
+    let mut tally = Installation::new("damaged").await;
+    tally.allow("the partition stops; the others go on");
+    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut sink = tally.start(Kind::Sink, "a");
+    let (source, mut model, mut dice) = (tally.source().await, Model::default(), Dice(87));
+    let mut feed = async || {
+        let events = random_events(&mut dice, 60);
+        source.spread(&events, 20).await;
+        model.add_all(&events);
+    };
+    feed().await;
+    aggregator.ready().await;
+    sink.ready().await;
+    tally.caught_up().await;
+    sink.terminate().await;
+    let kafka = tally.config.kafka.clone();
+    let end = ends(&kafka, &kafka.deltas).await[VICTIM as usize];
+    feed().await;
+    until("another batch", CALL, async || match ends(&kafka, &kafka.deltas).await[VICTIM as usize] {
+        now if now > end => Ok(()),
+        now => Err(format!("{now} is the end")),
+    })
+    .await;
+    let damage = Damage::new(&kafka.deltas, VICTIM);
+    damage.flip();
+
+    sink.start_again();
+    sink.logs("the batch's checksum is").await;
+    let reasons = sink.readiness().await.expect_err("not ready with a broken partition");
+    assert!(reasons.contains(&format!("partitions {{{VICTIM}}} stopped")), "{reasons}");
+    let stored = sink.metric(BATCHES, "").await.expect("a metric");
+    feed().await;
+    sink.counts_beyond(stored + 1.0, BATCHES, "").await;
+
+    // Somebody looks, and mends it.
+    sink.terminate().await;
+    damage.flip();
+    sink.start_again();
+    tally.prove(&model).await;
+    aggregator.terminate().await;
+    sink.terminate().await;
 }

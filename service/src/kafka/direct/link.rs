@@ -252,7 +252,8 @@ fn take_partition(
     partition.leader_epoch = end.leader_epoch;
     // What follows a batch that is longer is as long as that and comes whole anyway, or is its transaction's marker: then what comes
     // after the marker is cut off, for nothing.
-    partition.max_bytes = if end.size > PARTITION_BYTES as usize { LEAST_BYTES as i32 } else { PARTITION_BYTES };
+    partition.max_bytes =
+        if end.size > PARTITION_BYTES as usize { LEAST_BYTES as i32 } else { PARTITION_BYTES };
     // The protocol's null here means that none was aborted.
     let aborted = data
         .aborted_transactions
