@@ -73,6 +73,9 @@ async fn counts_every_kind(name: &str, fetch: Fetch, compression: Compression, s
     let mut tally = Installation::new(name).await;
     tally.configure(|config| {
         config.aggregator.fetch = fetch;
+        config.sink.fetch = fetch;
+        // The next one waits where it is fetched.
+        config.sink.queued_batches = 1;
         // To a store on this machine blocks go as they are, unless told.
         config.store.compression = compression;
     });

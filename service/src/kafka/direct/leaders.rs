@@ -70,8 +70,9 @@ impl Leaders {
             }
         }
         let mut state = self.shared.lock();
-        for (id, partition) in &mut state.partitions {
-            partition.leader = leaders.get(id).copied();
+        let leaderless = state.set_leaders(&leaders);
+        if !leaderless.is_empty() {
+            tracing::warn!(topic = self.topic, partitions = ?leaderless, "nobody leads these partitions");
         }
         for broker in metadata.brokers() {
             let is_wanted = state.partitions.values().any(|partition| partition.leader == Some(broker.id()));

@@ -13,7 +13,7 @@ use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 
 use super::chunk::{self, Aborted, Chunk};
 use super::connection::{Connection, Error};
-use super::shared::{Partition, Shared};
+use super::shared::{Partition, Shared, Trouble};
 use super::{Piece, Stretch};
 use crate::kafka::Unreadable;
 
@@ -81,7 +81,7 @@ pub(super) async fn run(shared: Arc<Shared>, broker: i32, host: String, port: u1
         Err(error) => error,
     };
     // A broker that is down is tried ten times a second.
-    let is_news = shared.lock().is_news(broker);
+    let is_news = shared.lock().is_news(Trouble::Broker(broker));
     if is_news {
         tracing::warn!(%error, broker, host, port, "consume");
     } else {
@@ -106,7 +106,10 @@ impl Link {
             // The broker wants to be left alone for so long.
             let throttle = Duration::from_millis(u64::try_from(answer.throttle_time_ms).unwrap_or(0));
             received = self.take(answer)?;
-            tokio::time::sleep(throttle).await;
+            if !throttle.is_zero() {
+                self.open(std::mem::take(&mut received)).await;
+                tokio::time::sleep(throttle).await;
+            }
         }
         let shared = Arc::clone(&self.shared);
         let more = shared.more.notified();

@@ -17,7 +17,7 @@ use crate::memory::Memory;
 /// Bytes of memory that are kept for later answers.
 const KEPT: usize = 96 << 20;
 
-/// Between two lines on the same broker.
+/// Between two lines on the same trouble, and how long a partition may be without a leader before there is one.
 const REMINDER: Duration = Duration::from_secs(10);
 
 pub(super) struct Shared {
@@ -40,8 +40,8 @@ pub(super) struct State {
     /// By broker.
     pub(super) links: BTreeMap<i32, AbortHandle>,
     pub(super) is_closed: bool,
-    /// When the end of a broker's link was last told.
-    told: BTreeMap<i32, Instant>,
+    /// When a broker's or partition's trouble was last told.
+    told: BTreeMap<Trouble, Instant>,
 }
 
 /// A partition that is read.
@@ -50,6 +50,8 @@ pub(super) struct Partition {
     /// Which time it was started: answers to questions of an earlier time are out of date.
     pub(super) run: u64,
     pub(super) leader: Option<i32>,
+    /// Since when nobody is known to lead it.
+    pub(super) leaderless: Option<Instant>,
     /// Nothing more is asked for as yet.
     pub(super) is_paused: bool,
     /// What is to be asked for next, and the leader's epoch of the batch before it.
@@ -62,7 +64,15 @@ pub(super) struct Partition {
 impl Partition {
     /// Read from this offset on, by whichever broker leads it.
     pub(super) fn started(run: u64, next: i64, leader: Option<i32>) -> Partition {
-        Partition { run, leader, is_paused: false, next, leader_epoch: -1, max_bytes: PARTITION_BYTES }
+        Partition {
+            run,
+            leader,
+            leaderless: None,
+            is_paused: false,
+            next,
+            leader_epoch: -1,
+            max_bytes: PARTITION_BYTES,
+        }
     }
 }
 
@@ -86,14 +96,42 @@ impl Shared {
     }
 }
 
+/// What keeps partitions from being read, and passes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    /// The link to this broker ended.
+    Broker(i32),
+    /// This partition has no leader.
+    Partition(i32),
+}
+
 impl State {
-    /// Whether it is long ago that the end of this broker's link was told. It is told now.
-    pub(super) fn is_news(&mut self, broker: i32) -> bool {
-        let is_news = self.told.get(&broker).is_none_or(|told| told.elapsed() >= REMINDER);
+    /// Whether it is long ago that this was told. It is told now.
+    pub(super) fn is_news(&mut self, trouble: Trouble) -> bool {
+        let is_news = self.told.get(&trouble).is_none_or(|told| told.elapsed() >= REMINDER);
         if is_news {
-            self.told.insert(broker, Instant::now());
+            self.told.insert(trouble, Instant::now());
         }
         is_news
+    }
+
+    /// Who leads the partitions that are read, by partition. Those that nobody has led for long come back, now and then.
+    pub(super) fn set_leaders(&mut self, leaders: &BTreeMap<i32, i32>) -> Vec<i32> {
+        let mut long = Vec::new();
+        for (id, partition) in &mut self.partitions {
+            partition.leader = leaders.get(id).copied();
+            match partition.leader {
+                Some(_) => partition.leaderless = None,
+                None => {
+                    let since = partition.leaderless.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= REMINDER {
+                        long.push(*id);
+                    }
+                }
+            }
+        }
+        long.retain(|id| self.is_news(Trouble::Partition(*id)));
+        long
     }
 
     /// Whether a partition has no leader that there is a link to.
@@ -119,6 +157,11 @@ impl Ahead {
     pub(super) fn take(&self, bytes: usize) -> bool {
         let before = self.0.fetch_sub(bytes, Ordering::AcqRel);
         before >= Self::ENOUGH && before - bytes < Self::ENOUGH
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
     }
 
     pub(super) fn is_enough(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Batches that another implementation encoded, read back; cut off, damaged, aborted.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::mpsc::channel;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
@@ -11,6 +13,8 @@ use proptest::prelude::*;
 
 use super::chunk::{Aborted, Chunk, End, end};
 use super::records::Damage;
+use super::shared::Shared;
+use super::{Direct, Piece, Stretch};
 use crate::memory::Memory;
 
 const BASE: i64 = 1_000;
@@ -251,4 +255,90 @@ fn damage_is_named_and_its_batch_too() {
     let mut old = good.to_vec();
     old[16] = 1;
     assert_eq!(read(&Bytes::from(old), 0, &[]), Err(Damage::Format(1)));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// So many messages of a partition come.
+    Come(i32, u8),
+    Pause(i32),
+    Resume(i32),
+    /// It is read again from where its reader is.
+    Start(i32),
+    Fetch,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..3, 1..5_u8).prop_map(|(partition, messages)| Step::Come(partition, messages)),
+        (0..3).prop_map(Step::Pause),
+        (0..3).prop_map(Step::Resume),
+        (0..3).prop_map(Step::Start),
+        Just(Step::Fetch),
+        Just(Step::Fetch),
+        Just(Step::Fetch),
+    ]
+}
+
+/// Where the reader of a partition is, and where what comes of it begins.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    next: i64,
+    coming: i64,
+    is_paused: bool,
+}
+
+proptest! {
+    #[test]
+    fn each_partition_comes_in_order_and_not_while_it_is_paused(steps in vec(any_step(), 0..200)) {
+        let (sender, pieces) = channel();
+        let shared = Shared::new(uuid::Uuid::nil(), "test", sender.clone());
+        let mut direct =
+            Direct { shared, pieces, current: None, runs: BTreeMap::new(), last_run: 0, leaders: None };
+        let mut readers = [Reader { next: BASE, coming: BASE, is_paused: false }; 3];
+        direct.start(&[(0, BASE), (1, BASE), (2, BASE)]);
+        let resumes = (0..3).map(Step::Resume);
+        for step in steps.into_iter().chain(resumes).chain([Step::Fetch; 1000]) {
+            match step {
+                Step::Come(partition, messages) => {
+                    let reader = &mut readers[partition as usize];
+                    let from = reader.coming;
+                    reader.coming += i64::from(messages);
+                    let records: Vec<_> = (from..reader.coming).map(|at| record(at, None, Some(b"value"))).collect();
+                    let sent = encoded(&records, Compression::None, false);
+                    let chunk = Chunk::open(sent, from, Vec::new(), &Memory::new(0), 0);
+                    direct.shared.ahead.add(chunk.bytes());
+                    let run = direct.runs[&partition].number;
+                    let content = Ok(Stretch { from, next: reader.coming, chunk });
+                    sender.send(Piece { partition, run, content }).unwrap();
+                }
+                Step::Pause(partition) => {
+                    direct.pause(partition);
+                    readers[partition as usize].is_paused = true;
+                }
+                Step::Resume(partition) => {
+                    direct.resume(partition);
+                    readers[partition as usize].is_paused = false;
+                }
+                Step::Start(partition) => {
+                    let reader = &mut readers[partition as usize];
+                    direct.start(&[(partition, reader.next)]);
+                    (reader.coming, reader.is_paused) = (reader.next, false);
+                }
+                Step::Fetch => {
+                    let Some(fetched) = direct.fetch_to_keep() else { continue };
+                    let fetched = fetched.unwrap();
+                    let reader = &mut readers[fetched.partition as usize];
+                    prop_assert!(!reader.is_paused);
+                    prop_assert_eq!(fetched.offset, reader.next);
+                    prop_assert_eq!(fetched.payload.as_deref(), Some(&b"value"[..]));
+                    reader.next += 1;
+                }
+            }
+        }
+        for reader in readers {
+            prop_assert_eq!(reader.next, reader.coming, "nothing is left behind");
+        }
+        prop_assert!(direct.shared.ahead.is_empty());
+    }
 }
