@@ -4,19 +4,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+/// Whatever is shorter than this may be used for as little as anybody wants.
+const SHORT: usize = 64 << 10;
+
 /// A stock of large pieces of memory: fresh ones are cleared by the system, page by page.
 #[derive(Clone, Debug)]
 pub struct Memory(Arc<Stock>);
 
 #[derive(Debug)]
 struct Stock {
-    kept: Mutex<Kept>,
+    kept: Mutex<Shelf>,
     /// Bytes that are kept for later, at most.
     most: usize,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Shelf {
     /// By their length.
     pieces: Vec<Vec<u8>>,
     bytes: usize,
@@ -28,8 +31,8 @@ impl Memory {
         Memory(Arc::new(Stock { kept: Mutex::default(), most }))
     }
 
-    /// Empty, with room for so many bytes or more: the shortest piece that has it, or else a new one. That is up to a quarter longer,
-    /// to have room for what is a little longer the next time.
+    /// Empty, with room for so many bytes: the shortest piece that has it and is not much longer, or else a new one. That is up to a
+    /// quarter longer, to have room for what is a little longer the next time.
     pub fn take(&self, bytes: usize) -> Vec<u8> {
         let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
         kept.unwrap_or_else(|| {
@@ -43,9 +46,10 @@ impl Memory {
     }
 }
 
-impl Kept {
+impl Shelf {
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        let at = Some(self.place_of(bytes)).filter(|at| *at < self.pieces.len())?;
+        let at = self.place_of(bytes);
+        self.pieces.get(at).filter(|piece| piece.capacity() <= 2 * bytes + SHORT)?;
         let mut piece = self.remove(at);
         piece.clear();
         Some(piece)
@@ -135,5 +139,13 @@ mod tests {
         drop(write(&memory, 385));
         let kept: Vec<usize> = std::iter::from_fn(|| Some(memory.take(0).capacity())).take(3).collect();
         assert_eq!(kept, [448, 0, 0], "320 were too many beside it");
+    }
+
+    #[test]
+    fn a_piece_is_not_used_for_what_is_far_shorter() {
+        let memory = Memory::new(8 << 20);
+        drop(write(&memory, 4 << 20));
+        assert_eq!(memory.take(100).capacity(), 104);
+        assert_eq!(memory.take(3 << 20).capacity(), 4 << 20);
     }
 }

@@ -42,7 +42,7 @@ const KEPT: usize = 128 << 20;
 const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
 
 /// A block as it goes over the wire.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Packed {
     pieces: Vec<Bytes>,
     is_lz4: bool,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  start ──► at the ledger's position ──► task ──► Rewind, Halted ──► start again, with a fresh token
-//!                                          │  └──► Broken ──► paused until somebody has looked
+//!                                          │  └──► Broken ──► stopped until somebody has looked
 //!                                          └──► release: what is in flight may end, the rest is the next owner's
 //! ```
 

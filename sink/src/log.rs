@@ -12,6 +12,8 @@ use crate::consumer::Sink;
 /// How often the topic's id is asked for, and how long the answer may keep everything else waiting.
 const TOPIC_INTERVAL: Duration = Duration::from_secs(10);
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(1);
+/// Before a partition is read again that could not be read.
+const UNREADABLE_RETRY: Duration = Duration::from_millis(500);
 
 impl Sink<'_> {
     /// Now and then, since librdkafka reads on from a topic that was made anew as if nothing had happened, and what fetches without
@@ -64,11 +66,13 @@ impl Sink<'_> {
             Ok((first, end)) if (first..=end).contains(&offset) => {
                 tracing::warn!(partition, offset, first, end, "an offset was not in the log, and now it is");
                 lane.halt();
+                self.pause(UNREADABLE_RETRY);
             }
             Ok((first, end)) => self.give_up(partition, &Broken::Gone { offset, first, end }),
             Err(error) => {
-                tracing::warn!(%error, partition, "ask again which offsets the log has");
+                tracing::warn!(%error, partition, "an offset is not in the log, and which are is not known");
                 lane.halt();
+                self.pause(UNREADABLE_RETRY);
             }
         }
         Ok(())

@@ -41,7 +41,7 @@ const MAX_START_PAUSES: u32 = 50;
 const REMINDER: Duration = Duration::from_secs(30);
 
 thread_local! {
-    /// Filled anew for each batch: clearing fresh pages of that size was a tenth of the sink's CPU.
+    /// Filled anew for each batch, in the memory of those before.
     static BLOCK: RefCell<Block> = RefCell::default();
 }
 

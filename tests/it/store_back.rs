@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
+use tally_service::config::Fetch;
 use tally_service::kafka;
 
 use crate::dice::Dice;
@@ -177,7 +178,18 @@ async fn a_block_that_is_missing_in_the_middle_stops_its_partition_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_block_that_the_log_has_not_either_stops_its_partition_and_says_which_offsets_there_are() {
-    let mut filled = Filled::new(Installation::new("gone").await).await;
+    stops_where_the_log_has_not_what_was_lost("gone", Fetch::Auto).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn librdkafka_says_too_which_offsets_there_are() {
+    stops_where_the_log_has_not_what_was_lost("gone_rd", Fetch::Librdkafka).await;
+}
+
+async fn stops_where_the_log_has_not_what_was_lost(name: &str, fetch: Fetch) {
+    let mut tally = Installation::new(name).await;
+    tally.configure(|config| config.sink.fetch = fetch);
+    let mut filled = Filled::new(tally).await;
     filled.tally.allow(LOST);
     filled.tally.allow(BROKEN);
     // librdkafka's own word on it.

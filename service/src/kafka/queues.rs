@@ -51,8 +51,6 @@ pub(super) struct Queues {
 
 struct Queue {
     handle: *mut sys::rd_kafka_queue_t,
-    /// Where it was started.
-    from: i64,
     is_paused: bool,
     /// Taken out when it was paused, and not handed over yet.
     waiting: Vec<Owned>,
@@ -95,8 +93,8 @@ impl Queues {
 
     /// Reads these partitions from these offsets on, whether they were read before or not.
     pub(super) fn start(&mut self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
-        for (partition, next) in from {
-            self.take_on(*partition, *next);
+        for (partition, _) in from {
+            self.take_on(*partition);
         }
         let assignment = self.consumer.assignment()?;
         let assigned: BTreeSet<i32> =
@@ -135,7 +133,7 @@ impl Queues {
     }
 
     /// From the next assignment of this partition on, its messages come from here. Call it before it is assigned.
-    fn take_on(&mut self, partition: i32, from: i64) {
+    fn take_on(&mut self, partition: i32) {
         self.stop(partition);
         let topic = CString::new(self.topic.as_str()).expect("Kafka's topic names have no NUL");
         // SAFETY: the client lives as long as `consumer`; the returned handle is owned by `Queue`, which is dropped before
@@ -144,7 +142,7 @@ impl Queues {
             let queue = sys::rd_kafka_queue_get_partition(self.client(), topic.as_ptr(), partition);
             assert!(!queue.is_null(), "a consumer has a queue for each partition");
             sys::rd_kafka_queue_forward(queue, ptr::null_mut());
-            Queue { handle: queue, from, is_paused: false, waiting: Vec::new() }
+            Queue { handle: queue, is_paused: false, waiting: Vec::new() }
         };
         self.queues.insert(partition, queue);
     }
@@ -175,40 +173,33 @@ impl Queues {
 
     /// The next message, if there is one; never waits. An error is the partition's.
     pub(super) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
-        self.current = None;
-        if self.at == self.batch.len() && !self.refill() {
-            return None;
-        }
-        let taken = self.batch[self.at];
-        self.at += 1;
-        let message = &self.current.insert(Owned(taken)).0;
-        // SAFETY: librdkafka handed the message out valid, and it is destroyed only with `current`, which outlives the
-        // borrow of `self` that the result carries.
-        let message = unsafe { &**message };
-        match message.err {
-            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Some(Ok(Fetched {
-                partition: message.partition,
-                offset: message.offset,
-                timestamp_ms: timestamp_ms(message),
-                key: bytes(message, message.key, message.key_len),
-                payload: bytes(message, message.payload, message.len),
-            })),
-            error => {
-                let partition = message.partition;
-                Some(Err(self.unreadable(partition, error.into())))
+        let message = loop {
+            self.current = None;
+            if self.at == self.batch.len() && !self.refill() {
+                return None;
             }
-        }
-    }
-
-    fn unreadable(&self, partition: i32, code: RDKafkaErrorCode) -> Unreadable {
-        let position = self.consumer.position().ok();
-        let next = position.and_then(|list| list.find_partition(&self.topic, partition)?.offset().to_raw());
-        // It has no position before it has handed out a message.
-        let next = next.filter(|next| *next >= 0).or_else(|| Some(self.queues.get(&partition)?.from));
-        match (code, next) {
-            (RDKafkaErrorCode::AutoOffsetReset, Some(next)) => Unreadable::out_of_range(partition, next),
-            _ => Unreadable::damaged(partition, code.to_string()),
-        }
+            let taken = self.batch[self.at];
+            self.at += 1;
+            // SAFETY: librdkafka handed the message out valid, and it is destroyed only with `current`, which outlives the
+            // borrow of `self` that the result carries.
+            let message = unsafe { &*self.current.insert(Owned(taken)).0 };
+            match RDKafkaErrorCode::from(message.err) {
+                RDKafkaErrorCode::NoError => break message,
+                error => {
+                    if let Some(unreadable) = unreadable(message.partition, message.offset, error) {
+                        return Some(Err(unreadable));
+                    }
+                    tracing::warn!(%error, partition = message.partition, "consume");
+                }
+            }
+        };
+        Some(Ok(Fetched {
+            partition: message.partition,
+            offset: message.offset,
+            timestamp_ms: timestamp_ms(message),
+            key: bytes(message, message.key, message.key_len),
+            payload: bytes(message, message.payload, message.len),
+        }))
     }
 
     /// Takes messages out of the first partition after the last one that has some.
@@ -254,6 +245,25 @@ impl Queues {
 impl Drop for Queues {
     fn drop(&mut self) {
         self.drop_batch();
+    }
+}
+
+/// What ends the reading of a partition; other errors pass, and librdkafka goes on by itself.
+fn unreadable(partition: i32, offset: i64, code: RDKafkaErrorCode) -> Option<Unreadable> {
+    match code {
+        RDKafkaErrorCode::AutoOffsetReset => Some(Unreadable::out_of_range(partition, offset)),
+        RDKafkaErrorCode::BadMessage
+        | RDKafkaErrorCode::BadCompression
+        | RDKafkaErrorCode::InvalidMessage
+        | RDKafkaErrorCode::MessageSizeTooLarge
+        | RDKafkaErrorCode::LogTruncation
+        | RDKafkaErrorCode::UnknownPartition
+        | RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownTopicId => {
+            Some(Unreadable::damaged(partition, format!("at offset {offset}: {code}")))
+        }
+        _ => None,
     }
 }
 

@@ -39,10 +39,10 @@ fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) 
     let delta = Delta { namespace: "web", key: "k", bucket_s: 60, sum: 1, events: 5 };
     let mut payload = wire::prefix(1).to_vec();
     delta_batch::encode(&mut payload, &header, [delta].into_iter());
-    owned(offset, Some(payload))
+    kept(offset, Some(payload))
 }
 
-fn owned(offset: i64, payload: Option<Vec<u8>>) -> Kept {
+fn kept(offset: i64, payload: Option<Vec<u8>>) -> Kept {
     Kept { partition: 3, offset, timestamp_ms: Some(1_767_225_600_000), payload: payload.map(Bytes::from) }
 }
 
@@ -71,8 +71,8 @@ fn a_batch_that_does_not_follow_is_refused_with_its_offset() {
     let overlap = refused(&message(9, "a", 3, (39, 44)));
     assert!(overlap.contains("overlap"), "{overlap}");
     assert!(refused(&message(9, "a", 4, (40, 44))).contains("of partition 4"));
-    assert!(refused(&owned(9, None)).contains("offset 9 is empty"));
-    assert!(refused(&owned(9, Some(b"{}".to_vec()))).contains("wire format"));
+    assert!(refused(&kept(9, None)).contains("offset 9 is empty"));
+    assert!(refused(&kept(9, Some(b"{}".to_vec()))).contains("wire format"));
 }
 
 #[test]

@@ -86,13 +86,18 @@ impl Chunk {
         };
         let damage = opening.open_all(&sent).err();
         let Opening { inflated, batches, .. } = opening;
+        // What no message is in is not held on to.
         if batches.iter().all(|batch| matches!(batch.body, Body::Inflated(_))) {
             sent = Bytes::new();
         }
-        Chunk { from, sent, inflated: memory.lend(inflated), batches, damage }
+        let mut inflated = memory.lend(inflated);
+        if inflated.is_empty() {
+            inflated = Bytes::new();
+        }
+        Chunk { from, sent, inflated, batches, damage }
     }
 
-    /// Bytes of memory that this holds on to.
+    /// Bytes that messages are in.
     pub(super) fn bytes(&self) -> usize {
         self.sent.len() + self.inflated.len()
     }

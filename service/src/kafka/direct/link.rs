@@ -173,10 +173,9 @@ impl Link {
         for data in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
             let id = data.partition_index;
             let Some((run, from)) = asked.get(&id).copied() else { continue };
-            let Some(partition) = state.partitions.get_mut(&id).filter(|partition| partition.run == run)
-            else {
-                continue;
-            };
+            // Another link may have been faster, where the leader changed.
+            let is_next = |partition: &&mut Partition| partition.run == run && partition.next == from;
+            let Some(partition) = state.partitions.get_mut(&id).filter(is_next) else { continue };
             match take_partition(partition, data, from) {
                 Ok(None) => {}
                 Ok(Some((records, aborted))) => {
@@ -203,7 +202,9 @@ impl Link {
             let bytes = records.len();
             let chunk = Chunk::open(records, from, aborted, &self.shared.memory, bytes * self.inflation);
             self.shared.ahead.add(chunk.bytes());
-            self.shared.ahead.take(bytes);
+            if self.shared.ahead.take(bytes) {
+                self.shared.more.notify_waiters();
+            }
             (sent, opened) = (sent + bytes, opened + chunk.inflated_bytes());
             self.send(Piece { partition, run, content: Ok(Stretch { from, next, chunk }) });
             tokio::task::yield_now().await;

@@ -55,7 +55,7 @@ struct Run {
     /// Where the next piece must begin.
     next: i64,
     is_paused: bool,
-    /// Came while it was paused.
+    /// What has come and is not read yet: more than one piece only where it was paused.
     waiting: VecDeque<Result<Chunk, Unreadable>>,
 }
 
@@ -129,14 +129,13 @@ impl Direct {
         }
     }
 
-    /// It comes on where it was paused.
+    /// It comes on where it was paused. More is asked for once what waits is read: else it might grow with each time.
     pub(super) fn resume(&mut self, partition: i32) {
         let Some(run) = self.runs.get_mut(&partition) else { return };
         run.is_paused = false;
-        if let Some(partition) = self.shared.lock().partitions.get_mut(&partition) {
-            partition.is_paused = false;
+        if run.waiting.is_empty() {
+            self.shared.ask_again(partition);
         }
-        self.shared.more.notify_waiters();
     }
 
     /// The next message, if one is there; never waits. A partition that cannot be read on says so once.
@@ -195,6 +194,9 @@ impl Direct {
                 if !run.is_paused
                     && let Some(content) = run.waiting.pop_front()
                 {
+                    if run.waiting.is_empty() {
+                        self.shared.ask_again(*partition);
+                    }
                     return Some(content.map(|chunk| (*partition, chunk)));
                 }
             }
@@ -205,15 +207,21 @@ impl Direct {
                 self.shared.more.notify_waiters();
             }
             let Some(run) = self.runs.get_mut(&partition).filter(|of| of.number == run) else { continue };
-            let content = content.and_then(|Stretch { from, next, chunk }| {
-                // Never happens; if it did, messages would be passed over.
-                if from != run.next {
-                    let reason = format!("offset {} comes next, but {from} was fetched", run.next);
-                    return Err(Unreadable::damaged(partition, reason));
+            let content = match content {
+                Ok(Stretch { from, next, chunk }) if from == run.next => {
+                    run.next = next;
+                    Ok(chunk)
                 }
-                run.next = next;
-                Ok(chunk)
-            });
+                // Two links had the partition, as its leader changed, and the second was faster.
+                Ok(Stretch { from, .. }) => {
+                    tracing::info!(partition, next = run.next, from, "fetched out of turn: once more");
+                    self.last_run += 1;
+                    run.number = self.last_run;
+                    self.shared.ask_from(partition, run.number, run.next);
+                    continue;
+                }
+                Err(unreadable) => Err(unreadable),
+            };
             run.waiting.push_back(content);
         }
     }

@@ -52,7 +52,7 @@ pub(super) struct Partition {
     pub(super) leader: Option<i32>,
     /// Since when nobody is known to lead it.
     pub(super) leaderless: Option<Instant>,
-    /// Nothing more is asked for as yet.
+    /// Nothing more is to be asked for as yet.
     pub(super) is_paused: bool,
     /// What is to be asked for next, and the leader's epoch of the batch before it.
     pub(super) next: i64,
@@ -88,6 +88,28 @@ impl Shared {
             missing: Condvar::new(),
             more: Notify::new(),
         })
+    }
+
+    /// More of this partition is wanted, if it was not.
+    pub(super) fn ask_again(&self, partition: i32) {
+        let mut state = self.lock();
+        let Some(partition) = state.partitions.get_mut(&partition).filter(|partition| partition.is_paused)
+        else {
+            return;
+        };
+        partition.is_paused = false;
+        drop(state);
+        self.more.notify_waiters();
+    }
+
+    /// What has been asked for of this partition is dropped; it is wanted from this offset on.
+    pub(super) fn ask_from(&self, partition: i32, run: u64, next: i64) {
+        let mut state = self.lock();
+        let Some(partition) = state.partitions.get_mut(&partition) else { return };
+        let Partition { leader, is_paused, .. } = *partition;
+        *partition = Partition { is_paused, ..Partition::started(run, next, leader) };
+        drop(state);
+        self.more.notify_waiters();
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::mpsc::channel;
+use std::ops::Range;
+use std::sync::mpsc::{Sender, channel};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
@@ -257,6 +258,60 @@ fn damage_is_named_and_its_batch_too() {
     assert_eq!(read(&Bytes::from(old), 0, &[]), Err(Damage::Format(1)));
 }
 
+fn direct() -> (Direct, Sender<Piece>) {
+    let (sender, pieces) = channel();
+    let shared = Shared::new(uuid::Uuid::nil(), "test", sender.clone());
+    (Direct { shared, pieces, current: None, runs: BTreeMap::new(), last_run: 0, leaders: None }, sender)
+}
+
+/// Messages of these offsets, as a link that was told to read the partition hands them over.
+fn piece(direct: &Direct, partition: i32, offsets: Range<i64>) -> Piece {
+    let records: Vec<_> = offsets.clone().map(|at| record(at, None, Some(b"value"))).collect();
+    let sent = encoded(&records, Compression::None, false);
+    let chunk = Chunk::open(sent, offsets.start, Vec::new(), &Memory::new(0), 0);
+    direct.shared.ahead.add(chunk.bytes());
+    let content = Ok(Stretch { from: offsets.start, next: offsets.end, chunk });
+    Piece { partition, run: direct.runs[&partition].number, content }
+}
+
+fn next_offset(direct: &mut Direct) -> Option<i64> {
+    direct.fetch_to_keep().map(|fetched| fetched.unwrap().offset)
+}
+
+#[test]
+fn what_was_fetched_out_of_turn_is_dropped_and_asked_for_again() {
+    let (mut direct, sender) = direct();
+    direct.start(&[(0, BASE)]);
+    sender.send(piece(&direct, 0, BASE..BASE + 2)).unwrap();
+    sender.send(piece(&direct, 0, BASE + 3..BASE + 4)).unwrap();
+    // Of the link that was too late.
+    sender.send(piece(&direct, 0, BASE + 2..BASE + 3)).unwrap();
+    assert_eq!([(); 3].map(|()| next_offset(&mut direct)), [Some(BASE), Some(BASE + 1), None]);
+    let asked = direct.shared.lock().partitions[&0];
+    assert_eq!((asked.run, asked.next), (direct.runs[&0].number, BASE + 2));
+    sender.send(piece(&direct, 0, BASE + 2..BASE + 4)).unwrap();
+    assert_eq!([(); 3].map(|()| next_offset(&mut direct)), [Some(BASE + 2), Some(BASE + 3), None]);
+}
+
+#[test]
+fn more_of_a_resumed_partition_is_asked_for_once_what_had_come_is_read() {
+    let (mut direct, sender) = direct();
+    direct.start(&[(0, BASE)]);
+    let is_asked_for = |direct: &Direct| !direct.shared.lock().partitions[&0].is_paused;
+    for at in BASE..BASE + 3 {
+        sender.send(piece(&direct, 0, at..at + 1)).unwrap();
+    }
+    assert_eq!(next_offset(&mut direct), Some(BASE));
+    direct.pause(0);
+    assert_eq!(next_offset(&mut direct), None);
+    direct.resume(0);
+    assert!(!is_asked_for(&direct));
+    assert_eq!(next_offset(&mut direct), Some(BASE + 1));
+    assert!(!is_asked_for(&direct));
+    assert_eq!(next_offset(&mut direct), Some(BASE + 2));
+    assert!(is_asked_for(&direct));
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// So many messages of a partition come.
@@ -291,10 +346,7 @@ struct Reader {
 proptest! {
     #[test]
     fn each_partition_comes_in_order_and_not_while_it_is_paused(steps in vec(any_step(), 0..200)) {
-        let (sender, pieces) = channel();
-        let shared = Shared::new(uuid::Uuid::nil(), "test", sender.clone());
-        let mut direct =
-            Direct { shared, pieces, current: None, runs: BTreeMap::new(), last_run: 0, leaders: None };
+        let (mut direct, sender) = direct();
         let mut readers = [Reader { next: BASE, coming: BASE, is_paused: false }; 3];
         direct.start(&[(0, BASE), (1, BASE), (2, BASE)]);
         let resumes = (0..3).map(Step::Resume);
@@ -304,13 +356,7 @@ proptest! {
                     let reader = &mut readers[partition as usize];
                     let from = reader.coming;
                     reader.coming += i64::from(messages);
-                    let records: Vec<_> = (from..reader.coming).map(|at| record(at, None, Some(b"value"))).collect();
-                    let sent = encoded(&records, Compression::None, false);
-                    let chunk = Chunk::open(sent, from, Vec::new(), &Memory::new(0), 0);
-                    direct.shared.ahead.add(chunk.bytes());
-                    let run = direct.runs[&partition].number;
-                    let content = Ok(Stretch { from, next: reader.coming, chunk });
-                    sender.send(Piece { partition, run, content }).unwrap();
+                    sender.send(piece(&direct, partition, from..reader.coming)).unwrap();
                 }
                 Step::Pause(partition) => {
                     direct.pause(partition);
