@@ -65,16 +65,17 @@ impl Sink<'_> {
         match kafka::watermarks(self.consumer.client(), topic, partition) {
             Ok((first, end)) if (first..=end).contains(&offset) => {
                 tracing::warn!(partition, offset, first, end, "an offset was not in the log, and now it is");
-                lane.halt();
-                self.pause(UNREADABLE_RETRY);
             }
-            Ok((first, end)) => self.give_up(partition, &Broken::Gone { offset, first, end }),
+            Ok((first, end)) => {
+                self.give_up(partition, &Broken::Gone { offset, first, end });
+                return Ok(());
+            }
             Err(error) => {
                 tracing::warn!(%error, partition, "an offset is not in the log, and which are is not known");
-                lane.halt();
-                self.pause(UNREADABLE_RETRY);
             }
         }
+        lane.halt();
+        self.pause(UNREADABLE_RETRY);
         Ok(())
     }
 }

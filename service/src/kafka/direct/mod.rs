@@ -143,7 +143,7 @@ impl Direct {
     pub(super) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
         let (partition, message) = match self.advance()? {
             Ok(next) => next,
-            Err(unreadable) => return Some(Err(self.give_up(unreadable))),
+            Err(unreadable) => return Some(Err(unreadable)),
         };
         let Message { offset, timestamp_ms, key, value } = message;
         let body = self.current().body();
@@ -155,14 +155,14 @@ impl Direct {
     pub(super) fn fetch_to_keep(&mut self) -> Option<Result<Kept, Unreadable>> {
         let (partition, message) = match self.advance()? {
             Ok(next) => next,
-            Err(unreadable) => return Some(Err(self.give_up(unreadable))),
+            Err(unreadable) => return Some(Err(unreadable)),
         };
         let Message { offset, timestamp_ms, value, .. } = message;
         let payload = value.map(|range| self.current().share(range));
         Some(Ok(Kept { partition, offset, timestamp_ms, payload }))
     }
 
-    /// The next message of what is current then.
+    /// The next message, of what is current then; a partition that cannot be read on is given up.
     #[inline]
     fn advance(&mut self) -> Option<Result<(i32, Message), Unreadable>> {
         loop {
@@ -172,13 +172,14 @@ impl Direct {
                     Ok(None) => self.current = None,
                     Err((offset, damage)) => {
                         let reason = format!("the batch at offset {offset}: {damage}");
-                        return Some(Err(Unreadable::damaged(*partition, reason)));
+                        let unreadable = Unreadable::damaged(*partition, reason);
+                        return Some(Err(self.give_up(unreadable)));
                     }
                 }
             }
             match self.next_chunk()? {
                 Ok(next) => self.current = Some(next),
-                Err(unreadable) => return Some(Err(unreadable)),
+                Err(unreadable) => return Some(Err(self.give_up(unreadable))),
             }
         }
     }
