@@ -2,9 +2,9 @@
 //! flush goes out on the next id.
 //!
 //! ```text
-//!                    ┌─ Committed, Aborted ──────────────────────► the same producer, when its turn comes again
-//!  job ─► a place's ─┼─ Committed, Aborted, a connection lost ─┐
-//!         producer   └─ Unknown, Fenced ───────────────────────┴─► a new one, before the outcome is told
+//!                    ┌─ Committed ────────────────────► the same producer, when its turn comes again
+//!  job ─► a place's ─┼─ Committed, a connection lost ─┐
+//!         producer   └─ Aborted, Unknown, Fenced ─────┴─► a new one, before the outcome is told
 //! ```
 //!
 //! A new producer of an id ends what the last one left open, and shuts out what is still on its way. Only then are the
@@ -186,6 +186,10 @@ impl Rotation {
     /// After a lost connection also where the flush committed: until there is a new epoch, a copy of its offsets that is still on
     /// its way is taken, and sets back what the next flush commits. That the committer waits where the coordinator is
     /// away, costs little: the next flush would mostly wait for the same broker.
+    ///
+    /// After an abort always: librdkafka gives the number of each message that waited to be sent once more to the next one
+    /// of its partition. Where the first sending had been appended, the broker takes the next one for its repetition, and says that it is
+    /// in. A new epoch begins to number anew.
     fn settle(&mut self, turn: usize, outcome: Result<(), Failure>) -> Result<Outcome, Error> {
         if let Err(failure) = &outcome {
             tracing::warn!(error = %failure, id = format!("{}-{turn}", self.name), "a flush did not commit");
@@ -199,7 +203,7 @@ impl Rotation {
         }
         let was_lost =
             self.places[turn].as_ref().is_some_and(|producer| producer.client().context().was_lost());
-        if was_lost || matches!(outcome, Err(Failure::Unknown(_) | Failure::Fenced(_))) {
+        if was_lost || outcome.is_err() {
             // The old one first: it would be fenced, and say so.
             self.overdue.within(self.margin);
             self.places[turn] = None;

@@ -116,13 +116,13 @@ pub(crate) enum Cause {
     NoMember,
 }
 
-/// What became of a transaction that did not certainly commit.
+/// What became of a transaction that did not certainly commit. Its producer must not be used again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing of it will ever be seen. The producer is good for another transaction unless it lost a connection meanwhile.
+    /// Nothing of it will ever be seen.
     #[error("aborted: {0}")]
     Aborted(Cause),
-    /// It may have committed, or the producer is broken: this producer must not be used again.
+    /// It may have committed, or the producer is broken.
     #[error("outcome unknown: {0}")]
     Unknown(Cause),
     /// A producer with the same id took over, in the middle of the transaction.

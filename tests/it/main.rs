@@ -12,6 +12,7 @@
 //!
 //! Nothing is skipped: a stack that cannot start fails every test with the reason.
 
+mod broker_proxy;
 mod dice;
 mod engine;
 mod feeder;
@@ -28,6 +29,7 @@ mod sys;
 mod topics;
 mod wait;
 
+mod aborts;
 mod chaos;
 mod configuration;
 mod duplicates;

@@ -1,0 +1,218 @@
+//! A proxy before the broker that changes its answers: what was appended is told to be refused, and so are the offsets that go
+//! with it.
+//!
+//! ```text
+//!  a service ──► BrokerProxy ──► the broker
+//!                  │ brokers and coordinators are said to be where the proxy is, so that every connection comes here
+//!                  └ once told to: each batch of `deltas` is answered with NOT_LEADER_OR_FOLLOWER, as by a leader that was replaced
+//!                    while its followers took the batch, until the next offsets of a transaction are answered with ILLEGAL_GENERATION
+//! ```
+//!
+//! The start of a request and of an answer, [from the protocol guide](https://kafka.apache.org/protocol#protocol_messages): its length i32; then
+//! api key i16, api version i16, correlation id i32, or the correlation id alone.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tally_service::config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::wait::until;
+
+const PRODUCE: i16 = 0;
+const FETCH: i16 = 1;
+const TXN_OFFSET_COMMIT: i16 = 28;
+/// From these versions on, lengths of strings and arrays are varints.
+const FLEXIBLE_PRODUCE: i16 = 9;
+const FLEXIBLE_TXN_OFFSET_COMMIT: i16 = 3;
+const NOT_LEADER_OR_FOLLOWER: [u8; 2] = 6_i16.to_be_bytes();
+const ILLEGAL_GENERATION: [u8; 2] = 22_i16.to_be_bytes();
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Honest,
+    /// Each batch is refused.
+    Armed,
+    /// A batch was: the next offsets are refused too.
+    Refused,
+    Done,
+}
+
+pub(crate) struct BrokerProxy {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    port: u16,
+    broker: SocketAddr,
+    increments: String,
+    deltas: String,
+    stage: watch::Sender<Stage>,
+}
+
+impl BrokerProxy {
+    pub(crate) async fn start(kafka: &config::Kafka) -> BrokerProxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+        let shared = Arc::new(Shared {
+            port: listener.local_addr().expect("it listens").port(),
+            broker: kafka.bootstrap.parse().expect("the stack's broker has an address"),
+            increments: kafka.increments.clone(),
+            deltas: kafka.deltas.clone(),
+            stage: watch::Sender::new(Stage::Honest),
+        });
+        let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        BrokerProxy { shared, task }
+    }
+
+    pub(crate) fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.shared.port)
+    }
+
+    /// Refuses what the next transaction appends, and then its offsets; waits until that is done.
+    pub(crate) async fn refuse(&self) {
+        self.shared.stage.send_replace(Stage::Armed);
+        until("a transaction that is refused", Duration::from_secs(20), async || {
+            let stage = *self.shared.stage.borrow();
+            if stage == Stage::Done { Ok(()) } else { Err(format!("{stage:?}")) }
+        })
+        .await;
+    }
+}
+
+impl Drop for BrokerProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (client, _) = listener.accept().await.expect("a listener takes connections");
+        let shared = Arc::clone(&shared);
+        connections.spawn(async move {
+            let Ok(broker) = TcpStream::connect(shared.broker).await else { return };
+            let ((asks, answers), (from, to)) = (client.into_split(), broker.into_split());
+            let asked = Asked::default();
+            // Ends when either side hangs up: that is for the other to notice.
+            tokio::select! {
+                _ = shared.pass_requests(asks, Arc::new(to.into()), &asked) => {}
+                _ = shared.pass_answers(from, answers, &asked) => {}
+            }
+        });
+    }
+}
+
+/// Api key and version of requests that were not answered yet, by correlation id.
+#[derive(Default)]
+struct Asked(Mutex<HashMap<[u8; 4], (i16, i16)>>);
+
+impl Shared {
+    async fn pass_requests(
+        &self,
+        mut from: OwnedReadHalf,
+        to: Arc<Mutex<OwnedWriteHalf>>,
+        asked: &Asked,
+    ) -> Option<()> {
+        loop {
+            let request = frame(&mut from).await?;
+            let number = |at: usize| i16::from_be_bytes([request[at], request[at + 1]]);
+            let (api, version) = (number(4), number(6));
+            let id = request.get(8..12)?.try_into().ok()?;
+            asked.0.lock().await.insert(id, (api, version));
+            if api == TXN_OFFSET_COMMIT {
+                tokio::spawn(pass_after_a_refusal(request, Arc::clone(&to), self.stage.subscribe()));
+            } else {
+                to.lock().await.write_all(&request).await.ok()?;
+            }
+        }
+    }
+
+    async fn pass_answers(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        asked: &Asked,
+    ) -> Option<()> {
+        loop {
+            let mut answer = frame(&mut from).await?;
+            let id = answer.get(4..8)?;
+            let (api, version) = asked.0.lock().await.remove(id)?;
+            match api {
+                PRODUCE => self.refuse_batch(&mut answer, version >= FLEXIBLE_PRODUCE),
+                TXN_OFFSET_COMMIT => self.refuse_offsets(&mut answer, version >= FLEXIBLE_TXN_OFFSET_COMMIT),
+                FETCH => {}
+                _ => self.stand_in(&mut answer),
+            }
+            to.write_all(&answer).await.ok()?;
+        }
+    }
+
+    /// Wherever an answer names the broker's address, the proxy's takes its place.
+    fn stand_in(&self, answer: &mut [u8]) {
+        let address =
+            |port: u16| [self.broker.ip().to_string().as_bytes(), &i32::from(port).to_be_bytes()].concat();
+        let (broker, proxy) = (address(self.broker.port()), address(self.port));
+        for at in 0..answer.len().saturating_sub(broker.len() - 1) {
+            let found = &mut answer[at..at + broker.len()];
+            if found == broker {
+                found.copy_from_slice(&proxy);
+            }
+        }
+    }
+
+    fn refuse_batch(&self, answer: &mut [u8], is_flexible: bool) {
+        let stage = *self.stage.borrow();
+        if let (Stage::Armed | Stage::Refused, Some(code)) =
+            (stage, first_code(answer, &self.deltas, is_flexible))
+        {
+            code.copy_from_slice(&NOT_LEADER_OR_FOLLOWER);
+            self.stage.send_replace(Stage::Refused);
+        }
+    }
+
+    fn refuse_offsets(&self, answer: &mut [u8], is_flexible: bool) {
+        let stage = *self.stage.borrow();
+        if let (Stage::Refused, Some(code)) = (stage, first_code(answer, &self.increments, is_flexible)) {
+            code.copy_from_slice(&ILLEGAL_GENERATION);
+            self.stage.send_replace(Stage::Done);
+        }
+    }
+}
+
+/// A batch may come after the offsets that it goes with, over the same connection: they wait for it.
+async fn pass_after_a_refusal(
+    request: Vec<u8>,
+    to: Arc<Mutex<OwnedWriteHalf>>,
+    mut stage: watch::Receiver<Stage>,
+) {
+    if stage.wait_for(|stage| *stage != Stage::Armed).await.is_ok() {
+        // Who sent it notices if this does not arrive.
+        drop(to.lock().await.write_all(&request).await);
+    }
+}
+
+/// The error code of the first partition of this topic: after the topic's name come the number of its partitions, the first one's
+/// number, and its code.
+fn first_code<'a>(answer: &'a mut [u8], topic: &str, is_flexible: bool) -> Option<&'a mut [u8]> {
+    let name = answer.windows(topic.len()).position(|window| window == topic.as_bytes())?;
+    let code = name + topic.len() + if is_flexible { 1 } else { 4 } + 4;
+    answer.get_mut(code..code + 2)
+}
+
+/// A message with its length, or `None` at an end or an error.
+async fn frame(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length).await.ok()?;
+    let mut message = length.to_vec();
+    message.resize(4 + usize::try_from(i32::from_be_bytes(length)).ok()?, 0);
+    from.read_exact(&mut message[4..]).await.ok()?;
+    (message.len() >= 12).then_some(message)
+}
