@@ -59,9 +59,10 @@ async fn of_kind(rig: &Rig, kind: &Kind) -> anyhow::Result<(Figure, Figure, Opti
         let trial = Trial::run(&case, &all, Some(rate as u64), kind.batch, seconds).await?;
         let (middle, last) = trial.lag_seconds();
         trials.push(format!(
-            "{}/s {}, {middle:.1} s then {last:.1} s behind",
+            "{}/s {}, {middle:.1} s then {last:.1} s behind ({:.1} s to the aggregator)",
             HumanCount(rate as u64),
-            if trial.is_sustained() { "sustained" } else { "not sustained" }
+            if trial.is_sustained() { "sustained" } else { "not sustained" },
+            trial.unread_seconds()
         ));
         sent.push(trial.sent.clone());
         search.note(rate, trial.is_sustained());
@@ -79,7 +80,11 @@ async fn of_kind(rig: &Rig, kind: &Kind) -> anyhow::Result<(Figure, Figure, Opti
         .detail("for", format!("{:.0} s", fixed.sent.seconds))
         .detail(
             "behind",
-            format!("{middle:.1} s, then {last:.1} s: {}", if fixed.is_flat() { "flat" } else { "GROWS" }),
+            format!(
+                "{middle:.1} s, then {last:.1} s ({:.1} s to the aggregator): {}",
+                fixed.unread_seconds(),
+                if fixed.is_flat() { "flat" } else { "GROWS" }
+            ),
         )
         .detail("the rest stored after", format!("{:.1} s", fixed.rest.as_secs_f64()))
         .detail("CPU", shares(&fixed.used, increments))

@@ -22,6 +22,8 @@ use super::log::Log;
 use super::measure::Watched;
 use crate::load::Summary;
 
+/// How long the store may go on merging what is in it.
+const MERGES_PATIENCE: Duration = Duration::from_secs(300);
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -263,6 +265,17 @@ impl<'r> Case<'r> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(begun.elapsed())
+    }
+
+    /// Waits until the store merges nothing, so that what was stored before does not slow down what is measured next.
+    pub(crate) async fn until_merged(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let client = self.client();
+        while client.query("SELECT count() FROM system.merges").fetch_one::<u64>().await? > 0 {
+            anyhow::ensure!(begun.elapsed() < MERGES_PATIENCE, "still merging after {MERGES_PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
     }
 
     /// What the store has of `increments`: next offsets.

@@ -25,8 +25,6 @@ const NAME: &str = "sink";
 /// The machine's speed wanders: drains and yardsticks take turns, and each drain is held against the ones before and after.
 const ROUNDS: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Merges of what one of the two stored must not slow the other down.
-const MERGES_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the yardstick does without: tokens are not looked at.
 const NO_DEDUPLICATION: [(&str, &str); 2] =
@@ -49,11 +47,12 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     let mut stored = Vec::new();
     let mut wrong = None;
     for round in 1..=ROUNDS {
-        until_merged(&client).await?;
+        // Merges of what one of the two stored must not slow the other down.
+        case.until_merged().await?;
         stored.push(drain(&case, &engine, rows).await?);
         wrong = wrong.or(case.verify(std::slice::from_ref(&sent)).await?.err());
         set_aside(&client, round).await?;
-        until_merged(&client).await?;
+        case.until_merged().await?;
         bare.push(insert_bare(&client, &engine, &format!("bare_{round}"), &blocks).await?);
     }
     for number in 0..=ROUNDS {
@@ -169,15 +168,6 @@ async fn insert_all(client: &Client, table: &str, blocks: &[Block]) -> anyhow::R
     }
     while let Some(lane) = tasks.join_next().await {
         lane??;
-    }
-    Ok(())
-}
-
-async fn until_merged(client: &Client) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while client.query("SELECT count() FROM system.merges").fetch_one::<u64>().await? > 0 {
-        anyhow::ensure!(begun.elapsed() < MERGES_PATIENCE, "still merging after {MERGES_PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }

@@ -34,12 +34,22 @@ pub(crate) async fn stop_all(case: &Case<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Messages, at one time of a trial.
+#[derive(Clone, Copy)]
+struct Look {
+    at: Instant,
+    logged: u64,
+    /// In the log, but not in the store.
+    lag: u64,
+    /// Of these the ones that the aggregators have not committed.
+    unread: u64,
+}
+
 /// How a trial went.
 pub(crate) struct Trial {
     asked: Option<u64>,
     pub(crate) sent: Summary,
-    /// Each second: messages in the log, and messages that are in it but not in the store.
-    looks: Vec<(Instant, u64, u64)>,
+    looks: Vec<Look>,
     /// What the processes used up to the last look, the load among them.
     pub(crate) used: Vec<Used>,
     /// How long the rest took.
@@ -47,7 +57,8 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// Loads at this rate (none: as fast as it goes) and waits until everything is stored.
+    /// Loads at this rate (none: as fast as it goes) and waits until everything is stored. Begins once the store has merged what
+    /// was stored before.
     pub(crate) async fn run(
         case: &Case<'_>,
         all: &[Watched],
@@ -55,6 +66,7 @@ impl Trial {
         batch: u64,
         seconds: u64,
     ) -> anyhow::Result<Trial> {
+        case.until_merged().await?;
         let rate_arg = rate.map_or_else(String::new, |rate| format!("--rate {rate}"));
         let mut load = case.start_load(&format!("--batch {batch} --seconds {seconds} {rate_arg}"))?;
         let meter = Meter::start(all.iter().cloned().chain([load.watched("load")]))?;
@@ -74,8 +86,13 @@ impl Trial {
             used = read;
             let ends = tokio::task::block_in_place(|| case.log.ends())?;
             let stored = case.stored().await?;
-            let messages = ends.iter().sum::<i64>().cast_unsigned();
-            looks.push((Instant::now(), messages, lag(&ends, &stored)));
+            let committed = tokio::task::block_in_place(|| case.log.committed())?;
+            looks.push(Look {
+                at: Instant::now(),
+                logged: ends.iter().sum::<i64>().cast_unsigned(),
+                lag: lag(&ends, &stored),
+                unread: lag(&ends, &committed),
+            });
         }
         let sent = load.finish().await?;
         let rest = case.until_stored(PATIENCE).await?;
@@ -90,26 +107,33 @@ impl Trial {
     /// Increments in the log when `used` was read.
     pub(crate) fn increments_seen(&self) -> u64 {
         let (first, last) = (self.looks.first(), self.looks.last());
-        let messages = first.zip(last).map_or(0, |((_, first, _), (_, last, _))| last - first);
+        let messages = first.zip(last).map_or(0, |(first, last)| last.logged - first.logged);
         (messages as f64 * self.each()) as u64
     }
 
     /// Increments stored each second, while it ran.
     pub(crate) fn stored_per_second(&self) -> f64 {
         let (Some(first), Some(last)) = (self.looks.first(), self.looks.last()) else { return 0.0 };
-        let stored = |(_, messages, lag): &(Instant, u64, u64)| (messages - lag) as f64;
-        (stored(last) - stored(first)) * self.each() / (last.0 - first.0).as_secs_f64().max(1e-9)
+        let stored = |look: &Look| (look.logged - look.lag) as f64;
+        (stored(last) - stored(first)) * self.each() / (last.at - first.at).as_secs_f64().max(1e-9)
     }
 
     /// How far behind the store was, in seconds of the load: mean of the middle third and of the last third of the trial.
     pub(crate) fn lag_seconds(&self) -> (f64, f64) {
         let third = self.looks.len() / 3;
-        let per_second = self.sent.sent_per_second() / self.each();
-        let mean = |looks: &[(Instant, u64, u64)]| {
-            let sum: u64 = looks.iter().map(|(_, _, lag)| lag).sum();
-            sum as f64 / looks.len().max(1) as f64 / per_second.max(1e-9)
-        };
+        let mean = |looks: &[Look]| self.mean_seconds(looks, |look| look.lag);
         (mean(&self.looks[third..2 * third]), mean(&self.looks[2 * third..]))
+    }
+
+    /// How far behind the aggregators were, of that: mean of the last third.
+    pub(crate) fn unread_seconds(&self) -> f64 {
+        self.mean_seconds(&self.looks[2 * (self.looks.len() / 3)..], |look| look.unread)
+    }
+
+    fn mean_seconds(&self, looks: &[Look], messages: impl Fn(&Look) -> u64) -> f64 {
+        let per_second = self.sent.sent_per_second() / self.each();
+        let sum: u64 = looks.iter().map(messages).sum();
+        sum as f64 / looks.len().max(1) as f64 / per_second.max(1e-9)
     }
 
     pub(crate) fn is_flat(&self) -> bool {
@@ -130,7 +154,12 @@ mod tests {
     /// A trial of 12 s at 1000 messages of 10 increments a second, with this lag each second.
     fn trial(asked: u64, lags: [u64; 12]) -> Trial {
         let begun = Instant::now();
-        let look = |(second, lag)| (begun + Duration::from_secs(second), 1000 * (second + 1), lag);
+        let look = |(second, lag)| Look {
+            at: begun + Duration::from_secs(second),
+            logged: 1000 * (second + 1),
+            lag,
+            unread: lag / 2,
+        };
         Trial {
             asked: Some(asked),
             sent: Summary {
@@ -158,6 +187,7 @@ mod tests {
         let grows = trial(10_000, [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800, 2000, 2200]);
         assert!(!grows.is_sustained());
         assert_eq!(grows.lag_seconds(), (1.1, 1.9));
+        assert_eq!(grows.unread_seconds(), 0.95);
     }
 
     #[test]

@@ -24,8 +24,8 @@ const TURN: u64 = 500;
 /// Without a rate, fixed event times go on as if this were the rate.
 const NOMINAL_RATE: u64 = 1_000_000;
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
-/// How long to sleep at once before the rate lets the next increment go: librdkafka counts in milliseconds, and a stop is to be
-/// seen. What was slept too long is caught up.
+/// How long to sleep at once before the rate lets the next increment go: seldom, and a stop is to be seen. What was slept too
+/// long is caught up.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
@@ -146,7 +146,9 @@ impl<'a> Sender<'a> {
         match due.checked_sub(started.elapsed()) {
             None => true,
             Some(early) => {
-                self.producer.poll(early.clamp(SHORTEST_SLEEP, LONGEST_SLEEP));
+                // Not in the producer's poll, which spins through what is left of a millisecond.
+                std::thread::sleep(early.clamp(SHORTEST_SLEEP, LONGEST_SLEEP));
+                self.producer.poll(Duration::ZERO);
                 false
             }
         }
