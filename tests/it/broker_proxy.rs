@@ -123,9 +123,9 @@ impl Shared {
     ) -> Option<()> {
         loop {
             let request = frame(&mut from).await?;
+            let id = request.get(8..12)?.try_into().ok()?;
             let number = |at: usize| i16::from_be_bytes([request[at], request[at + 1]]);
             let (api, version) = (number(4), number(6));
-            let id = request.get(8..12)?.try_into().ok()?;
             asked.0.lock().await.insert(id, (api, version));
             if api == TXN_OFFSET_COMMIT {
                 tokio::spawn(pass_after_a_refusal(request, Arc::clone(&to), self.stage.subscribe()));
@@ -214,5 +214,5 @@ async fn frame(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
     let mut message = length.to_vec();
     message.resize(4 + usize::try_from(i32::from_be_bytes(length)).ok()?, 0);
     from.read_exact(&mut message[4..]).await.ok()?;
-    (message.len() >= 12).then_some(message)
+    Some(message)
 }

@@ -11,6 +11,9 @@ use super::ports::check_free;
 use super::program::Program;
 
 const COMES_UP: Duration = Duration::from_secs(90);
+/// How often one that ends before it answers is started again, as any supervisor would: the registry gives its database five
+/// seconds to open, which a busy machine may exceed.
+const TRIES_AGAIN: u32 = 3;
 
 #[derive(Clone, Copy)]
 enum What {
@@ -73,9 +76,15 @@ impl Server {
 
     /// Returns once it answers.
     pub(super) async fn start(&self) -> Result<(), Error> {
-        check_free(self.program.name(), &[self.address])?;
-        self.program.start()?;
-        self.program.answers(COMES_UP, async || self.probe().await).await
+        let mut left = TRIES_AGAIN;
+        loop {
+            check_free(self.program.name(), &[self.address])?;
+            self.program.start()?;
+            match self.program.answers(COMES_UP, async || self.probe().await).await {
+                Err(Error::Died { .. }) if left > 0 => left -= 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn probe(&self) -> Result<(), NoAnswer> {
