@@ -23,7 +23,7 @@ fuzz_target!(
         apache_avro::util::max_allocation_bytes(MAX_ALLOCATION_BYTES);
     },
     |bytes: &[u8]| {
-        // JSON holds no byte 0, so the first one ends it.
+        // JSON holds no byte 0, so the first one ends it; without one the message is empty.
         let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
         let (schema, rest) = bytes.split_at(end);
         let body = rest.get(1..).unwrap_or_default();

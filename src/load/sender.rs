@@ -24,8 +24,8 @@ const TURN: u64 = 500;
 /// Without a rate, fixed event times go on as if this were the rate.
 const NOMINAL_RATE: u64 = 1_000_000;
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
-/// How long to sleep at once before the rate lets the next increment go: seldom, and a stop is to be seen. What was slept too
-/// long is caught up.
+/// How long to sleep at once before the rate lets the next increment go: not so short that it wakes for each message, not so
+/// long that a stop goes unseen. What was slept too long is caught up.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
