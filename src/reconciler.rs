@@ -2,15 +2,16 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tally_service::config::Config;
-use tally_service::telemetry;
+use tally_platform::config::Config;
+use tally_platform::exit::{Failure, MISMATCH};
+use tally_platform::process::runtime;
+use tally_platform::telemetry;
 
 use crate::cli::Reconciler;
-use crate::exit::{Failure, MISMATCH};
-use crate::service::runtime;
 
 pub(crate) fn run(command: &Reconciler, config: &Config) -> Result<ExitCode, Failure> {
-    let guard = telemetry::start(&config.telemetry, "reconciler", "command").map_err(Failure::config)?;
+    let guard =
+        telemetry::start(&config.telemetry, "reconciler", "command").map_err(Failure::config)?;
     let code = match command {
         Reconciler::Verify => verify(config),
     };
@@ -30,8 +31,10 @@ fn verify(config: &Config) -> Result<ExitCode, Failure> {
         )
         .expect("the template is valid"),
     );
-    let report =
-        runtime()?.block_on(tally_reconciler::verify(config, &progress)).map_err(Failure::unavailable)?;
+    let runtime = runtime().map_err(Failure::failed)?;
+    let report = runtime
+        .block_on(tally_reconciler::verify(config, &progress))
+        .map_err(Failure::unavailable)?;
     progress.finish_and_clear();
     println!("{report}");
     Ok(if report.agrees() { ExitCode::SUCCESS } else { ExitCode::from(MISMATCH) })

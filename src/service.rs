@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use tally_service::config::Config;
-use tally_service::health::{self, Health};
-use tally_service::telemetry;
-use tokio::signal::unix::{SignalKind, signal};
+use tally_platform::config::Config;
+use tally_platform::exit::Failure;
+use tally_platform::health::{self, Health};
+use tally_platform::process::{runtime, signals};
+use tally_platform::{exit, telemetry};
 use tokio_util::sync::CancellationToken;
-
-use crate::exit::{self, Failure};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
@@ -31,8 +30,14 @@ impl Kind {
 
 pub(crate) fn run(kind: Kind, config: &Config) -> Result<ExitCode, Failure> {
     let instance = instance(config)?;
-    let guard = telemetry::start(&config.telemetry, kind.name(), &instance).map_err(Failure::config)?;
-    let ended = runtime()?.block_on(serve(kind, config, &instance, guard.metrics()));
+    let guard =
+        telemetry::start(&config.telemetry, kind.name(), &instance).map_err(Failure::config)?;
+    let ended = runtime().map_err(Failure::failed)?.block_on(serve(
+        kind,
+        config,
+        &instance,
+        guard.metrics(),
+    ));
     if let Err(error) = &ended {
         tracing::error!(error = exit::with_causes(error), "stopped");
     }
@@ -79,25 +84,9 @@ fn instance(config: &Config) -> Result<String, Failure> {
     match &config.aggregator.instance {
         Some(name) => Ok(name.clone()),
         None => {
-            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(Failure::failed)?;
+            let name =
+                std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(Failure::failed)?;
             Ok(name.trim().to_owned())
         }
     }
-}
-
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
-}
-
-/// Cancels `shutdown` at the first SIGTERM or Ctrl-C, and ends the process at the second.
-pub(crate) async fn signals(shutdown: CancellationToken) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut next = async || {
-        tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
-    };
-    let name = next().await;
-    tracing::info!(signal = name, "draining; once more ends at once");
-    shutdown.cancel();
-    next().await;
-    std::process::exit(130);
 }

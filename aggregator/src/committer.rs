@@ -1,4 +1,5 @@
-//! Commits flushes, one after the other, on a thread of its own: the worker goes on, whatever a commit waits for.
+//! Commits flushes, one after the other, on a thread of its own: the worker goes on, whatever a
+//! commit waits for.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
@@ -72,7 +73,8 @@ impl Committer {
         }
     }
 
-    /// An error if the thread hangs in a call. It is not waited for any more: only the end of the process ends it.
+    /// An error if the thread hangs in a call. It is not waited for any more: only the end of the
+    /// process ends it.
     fn stuck(&mut self) -> Option<Result<Outcome, Error>> {
         if !self.in_flight || !self.overdue.is_past() {
             return None;

@@ -1,4 +1,5 @@
-//! The aggregator's state: a fold for each partition that this worker has. No I/O, and no clock of its own.
+//! The aggregator's state: a fold for each partition that this worker has. No I/O, and no clock of
+//! its own.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -66,7 +67,8 @@ pub(crate) struct Core {
     /// Partitions that are read from before their fold.
     rebuilds: BTreeMap<i32, Rebuild>,
     rebuilt: Vec<Rebuilt>,
-    /// Flushes of partitions whose batch was as large as one may be, in order; they go out with the next flush.
+    /// Flushes of partitions whose batch was as large as one may be, in order; they go out with the
+    /// next flush.
     cut: Vec<(i32, Flush)>,
     rejected: Vec<Rejected>,
     rejected_bytes: usize,
@@ -143,7 +145,8 @@ impl Core {
         self.fold(partition).was_unread(offset, payload)
     }
 
-    /// Whether ids come back of which it is known which messages left none: the schema of every other message was there.
+    /// Whether ids come back of which it is known which messages left none: the schema of every
+    /// other message was there.
     pub(crate) fn knows_unread(&self, partition: i32) -> bool {
         self.rebuilds.get(&partition).is_some_and(|rebuild| rebuild.is_marked)
     }
@@ -193,7 +196,8 @@ impl Core {
         self.rebuilt.pop()
     }
 
-    /// What it takes to remember the same ids again at `end`, where the partition's last flush ends.
+    /// What it takes to remember the same ids again at `end`, where the partition's last flush
+    /// ends.
     pub(crate) fn bookmark(&mut self, partition: i32, end: i64) -> Bookmark {
         let fold = self.fold(partition);
         assert_eq!(fold.next(), end, "nothing was seen since the flush");
@@ -272,15 +276,23 @@ impl Core {
         }
     }
 
-    /// Takes what the partitions hold that `wanted` names: their flushes, each partition's in order, and their rejected
-    /// messages.
-    pub(crate) fn take(&mut self, wanted: impl Fn(i32) -> bool) -> (Vec<(i32, Flush)>, Vec<Rejected>) {
-        let (mut flushes, kept): (Vec<_>, _) =
-            std::mem::take(&mut self.cut).into_iter().partition(|(partition, _)| wanted(*partition));
+    /// Takes what the partitions hold that `wanted` names: their flushes, each partition's in
+    /// order, and their rejected messages.
+    pub(crate) fn take(
+        &mut self,
+        wanted: impl Fn(i32) -> bool,
+    ) -> (Vec<(i32, Flush)>, Vec<Rejected>) {
+        let (mut flushes, kept): (Vec<_>, _) = std::mem::take(&mut self.cut)
+            .into_iter()
+            .partition(|(partition, _)| wanted(*partition));
         self.cut = kept;
-        let open = self.folds.iter_mut().filter(|(partition, fold)| wanted(**partition) && !fold.is_clean());
+        let open = self
+            .folds
+            .iter_mut()
+            .filter(|(partition, fold)| wanted(**partition) && !fold.is_clean());
         flushes.extend(open.map(|(partition, fold)| (*partition, fold.take())));
-        let (taken, kept) = std::mem::take(&mut self.rejected).into_iter().partition(|r| wanted(r.partition));
+        let (taken, kept) =
+            std::mem::take(&mut self.rejected).into_iter().partition(|r| wanted(r.partition));
         self.rejected = kept;
         self.rejected_bytes = self.rejected.iter().map(Rejected::bytes).sum();
         self.measure();

@@ -1,12 +1,12 @@
 use rdkafka::error::KafkaError;
 use tally_counts::Rules;
-use tally_service::{kafka, registry};
+use tally_platform::registry;
 
 /// Why a worker stopped. Everything that passes by itself is retried inside, and is not here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Topic(#[from] kafka::TopicError),
+    Topic(#[from] tally_kafka::TopicError),
     #[error(
         "topic {deltas} has {have} partitions, {increments} has {need}: each source partition has its own in {deltas}"
     )]

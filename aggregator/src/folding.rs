@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use tally_counts::{Envelope, Reject};
+use tally_kafka::Fetched;
+use tally_platform::plans::{Decoded, Plans, Refusal, Undecoded};
+use tally_platform::registry;
 use tally_schemas::Increment;
-use tally_service::kafka::Fetched;
-use tally_service::plans::{Decoded, Plans, Refusal, Undecoded};
-use tally_service::registry;
 use tokio::runtime::Handle;
 
 use crate::core::{Core, Rejected};
@@ -44,10 +44,12 @@ impl Folding {
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
         let refused = match self.decode(bytes, &mut increments)? {
-            Ok(decoded) => match self.core.count(partition, &envelope(message, decoded), &increments, now) {
-                Ok(()) => None,
-                Err(reason) => Some((reason, describe(reason, &increments))),
-            },
+            Ok(decoded) => {
+                match self.core.count(partition, &envelope(message, decoded), &increments, now) {
+                    Ok(()) => None,
+                    Err(reason) => Some((reason, describe(reason, &increments))),
+                }
+            }
             Err(refusal) => Some((refusal.reason, refusal.detail)),
         };
         self.increments = reuse(increments);
@@ -88,7 +90,8 @@ impl Folding {
         bytes: &'a [u8],
         increments: &mut Vec<Increment<'a>>,
     ) -> Result<Result<Decoded<'a>, Refusal>, registry::Error> {
-        // A process that was stopped in between may have to ask twice: that a schema is unknown is not believed for long.
+        // A process that was stopped in between may have to ask twice: that a schema is unknown is
+        // not believed for long.
         loop {
             match self.plans.decode(bytes, increments) {
                 Ok(decoded) => return Ok(Ok(decoded)),
@@ -98,7 +101,8 @@ impl Folding {
         }
     }
 
-    /// Asks the registry for the schema of a message of the partition that was not folded; an error if it would not be yet.
+    /// Asks the registry for the schema of a message of the partition that was not folded; an error
+    /// if it would not be yet.
     pub(crate) fn learn(&mut self, partition: i32, prefix: &[u8]) -> Result<(), Error> {
         self.runtime.block_on(self.plans.learn(prefix))?;
         match self.plans.decode(prefix, &mut Vec::new()) {

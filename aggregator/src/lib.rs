@@ -1,4 +1,5 @@
-//! The aggregator: folds increments into deltas, and commits each flush together with the offsets that it covers.
+//! The aggregator: folds increments into deltas, and commits each flush together with the offsets
+//! that it covers.
 //!
 //! ```text
 //!             positions (a thread): where each partition is to be read from
@@ -11,8 +12,9 @@
 //!            └──────────────────────────────────────────────────────────────────────────┘    the group's offsets
 //! ```
 //!
-//! While one flush commits, the next one's sums accumulate. When a flush does not commit, whatever the reason, every sum is
-//! dropped and the partitions are read again from the committed offsets: nothing is ever mended in memory.
+//! While one flush commits, the next one's sums accumulate. When a flush does not commit, whatever
+//! the reason, every sum is dropped and the partitions are read again from the committed offsets:
+//! nothing is ever mended in memory.
 
 mod committer;
 mod core;
@@ -30,16 +32,17 @@ mod worker;
 
 use std::sync::Arc;
 
-use tally_service::config::Config;
-use tally_service::health::Health;
+use tally_platform::config::Config;
+use tally_platform::health::Health;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
 
-/// Runs the configured number of workers until `shutdown`, then flushes what they hold and returns. The first worker to
-/// fail stops the others.
+/// Runs the configured number of workers until `shutdown`, then flushes what they hold and returns.
+/// The first worker to fail stops the others.
 ///
-/// `instance` tells this process from the others of its group, and stays the same when it is started again.
+/// `instance` tells this process from the others of its group, and stays the same when it is
+/// started again.
 pub async fn run(
     config: &Config,
     instance: &str,

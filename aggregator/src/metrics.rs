@@ -23,11 +23,15 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Metrics {
         let meter = global::meter("tally");
-        let counter = |name, description| meter.u64_counter(name).with_description(description).build();
+        let counter =
+            |name, description| meter.u64_counter(name).with_description(description).build();
         let gauge = |name, description| meter.u64_gauge(name).with_description(description).build();
         Metrics {
             messages: counter("tally_aggregator_messages_total", "Messages in committed flushes"),
-            increments: counter("tally_aggregator_increments_total", "Increments in committed flushes"),
+            increments: counter(
+                "tally_aggregator_increments_total",
+                "Increments in committed flushes",
+            ),
             rejected: counter("tally_aggregator_rejected_total", "Messages rejected, by reason"),
             deltas: counter("tally_aggregator_deltas_total", "Deltas in committed flushes"),
             flushes: counter("tally_aggregator_flushes_total", "Flushes, by outcome"),
@@ -40,7 +44,10 @@ impl Metrics {
                 "tally_aggregator_duplicates_total",
                 "Recognised by an id in committed flushes: messages by their batch's, increments by their own",
             ),
-            remembered_ids: gauge("tally_aggregator_remembered_ids", "Ids that are remembered, by partition"),
+            remembered_ids: gauge(
+                "tally_aggregator_remembered_ids",
+                "Ids that are remembered, by partition",
+            ),
             remembered_bytes: gauge(
                 "tally_aggregator_remembered_bytes",
                 "Memory that they take, by partition",
@@ -65,7 +72,8 @@ impl Metrics {
         self.messages.add(flush.messages, &[]);
         self.increments.add(flush.increments, &[]);
         self.deltas.add(flush.deltas, &[]);
-        for (kind, count) in [("batch", flush.duplicates.batches), ("increment", flush.duplicates.increments)]
+        for (kind, count) in
+            [("batch", flush.duplicates.batches), ("increment", flush.duplicates.increments)]
         {
             self.duplicates.add(count, &[KeyValue::new("kind", kind)]);
         }

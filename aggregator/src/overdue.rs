@@ -1,7 +1,8 @@
 //! Whether a call into librdkafka has not come back, long after the time that it was given.
 //!
-//! A request to a group's coordinator waits for one to be found, and librdkafka looks for it again only when a connection comes
-//! or goes. If none does, the call that sent it never returns, whatever its timeout (`rd_kafka_coord_req_fsm`, librdkafka 2.12).
+//! A request to a group's coordinator waits for one to be found, and librdkafka looks for it again
+//! only when a connection comes or goes. If none does, the call that sent it never returns,
+//! whatever its timeout (`rd_kafka_coord_req_fsm`, librdkafka 2.12).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
-//! Where partitions are to be read from: found out on a thread of its own, because the broker does not tell an offset that an
-//! open transaction could still change, and the partitions that the worker has already must go on meanwhile.
+//! Where partitions are to be read from: found out on a thread of its own, because the broker does
+//! not tell an offset that an open transaction could still change, and the partitions that the
+//! worker has already must go on meanwhile.
 //!
 //! ```text
 //!  worker ── want, unwant ──► wanted ──► thread ── the topic's id, partitions of deltas, committed offsets, the log's range,
@@ -8,7 +9,8 @@
 //!              wanted, or why to stop
 //! ```
 //!
-//! The thread also looks now and then whether the topic is still the one that was there at the start.
+//! The thread also looks now and then whether the topic is still the one that was there at the
+//! start.
 
 mod finder;
 
@@ -18,8 +20,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rdkafka::consumer::BaseConsumer;
-use tally_service::config::Config;
-use tally_service::kafka::Membership;
+use tally_kafka::Membership;
+use tally_platform::config::Config;
 
 use self::finder::Finder;
 use crate::Error;

@@ -7,9 +7,10 @@
 //!  the group takes ──► let_go, from anywhere
 //! ```
 //!
-//! Only [`Reading::let_go`] takes partitions out of librdkafka's hands. To librdkafka that is the answer to a REVOKE, also to one
-//! that nobody has seen yet, and it makes a consumer that was thrown out join again in the background. So whatever else is to
-//! stand still or to be read again stays assigned: its messages are left where they are, and its position is moved.
+//! Only [`Reading::let_go`] takes partitions out of librdkafka's hands. To librdkafka that is the
+//! answer to a REVOKE, also to one that nobody has seen yet, and it makes a consumer that was
+//! thrown out join again in the background. So whatever else is to stand still or to be read again
+//! stays assigned: its messages are left where they are, and its position is moved.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::Bookmark;
-use tally_service::kafka::{self, Fetched, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
+use tally_kafka::{Fetched, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
 
 use crate::Error;
 use crate::core::Start;
@@ -46,7 +47,15 @@ impl<'c> Reading<'c> {
         positions: Positions,
     ) -> Reading<'c> {
         let topic_id = topic_id.to_owned();
-        Reading { consumer, fetcher, topic, topic_id, positions, held: BTreeSet::new(), member: None }
+        Reading {
+            consumer,
+            fetcher,
+            topic,
+            topic_id,
+            positions,
+            held: BTreeSet::new(),
+            member: None,
+        }
     }
 
     /// The next message of any partition, if one is there; or an error of a partition.
@@ -56,8 +65,9 @@ impl<'c> Reading<'c> {
         self.fetcher.fetch().map(|fetched| fetched.map_err(unreadable))
     }
 
-    /// Serves the group and the client's errors, for up to `wait`. A partition comes back whose message came out here and not
-    /// by [`Reading::fetch`]: it must be read again from where its fold is.
+    /// Serves the group and the client's errors, for up to `wait`. A partition comes back whose
+    /// message came out here and not by [`Reading::fetch`]: it must be read again from where its
+    /// fold is.
     pub(crate) fn serve(&self, wait: Duration) -> Result<Option<i32>, Error> {
         match self.consumer.poll(wait) {
             None => Ok(None),
@@ -83,20 +93,22 @@ impl<'c> Reading<'c> {
         self.member.as_ref()
     }
 
-    /// Whether the partitions belong to somebody else already, as far as is known: librdkafka does not always say so. A flush
-    /// hangs on the member's name, not on this.
+    /// Whether the partitions belong to somebody else already, as far as is known: librdkafka does
+    /// not always say so. A flush hangs on the member's name, not on this.
     pub(crate) fn is_lost(&self) -> bool {
         self.consumer.assignment_lost() || Member::of(self.consumer) != self.member
     }
 
-    /// Whether the group has given a new name, and with it the partitions that were held under the old one once more. librdkafka
-    /// does not revoke them where the loss comes in the middle of a rebalance.
+    /// Whether the group has given a new name, and with it the partitions that were held under the
+    /// old one once more. librdkafka does not revoke them where the loss comes in the middle of a
+    /// rebalance.
     pub(crate) fn joined_anew(&self) -> bool {
         let now = Member::of(self.consumer);
         now.is_some() && now != self.member
     }
 
-    /// From now on partitions are held by who this consumer is by now. What was held before must not be read on, but looked for.
+    /// From now on partitions are held by who this consumer is by now. What was held before must
+    /// not be read on, but looked for.
     pub(crate) fn renew_member(&mut self) {
         if let Some(member) = Member::of(self.consumer) {
             self.member = Some(member);
@@ -108,12 +120,13 @@ impl<'c> Reading<'c> {
         self.consumer.context().leave();
     }
 
-    /// The group gave these partitions: finds out where they are to be read from, see [`Reading::found`].
+    /// The group gave these partitions: finds out where they are to be read from, see
+    /// [`Reading::found`].
     pub(crate) fn hold(&mut self, partitions: &[i32]) -> Result<(), Error> {
         self.held.extend(partitions);
         self.positions.want(partitions);
         // The group waits for an answer, and need not wait for the positions.
-        kafka::take_on(self.consumer).map_err(Error::kafka("take partitions on"))
+        tally_kafka::take_on(self.consumer).map_err(Error::kafka("take partitions on"))
     }
 
     /// Finds out anew from where these partitions, which are held, are to be read.
@@ -155,10 +168,12 @@ impl<'c> Reading<'c> {
             self.held.remove(partition);
             self.fetcher.stop(*partition);
         }
-        kafka::let_go(self.consumer, self.topic, partitions).map_err(Error::kafka("let partitions go"))
+        tally_kafka::let_go(self.consumer, self.topic, partitions)
+            .map_err(Error::kafka("let partitions go"))
     }
 
-    /// These partitions and next offsets as librdkafka lists them, each with the bookmark of what is remembered there.
+    /// These partitions and next offsets as librdkafka lists them, each with the bookmark of what
+    /// is remembered there.
     pub(crate) fn marked(
         &self,
         offsets: impl Iterator<Item = (i32, i64, Bookmark)>,
@@ -174,11 +189,12 @@ impl<'c> Reading<'c> {
 }
 
 impl Drop for Reading<'_> {
-    /// A consumer that is closed waits until its partitions are let go, also where its worker fails with decisions of the group
-    /// not carried out.
+    /// A consumer that is closed waits until its partitions are let go, also where its worker fails
+    /// with decisions of the group not carried out.
     fn drop(&mut self) {
         self.leave();
-        let all_let_go = self.consumer.assignment().and_then(|all| self.consumer.incremental_unassign(&all));
+        let all_let_go =
+            self.consumer.assignment().and_then(|all| self.consumer.incremental_unassign(&all));
         if let Err(error) = all_let_go {
             tracing::warn!(%error, "let partitions go");
         }
@@ -186,16 +202,23 @@ impl Drop for Reading<'_> {
 }
 
 /// Why a partition cannot be read on.
-fn unreadable(consumer: &BaseConsumer<Membership>, topic: &str, topic_id: &str, reason: Unreadable) -> Error {
+fn unreadable(
+    consumer: &BaseConsumer<Membership>,
+    topic: &str,
+    topic_id: &str,
+    reason: Unreadable,
+) -> Error {
     let topic = topic.to_owned();
-    match kafka::topic_id(consumer.client(), &topic) {
-        Ok(is) if is != topic_id => return Error::TopicReplaced { topic, was: topic_id.to_owned(), is },
+    match tally_kafka::topic_id(consumer.client(), &topic) {
+        Ok(is) if is != topic_id => {
+            return Error::TopicReplaced { topic, was: topic_id.to_owned(), is };
+        }
         Err(missing @ TopicError::Missing { .. }) => return missing.into(),
         // What the error says is all there is to say.
         Ok(_) | Err(TopicError::Unavailable { .. }) => {}
     }
     let Unreadable { partition, out_of_range, reason } = reason;
-    match (out_of_range, kafka::watermarks(consumer.client(), &topic, partition)) {
+    match (out_of_range, tally_kafka::watermarks(consumer.client(), &topic, partition)) {
         (Some(next), Ok((low, high))) => Error::OutOfRange { topic, partition, next, low, high },
         _ => Error::Partition { topic, partition, reason },
     }

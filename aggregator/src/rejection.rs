@@ -1,16 +1,18 @@
-//! A rejected message as it goes to the topic of rejections: a copy, and in its headers where it came from and why.
+//! A rejected message as it goes to the topic of rejections: a copy, and in its headers where it
+//! came from and why.
 //!
 //! ```text
 //!  tally.reason, .detail, .topic, .partition, .offset
 //!  tally.truncated: payload=<bytes> or key=<bytes>,payload=<bytes>, where these were too long to be copied
 //! ```
 //!
-//! A log's messages may be longer than a client sends: they were compressed by another, or the topic's limit was raised. What
-//! cannot be copied is left out, and says so; the original stays in the log.
+//! A log's messages may be longer than a client sends: they were compressed by another, or the
+//! topic's limit was raised. What cannot be copied is left out, and says so; the original stays in
+//! the log.
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
-use tally_service::kafka::REJECTED_MESSAGE_BYTES;
+use tally_kafka::REJECTED_MESSAGE_BYTES;
 
 use crate::core::Rejected;
 
@@ -30,7 +32,11 @@ pub(crate) fn short(mut detail: String) -> String {
 }
 
 /// The message to send to the topic `to`, of one from the topic `from`.
-pub(crate) fn record<'a>(to: &'a str, from: &str, rejected: &'a Rejected) -> BaseRecord<'a, [u8], [u8]> {
+pub(crate) fn record<'a>(
+    to: &'a str,
+    from: &str,
+    rejected: &'a Rejected,
+) -> BaseRecord<'a, [u8], [u8]> {
     let (key, payload, truncated) = fitting(rejected, REJECTED_MESSAGE_BYTES - AROUND_BYTES);
     let (partition, offset) = (rejected.partition.to_string(), rejected.offset.to_string());
     let header = |key, value| Header { key, value: Some(value) };
@@ -53,7 +59,8 @@ pub(crate) fn record<'a>(to: &'a str, from: &str, rejected: &'a Rejected) -> Bas
     record
 }
 
-/// Key and payload as far as they are no longer than `room` together, and the lengths of those left out.
+/// Key and payload as far as they are no longer than `room` together, and the lengths of those left
+/// out.
 fn fitting(rejected: &Rejected, room: usize) -> (Option<&[u8]>, Option<&[u8]>, Option<String>) {
     let (key, payload) = (rejected.key.as_deref(), rejected.payload.as_deref());
     let bytes = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
@@ -77,7 +84,14 @@ mod tests {
     fn rejected(key: Option<&[u8]>, payload: Option<&[u8]>) -> Rejected {
         let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
         let (key, payload) = (owned(key), owned(payload));
-        Rejected { partition: 0, offset: 0, reason: Reject::NotFramed, detail: String::new(), key, payload }
+        Rejected {
+            partition: 0,
+            offset: 0,
+            reason: Reject::NotFramed,
+            detail: String::new(),
+            key,
+            payload,
+        }
     }
 
     #[test]

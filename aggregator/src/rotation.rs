@@ -1,5 +1,5 @@
-//! Producers that take turns: the coordinator refuses an id until the markers of its last transaction are written, so the next
-//! flush goes out on the next id.
+//! Producers that take turns: the coordinator refuses an id until the markers of its last
+//! transaction are written, so the next flush goes out on the next id.
 //!
 //! ```text
 //!                    ┌─ Committed ────────────────────► the same producer, when its turn comes again
@@ -7,8 +7,8 @@
 //!         producer   └─ Aborted, Unknown, Fenced ─────┴─► a new one, before the outcome is told
 //! ```
 //!
-//! A new producer of an id ends what the last one left open, and shuts out what is still on its way. Only then are the
-//! committed offsets worth reading.
+//! A new producer of an id ends what the last one left open, and shuts out what is still on its
+//! way. Only then are the committed offsets worth reading.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -18,15 +18,17 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer};
-use tally_service::config;
-use tally_service::kafka::{Member, transactional_producer};
+use tally_kafka::{Member, transactional_producer};
+use tally_platform::config;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::core::Rejected;
 use crate::overdue::Overdue;
 use crate::rejection::record;
-use crate::transaction::{Cause, Connection, Failure, Patience, Transaction, TransactionalProducer, repeat};
+use crate::transaction::{
+    Cause, Connection, Failure, Patience, Transaction, TransactionalProducer, repeat,
+};
 
 /// Producers in rotation.
 const PRODUCERS: usize = 4;
@@ -37,8 +39,8 @@ const INIT_PAUSE: Duration = Duration::from_millis(100);
 const REMINDER: Duration = Duration::from_secs(10);
 /// How long after its time a call is taken for one that never comes back.
 const MARGIN: Duration = Duration::from_secs(30);
-/// A take-over that comes alone is lived through. Two processes of one name take over from each other at every flush: the
-/// one that was taken over from first gets here first, and stops.
+/// A take-over that comes alone is lived through. Two processes of one name take over from each
+/// other at every flush: the one that was taken over from first gets here first, and stops.
 const TAKEOVERS: usize = 3;
 const TAKEOVERS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -56,9 +58,11 @@ pub(crate) struct Job {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Committed,
-    /// It did not commit, or nobody knows, and by now it is decided: the committed offsets tell. Holds why.
+    /// It did not commit, or nobody knows, and by now it is decided: the committed offsets tell.
+    /// Holds why.
     NotCommitted(String),
-    /// A stop came before it was decided: it may still commit, and nothing must be read on. Holds why.
+    /// A stop came before it was decided: it may still commit, and nothing must be read on. Holds
+    /// why.
     Undecided(String),
 }
 
@@ -102,8 +106,9 @@ impl Rotation {
         // Each waits half a second and more for its id, so they wait side by side.
         let made: Vec<_> = std::thread::scope(|scope| {
             let rotation = &rotation;
-            let producers: Vec<_> =
-                (0..PRODUCERS).map(|number| scope.spawn(move || rotation.producer(number))).collect();
+            let producers: Vec<_> = (0..PRODUCERS)
+                .map(|number| scope.spawn(move || rotation.producer(number)))
+                .collect();
             producers
                 .into_iter()
                 .map(|made| made.join().unwrap_or_else(|panic| resume_unwind(panic)))
@@ -116,12 +121,13 @@ impl Rotation {
         Ok(Some(rotation))
     }
 
-    /// A new producer of this place's id, however long the coordinator is away; `None` once that is to stop.
+    /// A new producer of this place's id, however long the coordinator is away; `None` once that is
+    /// to stop.
     fn producer(&self, number: usize) -> Result<Option<TransactionalProducer>, Error> {
         let id = format!("{}-{number}", self.name);
         let mut said: Option<Instant> = None;
         loop {
-            let mut settings = transactional_producer(&self.kafka, &id, &id);
+            let mut settings = transactional_producer(&self.kafka.cluster(), &id, &id);
             Connection::watch(&mut settings);
             let producer: TransactionalProducer = settings
                 .create_with_context(Connection::default())
@@ -129,8 +135,9 @@ impl Rotation {
             // One that was made in its stead would be fenced by what this one still has on its way.
             loop {
                 self.overdue.within(INIT_CALL + self.margin);
-                let error = match repeat(Instant::now() + INIT_CALL, |left| producer.init_transactions(left))
-                {
+                let error = match repeat(Instant::now() + INIT_CALL, |left| {
+                    producer.init_transactions(left)
+                }) {
                     Ok(()) => {
                         producer.client().context().renew();
                         return Ok(Some(producer));
@@ -160,7 +167,8 @@ impl Rotation {
         Arc::clone(&self.overdue)
     }
 
-    /// Commits a flush. By the time that this tells it did not commit, the coordinator has ended its transaction.
+    /// Commits a flush. By the time that this tells it did not commit, the coordinator has ended
+    /// its transaction.
     pub(crate) fn run(&mut self, job: &Job) -> Result<Outcome, Error> {
         let outcome = self.take_turn(job);
         self.overdue.rest();
@@ -183,13 +191,15 @@ impl Rotation {
 
     /// Keeps the place's producer, or puts a new one there before anything else is done.
     ///
-    /// After a lost connection also where the flush committed: until there is a new epoch, a copy of its offsets that is still on
-    /// its way is taken, and sets back what the next flush commits. That the committer waits where the coordinator is
-    /// away, costs little: the next flush would mostly wait for the same broker.
+    /// After a lost connection also where the flush committed: until there is a new epoch, a copy
+    /// of its offsets that is still on its way is taken, and sets back what the next flush commits.
+    /// That the committer waits where the coordinator is away, costs little: the next flush would
+    /// mostly wait for the same broker.
     ///
-    /// After an abort always: librdkafka gives the number of each message that waited to be sent once more to the next one
-    /// of its partition. Where the first sending had been appended, the broker takes the next one for its repetition, and says that it is
-    /// in. A new epoch begins to number anew.
+    /// After an abort always: librdkafka gives the number of each message that waited to be sent
+    /// once more to the next one of its partition. Where the first sending had been appended, the
+    /// broker takes the next one for its repetition, and says that it is in. A new epoch begins to
+    /// number anew.
     fn settle(&mut self, turn: usize, outcome: Result<(), Failure>) -> Result<Outcome, Error> {
         if let Err(failure) = &outcome {
             tracing::warn!(error = %failure, id = format!("{}-{turn}", self.name), "a flush did not commit");
@@ -201,8 +211,9 @@ impl Rotation {
                 return Err(Error::Fenced(format!("{}-{turn}", self.name)));
             }
         }
-        let was_lost =
-            self.places[turn].as_ref().is_some_and(|producer| producer.client().context().was_lost());
+        let was_lost = self.places[turn]
+            .as_ref()
+            .is_some_and(|producer| producer.client().context().was_lost());
         if was_lost || outcome.is_err() {
             // The old one first: it would be fenced, and say so.
             self.overdue.within(self.margin);
@@ -211,7 +222,9 @@ impl Rotation {
         }
         Ok(match outcome {
             Ok(()) => Outcome::Committed,
-            Err(failure) if self.places[turn].is_some() => Outcome::NotCommitted(failure.to_string()),
+            Err(failure) if self.places[turn].is_some() => {
+                Outcome::NotCommitted(failure.to_string())
+            }
             Err(failure) => Outcome::Undecided(failure.to_string()),
         })
     }
@@ -226,16 +239,19 @@ impl Rotation {
 
     fn fill(&self, transaction: &Transaction<'_>, job: &Job) -> Result<(), Cause> {
         for (partition, batch) in &job.batches {
-            let record = BaseRecord::to(&self.kafka.deltas).partition(*partition).payload(&batch[..]);
+            let record =
+                BaseRecord::to(&self.kafka.deltas).partition(*partition).payload(&batch[..]);
             transaction.send(record)?;
         }
         for rejected in &job.rejected {
             transaction.send(record(&self.kafka.rejected, &self.kafka.increments, rejected))?;
         }
-        // The generation of just now, so that one which has begun since the flush was taken does not refuse it. It says nothing
-        // of the partitions. They are this consumer's still if it is the member that they were given to: no partition is let go
-        // while a flush is in flight, and whoever was left out of the group comes back under another name, if not always with a
-        // word of what was lost. Where it was left out after this, the broker refuses the generation.
+        // The generation of just now, so that one which has begun since the flush was taken does
+        // not refuse it. It says nothing of the partitions. They are this consumer's still if it is
+        // the member that they were given to: no partition is let go while a flush is in flight,
+        // and whoever was left out of the group comes back under another name, if not always with a
+        // word of what was lost. Where it was left out after this, the broker refuses the
+        // generation.
         let group = (self.group)(job.member.as_ref()).ok_or(Cause::NoMember)?;
         transaction.offsets(&job.offsets, &group)
     }

@@ -1,4 +1,5 @@
-//! The last batch of partitions on `deltas`: how far each source partition was certainly counted, and of which topic.
+//! The last batch of partitions on `deltas`: how far each source partition was certainly counted,
+//! and of which topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -6,9 +7,9 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
+use tally_kafka::TopicError;
+use tally_platform::config::Config;
 use tally_schemas::{DeltaBatch, wire};
-use tally_service::config::Config;
-use tally_service::kafka::{self, TopicError};
 
 use crate::Error;
 
@@ -34,10 +35,11 @@ pub(crate) enum Agreement {
     Nothing,
     /// It was counted up to here.
     At(i64),
-    /// The last batch alone says so: brokers forget the offsets of a group that was away for a week.
+    /// The last batch alone says so: brokers forget the offsets of a group that was away for a
+    /// week.
     Batch(i64),
-    /// They contradict each other: messages would count twice, or not at all. The two ends of a transaction are written one
-    /// after the other, so it may pass.
+    /// They contradict each other: messages would count twice, or not at all. The two ends of a
+    /// transaction are written one after the other, so it may pass.
     None(String),
 }
 
@@ -48,9 +50,9 @@ pub(crate) fn agreement(committed: Option<i64>, last: Option<&Last>) -> Agreemen
         (Some(next), None) => Agreement::At(next),
         (None, Some(next)) => Agreement::Batch(next),
         (Some(next), Some(to)) if next == to => Agreement::At(next),
-        (Some(next), Some(to)) => {
-            Agreement::None(format!("the group's offset is {next}, but the last batch ends at {to}"))
-        }
+        (Some(next), Some(to)) => Agreement::None(format!(
+            "the group's offset is {next}, but the last batch ends at {to}"
+        )),
     }
 }
 
@@ -91,14 +93,14 @@ impl Tail {
             Some(consumer) => consumer,
             None => {
                 let group = &self.config.aggregator.group;
-                kafka::consumer(&self.config.kafka, "tally-aggregator-tail", group)
+                tally_kafka::consumer(&self.config.kafka.cluster(), "tally-aggregator-tail", group)
                     .set("enable.partition.eof", "true")
                     .create_with_context(Quiet)
                     .map_err(Error::kafka("make a consumer"))?
             }
         };
         let consumer = self.consumer.insert(consumer);
-        Ok(kafka::partition_count(consumer.client(), &self.deltas)?)
+        Ok(tally_kafka::partition_count(consumer.client(), &self.deltas)?)
     }
 
     /// The last batch of each of these partitions that has one. They were counted before.
@@ -106,7 +108,8 @@ impl Tail {
         let consumer = self.consumer.as_ref().expect("partitions were counted");
         let mut looks = BTreeMap::new();
         for partition in partitions {
-            let (start, end) = kafka::watermarks(consumer.client(), &self.deltas, *partition)?;
+            let (start, end) =
+                tally_kafka::watermarks(consumer.client(), &self.deltas, *partition)?;
             if start < end {
                 let at = (end - FIRST_LOOK).max(start);
                 looks.insert(*partition, Look { start, at, end, last: None });
@@ -131,7 +134,11 @@ impl Tail {
     }
 
     /// Reads each partition to its end.
-    fn read(&self, consumer: &BaseConsumer<Quiet>, looks: &mut BTreeMap<i32, Look>) -> Result<(), Error> {
+    fn read(
+        &self,
+        consumer: &BaseConsumer<Quiet>,
+        looks: &mut BTreeMap<i32, Look>,
+    ) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();
         for (partition, look) in &*looks {
             list.add_partition_offset(&self.deltas, *partition, Offset::Offset(look.at))
@@ -147,12 +154,15 @@ impl Tail {
                     open.remove(&partition);
                 }
                 Some(Ok(message)) => {
-                    let look = looks.get_mut(&message.partition()).expect("a partition that is read");
+                    let look =
+                        looks.get_mut(&message.partition()).expect("a partition that is read");
                     let payload = message.payload().unwrap_or(b"");
-                    look.last =
-                        self.decode(message.partition(), message.offset(), payload)?.or(look.last.take());
+                    look.last = self
+                        .decode(message.partition(), message.offset(), payload)?
+                        .or(look.last.take());
                 }
-                // Brokers come and go; librdkafka connects again by itself. What retention has just taken is looked for again.
+                // Brokers come and go; librdkafka connects again by itself. What retention has just
+                // taken is looked for again.
                 Some(Err(error)) if Instant::now() >= deadline => {
                     return Err(self.unavailable(error.to_string()));
                 }
@@ -173,7 +183,8 @@ impl Tail {
             reason: format!("offset {offset} is no batch: {reason}"),
         };
         let (_, body) = wire::split(payload).map_err(|error| unreadable(error.to_string()))?;
-        let header = DeltaBatch::decode(body).map_err(|error| unreadable(error.to_string()))?.header;
+        let header =
+            DeltaBatch::decode(body).map_err(|error| unreadable(error.to_string()))?.header;
         let last = Last { topic_id: header.topic_id.to_owned(), to: header.to };
         Ok((!header.correction).then_some(last))
     }
@@ -198,7 +209,10 @@ mod tests {
             let Agreement::None(reason) = agreement(Some(committed), Some(&last(to))) else {
                 panic!("{committed} and {to} agree");
             };
-            assert!(reason.contains(&committed.to_string()) && reason.contains(&to.to_string()), "{reason}");
+            assert!(
+                reason.contains(&committed.to_string()) && reason.contains(&to.to_string()),
+                "{reason}"
+            );
         }
     }
 }

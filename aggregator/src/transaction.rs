@@ -10,7 +10,7 @@ use rdkafka::producer::{
     BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
 };
 use rdkafka::{ClientContext, TopicPartitionList};
-use tally_service::kafka::TRANSACTION_TIMEOUT;
+use tally_kafka::TRANSACTION_TIMEOUT;
 
 pub(crate) type TransactionalProducer = ThreadedProducer<Connection>;
 
@@ -18,8 +18,9 @@ const METADATA_CALL: Duration = Duration::from_secs(5);
 /// Between two looks at what is on its way.
 const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
 
-/// Part of lines on connections over which nothing of a transaction has gone: the one that asks which brokers there are is closed
-/// once that is known, and one that was never made may be given up for another address.
+/// Part of lines on connections over which nothing of a transaction has gone: the one that asks
+/// which brokers there are is closed once that is known, and one that was never made may be given
+/// up for another address.
 const HARMLESS: [&str; 2] = ["/bootstrap: ", " in state TRY_CONNECT"];
 
 /// How long a transaction's calls are waited for.
@@ -27,7 +28,8 @@ const HARMLESS: [&str; 2] = ["/bootstrap: ", " in state TRY_CONNECT"];
 pub(crate) struct Patience {
     /// From its beginning until its offsets are taken.
     pub(crate) fill: Duration,
-    /// From its beginning until it is committed: by then the coordinator, which looks every ten seconds, has aborted it.
+    /// From its beginning until it is committed: by then the coordinator, which looks every ten
+    /// seconds, has aborted it.
     pub(crate) commit: Duration,
     pub(crate) abort: Duration,
 }
@@ -51,10 +53,11 @@ impl Default for Patience {
 
 /// Whether a producer's requests may still be on their way.
 ///
-/// When a connection is lost, librdkafka sends what was unanswered again over another, and tells nobody. The first copy may
-/// arrive long after: an EndTxn would end the producer's next transaction halfway, a TxnOffsetCommit would set its offsets
-/// back. Only a new epoch shuts them out. So a producer that has lost a connection is good for the transaction that it is
-/// in, and for no other.
+/// When a connection is lost, librdkafka sends what was unanswered again over another, and tells
+/// nobody. The first copy may arrive long after: an EndTxn would end the producer's next
+/// transaction halfway, a TxnOffsetCommit would set its offsets back. Only a new epoch shuts them
+/// out. So a producer that has lost a connection is good for the transaction that it is in, and for
+/// no other.
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
     lost: AtomicBool,
@@ -63,11 +66,12 @@ pub(crate) struct Connection {
 impl Connection {
     /// Has librdkafka log whatever ends a connection, and log it from the thread that ends it.
     ///
-    /// The line for people is left out where it would say the same once more within half a minute, or where a connection was idle.
-    /// The one for debugging comes first, and always.
+    /// The line for people is left out where it would say the same once more within half a minute,
+    /// or where a connection was idle. The one for debugging comes first, and always.
     pub(crate) fn watch(producer: &mut ClientConfig) {
-        let debug =
-            producer.get("debug").map_or_else(|| String::from("broker"), |own| format!("{own},broker"));
+        let debug = producer
+            .get("debug")
+            .map_or_else(|| String::from("broker"), |own| format!("{own},broker"));
         producer
             .set("debug", debug)
             .set("log.queue", "false")
@@ -86,9 +90,12 @@ impl Connection {
 }
 
 impl ClientContext for Connection {
-    /// librdkafka logs each lost connection and the requests that were not answered in time, before it sends again.
+    /// librdkafka logs each lost connection and the requests that were not answered in time, before
+    /// it sends again.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if matches!(facility, "FAIL" | "REQTMOUT") && !HARMLESS.iter().any(|part| message.contains(part)) {
+        if matches!(facility, "FAIL" | "REQTMOUT")
+            && !HARMLESS.iter().any(|part| message.contains(part))
+        {
             self.lost.store(true, Ordering::Release);
         }
         DefaultProducerContext.log(level, facility, message);
@@ -179,7 +186,9 @@ impl<'p> Transaction<'p> {
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Cause> {
         let deadline = self.begun + self.patience.fill;
-        repeat(deadline, |timeout| self.producer.send_offsets_to_transaction(offsets, group, timeout))?;
+        repeat(deadline, |timeout| {
+            self.producer.send_offsets_to_transaction(offsets, group, timeout)
+        })?;
         Ok(())
     }
 
@@ -192,19 +201,26 @@ impl<'p> Transaction<'p> {
         }
     }
 
-    /// Waits until no message is on its way any more, however it ended. To commit waits for that too, but a tenth of a second at a time.
+    /// Waits until no message is on its way any more, however it ended. To commit waits for that
+    /// too, but a tenth of a second at a time.
     fn delivered(&self, deadline: Instant) {
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(DELIVERY_PAUSE);
         }
     }
 
-    /// Ends the transaction after `cause`: aborts it where that says enough, or gives the producer up.
+    /// Ends the transaction after `cause`: aborts it where that says enough, or gives the producer
+    /// up.
     pub(crate) fn fail(self, cause: Cause) -> Failure {
         match &cause {
-            Cause::Kafka(KafkaError::Transaction(inner)) if inner.is_fatal() => self.unusable(cause),
-            // Where the coordinator refused to commit, its answer to the abort decides: it does not abort what it has committed.
-            Cause::Kafka(KafkaError::Transaction(inner)) if inner.txn_requires_abort() => self.abort(cause),
+            Cause::Kafka(KafkaError::Transaction(inner)) if inner.is_fatal() => {
+                self.unusable(cause)
+            }
+            // Where the coordinator refused to commit, its answer to the abort decides: it does not
+            // abort what it has committed.
+            Cause::Kafka(KafkaError::Transaction(inner)) if inner.txn_requires_abort() => {
+                self.abort(cause)
+            }
             // A message that was refused, or a call that was never made.
             Cause::Kafka(KafkaError::MessageProduction(_) | KafkaError::MetadataFetch(_))
             | Cause::NoMember => self.abort(cause),
@@ -220,7 +236,8 @@ impl<'p> Transaction<'p> {
         }
     }
 
-    /// The coordinator fences a producer whose transaction it has given up, just as it does for another one with its id.
+    /// The coordinator fences a producer whose transaction it has given up, just as it does for
+    /// another one with its id.
     fn unusable(&self, cause: impl Into<Cause>) -> Failure {
         let cause = cause.into();
         let Cause::Kafka(error) = &cause else { return Failure::Unknown(cause) };

@@ -1,14 +1,14 @@
-//! One member of the group: polls, folds, decides when to flush, and gives partitions up or takes them on as the group
-//! says. All state is this thread's own.
+//! One member of the group: polls, folds, decides when to flush, and gives partitions up or takes
+//! them on as the group says. All state is this thread's own.
 
 mod startup;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use tally_kafka::Rebalance;
+use tally_platform::health::{Condition, Heartbeat};
 use tally_schemas::wire;
-use tally_service::health::{Condition, Heartbeat};
-use tally_service::kafka::Rebalance;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::startup::run;
@@ -28,17 +28,20 @@ const IDLE: Duration = Duration::from_millis(5);
 const REGISTRY_RETRY: Duration = Duration::from_millis(500);
 /// The longest wait for a flush before the group is served again.
 const FLUSH_WAIT: Duration = Duration::from_millis(20);
-/// While the group waits for partitions, nothing else is served; the wait goes on as long as the flush takes.
+/// While the group waits for partitions, nothing else is served; the wait goes on as long as the
+/// flush takes.
 const LET_GO_WAIT: Duration = Duration::from_secs(1);
 
 struct Worker<'c> {
     schema_id: u32,
     topic_id: String,
-    /// Before the reading, which is dropped after it: the flush in flight must be through when the partitions are let go.
+    /// Before the reading, which is dropped after it: the flush in flight must be through when the
+    /// partitions are let go.
     committer: Committer,
     reading: Reading<'c>,
     folding: Folding,
-    /// Partitions that wait for the registry: what stands before the body of the message that they wait with.
+    /// Partitions that wait for the registry: what stands before the body of the message that they
+    /// wait with.
     stalled: BTreeMap<i32, Vec<u8>>,
     retry_at: Instant,
     /// The flush in flight, and since when.
@@ -56,7 +59,10 @@ impl Worker<'_> {
         while !stop.is_cancelled() {
             self.heartbeat.beat();
             if let Some(stray) = self.reading.serve(wait)? {
-                tracing::info!(partition = stray, "read the partition again: a message came another way");
+                tracing::info!(
+                    partition = stray,
+                    "read the partition again: a message came another way"
+                );
                 self.restart(stray)?;
             }
             self.carry_out_decisions()?;
@@ -84,7 +90,8 @@ impl Worker<'_> {
                 let (partition, offset) = (message.partition, message.offset);
                 tracing::warn!(%error, partition, offset, "the partition waits for the schema registry");
                 let payload = message.payload.unwrap_or(b"");
-                stalled = Some((partition, payload[..wire::PREFIX_BYTES.min(payload.len())].to_vec()));
+                stalled =
+                    Some((partition, payload[..wire::PREFIX_BYTES.min(payload.len())].to_vec()));
                 break;
             }
         }
@@ -125,17 +132,21 @@ impl Worker<'_> {
         self.reading.start(&[(partition, next)])
     }
 
-    /// Starts a flush when one is due and the last one is through; where a limit is reached, waits a little for that.
+    /// Starts a flush when one is due and the last one is through; where a limit is reached, waits
+    /// a little for that.
     fn flush_if_due(&mut self) -> Result<(), Error> {
         match self.folding.core.due() {
             Due::Never => Ok(()),
-            Due::At(when) if Instant::now() >= when && self.committer.is_idle() => self.flush(|_| true),
+            Due::At(when) if Instant::now() >= when && self.committer.is_idle() => {
+                self.flush(|_| true)
+            }
             Due::At(_) => Ok(()),
             Due::Now => {
                 if let Some(outcome) = self.committer.wait(FLUSH_WAIT) {
                     self.settle(outcome?);
                 }
-                // A commit may wait for the coordinator for long; the group and the other partitions are served meanwhile.
+                // A commit may wait for the coordinator for long; the group and the other
+                // partitions are served meanwhile.
                 if self.committer.is_idle() { self.flush(|_| true) } else { Ok(()) }
             }
         }
@@ -165,7 +176,8 @@ impl Worker<'_> {
         let core = &mut self.folding.core;
         let member = self.reading.member().cloned();
         let offsets = self.reading.marked(
-            ends.into_iter().map(|(partition, end)| (partition, end, core.bookmark(partition, end))),
+            ends.into_iter()
+                .map(|(partition, end)| (partition, end, core.bookmark(partition, end))),
         )?;
         self.committer.submit(Job { batches, rejected, offsets, member });
         self.pending = Some((pending, started));
@@ -198,7 +210,8 @@ impl Worker<'_> {
                 self.commits.set(false, reason);
                 self.rewind();
             }
-            // It may still commit, also while this process stops: who counts the partitions next, waits for that.
+            // It may still commit, also while this process stops: who counts the partitions next,
+            // waits for that.
             Outcome::Undecided(reason) => {
                 self.metrics.not_committed();
                 self.commits.set(false, reason);
@@ -223,7 +236,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Starts each partition whose position is found at its committed offset, or where the ids begin that are remembered there.
+    /// Starts each partition whose position is found at its committed offset, or where the ids
+    /// begin that are remembered there.
     fn start_found(&mut self) -> Result<(), Error> {
         let starts = self.reading.found()?;
         if starts.is_empty() {
@@ -257,7 +271,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Where this consumer was left out of the group and came back, others may have counted meanwhile what it has read.
+    /// Where this consumer was left out of the group and came back, others may have counted
+    /// meanwhile what it has read.
     fn renew_member(&mut self) -> Result<(), Error> {
         if !self.reading.joined_anew() {
             return Ok(());
@@ -273,7 +288,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Finishes the partitions' flushes before others may have them; where they are lost already, drops their sums.
+    /// Finishes the partitions' flushes before others may have them; where they are lost already,
+    /// drops their sums.
     fn let_go(&mut self, partitions: &[i32]) -> Result<(), Error> {
         self.wait_for_flush()?;
         if !self.reading.is_lost() {

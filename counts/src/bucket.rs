@@ -62,7 +62,10 @@ mod tests {
         let minute = BucketWidth::MINUTE;
         assert_eq!(minute.bucket(-1), Err(Reject::EventTimeOutOfRange));
         assert_eq!(minute.bucket(i64::MAX), Err(Reject::EventTimeOutOfRange));
-        assert_eq!(minute.bucket((i64::from(u32::MAX) + 1) * 1000), Err(Reject::EventTimeOutOfRange));
+        assert_eq!(
+            minute.bucket((i64::from(u32::MAX) + 1) * 1000),
+            Err(Reject::EventTimeOutOfRange)
+        );
         assert!(minute.bucket(i64::from(u32::MAX) * 1000).is_ok());
     }
 

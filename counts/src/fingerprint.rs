@@ -5,20 +5,22 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// A fingerprint of a set of counts: Σ (hash(namespace, key, bucket) | 1) × sum, modulo 2⁶⁴.
 ///
-/// It is additive: the fingerprint of two sets of deltas together is the sum of theirs, whether or not rows with
-/// equal keys were merged. So one replayed from the log can be compared with one computed over merged rows.
-/// The factor is odd, hence invertible: no change of a single sum leaves the fingerprint as it was.
+/// It is additive: the fingerprint of two sets of deltas together is the sum of theirs, whether or
+/// not rows with equal keys were merged. So one replayed from the log can be compared with one
+/// computed over merged rows. The factor is odd, hence invertible: no change of a single sum leaves
+/// the fingerprint as it was.
 ///
-/// The hash is XXH3 with 64 bits, seed 0, over the bytes of `{len(namespace)}:{namespace}:{key}:{bucket}`, lengths and
-/// seconds in decimal; [`Fingerprint::SQL_ROW`] is the same in ClickHouse.
+/// The hash is XXH3 with 64 bits, seed 0, over the bytes of
+/// `{len(namespace)}:{namespace}:{key}:{bucket}`, lengths and seconds in decimal;
+/// [`Fingerprint::SQL_ROW`] is the same in ClickHouse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
     pub const ZERO: Fingerprint = Fingerprint(0);
 
-    /// One row's share of the fingerprint in ClickHouse, as a `UInt64` over the counts table's columns; its `sum` wraps as
-    /// ours does.
+    /// One row's share of the fingerprint in ClickHouse, as a `UInt64` over the counts table's
+    /// columns; its `sum` wraps as ours does.
     pub const SQL_ROW: &'static str = "bitOr(xxh3(concat(toString(length(namespace)), ':', namespace, ':', key, ':', \
          toString(toUInt32(bucket)))), 1) * reinterpretAsUInt64(sum)";
 
@@ -50,8 +52,8 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// Computes fingerprints of rows. It keeps the buffer that they are hashed in, so that a row costs no allocation, and the
-/// decimals of the last bucket, which most often is the next row's too.
+/// Computes fingerprints of rows. It keeps the buffer that they are hashed in, so that a row costs
+/// no allocation, and the decimals of the last bucket, which most often is the next row's too.
 pub struct Fingerprinter {
     bytes: Vec<u8>,
     bucket: u32,
@@ -65,7 +67,13 @@ impl Default for Fingerprinter {
     fn default() -> Fingerprinter {
         let mut tail = [0; 16];
         tail[..2].copy_from_slice(b":0");
-        Fingerprinter { bytes: Vec::new(), bucket: 0, decimals: itoa::Buffer::new(), tail, tail_len: 2 }
+        Fingerprinter {
+            bytes: Vec::new(),
+            bucket: 0,
+            decimals: itoa::Buffer::new(),
+            tail,
+            tail_len: 2,
+        }
     }
 }
 
@@ -96,7 +104,8 @@ impl Fingerprinter {
 }
 
 impl Fingerprint {
-    /// The fingerprint of one row. `sum` may be negative: two's complement wraps as ClickHouse's does.
+    /// The fingerprint of one row. `sum` may be negative: two's complement wraps as ClickHouse's
+    /// does.
     pub fn of_row(namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
         Fingerprinter::default().row(namespace, key, bucket, sum)
     }

@@ -6,13 +6,15 @@ use crate::memory::{Id, Memory};
 use crate::sums::Place;
 use crate::{Bookmark, Fingerprint, Reject, Rules, Sums, next_offset};
 
-/// The fold of one partition: from messages in offset order to the deltas of a flush and their accounting.
+/// The fold of one partition: from messages in offset order to the deltas of a flush and their
+/// accounting.
 ///
-/// Every message that was seen ends as counted, duplicate or rejected, and as one of them only. Aggregator and reconciler
-/// both fold with this, so equal logs come to equal sums.
+/// Every message that was seen ends as counted, duplicate or rejected, and as one of them only.
+/// Aggregator and reconciler both fold with this, so equal logs come to equal sums.
 ///
-/// A message whose batch's id is remembered is a duplicate; an increment whose id is remembered is left out, and a message
-/// of such increments only is a duplicate too. Whatever becomes of it, a message that may be counted leaves all its ids.
+/// A message whose batch's id is remembered is a duplicate; an increment whose id is remembered is
+/// left out, and a message of such increments only is a duplicate too. Whatever becomes of it, a
+/// message that may be counted leaves all its ids.
 pub struct Fold {
     rules: Rules,
     memory: Memory,
@@ -74,7 +76,8 @@ impl Fold {
     pub const MAX_NAME_BYTES: usize = 4096;
     /// The most that the deltas of one message may take, by [`Sums::encoded_bytes`].
     pub const MAX_MESSAGE_DELTAS_BYTES: usize = 7 << 20;
-    /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a batch is one message of at most 16 MiB.
+    /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a batch is one
+    /// message of at most 16 MiB.
     pub const MAX_DELTAS_BYTES: usize = 15 << 20;
 
     /// Starts at the next offset to read, with no id remembered.
@@ -82,7 +85,8 @@ impl Fold {
         Fold::remembering(rules, from, Memory::new(rules.horizon))
     }
 
-    /// Starts at the next offset to read. The messages from the bookmark up to there must be remembered first.
+    /// Starts at the next offset to read. The messages from the bookmark up to there must be
+    /// remembered first.
     pub fn resume(rules: Rules, from: i64, bookmark: &Bookmark) -> Fold {
         Fold::remembering(rules, from, Memory::resume(rules.horizon, bookmark))
     }
@@ -105,13 +109,17 @@ impl Fold {
         }
     }
 
-    /// Counts a message, whole: either every increment that is no duplicate is added, or none and the reason comes back,
-    /// for [`Fold::reject`].
+    /// Counts a message, whole: either every increment that is no duplicate is added, or none and
+    /// the reason comes back, for [`Fold::reject`].
     ///
     /// # Panics
     /// If its offset was seen already: the caller's log is out of order.
     #[inline]
-    pub fn count(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> Result<(), Reject> {
+    pub fn count(
+        &mut self,
+        envelope: &Envelope<'_>,
+        increments: &[Increment<'_>],
+    ) -> Result<(), Reject> {
         let has_ids = self.place(envelope, increments)?;
         if has_ids {
             return self.count_new(envelope, increments);
@@ -124,7 +132,11 @@ impl Fold {
     }
 
     /// Counts what of a sound message is no duplicate.
-    fn count_new(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> Result<(), Reject> {
+    fn count_new(
+        &mut self,
+        envelope: &Envelope<'_>,
+        increments: &[Increment<'_>],
+    ) -> Result<(), Reject> {
         let repeated_batch = self.leave_ids(envelope, increments);
         if repeated_batch {
             self.duplicates.batches += 1;
@@ -145,8 +157,9 @@ impl Fold {
         Ok(())
     }
 
-    /// Counts a message that was counted before, in a flush that held other sums: where it does not fit the sums held here, it
-    /// goes into the fingerprint alone, which wraps. So a replay never refuses for overflow.
+    /// Counts a message that was counted before, in a flush that held other sums: where it does not
+    /// fit the sums held here, it goes into the fingerprint alone, which wraps. So a replay never
+    /// refuses for overflow.
     ///
     /// # Panics
     /// As [`Fold::count`].
@@ -191,14 +204,16 @@ impl Fold {
         added.map_err(|_| Reject::Overflow)
     }
 
-    /// Remembers the ids of a message that is not to be counted here: it was before, or it was rejected for overflow.
+    /// Remembers the ids of a message that is not to be counted here: it was before, or it was
+    /// rejected for overflow.
     pub fn remember(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) {
         if let Ok(true) = self.place(envelope, increments) {
             self.leave_ids(envelope, increments);
         }
     }
 
-    /// Remembers the ids of a sound message, and notes which increments are left out; whether its batch's id was remembered.
+    /// Remembers the ids of a sound message, and notes which increments are left out; whether its
+    /// batch's id was remembered.
     fn leave_ids(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> bool {
         let &Envelope { offset, schema, batch_id, .. } = envelope;
         self.memory.advance(offset);
@@ -212,12 +227,17 @@ impl Fold {
         batch_id.is_some_and(|id| self.memory.see(Id::of_batch(id), offset))
     }
 
-    /// Places the increments, if each may be counted and all of them together; whether there is an id in the message.
+    /// Places the increments, if each may be counted and all of them together; whether there is an
+    /// id in the message.
     #[inline]
-    fn place(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> Result<bool, Reject> {
-        let latest_ms = envelope
-            .timestamp_ms
-            .map_or(i64::MAX, |at_ms| at_ms.saturating_add(i64::from(self.rules.max_future_s) * 1000));
+    fn place(
+        &mut self,
+        envelope: &Envelope<'_>,
+        increments: &[Increment<'_>],
+    ) -> Result<bool, Reject> {
+        let latest_ms = envelope.timestamp_ms.map_or(i64::MAX, |at_ms| {
+            at_ms.saturating_add(i64::from(self.rules.max_future_s) * 1000)
+        });
         let mut has_ids = envelope.batch_id.is_some();
         self.places.clear();
         for increment in increments {
@@ -245,7 +265,8 @@ impl Fold {
         }
     }
 
-    /// Whether the message at `offset` was rejected for its schema, by the bookmark that this fold resumed from.
+    /// Whether the message at `offset` was rejected for its schema, by the bookmark that this fold
+    /// resumed from.
     pub fn was_unread(&self, offset: i64, payload: &[u8]) -> bool {
         wire::split(payload).is_ok_and(|(schema, _)| self.memory.is_unread(schema, offset))
     }
@@ -274,11 +295,14 @@ impl Fold {
 
     /// Whether the increments of a message are not [`Reject::TooLarge`] together.
     #[inline]
-    pub fn is_of_countable_size<'a>(increments: impl ExactSizeIterator<Item = Increment<'a>>) -> bool {
+    pub fn is_of_countable_size<'a>(
+        increments: impl ExactSizeIterator<Item = Increment<'a>>,
+    ) -> bool {
         Sums::may_fit(increments, Self::MAX_MESSAGE_DELTAS_BYTES)
     }
 
-    /// Whether the sums have room for these increments below [`Fold::MAX_DELTAS_BYTES`]: if not, take a flush first.
+    /// Whether the sums have room for these increments below [`Fold::MAX_DELTAS_BYTES`]: if not,
+    /// take a flush first.
     #[inline]
     pub fn has_room(&self, increments: &[Increment<'_>]) -> bool {
         self.sums.has_room(increments, Self::MAX_DELTAS_BYTES)
@@ -335,7 +359,8 @@ impl Fold {
         }
     }
 
-    /// Gives the memory of a flush's sums to the next flush. Where something was summed since, it is dropped instead.
+    /// Gives the memory of a flush's sums to the next flush. Where something was summed since, it
+    /// is dropped instead.
     pub fn reuse(&mut self, mut sums: Sums) {
         if self.sums.is_empty() {
             sums.clear();

@@ -1,9 +1,11 @@
-//! The ledger: rows that ride in the same block as the data, under a reserved namespace, and say what the block was.
+//! The ledger: rows that ride in the same block as the data, under a reserved namespace, and say
+//! what the block was.
 //!
-//! Per Kafka partition the position in `deltas` and the position in `increments` are each stored as a difference, which
-//! the table sums, beside the highest value reached, of which the table keeps the maximum. For a whole table both are
-//! equal: a sum above the maximum means that a batch went in twice, one below it that a batch is missing. So the position's
-//! own row proves itself, however the table's parts were merged.
+//! Per Kafka partition the position in `deltas` and the position in `increments` are each stored as
+//! a difference, which the table sums, beside the highest value reached, of which the table keeps
+//! the maximum. For a whole table both are equal: a sum above the maximum means that a batch went
+//! in twice, one below it that a batch is missing. So the position's own row proves itself, however
+//! the table's parts were merged.
 
 use tally_schemas::DeltaBatchHeader;
 
@@ -24,7 +26,8 @@ pub const COUNTED_INCREMENTS: &str = "increments.counted";
 /// One row per batch starts with this; its next offset in `deltas` follows.
 pub const BATCH_PREFIX: &str = "batch:";
 
-/// One ledger row. Every row has one event, so that no row is all zeros, which a SummingMergeTree would drop.
+/// One ledger row. Every row has one event, so that no row is all zeros, which a SummingMergeTree
+/// would drop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub key: String,
@@ -36,7 +39,7 @@ pub struct Row {
 
 /// Where one batch stands in its partition of `deltas`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct BatchOffsets {
     /// The next offset after the batch before this one: 0 for the first.
     pub previous: i64,
     /// The batch's own offset.
@@ -47,8 +50,9 @@ pub struct Place {
 
 /// The ledger rows of a batch: a function of the log alone.
 ///
-/// The first batch of a partition counts its position in `increments` from zero, wherever the log began by then.
-pub fn rows(place: Place, batch: &DeltaBatchHeader<'_>) -> [Row; 7] {
+/// The first batch of a partition counts its position in `increments` from zero, wherever the log
+/// began by then.
+pub fn rows(place: BatchOffsets, batch: &DeltaBatchHeader<'_>) -> [Row; 7] {
     let next = next_offset(place.offset);
     let source_from = if place.previous == 0 { 0 } else { batch.from };
     let row = |key: &str, sum: i64, high: i64| Row { key: key.into(), bucket: 0, sum, high };
@@ -71,23 +75,27 @@ fn batch_key(next: i64) -> String {
 
 /// A position as the table holds it: the sum of the differences, and the highest value reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct SumAndHigh {
     pub sum: i64,
     pub high: i64,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LedgerError {
-    #[error("a batch was stored twice: the ledger's differences come to {sum}, its highest offset is {high}")]
+    #[error(
+        "a batch was stored twice: the ledger's differences come to {sum}, its highest offset is {high}"
+    )]
     StoredTwice { sum: i64, high: i64 },
-    #[error("a batch is missing: the ledger's differences come to {sum}, its highest offset is {high}")]
+    #[error(
+        "a batch is missing: the ledger's differences come to {sum}, its highest offset is {high}"
+    )]
     Missing { sum: i64, high: i64 },
 }
 
-impl Stored {
+impl SumAndHigh {
     /// The position, if its two halves agree.
     pub fn position(self) -> Result<i64, LedgerError> {
-        let Stored { sum, high } = self;
+        let SumAndHigh { sum, high } = self;
         match sum.cmp(&high) {
             std::cmp::Ordering::Equal => Ok(high),
             std::cmp::Ordering::Greater => Err(LedgerError::StoredTwice { sum, high }),
@@ -120,8 +128,8 @@ mod tests {
     }
 
     /// The table's merge: sums add, the highest stays.
-    fn stored<'a>(blocks: impl Iterator<Item = &'a [Row; 7]>) -> BTreeMap<String, Stored> {
-        let mut table: BTreeMap<String, Stored> = BTreeMap::new();
+    fn stored<'a>(blocks: impl Iterator<Item = &'a [Row; 7]>) -> BTreeMap<String, SumAndHigh> {
+        let mut table: BTreeMap<String, SumAndHigh> = BTreeMap::new();
         for row in blocks.flatten() {
             let cell = table.entry(row.key.clone()).or_default();
             cell.sum += row.sum;
@@ -136,7 +144,10 @@ mod tests {
         let mut blocks = Vec::new();
         for (len, markers) in lens {
             let to = from + len;
-            blocks.push(rows(Place { previous, offset, logged_at_s: 1_700_000_000 }, &header(from, to)));
+            blocks.push(rows(
+                BatchOffsets { previous, offset, logged_at_s: 1_700_000_000 },
+                &header(from, to),
+            ));
             previous = next_offset(offset);
             offset = previous + markers;
             from = to;

@@ -1,5 +1,6 @@
-//! What a count is, without any I/O: time buckets, the ids that make a duplicate, the fold from increments to deltas, the
-//! chain of offsets, the ledger that rides with the data, and the fingerprint that compares two sets of counts.
+//! What a count is, without any I/O: time buckets, the ids that make a duplicate, the fold from
+//! increments to deltas, the chain of offsets, the ledger that rides with the data, and the
+//! fingerprint that compares two sets of counts.
 //!
 //! ```text
 //! increments ──bucket──► Fold (Memory of ids + Sums + accounting) ──Flush──► deltas ──ledger::rows──► one block
@@ -7,8 +8,8 @@
 //!                          └──► Bookmark: where to read on from to remember the same ids
 //! ```
 //!
-//! The aggregator, the sink, the reader and the reconciler all count with this crate, so that a replay can be
-//! compared with what was stored.
+//! The aggregator, the sink, the reader and the reconciler all count with this crate, so that a
+//! replay can be compared with what was stored.
 
 mod bucket;
 mod fingerprint;

@@ -1,4 +1,5 @@
-//! The ids of a partition that are remembered: an id that is remembered and comes again is a duplicate.
+//! The ids of a partition that are remembered: an id that is remembered and comes again is a
+//! duplicate.
 //!
 //! ```text
 //!  offset o ──► see(id) ──► Recent: ids by when they were seen last ──evicts──► beyond max_ids, or before o − horizon
@@ -7,10 +8,11 @@
 //!                                 └───► Bookmark ──committed with the offset──► rebuilt by reading [oldest, o) again
 //! ```
 //!
-//! What is remembered at an offset is a function of the log before it, and of which schemas the registry knew when each
-//! message was read: of the distinct ids that occurred within the horizon in messages whose schema was known, those that were
-//! seen last. Which messages those are not, Unread tells. So whoever reads from the oldest id on and passes over the unread
-//! remembers the same, and the log and what was committed with its offsets are the only places where it is kept.
+//! What is remembered at an offset is a function of the log before it, and of which schemas the
+//! registry knew when each message was read: of the distinct ids that occurred within the horizon
+//! in messages whose schema was known, those that were seen last. Which messages those are not,
+//! Unread tells. So whoever reads from the oldest id on and passes over the unread remembers the
+//! same, and the log and what was committed with its offsets are the only places where it is kept.
 
 mod bookmark;
 mod recent;
@@ -26,10 +28,12 @@ use crate::Horizon;
 
 pub use bookmark::{Bookmark, BookmarkParseError};
 
-/// An id's fingerprint. Ids of increments and ids of batches are different ids, though they be spelled the same.
+/// An id's fingerprint. Ids of increments and ids of batches are different ids, though they be
+/// spelled the same.
 ///
-/// Two ids that share one make a duplicate of what is none: with 10⁶ remembered, one in 3·10³² ids that come. The
-/// hash has no secret; who makes two ids collide could as well have sent the same id twice.
+/// Two ids that share one make a duplicate of what is none: with 10⁶ remembered, one in 3·10³² ids
+/// that come. The hash has no secret; who makes two ids collide could as well have sent the same id
+/// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id(u128);
 
@@ -68,7 +72,8 @@ impl Memory {
         self.recent.forget_before(offset - i64::from(self.horizon.offsets));
     }
 
-    /// Remembers an id of the message at `offset`, for which the memory was advanced; whether it was remembered already.
+    /// Remembers an id of the message at `offset`, for which the memory was advanced; whether it
+    /// was remembered already.
     pub(crate) fn see(&mut self, id: Id, offset: i64) -> bool {
         self.recent.see(id, offset)
     }
@@ -78,8 +83,8 @@ impl Memory {
         self.unread.read(schema, offset);
     }
 
-    /// The message at `offset` left no ids because its schema could not be used. By the time of a rebuild that may have
-    /// changed, so it must be known.
+    /// The message at `offset` left no ids because its schema could not be used. By the time of a
+    /// rebuild that may have changed, so it must be known.
     pub(crate) fn leave_unread(&mut self, schema: u32, offset: i64) {
         if self.is_unread(schema, offset) {
             return;

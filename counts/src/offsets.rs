@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// The next offset to read after the message at `offset`. Every offset that is stored or committed is a next offset; this is
-/// the one place that makes it.
+/// The next offset to read after the message at `offset`. Every offset that is stored or committed
+/// is a next offset; this is the one place that makes it.
 #[inline]
 pub fn next_offset(offset: i64) -> i64 {
     offset + 1
@@ -52,13 +52,15 @@ impl Chain {
     }
 }
 
-/// A place in the log: for each partition the next offset, everything before it included. Written `partition:offset`,
-/// joined by commas, as the gateway answers and the reader accepts it.
+/// A place in the log: for each partition the next offset, everything before it included. Written
+/// `partition:offset`, joined by commas, as the gateway answers and the reader accepts it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position(BTreeMap<i32, i64>);
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not a position: expected partition:offset pairs joined by commas, such as 0:1041,3:88")]
+#[error(
+    "{0:?} is not a position: expected partition:offset pairs joined by commas, such as 0:1041,3:88"
+)]
 pub struct PositionParseError(pub String);
 
 impl Position {
@@ -120,7 +122,10 @@ impl FromStr for Position {
             let (partition, next) = (partition.parse::<i32>().ok()?, next.parse::<i64>().ok()?);
             (partition >= 0 && next >= 0).then_some((partition, next))
         };
-        text.split(',').map(pair).collect::<Option<Position>>().ok_or_else(|| PositionParseError(text.into()))
+        text.split(',')
+            .map(pair)
+            .collect::<Option<Position>>()
+            .ok_or_else(|| PositionParseError(text.into()))
     }
 }
 

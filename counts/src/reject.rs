@@ -1,6 +1,7 @@
 use std::fmt;
 
-/// Why a message was not counted. A closed set: each goes into the rejected message's header and into the metrics.
+/// Why a message was not counted. A closed set: each goes into the rejected message's header and
+/// into the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reject {
     /// Not in the Confluent wire format: no magic byte and schema id.

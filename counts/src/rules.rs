@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use crate::BucketWidth;
 
-/// Everything besides the log itself that decides what counts. Fixed once a table holds counts: they could not be compared with
-/// a replay by other rules.
+/// Everything besides the log itself that decides what counts. Fixed once a table holds counts:
+/// they could not be compared with a replay by other rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     pub width: BucketWidth,
@@ -26,8 +26,10 @@ pub struct Horizon {
 impl Horizon {
     /// The most ids that can be remembered, in 5 GiB.
     pub const MAX_IDS: u32 = 1 << 27;
-    pub const MILLION: Horizon =
-        Horizon { offsets: 1_000_000, ids: NonZeroU32::new(1_000_000).expect("a million is not zero") };
+    pub const MILLION: Horizon = Horizon {
+        offsets: 1_000_000,
+        ids: NonZeroU32::new(1_000_000).expect("a million is not zero"),
+    };
 }
 
 impl Default for Rules {

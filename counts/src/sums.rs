@@ -5,9 +5,10 @@
 //!              hashes       hash → record     sum, events, bucket, names: one arena
 //! ```
 //!
-//! A million counters outgrow the processor's caches, and an increment that waits for memory twice in a row, for its slot
-//! and then for its record, costs more than all its arithmetic. So a message's hashes come first, and while one increment is
-//! added, the record of a later one and the slot of a still later one are on their way.
+//! A million counters outgrow the processor's caches, and an increment that waits for memory twice
+//! in a row, for its slot and then for its record, costs more than all its arithmetic. So a
+//! message's hashes come first, and while one increment is added, the record of a later one and the
+//! slot of a still later one are on their way.
 
 mod prefetch;
 mod records;
@@ -63,8 +64,8 @@ const NUMBERS_BYTES: usize = 2 * LENGTH_BYTES + BUCKET_BYTES + 2 * NUMBER_BYTES;
 /// The most that a delta takes whose names are as long as they may be.
 const MAX_DELTA_BYTES: usize = NUMBERS_BYTES + 2 * crate::Fold::MAX_NAME_BYTES;
 
-/// How many increments ahead a record is asked for; its slot is asked for as long before that. Measured: 8 is too late
-/// where the table is large, from 16 to 32 there is no difference.
+/// How many increments ahead a record is asked for; its slot is asked for as long before that.
+/// Measured: 8 is too late where the table is large, from 16 to 32 there is no difference.
 const AHEAD: usize = 16;
 
 impl Sums {
@@ -81,8 +82,8 @@ impl Sums {
         Place { hash: (hasher.finish() >> 32) as u32, bucket }
     }
 
-    /// Adds all increments, or none. `places` are theirs, and their names are at most `u16::MAX` bytes long
-    /// ([`crate::Fold`] checks it).
+    /// Adds all increments, or none. `places` are theirs, and their names are at most `u16::MAX`
+    /// bytes long ([`crate::Fold`] checks it).
     #[inline]
     pub(crate) fn add_all(
         &mut self,
@@ -155,7 +156,8 @@ impl Sums {
         true
     }
 
-    /// Undoes what was added last, from the last to the first, so that slots and records are as they were.
+    /// Undoes what was added last, from the last to the first, so that slots and records are as
+    /// they were.
     #[cold]
     fn take_back(&mut self, increments: &[Increment<'_>], places: &[Place]) {
         self.increments -= increments.len() as u64;
@@ -181,14 +183,15 @@ impl Sums {
         self.records.iter()
     }
 
-    /// An upper bound of the deltas' length in Avro, in bytes: each with a sum as long as the longest, and as many events as there
-    /// are increments.
+    /// An upper bound of the deltas' length in Avro, in bytes: each with a sum as long as the
+    /// longest, and as many events as there are increments.
     #[inline]
     pub fn encoded_bytes(&self) -> usize {
         encoded_bytes(self.names_bytes, self.len(), self.widest, self.increments)
     }
 
-    /// Whether these increments can be added and [`Sums::encoded_bytes`] be `limit` at most, even if each is of another counter.
+    /// Whether these increments can be added and [`Sums::encoded_bytes`] be `limit` at most, even
+    /// if each is of another counter.
     #[inline]
     pub(crate) fn has_room(&self, increments: &[Increment<'_>], limit: usize) -> bool {
         let len = self.len() + increments.len();
@@ -222,16 +225,21 @@ impl Sums {
         self.len() == 0
     }
 
-    /// Whether the deltas of these increments, whatever their numbers, take at most `room` bytes, even if each is of another counter.
+    /// Whether the deltas of these increments, whatever their numbers, take at most `room` bytes,
+    /// even if each is of another counter.
     #[inline]
-    pub(crate) fn may_fit<'a>(increments: impl ExactSizeIterator<Item = Increment<'a>>, room: usize) -> bool {
-        let bytes =
-            |increment: Increment<'a>| increment.namespace.len() + increment.key.len() + NUMBERS_BYTES;
+    pub(crate) fn may_fit<'a>(
+        increments: impl ExactSizeIterator<Item = Increment<'a>>,
+        room: usize,
+    ) -> bool {
+        let bytes = |increment: Increment<'a>| {
+            increment.namespace.len() + increment.key.len() + NUMBERS_BYTES
+        };
         increments.len() * MAX_DELTA_BYTES <= room || increments.map(bytes).sum::<usize>() <= room
     }
 
-    /// Forgets everything but the memory; of that it lets half go where less than a quarter was used. Hashes with another
-    /// key from now on.
+    /// Forgets everything but the memory; of that it lets half go where less than a quarter was
+    /// used. Hashes with another key from now on.
     pub(crate) fn clear(&mut self) {
         self.hasher = foldhash::fast::RandomState::default();
         self.slots.clear(self.records.len());

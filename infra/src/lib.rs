@@ -1,4 +1,5 @@
-//! The local stack, and what a new installation needs: topics, subjects, tables.
+//! What a new installation needs: topics, subjects, tables.
 
-pub mod init;
-pub mod local;
+mod init;
+
+pub use init::{Error, Report, init};

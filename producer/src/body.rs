@@ -1,4 +1,5 @@
-//! A request's body, read and checked whole: either every increment in it can be counted, or all that is wrong is said.
+//! A request's body, read and checked whole: either every increment in it can be counted, or all
+//! that is wrong is said.
 //!
 //! ```text
 //!  application/json      ─► json   ─┐
@@ -27,7 +28,8 @@ pub(crate) use avro::Avro;
 pub(crate) use fields::name;
 pub(crate) use media_type::MediaType;
 
-/// What is taken for granted about an increment that does not say it, and what all are held against.
+/// What is taken for granted about an increment that does not say it, and what all are held
+/// against.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     /// When an event happened that does not say it.
@@ -78,8 +80,12 @@ pub(crate) fn parse<'a>(
     body: &'a [u8],
     rules: Rules,
 ) -> Result<Parsed<'a>, Problem> {
-    let nothing =
-        || Problem::malformed(Fault { reason: "there are no increments in it".into(), ..Fault::default() });
+    let nothing = || {
+        Problem::malformed(Fault {
+            reason: "there are no increments in it".into(),
+            ..Fault::default()
+        })
+    };
     if body.trim_ascii().is_empty() {
         return Err(nothing());
     }

@@ -12,11 +12,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
-use tally_service::config::Config;
+use tally_platform::config::Config;
 use tokio::time::error::Elapsed;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
-use tracing::{Span, error, field, info_span};
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::body::{self, Avro, MediaType, Rules};
@@ -70,7 +70,8 @@ impl Gateway {
         self.started.get_or_init(|| started);
     }
 
-    /// Returns once no request is in progress and no message is on its way, but after the longest that one can take at the latest.
+    /// Returns once no request is in progress and no message is on its way, but after the longest
+    /// that one can take at the latest.
     pub(crate) async fn idle(&self) -> Result<(), Elapsed> {
         tokio::time::timeout(BODY_TIMEOUT + self.log.report_timeout(), self.limits.idle()).await
     }
@@ -87,7 +88,10 @@ impl Gateway {
         let message = self.message(media_type, &body, id.as_deref(), started)?;
         self.limits.allow(message.increments)?;
         let position = self.log.append(&message, in_flight).await?;
-        Ok(Accepted { accepted: message.increments, position: position.map(|position| position.to_string()) })
+        Ok(Accepted {
+            accepted: message.increments,
+            position: position.map(|position| position.to_string()),
+        })
     }
 
     async fn read(&self, request: Request) -> Result<Bytes, Problem> {
@@ -95,14 +99,18 @@ impl Gateway {
         match body.await {
             Ok(Ok(body)) => Ok(body),
             Ok(Err(rejection)) => Err(self.unread(&rejection)),
-            Err(_) => Err(Problem::new(Code::BodyTimeout, format!("it took longer than {BODY_TIMEOUT:?}"))),
+            Err(_) => Err(Problem::new(
+                Code::BodyTimeout,
+                format!("it took longer than {BODY_TIMEOUT:?}"),
+            )),
         }
     }
 
     fn unread(&self, rejection: &BytesRejection) -> Problem {
         match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                let detail = format!("it has more than {} bytes, the most allowed", self.body_limit_bytes);
+                let detail =
+                    format!("it has more than {} bytes, the most allowed", self.body_limit_bytes);
                 Problem::new(Code::BodyTooLarge, detail)
             }
             _ => Problem::new(Code::MalformedBody, rejection.body_text()),
@@ -116,7 +124,8 @@ impl Gateway {
         id: Option<&str>,
         started: &Started,
     ) -> Result<Message, Problem> {
-        let rules = Rules { now_ms: jiff::Timestamp::now().as_millisecond(), counting: self.counting };
+        let rules =
+            Rules { now_ms: jiff::Timestamp::now().as_millisecond(), counting: self.counting };
         let parsed = body::parse(media_type, &self.avro, body, rules)?;
         let unique = Uuid::now_v7().simple().to_string();
         let message = Message::new(&parsed, id, &unique, started.schema_ids)?;
@@ -162,20 +171,23 @@ async fn not_found(request: Request) -> Problem {
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let reason = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    error!(reason, "a request panicked");
+    let reason = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(reason, "a request panicked");
     Problem::new(Code::Internal, "the gateway's log tells more").into_response()
 }
 
 fn span(request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    info_span!(
+    tracing::info_span!(
         "request",
         otel.kind = "server",
         http.request.method = %request.method(),
         http.route = route,
         url.path = request.uri().path(),
-        http.response.status_code = field::Empty,
+        http.response.status_code = tracing::field::Empty,
     )
 }
 

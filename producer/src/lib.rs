@@ -14,8 +14,9 @@
 //!  200 {"accepted", "position"}
 //! ```
 //!
-//! A request is one message, so it is accepted or refused as a whole, and it is answered only once the log has it. Nothing
-//! is kept here: a gateway that dies loses no increment that it has answered for.
+//! A request is one message, so it is accepted or refused as a whole, and it is answered only once
+//! the log has it. Nothing is kept here: a gateway that dies loses no increment that it has
+//! answered for.
 
 mod body;
 mod http;

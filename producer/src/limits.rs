@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, InsufficientCapacity, Quota};
-use tally_service::config;
+use tally_platform::config;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -42,9 +42,10 @@ impl Limits {
     pub(crate) fn enter(&self, metrics: &Metrics) -> Result<InFlight, Problem> {
         match Arc::clone(&self.in_flight).try_acquire_owned() {
             Ok(permit) => Ok(metrics.in_flight(permit, self.tracker.token())),
-            Err(_) => {
-                Err(overloaded(format!("{} requests are in progress, the most allowed", self.max_in_flight)))
-            }
+            Err(_) => Err(overloaded(format!(
+                "{} requests are in progress, the most allowed",
+                self.max_in_flight
+            ))),
         }
     }
 
@@ -66,7 +67,9 @@ impl Limits {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_yet)) => {
                 let wait = not_yet.wait_time_from(self.clock.now());
-                let detail = format!("{increments} increments are beyond the rate limit for {wait:.1?} more");
+                let detail = format!(
+                    "{increments} increments are beyond the rate limit for {wait:.1?} more"
+                );
                 Err(Problem::new(Code::RateLimited, detail).retry_after(whole_seconds(wait)))
             }
             Err(InsufficientCapacity(most)) => Err(too_many(increments, most)),

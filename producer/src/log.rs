@@ -7,8 +7,8 @@
 //!    └── oneshot ◄─ Pending::settle (librdkafka's polling thread)
 //! ```
 //!
-//! The accounting is done where the report comes in, not where the request waits: a client that hangs up changes nothing
-//! about its message.
+//! The accounting is done where the report comes in, not where the request waits: a client that
+//! hangs up changes nothing about its message.
 
 mod limit;
 mod persisted;
@@ -21,10 +21,9 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, ClientContext};
 use tally_counts::{Position, next_offset};
-use tally_service::config::Config;
-use tally_service::kafka::{self, TopicError};
+use tally_kafka::TopicError;
+use tally_platform::config::Config;
 use tokio::sync::oneshot;
-use tracing::{debug, error, warn};
 
 use crate::limits::overloaded;
 use crate::message::Message;
@@ -33,7 +32,8 @@ use crate::problem::{Code, Problem};
 
 const CLIENT_ID: &str = "tally-producer";
 
-/// Librdkafka reports each message at `message.timeout.ms` at the latest, but looks only once a second.
+/// Librdkafka reports each message at `message.timeout.ms` at the latest, but looks only once a
+/// second.
 const REPORT_MARGIN: Duration = Duration::from_secs(5);
 
 /// When to try again what the log certainly has not taken, in seconds.
@@ -56,7 +56,8 @@ type Client = ThreadedProducer<Reports>;
 enum Report {
     Stored {
         partition: i32,
-        /// Unknown when the broker recognised a repetition whose first copy it no longer has at hand.
+        /// Unknown when the broker recognised a repetition whose first copy it no longer has at
+        /// hand.
         offset: Option<i64>,
     },
     /// Certainly not in the log.
@@ -67,7 +68,7 @@ enum Report {
 
 impl Log {
     pub(crate) fn new(config: &Config, metrics: Metrics) -> KafkaResult<Log> {
-        let mut client_config = kafka::producer(&config.kafka, CLIENT_ID);
+        let mut client_config = tally_kafka::producer(&config.kafka.cluster(), CLIENT_ID);
         client_config
             .set("message.timeout.ms", config.producer.delivery_timeout_ms.to_string())
             // As Java's clients do it, so that the same key from either finds the same partition.
@@ -77,7 +78,8 @@ impl Log {
             config: client_config,
             topic: config.kafka.increments.clone(),
             metrics,
-            report_timeout: Duration::from_millis(config.producer.delivery_timeout_ms) + REPORT_MARGIN,
+            report_timeout: Duration::from_millis(config.producer.delivery_timeout_ms)
+                + REPORT_MARGIN,
             client: RwLock::new(Arc::new(client)),
         })
     }
@@ -87,14 +89,16 @@ impl Log {
         self.report_timeout
     }
 
-    /// Returns once every in-sync replica has the message: the position that includes it, where the broker tells it.
+    /// Returns once every in-sync replica has the message: the position that includes it, where the
+    /// broker tells it.
     pub(crate) async fn append(
         &self,
         message: &Message,
         in_flight: InFlight,
     ) -> Result<Option<Position>, Problem> {
         let (report, reported) = oneshot::channel();
-        let pending = Pending { started: Instant::now(), increments: message.increments, in_flight, report };
+        let pending =
+            Pending { started: Instant::now(), increments: message.increments, in_flight, report };
         self.enqueue(message, Box::new(pending)).await?;
         match tokio::time::timeout(self.report_timeout, reported).await {
             Ok(Ok(report)) => answer(report),
@@ -125,8 +129,8 @@ impl Log {
         message: &Message,
         pending: Box<Pending>,
     ) -> Result<(), (KafkaError, Box<Pending>)> {
-        let mut record =
-            BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topic, pending).payload(&message.payload);
+        let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topic, pending)
+            .payload(&message.payload);
         if let Some(key) = &message.key {
             record = record.key(key);
         }
@@ -137,22 +141,25 @@ impl Log {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// An idempotent producer that has lost its sequence takes no more messages. What it had in its queue is reported as not
-    /// stored or unknown, and never sent again, so a new producer cannot store it twice.
+    /// An idempotent producer that has lost its sequence takes no more messages. What it had in its
+    /// queue is reported as not stored or unknown, and never sent again, so a new producer cannot
+    /// store it twice.
     fn replace(&self, broken: &Arc<Client>) -> KafkaResult<Arc<Client>> {
         let mut current = self.client.write().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&current, broken) {
             if let Some((code, reason)) = broken.client().fatal_error() {
-                error!(%code, reason, "the log's client failed for good and is replaced");
+                tracing::error!(%code, reason, "the log's client failed for good and is replaced");
             }
-            *current = Arc::new(self.config.create_with_context(Reports { metrics: self.metrics.clone() })?);
+            *current = Arc::new(
+                self.config.create_with_context(Reports { metrics: self.metrics.clone() })?,
+            );
         }
         Ok(Arc::clone(&current))
     }
 
     /// Whether a broker answers and the topic is there. Blocks.
     pub(crate) fn check(&self) -> Result<(), TopicError> {
-        kafka::partition_count(self.client().client(), &self.topic).map(|_| ())
+        tally_kafka::partition_count(self.client().client(), &self.topic).map(|_| ())
     }
 
     /// The topic's `max.message.bytes`.
@@ -171,9 +178,10 @@ fn answer(report: Report) -> Result<Option<Position>, Problem> {
         Report::Stored { partition, offset } => {
             Ok(offset.map(|offset| Position::from_iter([(partition, next_offset(offset))])))
         }
-        Report::NotStored(TOO_LONG) => {
-            Err(Problem::new(Code::MessageTooLarge, "it is longer than the topic's max.message.bytes"))
-        }
+        Report::NotStored(TOO_LONG) => Err(Problem::new(
+            Code::MessageTooLarge,
+            "it is longer than the topic's max.message.bytes",
+        )),
         Report::NotStored(error) => Err(not_delivered(&error)),
         Report::Unknown(error) => Err(unknown(&error.to_string())),
     }
@@ -184,7 +192,9 @@ fn not_enqueued(error: &KafkaError) -> Problem {
         KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => {
             overloaded("the queue to the log is full")
         }
-        TOO_LONG => Problem::new(Code::MessageTooLarge, "it is longer than any message of the log may be"),
+        TOO_LONG => {
+            Problem::new(Code::MessageTooLarge, "it is longer than any message of the log may be")
+        }
         _ => not_delivered(error),
     }
 }
@@ -217,16 +227,16 @@ impl Pending {
             Report::Stored { .. } => metrics.delivered(self.increments, took),
             Report::NotStored(error) => {
                 metrics.delivery(took, "not_stored");
-                warn!(%error, increments = self.increments, "a message was not stored");
+                tracing::warn!(%error, increments = self.increments, "a message was not stored");
             }
             Report::Unknown(error) => {
                 metrics.delivery(took, "unknown");
-                warn!(%error, increments = self.increments, "a message may or may not be stored");
+                tracing::warn!(%error, increments = self.increments, "a message may or may not be stored");
             }
         }
         drop(self.in_flight);
         if self.report.send(report).is_err() {
-            debug!("the client was gone before its answer");
+            tracing::debug!("the client was gone before its answer");
         }
     }
 }
@@ -244,8 +254,8 @@ impl ClientContext for Reports {
                 RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::Resolve,
-            ) => debug!(%error, reason, "the log is out of reach"),
-            _ => warn!(%error, reason, "the log's client reports a problem"),
+            ) => tracing::debug!(%error, reason, "the log is out of reach"),
+            _ => tracing::warn!(%error, reason, "the log's client reports a problem"),
         }
     }
 }
@@ -255,8 +265,12 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, pending: Box<Pending>) {
         let report = match delivered {
-            Ok(message) => Report::Stored { partition: message.partition(), offset: known(message.offset()) },
-            Err((error, message)) if persisted::is_ruled_out(message) => Report::NotStored(error.clone()),
+            Ok(message) => {
+                Report::Stored { partition: message.partition(), offset: known(message.offset()) }
+            }
+            Err((error, message)) if persisted::is_ruled_out(message) => {
+                Report::NotStored(error.clone())
+            }
             Err((error, _)) => Report::Unknown(error.clone()),
         };
         pending.settle(report, &self.metrics);

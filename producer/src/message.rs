@@ -9,7 +9,8 @@ use crate::problem::{Code, Problem};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What a message has besides key and payload, at most: the headers of its record batch and of its record.
+/// What a message has besides key and payload, at most: the headers of its record batch and of its
+/// record.
 const FRAME_BYTES: usize = 128;
 
 /// The registry's ids of the schemas that messages are written by.
@@ -30,9 +31,9 @@ pub(crate) struct Message {
 impl Message {
     /// Writes the increments: a single one as `tally.Increment`, many as `tally.IncrementBatch`.
     ///
-    /// A request with an Idempotency-Key is a batch, however few its increments are: the id that makes it count once is the
-    /// batch's. Increments without any id get `unique`, as their batch's: the Kafka client may append a message twice when it has
-    /// lost the answer.
+    /// A request with an Idempotency-Key is a batch, however few its increments are: the id that
+    /// makes it count once is the batch's. Increments without any id get `unique`, as their
+    /// batch's: the Kafka client may append a message twice when it has lost the answer.
     pub(crate) fn new(
         parsed: &Parsed<'_>,
         idempotency_key: Option<&str>,
@@ -47,8 +48,10 @@ impl Message {
             (header, own) => header.or(own),
         };
         if !Fold::is_of_countable_size(parsed.items.iter().map(Item::increment)) {
-            let detail =
-                format!("its {} increments could be more than one flush may hold", parsed.items.len());
+            let detail = format!(
+                "its {} increments could be more than one flush may hold",
+                parsed.items.len()
+            );
             return Err(Problem::new(Code::MessageTooLarge, detail));
         }
         let key = key(parsed, id);
@@ -91,13 +94,16 @@ impl Message {
     }
 }
 
-/// What is meant to count once goes to one partition however often it is sent: the key is the request's id, or else the first id of
-/// an increment in it. A single increment without one is keyed by its counter.
+/// What is meant to count once goes to one partition however often it is sent: the key is the
+/// request's id, or else the first id of an increment in it. A single increment without one is
+/// keyed by its counter.
 fn key(parsed: &Parsed<'_>, id: Option<&str>) -> Option<Vec<u8>> {
     let first_id = || parsed.items.iter().find_map(|item| item.id.as_deref());
     match (id.or_else(first_id), &parsed.items[..], parsed.shape) {
         (Some(id), ..) => Some(id.into()),
-        (None, [item], Shape::Single) => Some([item.namespace.as_bytes(), item.key.as_bytes()].join(&b'\0')),
+        (None, [item], Shape::Single) => {
+            Some([item.namespace.as_bytes(), item.key.as_bytes()].join(&b'\0'))
+        }
         (None, ..) => None,
     }
 }
@@ -137,12 +143,20 @@ mod tests {
         Item { namespace: "n".into(), key: key.into(), delta: 2, at_ms: 5, id: id.map(Into::into) }
     }
 
-    fn parsed(shape: Shape, id: Option<&'static str>, items: Vec<Item<'static>>) -> Parsed<'static> {
+    fn parsed(
+        shape: Shape,
+        id: Option<&'static str>,
+        items: Vec<Item<'static>>,
+    ) -> Parsed<'static> {
         Parsed { shape, id, items }
     }
 
     /// What a reader of the log makes of the message: the batch's id and the increments.
-    fn read<'a>(message: &'a Message, schema: &str, schema_id: u32) -> (Option<&'a str>, Vec<Increment<'a>>) {
+    fn read<'a>(
+        message: &'a Message,
+        schema: &str,
+        schema_id: u32,
+    ) -> (Option<&'a str>, Vec<Increment<'a>>) {
         let (id, body) = wire::split(&message.payload).unwrap();
         assert_eq!(id, schema_id);
         let mut increments = Vec::new();
@@ -179,7 +193,10 @@ mod tests {
         let one = parsed(Shape::Single, None, vec![item("k", Some("own"))]);
         let message = Message::new(&one, Some("once"), UNIQUE, IDS).unwrap();
         assert_eq!(message.key.as_deref(), Some(&b"once"[..]));
-        assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8), (Some("once"), vec![one.items[0].increment()]));
+        assert_eq!(
+            read(&message, avsc::INCREMENT_BATCH, 8),
+            (Some("once"), vec![one.items[0].increment()])
+        );
     }
 
     #[test]
@@ -198,8 +215,12 @@ mod tests {
         assert_eq!(problem.code, Code::InvalidIdempotencyKey);
 
         let item_ids = parsed(Shape::Batch, None, vec![item("a", None), item("b", Some("second"))]);
-        assert_eq!(Message::new(&item_ids, None, UNIQUE, IDS).unwrap().key.as_deref(), Some(&b"second"[..]));
-        let item_ids = parsed(Shape::Batch, None, vec![item("a", Some("first")), item("b", Some("second"))]);
+        assert_eq!(
+            Message::new(&item_ids, None, UNIQUE, IDS).unwrap().key.as_deref(),
+            Some(&b"second"[..])
+        );
+        let item_ids =
+            parsed(Shape::Batch, None, vec![item("a", Some("first")), item("b", Some("second"))]);
         let message = Message::new(&item_ids, None, UNIQUE, IDS).unwrap();
         assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8).0, None);
     }
@@ -224,7 +245,9 @@ mod tests {
             for value in values {
                 headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
             }
-            idempotency_key(&headers).map(|id| id.map(str::to_owned)).map_err(|problem| problem.code)
+            idempotency_key(&headers)
+                .map(|id| id.map(str::to_owned))
+                .map_err(|problem| problem.code)
         };
         assert_eq!(of(&[]), Ok(None));
         assert_eq!(of(&[b"a-1"]), Ok(Some("a-1".into())));

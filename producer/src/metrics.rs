@@ -57,7 +57,11 @@ impl Metrics {
         Request { metrics: self.clone(), outcome: "abandoned" }
     }
 
-    pub(crate) fn in_flight(&self, permit: OwnedSemaphorePermit, token: TaskTrackerToken) -> InFlight {
+    pub(crate) fn in_flight(
+        &self,
+        permit: OwnedSemaphorePermit,
+        token: TaskTrackerToken,
+    ) -> InFlight {
         self.inner.in_flight.add(1, &[]);
         InFlight { metrics: self.clone(), _permit: permit, _token: token }
     }
@@ -72,7 +76,8 @@ impl Metrics {
     }
 }
 
-/// One request's place in the metrics. Dropped without an outcome, it was abandoned: the client went away before its answer.
+/// One request's place in the metrics. Dropped without an outcome, it was abandoned: the client
+/// went away before its answer.
 pub(crate) struct Request {
     metrics: Metrics,
     outcome: &'static str,
@@ -93,8 +98,8 @@ impl Drop for Request {
     }
 }
 
-/// A request's place among those in progress; it travels with the message until the log's report, so that a client that
-/// hangs up makes no room for more than the log takes.
+/// A request's place among those in progress; it travels with the message until the log's report,
+/// so that a client that hangs up makes no room for more than the log takes.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     metrics: Metrics,

@@ -81,7 +81,9 @@ impl Code {
             Code::BodyTimeout => "The body did not arrive in time",
             Code::BodyTooLarge => "The body is too large",
             Code::MessageTooLarge => "The request does not fit into one message of the log",
-            Code::TooManyIncrements => "More increments than the rate limit can ever let through at once",
+            Code::TooManyIncrements => {
+                "More increments than the rate limit can ever let through at once"
+            }
             Code::UnsupportedMediaType => "The body's media type is not supported",
             Code::RateLimited => "The rate limit is reached",
             Code::Overloaded => "Too many requests are in progress",
@@ -92,8 +94,8 @@ impl Code {
         }
     }
 
-    /// What became of the request's increments. Only where it is unknown may sending the request again count it twice, unless it
-    /// has an Idempotency-Key.
+    /// What became of the request's increments. Only where it is unknown may sending the request
+    /// again count it twice, unless it has an Idempotency-Key.
     fn outcome(self) -> &'static str {
         match self {
             Code::DeliveryUnknown | Code::Internal => "unknown",

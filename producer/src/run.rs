@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use rdkafka::error::KafkaError;
-use tally_service::config::Config;
-use tally_service::health::{self, Health};
-use tally_service::registry::{self, Registry};
+use tally_platform::config::Config;
+use tally_platform::health::{self, Health};
+use tally_platform::registry::{self, Registry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::http::{self, Gateway};
 use crate::log::Log;
@@ -33,9 +32,13 @@ pub enum Error {
     Flush(#[source] KafkaError),
 }
 
-/// Takes increments until `shutdown`, then finishes the requests in progress and returns once the log has reported on
-/// everything that it was given.
-pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -> Result<(), Error> {
+/// Takes increments until `shutdown`, then finishes the requests in progress and returns once the
+/// log has reported on everything that it was given.
+pub async fn run(
+    config: &Config,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let readiness = Readiness::new(&health);
     let listener = health::bind(config.producer.listen, "increments").await?;
     let metrics = Metrics::new();
@@ -43,7 +46,7 @@ pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -
     let registry = Registry::new(&config.registry)?;
     let gateway = Arc::new(Gateway::new(config, Arc::clone(&log), metrics));
     if let Ok(addr) = listener.local_addr() {
-        info!(%addr, "increments are taken at http://{addr}/v1/increments");
+        tracing::info!(%addr, "increments are taken at http://{addr}/v1/increments");
     }
 
     let ended = shutdown.child_token();
@@ -63,7 +66,7 @@ pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -
 
     let flushed = tokio::task::spawn_blocking(move || log.flush()).await;
     flushed.expect("a flush does not panic").map_err(Error::Flush)?;
-    info!("drained");
+    tracing::info!("drained");
     Ok(())
 }
 
@@ -76,7 +79,7 @@ pub(crate) async fn serve(
     // An answer is one small write: it must not wait for the acknowledgement of the one before.
     let listener = listener.tap_io(|connection| {
         if let Err(error) = connection.set_nodelay(true) {
-            warn!(%error, "set TCP_NODELAY");
+            tracing::warn!(%error, "set TCP_NODELAY");
         }
     });
     let server = axum::serve(listener, http::routes(Arc::clone(gateway)))
@@ -84,7 +87,7 @@ pub(crate) async fn serve(
     let answered = async {
         shutdown.cancelled().await;
         if gateway.idle().await.is_err() {
-            warn!("requests are cut off");
+            tracing::warn!("requests are cut off");
         }
         tokio::time::sleep(ANSWER_LIMIT).await;
     };
@@ -126,7 +129,10 @@ mod tests {
         let expected = format!("schemas: the schema registry at http://{nobody} does not answer");
         let waiting = async {
             // The log is there, so the schemas are all that is missing.
-            while !health.ready().is_err_and(|why| why.starts_with(&expected) && !why.contains("log")) {
+            while !health
+                .ready()
+                .is_err_and(|why| why.starts_with(&expected) && !why.contains("log"))
+            {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -143,6 +149,9 @@ mod tests {
         let mut config = Config::default();
         config.producer.listen = taken.local_addr().unwrap();
         let error = run(&config, Health::new(), CancellationToken::new()).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("listen on {} for increments", config.producer.listen));
+        assert_eq!(
+            error.to_string(),
+            format!("listen on {} for increments", config.producer.listen)
+        );
     }
 }

@@ -1,19 +1,18 @@
 //! What must be known before the first increment is taken, and whether the log can be reached.
 //!
-//! A registry or a broker that is down is asked again until it answers. Meanwhile the gateway listens, says that it is not
-//! ready, and takes nothing.
+//! A registry or a broker that is down is asked again until it answers. Meanwhile the gateway
+//! listens, says that it is not ready, and takes nothing.
 
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tally_kafka::TopicError;
+use tally_platform::config::Config;
+use tally_platform::health::{Condition, Health};
+use tally_platform::registry::{self, Registry};
 use tally_schemas::avsc;
-use tally_service::config::Config;
-use tally_service::health::{Condition, Health};
-use tally_service::kafka::TopicError;
-use tally_service::registry::{self, Registry};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::log::Log;
 use crate::message::SchemaIds;
@@ -27,7 +26,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Started {
     pub(crate) schema_ids: SchemaIds,
-    /// What the topic takes; unknown where the broker does not tell, and then it judges each message itself.
+    /// What the topic takes; unknown where the broker does not tell, and then it judges each
+    /// message itself.
     pub(crate) max_message_bytes: Option<usize>,
 }
 
@@ -58,11 +58,11 @@ pub(crate) async fn start(
     let max_message_bytes = match log.max_message_bytes().await {
         Ok(bytes) => Some(bytes),
         Err(error) => {
-            warn!(%error, "messages are not measured before they are sent");
+            tracing::warn!(%error, "messages are not measured before they are sent");
             None
         }
     };
-    info!(?schema_ids, ?max_message_bytes, "ready");
+    tracing::info!(?schema_ids, ?max_message_bytes, "ready");
     Some(Started { schema_ids, max_message_bytes })
 }
 
@@ -78,12 +78,12 @@ pub(crate) async fn watch(log: &Arc<Log>, readiness: &Readiness, shutdown: &Canc
             Ok(()) => {
                 readiness.log.set(true, "");
                 if !was_reachable {
-                    info!("the log answers again");
+                    tracing::info!("the log answers again");
                 }
             }
             Err(error) => {
                 if was_reachable {
-                    warn!(%error, "the log does not answer");
+                    tracing::warn!(%error, "the log does not answer");
                 }
                 readiness.log.set(false, error.to_string());
             }
@@ -101,7 +101,9 @@ async fn register(config: &Config, registry: &Registry) -> Result<SchemaIds, reg
 
 async fn check(log: &Arc<Log>) -> Result<(), TopicError> {
     let log = Arc::clone(log);
-    tokio::task::spawn_blocking(move || log.check()).await.expect("looking at the log does not panic")
+    tokio::task::spawn_blocking(move || log.check())
+        .await
+        .expect("looking at the log does not panic")
 }
 
 /// Calls until it succeeds, waiting twice as long each time; `None` if `shutdown` comes first.
@@ -119,7 +121,7 @@ async fn insist<T, E: Display, F: Future<Output = Result<T, E>>>(
                 return Some(value);
             }
             Err(error) => {
-                warn!(%error, ?wait, "waiting for the {what}");
+                tracing::warn!(%error, ?wait, "waiting for the {what}");
                 condition.set(false, error.to_string());
             }
         }

@@ -23,14 +23,16 @@ impl Total {
     }
 }
 
-/// The counters that were read last, those that have no counts included, each exact as of its own vector.
+/// The counters that were read last, those that have no counts included, each exact as of its own
+/// vector.
 pub(crate) struct Cache {
     entries: LruCache<Counter, Entry>,
 }
 
 pub(crate) struct Entry {
     pub(crate) total: Total,
-    /// The snapshot's vector, until the tail has passed it: a batch before it is in the total already.
+    /// The snapshot's vector, until the tail has passed it: a batch before it is in the total
+    /// already.
     pub(crate) read_at: Option<Arc<Vector>>,
 }
 
@@ -40,7 +42,8 @@ impl Cache {
         Cache { entries: LruCache::sparse(counters) }
     }
 
-    /// Adds a delta of the batch at `offset` to its counter, if that is here and does not include it.
+    /// Adds a delta of the batch at `offset` to its counter, if that is here and does not include
+    /// it.
     pub(crate) fn add(&mut self, partition: usize, offset: i64, delta: Delta<'_>) {
         let Some(entry) = self.entries.peek_mut(&delta.name as &dyn Named) else { return };
         if entry.read_at.as_ref().is_none_or(|vector| offset >= vector.at(partition).deltas) {

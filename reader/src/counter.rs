@@ -1,12 +1,13 @@
-//! A counter's name: owned by whoever keeps it ([`Counter`]), or as it stands in somebody else's text ([`Name`]).
+//! A counter's name: owned by whoever keeps it ([`Counter`]), or as it stands in somebody else's
+//! text ([`Name`]).
 //!
 //! ```text
 //!  namespace, key ──Name::new──► Name ──to_counter──► Counter
 //!                                  └───── both are `dyn Named`: a map of counters is asked by either
 //! ```
 //!
-//! A name's hash is computed once and goes along with it. It depends on the process, so that nobody can choose names that
-//! collide.
+//! A name's hash is computed once and goes along with it. It depends on the process, so that nobody
+//! can choose names that collide.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -21,7 +22,8 @@ pub(crate) struct NameHash(u32);
 
 impl NameHash {
     fn of(namespace: &str, key: &str) -> NameHash {
-        let mut hasher = SeedableRandomState::with_seed(0, SharedSeed::global_random()).build_hasher();
+        let mut hasher =
+            SeedableRandomState::with_seed(0, SharedSeed::global_random()).build_hasher();
         hasher.write(namespace.as_bytes());
         hasher.write(key.as_bytes());
         hasher.write_usize(namespace.len());
@@ -60,8 +62,13 @@ impl<'a> Name<'a> {
     }
 
     fn to_counter(self) -> Counter {
-        let namespace_bytes = u32::try_from(self.namespace.len()).expect("a namespace is shorter than 4 GiB");
-        Counter { hash: self.hash, namespace_bytes, text: [self.namespace, self.key].concat().into() }
+        let namespace_bytes =
+            u32::try_from(self.namespace.len()).expect("a namespace is shorter than 4 GiB");
+        Counter {
+            hash: self.hash,
+            namespace_bytes,
+            text: [self.namespace, self.key].concat().into(),
+        }
     }
 }
 
@@ -106,7 +113,8 @@ impl fmt::Debug for Counter {
     }
 }
 
-/// Whatever has a name. As a trait object it is what a map of counters can be asked by without owning one.
+/// Whatever has a name. As a trait object it is what a map of counters can be asked by without
+/// owning one.
 pub(crate) trait Named {
     fn name_hash(&self) -> NameHash;
     fn name(&self) -> Name<'_>;

@@ -17,7 +17,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
-use tracing::{Span, error, field, info_span};
+use tracing::Span;
 
 use crate::cache::Total;
 use crate::counter::Counter;
@@ -60,11 +60,17 @@ impl<'a> Value<'a> {
     fn new(counter: &'a Counter, total: Total) -> Result<Value<'a>, Problem> {
         let (namespace, key) = (counter.namespace(), counter.key());
         let fit = |field, total: i128| {
-            let overflow =
-                |_| Problem::new(Code::Overflow, format!("{namespace}/{key}: `{field}` is {total}"));
+            let overflow = |_| {
+                Problem::new(Code::Overflow, format!("{namespace}/{key}: `{field}` is {total}"))
+            };
             i64::try_from(total).map_err(overflow)
         };
-        Ok(Value { namespace, key, value: fit("value", total.sum)?, events: fit("events", total.events)? })
+        Ok(Value {
+            namespace,
+            key,
+            value: fit("value", total.sum)?,
+            events: fit("events", total.events)?,
+        })
     }
 }
 
@@ -84,7 +90,8 @@ impl Api {
     }
 
     fn respond(&self, answer: Result<Response, Problem>) -> Response {
-        self.metrics.answered(answer.as_ref().map_or_else(|problem| problem.code.as_str(), |_| "answered"));
+        self.metrics
+            .answered(answer.as_ref().map_or_else(|problem| problem.code.as_str(), |_| "answered"));
         answer.unwrap_or_else(IntoResponse::into_response)
     }
 }
@@ -114,9 +121,11 @@ async fn one(
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
     let answer = async {
-        let Path((namespace, key)) = path.map_err(|rejection| invalid("path", &rejection.body_text()))?;
+        let Path((namespace, key)) =
+            path.map_err(|rejection| invalid("path", &rejection.body_text()))?;
         let Query(pairs) = pairs.map_err(|rejection| invalid("query", &rejection.body_text()))?;
-        let counter = request::counter(&namespace, &key).map_err(|fault| Problem::invalid(vec![fault]))?;
+        let counter =
+            request::counter(&namespace, &key).map_err(|fault| Problem::invalid(vec![fault]))?;
         let options = request::options(&pairs)?;
         let reads = api.reads()?;
         let answer = match &options.buckets {
@@ -138,8 +147,11 @@ async fn many(
         check_media_type(&headers)?;
         let query = request::query(&body.map_err(|rejection| unread(&rejection))?)?;
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
-        let values =
-            query.counters.iter().zip(&answer.totals).map(|(counter, total)| Value::new(counter, *total));
+        let values = query
+            .counters
+            .iter()
+            .zip(&answer.totals)
+            .map(|(counter, total)| Value::new(counter, *total));
         let counters = values.collect::<Result<_, _>>()?;
         Ok(fresh(Many { counters, as_of: answer.as_of.to_string() }))
     };
@@ -160,7 +172,10 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let essence = given.to_str().ok().and_then(|text| text.split(';').next()).map(str::trim);
     match essence {
         Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(()),
-        _ => Err(Problem::new(Code::UnsupportedMediaType, format!("{given:?} is not application/json"))),
+        _ => Err(Problem::new(
+            Code::UnsupportedMediaType,
+            format!("{given:?} is not application/json"),
+        )),
     }
 }
 
@@ -183,19 +198,22 @@ async fn not_found(request: Request) -> Problem {
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let reason = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    error!(reason, "a request panicked");
+    let reason = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(reason, "a request panicked");
     Problem::new(Code::Internal, "the reader's log tells more").into_response()
 }
 
 fn span(request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    info_span!(
+    tracing::info_span!(
         "request",
         otel.kind = "server",
         http.request.method = %request.method(),
         http.route = route,
         url.path = request.uri().path(),
-        http.response.status_code = field::Empty,
+        http.response.status_code = tracing::field::Empty,
     )
 }

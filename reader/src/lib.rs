@@ -7,8 +7,9 @@
 //!                                └──misses──► one query for many ──► store ◄── ClickHouse
 //! ```
 //!
-//! `memory` is the core: pure, and the one place that decides what an answer includes. Around it, `state` shares it between
-//! threads, `tail` reads the log, `store` queries ClickHouse, `misses` joins what is missed, [`run`] ties them.
+//! `memory` is the core: pure, and the one place that decides what an answer includes. Around it,
+//! `state` shares it between threads, `tail` reads the log, `store` queries ClickHouse, `misses`
+//! joins what is missed, [`run`] ties them.
 
 mod cache;
 mod counter;

@@ -1,4 +1,5 @@
-//! What the reader knows, without any I/O: the tail's position, the cached counters, the unstored window.
+//! What the reader knows, without any I/O: the tail's position, the cached counters, the unstored
+//! window.
 //!
 //! ```text
 //!  a batch of the log ──apply──► tail ──► window   the deltas that a snapshot may lack
@@ -9,8 +10,9 @@
 //!  the ledger's positions ──learn──► floor, up to what every query in flight must have
 //! ```
 //!
-//! A value is what the store had at the snapshot's vector V and, of each partition, every batch from V on that was tailed. So it
-//! includes exactly what is before the further of V and the tail, and its answer says so.
+//! A value is what the store had at the snapshot's vector V and, of each partition, every batch
+//! from V on that was tailed. So it includes exactly what is before the further of V and the tail,
+//! and its answer says so.
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +34,9 @@ use crate::window::{Arrival, Sought, Window};
 /// Why the tail cannot go on. What it has counted stands, but what comes after is not known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
-    #[error("deltas, partition {partition}, offset {offset}: the batch does not follow the one before it")]
+    #[error(
+        "deltas, partition {partition}, offset {offset}: the batch does not follow the one before it"
+    )]
     Chain { partition: i32, offset: i64, source: ChainError },
     #[error("deltas, partition {partition}, offset {offset}: {reason}")]
     Undecodable { partition: i32, offset: i64, reason: String },
@@ -58,14 +62,16 @@ pub(crate) enum SnapshotError {
     Disagrees { partition: i32, at: i64, stored: i64, logged: i64 },
 }
 
-/// The sums of the counters that were asked for and have any, and the vector at which they were read, in one scan.
+/// The sums of the counters that were asked for and have any, and the vector at which they were
+/// read, in one scan.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) vector: Arc<Vector>,
     pub(crate) totals: HashMap<Counter, Total>,
 }
 
-/// What a query asks for: counters, or the buckets of one that start in a range of seconds since 1970.
+/// What a query asks for: counters, or the buckets of one that start in a range of seconds since
+/// 1970.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wanted<'a> {
     Counters(&'a [Counter]),
@@ -84,7 +90,8 @@ pub(crate) struct Answer {
 pub(crate) enum Recall {
     Found(Answer),
     Missing(Vec<Counter>),
-    /// Every counter is there, but they are ahead of the tail by different snapshots, so no one position holds for all.
+    /// Every counter is there, but they are ahead of the tail by different snapshots, so no one
+    /// position holds for all.
     Apart,
 }
 
@@ -140,11 +147,13 @@ impl Memory {
         self.window.bytes()
     }
 
-    /// Whether `arrival` fits into a window of `limit` bytes: a batch that need not be kept always does, and so does one
-    /// that has the window to itself.
+    /// Whether `arrival` fits into a window of `limit` bytes: a batch that need not be kept always
+    /// does, and so does one that has the window to itself.
     pub(crate) fn has_room(&self, arrival: &Arrival, limit: usize) -> bool {
         let kept = self.window.bytes();
-        arrival.offset < self.window.floor(arrival.partition) || kept == 0 || kept + arrival.bytes() <= limit
+        arrival.offset < self.window.floor(arrival.partition)
+            || kept == 0
+            || kept + arrival.bytes() <= limit
     }
 
     /// Nothing is answered from now on.
@@ -189,7 +198,8 @@ impl Memory {
             };
             entry.read_at.take_if(|vector| vector.is_within(&self.tail));
             let first = read_at.get_or_insert_with(|| entry.read_at.clone());
-            together = together && same_position(&self.tail, first.as_ref(), entry.read_at.as_ref());
+            together =
+                together && same_position(&self.tail, first.as_ref(), entry.read_at.as_ref());
             totals.push(entry.total);
         }
         if !missing.is_empty() {
@@ -227,15 +237,18 @@ impl Memory {
         self.trim();
     }
 
-    /// No snapshot to come is below what was known before its query began, so nothing below that is needed.
+    /// No snapshot to come is below what was known before its query began, so nothing below that is
+    /// needed.
     fn trim(&mut self) {
         for (partition, known) in self.known.iter().enumerate() {
-            let floor = self.flights.values().map(|at_start| at_start[partition]).fold(*known, i64::min);
+            let floor =
+                self.flights.values().map(|at_start| at_start[partition]).fold(*known, i64::min);
             self.window.trim(partition, floor);
         }
     }
 
-    /// Makes the snapshot of a query in flight whole, and answers from it. Counters are remembered, buckets are not.
+    /// Makes the snapshot of a query in flight whole, and answers from it. Counters are remembered,
+    /// buckets are not.
     pub(crate) fn finish(
         &mut self,
         wanted: Wanted<'_>,
@@ -255,9 +268,15 @@ impl Memory {
     }
 
     /// What the snapshot has and what it lacks, of some buckets or of all.
-    fn whole(&self, counters: &[Counter], buckets: Option<&Range<u64>>, snapshot: &Snapshot) -> Vec<Total> {
+    fn whole(
+        &self,
+        counters: &[Counter],
+        buckets: Option<&Range<u64>>,
+        snapshot: &Snapshot,
+    ) -> Vec<Total> {
         // The scan gives a row for whatever has counts.
-        let stored = |counter: &Counter| snapshot.totals.get(counter).copied().unwrap_or(Total::ZERO);
+        let stored =
+            |counter: &Counter| snapshot.totals.get(counter).copied().unwrap_or(Total::ZERO);
         let mut totals: Vec<Total> = counters.iter().map(stored).collect();
         let sought = Sought::new(counters);
         self.window.search(&sought, &snapshot.vector, |place, delta| {
@@ -265,8 +284,9 @@ impl Memory {
                 totals[place].add(delta.sum, delta.events);
             }
         });
-        let total =
-            |counter: &Counter| totals[sought.place(counter.name()).expect("every counter is sought")];
+        let total = |counter: &Counter| {
+            totals[sought.place(counter.name()).expect("every counter is sought")]
+        };
         counters.iter().map(total).collect()
     }
 
@@ -286,7 +306,12 @@ impl Memory {
             }
             if stored.deltas == tail.deltas && stored.source != tail.source {
                 let (stored, logged) = (stored.source, tail.source);
-                return Err(SnapshotError::Disagrees { partition, at: tail.deltas, stored, logged });
+                return Err(SnapshotError::Disagrees {
+                    partition,
+                    at: tail.deltas,
+                    stored,
+                    logged,
+                });
             }
         }
         Ok(())
@@ -297,12 +322,14 @@ impl Memory {
     }
 }
 
-/// Whether entries that were read at these vectors are as of the same position, given vectors that are ahead of the tail
-/// somewhere.
+/// Whether entries that were read at these vectors are as of the same position, given vectors that
+/// are ahead of the tail somewhere.
 fn same_position(tail: &Vector, one: Option<&Arc<Vector>>, other: Option<&Arc<Vector>>) -> bool {
     match (one, other) {
         (None, None) => true,
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || tail.furthest(one) == tail.furthest(other),
+        (Some(one), Some(other)) => {
+            Arc::ptr_eq(one, other) || tail.furthest(one) == tail.furthest(other)
+        }
         (None, Some(_)) | (Some(_), None) => false,
     }
 }

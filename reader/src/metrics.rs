@@ -30,7 +30,10 @@ impl Metrics {
                 .u64_counter("tally_reader_misses_total")
                 .with_description("Counters looked up in the store")
                 .build(),
-            entries: meter.u64_gauge("tally_reader_entries").with_description("Counters in memory").build(),
+            entries: meter
+                .u64_gauge("tally_reader_entries")
+                .with_description("Counters in memory")
+                .build(),
             unstored_bytes: meter
                 .u64_gauge("tally_reader_unstored_bytes")
                 .with_description("Deltas in memory that the store may lack")

@@ -85,7 +85,8 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Option<Job>)
     (together, None)
 }
 
-/// Gives the job back unless the query before has brought all that it asks for, or nobody waits for it any more.
+/// Gives the job back unless the query before has brought all that it asks for, or nobody waits for
+/// it any more.
 fn still_missing(state: &State, job: Job) -> Option<Job> {
     if job.reply.is_closed() {
         return None;
@@ -118,7 +119,8 @@ async fn answer(state: &Arc<State>, store: &Store, jobs: Vec<Job>) {
     match look_up(state, store, Wanted::Counters(&counters)).await {
         Ok(found) => {
             for job in jobs {
-                let totals = job.counters.iter().map(|counter| found.totals[places[counter]]).collect();
+                let totals =
+                    job.counters.iter().map(|counter| found.totals[places[counter]]).collect();
                 reply(job, Ok(Answer { totals, as_of: Arc::clone(&found.as_of) }));
             }
         }

@@ -99,7 +99,11 @@ impl Code {
     fn may_pass(self) -> bool {
         matches!(
             self,
-            Code::NotReady | Code::Overloaded | Code::StoreUnavailable | Code::StoreBehind | Code::NotReached
+            Code::NotReady
+                | Code::Overloaded
+                | Code::StoreUnavailable
+                | Code::StoreBehind
+                | Code::NotReached
         )
     }
 }
@@ -144,7 +148,9 @@ impl Problem {
     pub(crate) fn invalid(faults: Vec<Fault>) -> Problem {
         let detail = match faults.as_slice() {
             [Fault { item: None, field, reason }] => format!("`{field}`: {reason}"),
-            [Fault { item: Some(item), field, reason }] => format!("counters[{item}], `{field}`: {reason}"),
+            [Fault { item: Some(item), field, reason }] => {
+                format!("counters[{item}], `{field}`: {reason}")
+            }
             _ => format!("{} errors", faults.len()),
         };
         Problem { faults, ..Problem::new(Code::InvalidRequest, detail) }
@@ -169,7 +175,9 @@ impl Problem {
             LookupError::Broken(broken) => return Problem::broken(broken),
             LookupError::Snapshot(SnapshotError::Behind { .. }) => Code::StoreBehind,
             LookupError::Snapshot(SnapshotError::Disagrees { .. }) => Code::StoreDamaged,
-            LookupError::Store(StoreError::Unavailable { .. } | StoreError::Slow) => Code::StoreUnavailable,
+            LookupError::Store(StoreError::Unavailable { .. } | StoreError::Slow) => {
+                Code::StoreUnavailable
+            }
             LookupError::Store(
                 StoreError::Damaged { .. }
                 | StoreError::NoLedger { .. }

@@ -42,7 +42,11 @@ impl Reads {
     }
 
     /// The counters' totals, all as of one position, which includes `after`.
-    pub(crate) async fn counters(&self, counters: &[Counter], after: &Position) -> Result<Answer, Problem> {
+    pub(crate) async fn counters(
+        &self,
+        counters: &[Counter],
+        after: &Position,
+    ) -> Result<Answer, Problem> {
         self.reach(after).await?;
         match self.recall(counters)? {
             Recall::Found(answer) => {
@@ -74,7 +78,10 @@ impl Reads {
     ) -> Result<Answer, Problem> {
         self.reach(after).await?;
         let Ok(_permit) = self.ranges.try_acquire() else {
-            return Err(Problem::new(Code::Overloaded, format!("{RANGE_QUERIES} ranges are being read")));
+            return Err(Problem::new(
+                Code::Overloaded,
+                format!("{RANGE_QUERIES} ranges are being read"),
+            ));
         };
         let found = look_up(&self.state, &self.store, Wanted::Buckets(counter, buckets)).await;
         found.map_err(|error| Problem::lookup(&error))
@@ -82,7 +89,8 @@ impl Reads {
 
     async fn reach(&self, after: &Position) -> Result<(), Problem> {
         let partitions = self.state.partitions();
-        let is_known = |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
+        let is_known =
+            |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
         if let Some((partition, _)) = after.iter().find(|(partition, _)| !is_known(*partition)) {
             let reason = format!("there is no partition {partition}: deltas has {partitions}");
             return Err(Problem::invalid(vec![Fault::new("after", reason)]));
@@ -100,12 +108,17 @@ impl Reads {
             mpsc::error::TrySendError::Full(_) => {
                 Problem::new(Code::Overloaded, "the queue of reads that wait for the store is full")
             }
-            mpsc::error::TrySendError::Closed(_) => Problem::new(Code::NotReady, "the reader is stopping"),
+            mpsc::error::TrySendError::Closed(_) => {
+                Problem::new(Code::NotReady, "the reader is stopping")
+            }
         })?;
         match tokio::time::timeout(STORE_WAIT, answered).await {
             Ok(Ok(answer)) => answer.map_err(|error| Problem::lookup(&error)),
             Ok(Err(_)) => Err(Problem::new(Code::NotReady, "the reader is stopping")),
-            Err(_) => Err(Problem::new(Code::StoreUnavailable, format!("no answer within {STORE_WAIT:?}"))),
+            Err(_) => Err(Problem::new(
+                Code::StoreUnavailable,
+                format!("no answer within {STORE_WAIT:?}"),
+            )),
         }
     }
 }

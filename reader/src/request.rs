@@ -28,7 +28,8 @@ pub(crate) struct Query {
     pub(crate) after: Position,
 }
 
-/// Checks a name that was asked for. A name that no increment can have is a mistake rather than a counter at zero.
+/// Checks a name that was asked for. A name that no increment can have is a mistake rather than a
+/// counter at zero.
 pub(crate) fn counter(namespace: &str, key: &str) -> Result<Counter, Fault> {
     for (field, name) in [("namespace", namespace), ("key", key)] {
         if !(1..=Fold::MAX_NAME_BYTES).contains(&name.len()) {
@@ -116,7 +117,8 @@ pub(crate) fn query(body: &[u8]) -> Result<Query, Problem> {
 /// `{"namespace": …, "key": …}`, and nothing else.
 fn named(value: &Value) -> Result<Counter, Fault> {
     let Value::Object(fields) = value else { return Err(Fault::new("counters", "not an object")) };
-    if let Some(field) = fields.keys().find(|field| !["namespace", "key"].contains(&field.as_str())) {
+    if let Some(field) = fields.keys().find(|field| !["namespace", "key"].contains(&field.as_str()))
+    {
         return Err(Fault::new(field, "unknown; there are `namespace` and `key`"));
     }
     let text = |field| match fields.get(field) {
@@ -140,7 +142,8 @@ fn position(text: &str) -> Result<Position, String> {
 
 /// RFC 3339, or milliseconds since 1970; as far as the store's times go.
 fn time(text: &str) -> Result<Timestamp, String> {
-    let is_number = text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
+    let is_number =
+        text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
     let time = match (is_number, text.parse::<i64>()) {
         (true, Ok(ms)) => Timestamp::from_millisecond(ms).map_err(|error| error.to_string())?,
         _ => text.parse::<Timestamp>().map_err(|error| {
@@ -230,7 +233,10 @@ mod tests {
         );
         assert_eq!(faults(query(b"{}")), [whole("counters")]);
         assert_eq!(faults(query(br#"{"counters": []}"#)), [whole("counters")]);
-        assert_eq!(faults(query(br#"{"counters": {}, "after": 5}"#)), [whole("after"), whole("counters")]);
+        assert_eq!(
+            faults(query(br#"{"counters": {}, "after": 5}"#)),
+            [whole("after"), whole("counters")]
+        );
         assert_eq!(query(b"[]").unwrap_err().code, Code::MalformedBody);
         assert_eq!(query(b"{").unwrap_err().code, Code::MalformedBody);
     }

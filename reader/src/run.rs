@@ -6,12 +6,10 @@ use std::time::Duration;
 use axum::serve::ListenerExt;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
-use tally_service::config::Config;
-use tally_service::health::{self, Condition, Health};
-use tally_service::kafka;
+use tally_platform::config::Config;
+use tally_platform::health::{self, Condition, Health};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
 
 use crate::http::{self, Api};
 use crate::memory::Broken;
@@ -52,15 +50,21 @@ pub enum Error {
 }
 
 /// Answers reads until `shutdown`, then finishes those in progress.
-pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    config: &Config,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let signs = Signs::new(&health);
     let cached = NonZeroUsize::new(config.reader.cached_counters).ok_or(Error::NoCache)?;
     let listener = health::bind(config.reader.listen, "reads").await?;
-    let consumer = kafka::consumer(&config.kafka, CLIENT_ID, CLIENT_ID).create().map_err(Error::Client)?;
+    let consumer = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, CLIENT_ID)
+        .create()
+        .map_err(Error::Client)?;
     let metrics = Metrics::new();
     let api = Arc::new(Api::new(metrics.clone()));
     if let Ok(addr) = listener.local_addr() {
-        info!(%addr, "counters are read at http://{addr}/v1/counters/{{namespace}}/{{key}}");
+        tracing::info!(%addr, "counters are read at http://{addr}/v1/counters/{{namespace}}/{{key}}");
     }
 
     let stop = shutdown.child_token();
@@ -79,7 +83,7 @@ pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -
     };
     let (served, worked) = tokio::join!(serving, working);
     served.and(worked)?;
-    info!("drained");
+    tracing::info!("drained");
     Ok(())
 }
 
@@ -93,7 +97,7 @@ async fn serve(
     // An answer is one small write: it must not wait for the acknowledgement of the one before.
     let listener = listener.tap_io(|connection| {
         if let Err(error) = connection.set_nodelay(true) {
-            warn!(%error, "set TCP_NODELAY");
+            tracing::warn!(%error, "set TCP_NODELAY");
         }
     });
     let server = axum::serve(listener, http::routes(Arc::clone(api)))
@@ -105,7 +109,7 @@ async fn serve(
     tokio::select! {
         served = server => served.map_err(Error::Serve),
         () = drained_too_long => {
-            warn!(?drain_limit, "requests were still in progress and are cut off");
+            tracing::warn!(?drain_limit, "requests were still in progress and are cut off");
             Ok(())
         }
     }
@@ -138,16 +142,23 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    async fn work(self, cached: NonZeroUsize, api: &Api, stop: &CancellationToken) -> Result<(), Error> {
-        let begun = start(self.config, &self.consumer, &self.metrics, &self.signs.start, stop).await;
+    async fn work(
+        self,
+        cached: NonZeroUsize,
+        api: &Api,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let begun =
+            start(self.config, &self.consumer, &self.metrics, &self.signs.start, stop).await;
         let Some(Start { store, vector, offsets }) = begun else { return Ok(()) };
-        info!(position = %vector.position(), partitions = vector.partitions(), "the log is read from where the store is");
+        tracing::info!(position = %vector.position(), partitions = vector.partitions(), "the log is read from where the store is");
 
         let reader = &self.config.reader;
         let state = Arc::new(State::new(vector, cached, reader.unstored_bytes));
         let offsets = match offsets {
             Ok(offsets) => {
-                tail::assign(&self.consumer, &self.config.kafka.deltas, &offsets).map_err(Error::Assign)?;
+                tail::assign(&self.consumer, &self.config.kafka.deltas, &offsets)
+                    .map_err(Error::Assign)?;
                 self.signs.chain.set(true, "");
                 Some(offsets)
             }
@@ -158,7 +169,13 @@ impl Worker<'_> {
         };
         let (misses, jobs) = misses::queue();
         let max_wait = Duration::from_millis(reader.max_wait_ms);
-        api.open(Reads::new(Arc::clone(&state), store.clone(), misses, max_wait, self.metrics.clone()));
+        api.open(Reads::new(
+            Arc::clone(&state),
+            store.clone(),
+            misses,
+            max_wait,
+            self.metrics.clone(),
+        ));
         self.signs.start.set(true, "");
 
         let tailing = async {
@@ -176,7 +193,8 @@ impl Worker<'_> {
     }
 
     async fn tail(&self, state: &Arc<State>, stop: &CancellationToken) {
-        let (consumer, tailed, stopped) = (Arc::clone(&self.consumer), Arc::clone(state), stop.clone());
+        let (consumer, tailed, stopped) =
+            (Arc::clone(&self.consumer), Arc::clone(state), stop.clone());
         let heartbeat = self.signs.health.heartbeat("tail", MAX_SILENCE);
         let tail = move || tail::run(&consumer, &tailed, &heartbeat, &stopped);
         let ended = tokio::task::spawn_blocking(tail).await.expect("the tail does not panic");
@@ -186,7 +204,7 @@ impl Worker<'_> {
     }
 
     fn break_off(&self, state: &State, broken: Broken) {
-        error!(error = %broken, "no read is answered from now on");
+        tracing::error!(error = %broken, "no read is answered from now on");
         self.signs.chain.set(false, broken.to_string());
         state.break_off(Arc::new(broken));
     }
@@ -213,8 +231,10 @@ impl Worker<'_> {
                 Ok(bounds) => {
                     self.signs.log.set(true, "");
                     for (partition, (_, high)) in bounds.iter().enumerate() {
-                        self.metrics
-                            .tail_lag(number(partition), (high - state.tail(partition).deltas).max(0));
+                        self.metrics.tail_lag(
+                            number(partition),
+                            (high - state.tail(partition).deltas).max(0),
+                        );
                     }
                 }
                 Err(error) => self.signs.log.set(false, error.to_string()),
@@ -240,8 +260,8 @@ impl Outage {
 
     fn note(&mut self, error: Option<&impl std::fmt::Display>) {
         match error {
-            Some(error) if !self.is_out => warn!(%error, "{} does not answer", self.what),
-            None if self.is_out => info!("{} answers again", self.what),
+            Some(error) if !self.is_out => tracing::warn!(%error, "{} does not answer", self.what),
+            None if self.is_out => tracing::info!("{} answers again", self.what),
             Some(_) | None => {}
         }
         self.is_out = error.is_some();

@@ -1,18 +1,18 @@
-//! What must be known before the first read is answered: where the store is, and that the log goes on from there.
+//! What must be known before the first read is answered: where the store is, and that the log goes
+//! on from there.
 //!
-//! A broker or a store that is down is asked again until it answers. Meanwhile the reader listens and says that it is not
-//! ready.
+//! A broker or a store that is down is asked again until it answers. Meanwhile the reader listens
+//! and says that it is not ready.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tally_service::config::Config;
-use tally_service::health::Condition;
-use tally_service::kafka::{TopicError, partition_count, watermarks};
-use tally_service::store;
+use tally_kafka::{TopicError, partition_count, watermarks};
+use tally_platform::config::Config;
+use tally_platform::health::Condition;
+use tally_platform::store;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::memory::Broken;
 use crate::metrics::Metrics;
@@ -52,7 +52,7 @@ pub(crate) async fn start(
         match stop.run_until_cancelled(try_start(config, consumer, metrics)).await? {
             Ok(start) => return Some(start),
             Err(error) => {
-                warn!(%error, ?wait, "waiting for the log and the store");
+                tracing::warn!(%error, ?wait, "waiting for the log and the store");
                 condition.set(false, error.to_string());
             }
         }
@@ -67,7 +67,8 @@ async fn try_start(
     metrics: &Metrics,
 ) -> Result<Start, StartError> {
     let topic = config.kafka.deltas.clone();
-    let partitions = ask(consumer, move |consumer| partition_count(consumer.client(), &topic)).await?;
+    let partitions =
+        ask(consumer, move |consumer| partition_count(consumer.client(), &topic)).await?;
     let partitions = usize::try_from(partitions).expect("a topic has partitions");
     let store = Store::new(store::client(&config.store), partitions, metrics.clone());
     // The store first: the log can only be further.
@@ -75,7 +76,8 @@ async fn try_start(
     let bounds = bounds(consumer, &config.kafka.deltas, partitions).await?;
     let offsets = vector.iter().zip(bounds).map(|((partition, place), (low, high))| {
         let stored = place.deltas;
-        // Nothing stored yet, and the beginning of the log gone; or another log than the one that was stored.
+        // Nothing stored yet, and the beginning of the log gone; or another log than the one that
+        // was stored.
         if (stored == 0 && low > 0) || high < stored {
             return Err(Broken::Log { partition: number(partition), stored, low, high });
         }
@@ -93,7 +95,9 @@ pub(crate) async fn bounds(
 ) -> Result<Vec<(i64, i64)>, TopicError> {
     let topic = topic.to_owned();
     let of_each = move |consumer: &BaseConsumer| {
-        (0..partitions).map(|partition| watermarks(consumer.client(), &topic, number(partition))).collect()
+        (0..partitions)
+            .map(|partition| watermarks(consumer.client(), &topic, number(partition)))
+            .collect()
     };
     ask(consumer, of_each).await
 }

@@ -1,4 +1,5 @@
-//! The memory, shared: by the tail that counts batches in, the requests that read it, and the queries in flight.
+//! The memory, shared: by the tail that counts batches in, the requests that read it, and the
+//! queries in flight.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -53,7 +54,11 @@ pub(crate) struct Holding {
 }
 
 impl State {
-    pub(crate) fn new(start: Vector, cached_counters: NonZeroUsize, unstored_bytes: usize) -> State {
+    pub(crate) fn new(
+        start: Vector,
+        cached_counters: NonZeroUsize,
+        unstored_bytes: usize,
+    ) -> State {
         let memory = Memory::new(start, cached_counters);
         let progress = Progress { position: Arc::clone(memory.position()), broken: None };
         State {
@@ -65,7 +70,9 @@ impl State {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().expect("nobody panicked while changing the memory: half a change is a wrong count")
+        self.memory
+            .lock()
+            .expect("nobody panicked while changing the memory: half a change is a wrong count")
     }
 
     pub(crate) fn partitions(&self) -> usize {
@@ -81,8 +88,13 @@ impl State {
         Holding { entries: memory.entries(), unstored_bytes: memory.unstored_bytes() }
     }
 
-    /// Counts in the next batch of a partition, if the window has room for it within `patience`; else gives it back.
-    pub(crate) fn apply(&self, arrival: Arrival, patience: Duration) -> Result<Option<Arrival>, Broken> {
+    /// Counts in the next batch of a partition, if the window has room for it within `patience`;
+    /// else gives it back.
+    pub(crate) fn apply(
+        &self,
+        arrival: Arrival,
+        patience: Duration,
+    ) -> Result<Option<Arrival>, Broken> {
         let full = |memory: &mut Memory| !memory.has_room(&arrival, self.unstored_bytes);
         let waited = self.trimmed.wait_timeout_while(self.memory(), patience, full);
         let (mut memory, waited) = waited.expect("nobody panicked while changing the memory");
@@ -115,22 +127,31 @@ impl State {
         }
     }
 
-    /// A query is about to be sent: until the flight is dropped, what its snapshot may lack is kept.
+    /// A query is about to be sent: until the flight is dropped, what its snapshot may lack is
+    /// kept.
     pub(crate) fn begin(self: &Arc<State>) -> Flight {
         Flight { id: self.memory().begin(), state: Arc::clone(self) }
     }
 
     /// Waits until the tail includes `position`, but not longer than `limit`.
-    pub(crate) async fn reach(&self, position: &Position, limit: Duration) -> Result<(), WaitError> {
+    pub(crate) async fn reach(
+        &self,
+        position: &Position,
+        limit: Duration,
+    ) -> Result<(), WaitError> {
         let mut progress = self.progress.subscribe();
-        let decided = |progress: &Progress| progress.broken.is_some() || progress.position.includes(position);
-        let waited = tokio::time::timeout(limit, progress.wait_for(|progress| decided(progress))).await;
+        let decided =
+            |progress: &Progress| progress.broken.is_some() || progress.position.includes(position);
+        let waited =
+            tokio::time::timeout(limit, progress.wait_for(|progress| decided(progress))).await;
         match waited {
             Ok(decided) => match &decided.expect("the sender lives as long as the state").broken {
                 Some(broken) => Err(WaitError::Broken(Arc::clone(broken))),
                 None => Ok(()),
             },
-            Err(_) => Err(WaitError::Late { reached: Arc::clone(&self.progress.borrow().position) }),
+            Err(_) => {
+                Err(WaitError::Late { reached: Arc::clone(&self.progress.borrow().position) })
+            }
         }
     }
 }
@@ -142,7 +163,11 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn finish(self, wanted: Wanted<'_>, snapshot: &Snapshot) -> Result<Answer, FinishError> {
+    pub(crate) fn finish(
+        self,
+        wanted: Wanted<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<Answer, FinishError> {
         let mut memory = self.state.memory();
         match memory.broken() {
             Some(broken) => Err(FinishError::Broken(Arc::clone(broken))),
@@ -153,7 +178,8 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        // Dropped by a panic that spoiled the memory: nothing is answered any more, and nothing need be let go of.
+        // Dropped by a panic that spoiled the memory: nothing is answered any more, and nothing
+        // need be let go of.
         if let Ok(mut memory) = self.state.memory.lock() {
             memory.end(self.id);
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use clickhouse::{Client, Row};
 use hashbrown::HashMap;
 use serde::Deserialize;
-use tally_counts::ledger::{self, LedgerError, RESERVED_NAMESPACE, Stored};
-use tally_service::store::{COUNTS, ledgers};
+use tally_counts::ledger::{self, LedgerError, RESERVED_NAMESPACE, SumAndHigh};
+use tally_platform::store::{COUNTS, ledgers};
 
 use crate::cache::Total;
 use crate::counter::Counter;
@@ -17,7 +17,8 @@ use crate::memory::{Snapshot, Wanted};
 use crate::metrics::Metrics;
 use crate::vector::{Place, Vector};
 
-/// How long one query may take; the server gives up a little earlier, so that it does not work for nobody.
+/// How long one query may take; the server gives up a little earlier, so that it does not work for
+/// nobody.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_EXECUTION_TIME_S: &str = "9";
 
@@ -73,7 +74,8 @@ impl Store {
         let ledgers = self.timed(ledgers(&self.client, false)).await?;
         let mut scan = Scan::default();
         for (partition, ledger) in ledgers {
-            let positions = Positions { deltas: Some(ledger.deltas), increments: Some(ledger.increments) };
+            let positions =
+                Positions { deltas: Some(ledger.deltas), increments: Some(ledger.increments) };
             scan.ledger.insert(partition.cast_unsigned(), positions);
         }
         scan.vector(self.partitions)
@@ -83,7 +85,9 @@ impl Store {
         let query = match wanted {
             Wanted::Counters(counters) => {
                 let names = counters.iter().map(|counter| (counter.namespace(), counter.key()));
-                self.client.query(&sql("(namespace, key) IN ?")).bind(names.chain(LEDGER).collect::<Vec<_>>())
+                self.client
+                    .query(&sql("(namespace, key) IN ?"))
+                    .bind(names.chain(LEDGER).collect::<Vec<_>>())
             }
             Wanted::Buckets(counter, buckets) => {
                 let condition = "(namespace, key) IN ? OR (namespace = ? AND key = ? \
@@ -119,7 +123,8 @@ impl Store {
 const LEDGER: [(&str, &str); 2] =
     [(RESERVED_NAMESPACE, ledger::DELTAS), (RESERVED_NAMESPACE, ledger::INCREMENTS)];
 
-/// Sums in 128 bits: the buckets of a counter may come to more than 64 hold, and ClickHouse would wrap.
+/// Sums in 128 bits: the buckets of a counter may come to more than 64 hold, and ClickHouse would
+/// wrap.
 fn sql(condition: &str) -> String {
     format!(
         "SELECT partition, namespace, key, sum(toInt128(sum)) AS total, sum(toInt128(events)) AS occurred, \
@@ -136,22 +141,24 @@ struct Scan {
 
 #[derive(Default)]
 struct Positions {
-    deltas: Option<Stored>,
-    increments: Option<Stored>,
+    deltas: Option<SumAndHigh>,
+    increments: Option<SumAndHigh>,
 }
 
 impl Scan {
     fn take(&mut self, row: Summed) {
         let positions = self.ledger.entry(row.partition).or_default();
         if row.namespace != RESERVED_NAMESPACE {
-            let total = self.totals.entry(Counter::new(&row.namespace, &row.key)).or_insert(Total::ZERO);
+            let total =
+                self.totals.entry(Counter::new(&row.namespace, &row.key)).or_insert(Total::ZERO);
             total.sum += row.total;
             total.events += row.occurred;
             return;
         }
-        // Differences that come to more than 64 bits are as wrong when they are cut to the largest number.
+        // Differences that come to more than 64 bits are as wrong when they are cut to the largest
+        // number.
         let sum = row.total.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
-        let stored = Some(Stored { sum, high: row.reached });
+        let stored = Some(SumAndHigh { sum, high: row.reached });
         match row.key.as_str() {
             ledger::DELTAS => positions.deltas = stored,
             ledger::INCREMENTS => positions.increments = stored,
@@ -166,7 +173,7 @@ impl Scan {
             let (Some(deltas), Some(increments)) = (deltas, increments) else {
                 return Err(StoreError::NoLedger { partition });
             };
-            let position = |topic, stored: &Stored| {
+            let position = |topic, stored: &SumAndHigh| {
                 stored.position().map_err(|source| StoreError::Damaged { partition, topic, source })
             };
             let place = places
@@ -198,7 +205,14 @@ mod tests {
     use super::*;
 
     fn row(partition: u32, namespace: &str, key: &str, total: i128, reached: i64) -> Summed {
-        Summed { partition, namespace: namespace.into(), key: key.into(), total, occurred: 1, reached }
+        Summed {
+            partition,
+            namespace: namespace.into(),
+            key: key.into(),
+            total,
+            occurred: 1,
+            reached,
+        }
     }
 
     fn scan(rows: impl IntoIterator<Item = Summed>) -> Scan {
@@ -228,12 +242,18 @@ mod tests {
         let doubled = row(1, RESERVED_NAMESPACE, ledger::DELTAS, 10, 5);
         let [_, increments] = ledger(1, 5, 50);
         let error = scan([doubled, increments]).vector(2).unwrap_err();
-        assert!(matches!(error, StoreError::Damaged { partition: 1, topic: "deltas", .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::Damaged { partition: 1, topic: "deltas", .. }),
+            "{error}"
+        );
 
         let error = scan([row(1, "ns", "a", 3, 0)]).vector(2).unwrap_err();
         assert!(matches!(error, StoreError::NoLedger { partition: 1 }), "{error}");
 
         let error = scan(ledger(2, 5, 50)).vector(2).unwrap_err();
-        assert!(matches!(error, StoreError::UnknownPartition { partition: 2, partitions: 2 }), "{error}");
+        assert!(
+            matches!(error, StoreError::UnknownPartition { partition: 2, partitions: 2 }),
+            "{error}"
+        );
     }
 }

@@ -13,10 +13,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tally_counts::{Fingerprint, Fingerprinter};
+use tally_platform::health::Heartbeat;
 use tally_schemas::{DeltaBatch, wire};
-use tally_service::health::Heartbeat;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::counter::Name;
 use crate::memory::Broken;
@@ -60,7 +59,7 @@ pub(crate) fn run(
             Some(Err(error)) if is_final(&error) => {
                 return Err(Broken::Unreadable { reason: error.to_string() });
             }
-            Some(Err(error)) => warn!(%error, "read deltas"),
+            Some(Err(error)) => tracing::warn!(%error, "read deltas"),
         }
     }
     Ok(())
@@ -75,7 +74,8 @@ fn is_final(error: &KafkaError) -> bool {
     is_lost || matches!(error, KafkaError::MessageConsumptionFatal(_))
 }
 
-/// Reads a batch, and checks it against its own fingerprint, so that bytes of another schema never count.
+/// Reads a batch, and checks it against its own fingerprint, so that bytes of another schema never
+/// count.
 fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, Broken> {
     let undecodable = |reason: String| Broken::Undecodable { partition, offset, reason };
     let payload = payload.ok_or_else(|| undecodable("the message has no value".to_owned()))?;
@@ -99,7 +99,9 @@ fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, 
     }
     if fingerprint.to_bits() != header.fingerprint {
         let said = Fingerprint::from_bits(header.fingerprint);
-        return Err(undecodable(format!("`fingerprint` is {said}, but the deltas' is {fingerprint}")));
+        return Err(undecodable(format!(
+            "`fingerprint` is {said}, but the deltas' is {fingerprint}"
+        )));
     }
     let partition = usize::try_from(partition).expect("Kafka counts partitions from 0");
     Ok(Arrival { partition, offset, from: header.from, to: header.to, deltas: packer.finish() })
@@ -124,7 +126,8 @@ mod tests {
             fingerprint: fingerprint.to_bits(),
             correction: false,
         };
-        let delta = |key, sum| tally_schemas::Delta { namespace: "ns", key, bucket_s: 60, sum, events: 1 };
+        let delta =
+            |key, sum| tally_schemas::Delta { namespace: "ns", key, bucket_s: 60, sum, events: 1 };
         let mut payload = wire::prefix(7).to_vec();
         delta_batch::encode(&mut payload, &header, [delta("a", 5), delta("b", -2)].into_iter());
         payload
@@ -145,7 +148,8 @@ mod tests {
     fn a_batch_is_read_as_it_was_written() {
         let arrival = read(3, 40, Some(&payload(3, fingerprint()))).unwrap();
         assert_eq!((arrival.partition, arrival.offset, arrival.from, arrival.to), (3, 40, 10, 12));
-        let sums: Vec<_> = arrival.deltas.iter().map(|delta| (delta.name.key(), delta.sum)).collect();
+        let sums: Vec<_> =
+            arrival.deltas.iter().map(|delta| (delta.name.key(), delta.sum)).collect();
         assert_eq!(sums, [("a", 5), ("b", -2)]);
     }
 
@@ -156,6 +160,8 @@ mod tests {
         assert_eq!(reason(read(3, 40, Some(&payload(4, fingerprint())))), "`partition` is 4");
         let cut = payload(3, fingerprint());
         assert!(reason(read(3, 40, Some(&cut[..cut.len() - 3]))).contains("deltas[1]"));
-        assert!(reason(read(3, 40, Some(&payload(3, Fingerprint::ZERO)))).contains("`fingerprint`"));
+        assert!(
+            reason(read(3, 40, Some(&payload(3, Fingerprint::ZERO)))).contains("`fingerprint`")
+        );
     }
 }

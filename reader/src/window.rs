@@ -7,12 +7,14 @@
 //!                                    └── kept ───┘
 //! ```
 //!
-//! Everything tailed at or beyond a partition's floor is here. A snapshot at or beyond the floor is therefore made whole by the
-//! deltas from the snapshot's position on; one below the floor cannot be.
+//! Everything tailed at or beyond a partition's floor is here. A snapshot at or beyond the floor is
+//! therefore made whole by the deltas from the snapshot's position on; one below the floor cannot
+//! be.
 //!
-//! Batches are kept as they came: far more deltas come in than are ever asked for, so there is no index to keep, and a search
-//! passes over the hashes of all of them. It does so under the memory's lock: a window of a million deltas takes about 0.6 ms
-//! for one counter and up to 5 ms for a thousand.
+//! Batches are kept as they came: far more deltas come in than are ever asked for, so there is no
+//! index to keep, and a search passes over the hashes of all of them. It does so under the memory's
+//! lock: a window of a million deltas takes about 0.6 ms for one counter and up to 5 ms for a
+//! thousand.
 
 mod deltas;
 mod sought;
@@ -83,13 +85,15 @@ impl Window {
     pub(crate) fn trim(&mut self, partition: usize, floor: i64) {
         let partition = &mut self.partitions[partition];
         partition.floor = partition.floor.max(floor);
-        while let Some(batch) = partition.batches.pop_front_if(|batch| batch.offset < partition.floor) {
+        while let Some(batch) =
+            partition.batches.pop_front_if(|batch| batch.offset < partition.floor)
+        {
             self.bytes -= batch.bytes();
         }
     }
 
-    /// Gives `found` each delta of the counters that are sought, with the counter's place among them, in the batches that a
-    /// snapshot at `vector` lacks.
+    /// Gives `found` each delta of the counters that are sought, with the counter's place among
+    /// them, in the batches that a snapshot at `vector` lacks.
     pub(crate) fn search(
         &self,
         sought: &Sought<'_>,
@@ -97,7 +101,10 @@ impl Window {
         mut found: impl FnMut(usize, Delta<'_>),
     ) {
         for (partition, (_, place)) in self.partitions.iter().zip(vector.iter()) {
-            debug_assert!(place.deltas >= partition.floor, "a snapshot below the floor cannot be made whole");
+            debug_assert!(
+                place.deltas >= partition.floor,
+                "a snapshot below the floor cannot be made whole"
+            );
             let lacking = partition.batches.partition_point(|batch| batch.offset < place.deltas);
             for batch in partition.batches.range(lacking..) {
                 for (index, hash) in batch.deltas.hashes().iter().enumerate() {

@@ -1,19 +1,22 @@
 use rdkafka::error::KafkaError;
 use tally_counts::Rules;
-use tally_service::{kafka, registry};
+use tally_platform::registry;
 
-/// Why nothing could be said about the counts. A mismatch is not here: it is a finding of the report.
+/// Why nothing could be said about the counts. A mismatch is not here: it is a finding of the
+/// report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Topic(#[from] kafka::TopicError),
+    Topic(#[from] tally_kafka::TopicError),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
     #[error("read the store's ledger: {0}")]
     Store(#[from] clickhouse::error::Error),
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    #[error("the store's table was counted into by other rules: {have}, but the configuration says {want}")]
+    #[error(
+        "the store's table was counted into by other rules: {have}, but the configuration says {want}"
+    )]
     OtherRules { have: Rules, want: Rules },
     #[error("the store has no counts table with rules of counting: run `tally init`")]
     NoTable,

@@ -1,4 +1,5 @@
-//! The reconciler: replays the log through the same fold as the aggregator, and proves the stored counts against it.
+//! The reconciler: replays the log through the same fold as the aggregator, and proves the stored
+//! counts against it.
 //!
 //! ```text
 //!  store ──one query──► ledger position + fingerprint ─────────────────┐

@@ -4,7 +4,7 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers};
 use tally_counts::Reject;
-use tally_service::{config, kafka};
+use tally_platform::config;
 
 use crate::Error;
 use crate::replay::{Until, replay};
@@ -15,13 +15,15 @@ pub(crate) type Rejected = BTreeMap<i64, Reject>;
 
 /// The rejected messages and why, by source partition.
 ///
-/// Whether a message can be counted may depend on what the registry knew at the time, so a replay does not decide it anew: the log
-/// says what was rejected. What a transaction wrote that is in the ledger by now is among them, its marker here or not.
+/// Whether a message can be counted may depend on what the registry knew at the time, so a replay
+/// does not decide it anew: the log says what was rejected. What a transaction wrote that is in the
+/// ledger by now is among them, its marker here or not.
 pub(crate) fn rejected_messages(kafka: &config::Kafka) -> Result<BTreeMap<i32, Rejected>, Error> {
-    let client: BaseConsumer =
-        kafka::client(kafka, "tally-reconciler").create().map_err(Error::kafka("make a consumer"))?;
+    let client: BaseConsumer = tally_kafka::client(&kafka.cluster(), "tally-reconciler")
+        .create()
+        .map_err(Error::kafka("make a consumer"))?;
     let mut rejected: BTreeMap<i32, Rejected> = BTreeMap::new();
-    let partitions = kafka::partition_count(client.client(), &kafka.rejected)?;
+    let partitions = tally_kafka::partition_count(client.client(), &kafka.rejected)?;
     settled(kafka, &kafka.rejected, partitions)?;
     for partition in 0..partitions {
         replay(kafka, &kafka.rejected, partition, Until::End, |message| {
@@ -40,8 +42,10 @@ fn header<T>(
     name: &'static str,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Result<T, Error> {
-    let header = message.headers().and_then(|headers| headers.iter().find(|header| header.key == name));
-    let text = header.and_then(|header| header.value).and_then(|value| std::str::from_utf8(value).ok());
+    let header =
+        message.headers().and_then(|headers| headers.iter().find(|header| header.key == name));
+    let text =
+        header.and_then(|header| header.value).and_then(|value| std::str::from_utf8(value).ok());
     text.and_then(parse).ok_or_else(|| Error::RejectedHeader {
         topic: message.topic().to_owned(),
         partition: message.partition(),

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::next_offset;
-use tally_service::{config, kafka};
+use tally_platform::config;
 
 use crate::Error;
 
@@ -48,11 +48,12 @@ pub(crate) fn replay(
     mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     // The group is only a name here: partitions are assigned by hand, and nothing is committed.
-    let consumer: BaseConsumer<Replaying> = kafka::consumer(kafka, "tally-reconciler", "tally-reconciler")
-        .set("enable.partition.eof", "true")
-        .create_with_context(Replaying)
-        .map_err(Error::kafka("make a consumer"))?;
-    let (begins, end) = kafka::watermarks(consumer.client(), topic, partition)?;
+    let consumer: BaseConsumer<Replaying> =
+        tally_kafka::consumer(&kafka.cluster(), "tally-reconciler", "tally-reconciler")
+            .set("enable.partition.eof", "true")
+            .create_with_context(Replaying)
+            .map_err(Error::kafka("make a consumer"))?;
+    let (begins, end) = tally_kafka::watermarks(consumer.client(), topic, partition)?;
     let to = match until {
         Until::Offset(next) => next,
         Until::End => end,

@@ -125,7 +125,9 @@ impl fmt::Display for Report {
                 "all {} partitions agree: {messages} messages, {increments} increments",
                 self.partitions.len()
             ),
-            bad => write!(f, "{bad} of {} partitions do NOT agree with the log", self.partitions.len()),
+            bad => {
+                write!(f, "{bad} of {} partitions do NOT agree with the log", self.partitions.len())
+            }
         }
     }
 }

@@ -5,14 +5,14 @@
 //!                                             └─ a reader of committed messages ends here
 //! ```
 //!
-//! A transaction's markers are written partition by partition, after it was decided: on one topic it can be read already, on
-//! another not yet.
+//! A transaction's markers are written partition by partition, after it was decided: on one topic
+//! it can be read already, on another not yet.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tally_service::config;
-use tally_service::kafka::{self, TRANSACTION_TIMEOUT};
+use tally_kafka::TRANSACTION_TIMEOUT;
+use tally_platform::config;
 
 use crate::Error;
 
@@ -20,16 +20,17 @@ use crate::Error;
 const PATIENCE: Duration = TRANSACTION_TIMEOUT.saturating_add(Duration::from_secs(20));
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until readers of committed messages get as far as each partition reaches now. Blocks the thread.
+/// Waits until readers of committed messages get as far as each partition reaches now. Blocks the
+/// thread.
 pub(crate) fn settled(kafka: &config::Kafka, topic: &str, partitions: i32) -> Result<(), Error> {
     let client = |isolation: &str| -> Result<BaseConsumer, Error> {
-        kafka::client(kafka, "tally-reconciler")
+        tally_kafka::client(&kafka.cluster(), "tally-reconciler")
             .set("isolation.level", isolation)
             .create()
             .map_err(Error::kafka("make a consumer"))
     };
     let (all, committed) = (client("read_uncommitted")?, client("read_committed")?);
-    let end = |of: &BaseConsumer, partition| kafka::watermarks(of.client(), topic, partition);
+    let end = |of: &BaseConsumer, partition| tally_kafka::watermarks(of.client(), topic, partition);
     let highs = (0..partitions)
         .map(|partition| Ok((partition, end(&all, partition)?.1)))
         .collect::<Result<Vec<_>, Error>>()?;

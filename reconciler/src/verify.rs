@@ -5,11 +5,10 @@ use indicatif::ProgressBar;
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_counts::{Envelope, Fingerprint, Fold, Reject};
-use tally_service::config::Config;
-use tally_service::kafka;
-use tally_service::plans::{Plans, Undecoded};
-use tally_service::registry::Registry;
-use tally_service::store::{self, Ledger};
+use tally_platform::config::Config;
+use tally_platform::plans::{Plans, Undecoded};
+use tally_platform::registry::Registry;
+use tally_platform::store::{self, Ledger};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -18,10 +17,12 @@ use crate::rejected::{Rejected, rejected_messages};
 use crate::replay::{Until, replay};
 use crate::{Error, Finding, PartitionReport, Report};
 
-/// The sums of a replay are needed only for their fingerprint, and are taken before they grow beyond this.
+/// The sums of a replay are needed only for their fingerprint, and are taken before they grow
+/// beyond this.
 const FOLD_BYTES: usize = 32 << 20;
 
-/// Verifies every partition as of the ledger's position: what is in the log but not in the store yet is lag, not a mismatch.
+/// Verifies every partition as of the ledger's position: what is in the log but not in the store
+/// yet is lag, not a mismatch.
 ///
 /// `progress` counts offsets.
 pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, Error> {
@@ -40,10 +41,11 @@ pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, E
     let (count, rejected) = {
         let config = config.clone();
         blocking(move || {
-            let consumer: BaseConsumer = kafka::client(&config.kafka, "tally-reconciler")
-                .create()
-                .map_err(Error::kafka("make a consumer"))?;
-            let count = kafka::partition_count(consumer.client(), &config.kafka.increments)?;
+            let consumer: BaseConsumer =
+                tally_kafka::client(&config.kafka.cluster(), "tally-reconciler")
+                    .create()
+                    .map_err(Error::kafka("make a consumer"))?;
+            let count = tally_kafka::partition_count(consumer.client(), &config.kafka.increments)?;
             Ok((count, rejected_messages(&config.kafka)?))
         })
         .await?
@@ -52,23 +54,28 @@ pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, E
     progress.set_length(ends.sum());
     let slots = Arc::new(Semaphore::new(config.reconciler.parallel));
     let mut replays = JoinSet::new();
-    // A partition that only the ledger has is no partition of the log any more: it must not go unseen.
+    // A partition that only the ledger has is no partition of the log any more: it must not go
+    // unseen.
     let known: BTreeSet<i32> = (0..count).chain(ledgers.keys().copied()).collect();
     for partition in known {
-        // Without a ledger nothing is stored yet, and nothing is rejected where the topic names nothing.
+        // Without a ledger nothing is stored yet, and nothing is rejected where the topic names
+        // nothing.
         let ledger = ledgers.get(&partition).copied().unwrap_or_default();
         let rejected = rejected.get(&partition).cloned().unwrap_or_default();
         let (config, runtime, progress) = (config.clone(), runtime.clone(), progress.clone());
         let slots = slots.clone();
         replays.spawn(async move {
             let _slot = slots.acquire().await.expect("the semaphore is never closed");
-            blocking(move || verify_partition(&config, partition, &ledger, &rejected, &runtime, &progress))
-                .await
+            blocking(move || {
+                verify_partition(&config, partition, &ledger, &rejected, &runtime, &progress)
+            })
+            .await
         });
     }
     let mut partitions = Vec::new();
     while let Some(joined) = replays.join_next().await {
-        partitions.push(joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
+        partitions
+            .push(joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
     }
     partitions.sort_by_key(|report| report.partition);
     Ok(Report { partitions })
@@ -151,9 +158,10 @@ fn verify_partition(
     })?;
     total.add(&mut fold);
     total.compare(ledger, &mut findings);
-    let consumer: BaseConsumer =
-        kafka::client(&config.kafka, "tally-reconciler").create().map_err(Error::kafka("make a consumer"))?;
-    let (_, end) = kafka::watermarks(consumer.client(), topic, partition)?;
+    let consumer: BaseConsumer = tally_kafka::client(&config.kafka.cluster(), "tally-reconciler")
+        .create()
+        .map_err(Error::kafka("make a consumer"))?;
+    let (_, end) = tally_kafka::watermarks(consumer.client(), topic, partition)?;
     Ok(PartitionReport {
         partition,
         position,

@@ -83,14 +83,17 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     pub(crate) fn choice(&mut self, choices: usize) -> Result<usize, Reason> {
         let (index, rest) = varint::read(self.rest)?;
-        let choice =
-            usize::try_from(index).ok().filter(|&choice| choice < choices).ok_or(Reason::NoBranch(index))?;
+        let choice = usize::try_from(index)
+            .ok()
+            .filter(|&choice| choice < choices)
+            .ok_or(Reason::NoBranch(index))?;
         self.rest = rest;
         Ok(choice)
     }
 
-    /// The next block of an array or a map, or `None` after the last. An item takes at least `item_min_bytes`: a count
-    /// that the bytes ahead cannot hold is refused here, before anyone loops or allocates by it.
+    /// The next block of an array or a map, or `None` after the last. An item takes at least
+    /// `item_min_bytes`: a count that the bytes ahead cannot hold is refused here, before anyone
+    /// loops or allocates by it.
     pub(crate) fn block(&mut self, item_min_bytes: u64) -> Result<Option<Block>, Reason> {
         let mut ahead = *self;
         let count = ahead.long()?;
@@ -120,7 +123,9 @@ impl<'a> Cursor<'a> {
     /// Checks that the items of a block ended where its size said.
     pub(crate) fn end_block(&self, end: Option<usize>) -> Result<(), Reason> {
         match end {
-            Some(end) if end != self.position() => Err(Reason::BlockSize(end.abs_diff(self.position()))),
+            Some(end) if end != self.position() => {
+                Err(Reason::BlockSize(end.abs_diff(self.position())))
+            }
             _ => Ok(()),
         }
     }

@@ -1,4 +1,5 @@
-//! `tally.DeltaBatch`, as the aggregator writes it and the sink, the reader and the reconciler read it.
+//! `tally.DeltaBatch`, as the aggregator writes it and the sink, the reader and the reconciler read
+//! it.
 //!
 //! ```text
 //!  header + Delta… ──► encode ──► body ──► DeltaBatch::decode ──► header + Deltas (an iterator over the body)
@@ -45,7 +46,8 @@ pub struct Delta<'a> {
 /// Appends the body of a batch to `out`.
 ///
 /// # Panics
-/// If a count in the header does not fit Avro's signed `long`, or if `deltas` yields another number than it said.
+/// If a count in the header does not fit Avro's signed `long`, or if `deltas` yields another number
+/// than it said.
 pub fn encode<'a>(
     out: &mut Vec<u8>,
     header: &DeltaBatchHeader<'_>,
@@ -106,8 +108,8 @@ pub struct DeltaBatch<'a> {
 }
 
 impl<'a> DeltaBatch<'a> {
-    /// Reads the header. The deltas are read as they are iterated, so only the iterator's end without an error says that
-    /// the batch is sound.
+    /// Reads the header. The deltas are read as they are iterated, so only the iterator's end
+    /// without an error says that the batch is sound.
     pub fn decode(body: &'a [u8]) -> Result<DeltaBatch<'a>, DecodeError> {
         let mut cursor = Cursor::new(body);
         let header = DeltaBatchHeader {
@@ -168,8 +170,9 @@ enum State {
 }
 
 impl<'a> Deltas<'a> {
-    /// How many deltas the block that is being read still announces. The bytes ahead can hold them, so it is safe to
-    /// reserve by; as Tally writes one block a batch, it is the batch's number of deltas until one is taken.
+    /// How many deltas the block that is being read still announces. The bytes ahead can hold them,
+    /// so it is safe to reserve by; as Tally writes one block a batch, it is the batch's number of
+    /// deltas until one is taken.
     pub fn announced(&self) -> usize {
         match self.block {
             State::Inside { left, .. } => left as usize,
@@ -179,13 +182,16 @@ impl<'a> Deltas<'a> {
 
     fn open_block(&mut self) -> Result<(), DecodeError> {
         let opened = self.cursor.block(Delta::MIN_BYTES);
-        self.block = match opened.map_err(|reason| self.cursor.error("deltas".to_owned(), reason))? {
-            Some(block) => State::Inside { left: block.items, end: block.end },
-            None => {
-                self.cursor.end().map_err(|reason| self.cursor.error("DeltaBatch".to_owned(), reason))?;
-                State::Done
-            }
-        };
+        self.block =
+            match opened.map_err(|reason| self.cursor.error("deltas".to_owned(), reason))? {
+                Some(block) => State::Inside { left: block.items, end: block.end },
+                None => {
+                    self.cursor
+                        .end()
+                        .map_err(|reason| self.cursor.error("DeltaBatch".to_owned(), reason))?;
+                    State::Done
+                }
+            };
         Ok(())
     }
 
@@ -207,14 +213,16 @@ impl<'a> Deltas<'a> {
             self.open_block()?;
         }
         let State::Inside { left, end } = self.block else { return Ok(None) };
-        let delta = self
-            .read()
-            .map_err(|(field, reason)| self.cursor.error(format!("deltas[{}].{field}", self.item), reason))?;
+        let delta = self.read().map_err(|(field, reason)| {
+            self.cursor.error(format!("deltas[{}].{field}", self.item), reason)
+        })?;
         self.item += 1;
         self.block = if left > 1 {
             State::Inside { left: left - 1, end }
         } else {
-            self.cursor.end_block(end).map_err(|reason| self.cursor.error("deltas".to_owned(), reason))?;
+            self.cursor
+                .end_block(end)
+                .map_err(|reason| self.cursor.error("deltas".to_owned(), reason))?;
             State::Between
         };
         Ok(Some(delta))
@@ -252,7 +260,8 @@ mod tests {
         fingerprint: u64::MAX,
         correction: false,
     };
-    const DELTA: Delta<'static> = Delta { namespace: "n", key: "k", bucket_s: 60, sum: -1, events: 1 };
+    const DELTA: Delta<'static> =
+        Delta { namespace: "n", key: "k", bucket_s: 60, sum: -1, events: 1 };
 
     fn body(deltas: &[Delta<'_>]) -> Vec<u8> {
         let mut body = Vec::new();
@@ -270,7 +279,10 @@ mod tests {
         assert_eq!(deltas.next(), Some(Ok(DELTA)));
         assert_eq!(deltas.next(), Some(Ok(DELTA)));
         let error = deltas.next().unwrap().unwrap_err();
-        assert_eq!(error.to_string(), format!("`deltas[2].bucket` at byte {bucket}: -1 is out of range"));
+        assert_eq!(
+            error.to_string(),
+            format!("`deltas[2].bucket` at byte {bucket}: -1 is out of range")
+        );
         assert_eq!(deltas.next(), None);
     }
 
@@ -285,7 +297,10 @@ mod tests {
         let correction = body.len() - 2;
         body[correction] = 2;
         let error = DeltaBatch::decode(&body).err().expect("no batch");
-        assert_eq!(error.to_string(), format!("`correction` at byte {correction}: 0x02 is not a boolean"));
+        assert_eq!(
+            error.to_string(),
+            format!("`correction` at byte {correction}: 0x02 is not a boolean")
+        );
     }
 
     #[test]

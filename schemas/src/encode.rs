@@ -1,4 +1,5 @@
-//! Writes the bodies of `tally.Increment` and `tally.IncrementBatch`, by the schemas in [`crate::avsc`].
+//! Writes the bodies of `tally.Increment` and `tally.IncrementBatch`, by the schemas in
+//! [`crate::avsc`].
 //!
 //! ```text
 //!  Increment ──► BatchEncoder::push ──► items, one after the other ──► BatchEncoder::finish(id) ──► body
@@ -17,7 +18,8 @@ pub fn increment(out: &mut Vec<u8>, increment: &Increment<'_>) {
     optional_text(out, increment.id);
 }
 
-/// Gathers increments and writes them as one `tally.IncrementBatch`. Reusable: it keeps its buffer from batch to batch.
+/// Gathers increments and writes them as one `tally.IncrementBatch`. Reusable: it keeps its buffer
+/// from batch to batch.
 #[derive(Debug, Default)]
 pub struct BatchEncoder {
     items: Vec<u8>,

@@ -2,8 +2,8 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` at byte {position}: {reason}")]
 pub struct DecodeError {
-    /// As the writer's schema names it, with the item before it: `increments[3].key`. The record itself when nothing
-    /// in it is to blame.
+    /// As the writer's schema names it, with the item before it: `increments[3].key`. The record
+    /// itself when nothing in it is to blame.
     pub field: String,
     /// Where in the body the offending bytes begin.
     pub position: usize,

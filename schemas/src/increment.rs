@@ -13,7 +13,8 @@ pub struct Increment<'a> {
 /// What a message holds besides its increments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// The id of a batch as a whole. A single increment's id is the increment's own, and this is `None`.
+    /// The id of a batch as a whole. A single increment's id is the increment's own, and this is
+    /// `None`.
     pub id: Option<&'a str>,
     /// How many increments it holds.
     pub increments: u64,

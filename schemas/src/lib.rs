@@ -9,8 +9,8 @@
 //!                                                          body ──► DeltaBatch::decode ──► Delta…
 //! ```
 //!
-//! Increments come from anyone, so they are read by the schema of whoever wrote them ([`Plan`]). Delta batches are
-//! written and read by Tally alone, by one schema.
+//! Increments come from anyone, so they are read by the schema of whoever wrote them ([`Plan`]).
+//! Delta batches are written and read by Tally alone, by one schema.
 
 pub mod avsc;
 mod cursor;

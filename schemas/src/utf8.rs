@@ -1,4 +1,5 @@
-//! Texts from bytes. Names are short and mostly ASCII, which a few words tell; the standard library looks at their bytes one by one.
+//! Texts from bytes. Names are short and mostly ASCII, which a few words tell; the standard library
+//! looks at their bytes one by one.
 
 use crate::Reason;
 

@@ -12,7 +12,8 @@
 
 use std::fmt;
 
-/// The beginning of an exception's text, which is part of ClickHouse's protocol: `Code: 395. DB::Exception: …`.
+/// The beginning of an exception's text, which is part of ClickHouse's protocol: `Code: 395.
+/// DB::Exception: …`.
 const EXCEPTION: &str = "Code: ";
 /// A reason is for logs and health: what is longer is cut.
 const MAX_REASON: usize = 600;
@@ -41,20 +42,24 @@ impl Class {
         match code {
             // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO.
             395 => Class::Fence,
-            // TIMEOUT_EXCEEDED, TOO_SLOW, CANNOT_ALLOCATE_MEMORY, TOO_MANY_SIMULTANEOUS_QUERIES, NO_FREE_CONNECTION.
+            // TIMEOUT_EXCEEDED, TOO_SLOW, CANNOT_ALLOCATE_MEMORY, TOO_MANY_SIMULTANEOUS_QUERIES,
+            // NO_FREE_CONNECTION.
             159 | 160 | 173 | 202 | 203 => Class::Overloaded,
-            // MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, CANNOT_SCHEDULE_TASK,
-            // SERVER_OVERLOADED.
+            // MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS,
+            // CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED.
             241 | 242 | 243 | 252 | 439 | 745 => Class::Overloaded,
             // QUOTA_EXCEEDED.
             201 => Class::Overloaded,
-            // Columns, identifiers, types, syntax: the table is not the one that `tally init` makes.
+            // Columns, identifiers, types, syntax: the table is not the one that `tally init`
+            // makes.
             8 | 10 | 16 | 20 | 36 | 43 | 44 | 46 | 47 | 48 | 53 | 62 | 70 => Class::Unfit,
-            // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_SETTING, SUPPORT_IS_DISABLED, DEDUPLICATION_IS_NOT_POSSIBLE.
+            // UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_SETTING, SUPPORT_IS_DISABLED,
+            // DEDUPLICATION_IS_NOT_POSSIBLE.
             60 | 81 | 115 | 344 | 764 => Class::Unfit,
             // READONLY, SETTING_CONSTRAINT_VIOLATION.
             164 | 452 => Class::Unfit,
-            // Who may do what: unknown users, wrong passwords, addresses that may not, ACCESS_DENIED, AUTHENTICATION_FAILED.
+            // Who may do what: unknown users, wrong passwords, addresses that may not,
+            // ACCESS_DENIED, AUTHENTICATION_FAILED.
             192..=195 | 497 | 516 => Class::Unfit,
             _ => Class::Uncertain,
         }
@@ -85,8 +90,9 @@ impl Failure {
     }
 }
 
-/// An insert's answer: only 200 with no exception anywhere and nothing in its body says that the block is stored. A server
-/// that fails after it has sent its headers, and a proxy, may say so in the body alone.
+/// An insert's answer: only 200 with no exception anywhere and nothing in its body says that the
+/// block is stored. A server that fails after it has sent its headers, and a proxy, may say so in
+/// the body alone.
 pub(crate) fn judge(status: u16, exception_code: Option<u32>, body: &[u8]) -> Result<(), Failure> {
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
@@ -106,7 +112,8 @@ pub(crate) fn judge(status: u16, exception_code: Option<u32>, body: &[u8]) -> Re
     Err(Failure { class, reason })
 }
 
-/// The code of the first exception in a body, wherever it begins: newer servers put a tag before it.
+/// The code of the first exception in a body, wherever it begins: newer servers put a tag before
+/// it.
 fn code_in(text: &str) -> Option<u32> {
     text.match_indices(EXCEPTION).find_map(|(at, _)| {
         let (digits, rest) = text[at + EXCEPTION.len()..].split_once('.')?;
@@ -153,8 +160,7 @@ mod tests {
 
     #[test]
     fn the_first_exception_counts_and_the_header_before_it() {
-        let fence =
-            "Code: 395. DB::Exception: the ledger is not at 5: Code: 60. DB::Exception: while executing";
+        let fence = "Code: 395. DB::Exception: the ledger is not at 5: Code: 60. DB::Exception: while executing";
         assert_eq!(class(500, None, fence), Some(Class::Fence));
         assert_eq!(class(500, Some(60), fence), Some(Class::Unfit));
         assert_eq!(class(500, Some(1), fence), Some(Class::Uncertain));

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::answer::Class;
 
-/// Waits that double up to a limit, by the class of what went wrong, and that differ from partition to partition, so that
-/// a store that recovers is not asked by all of them at once.
+/// Waits that double up to a limit, by the class of what went wrong, and that differ from partition
+/// to partition, so that a store that recovers is not asked by all of them at once.
 pub(crate) struct Backoff {
     seed: u64,
     class: Class,
@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn partitions_do_not_wait_alike() {
-        let waits: Vec<Duration> = (0..8).map(|p| Backoff::new(p).next(Class::Overloaded).0).collect();
+        let waits: Vec<Duration> =
+            (0..8).map(|p| Backoff::new(p).next(Class::Overloaded).0).collect();
         assert!(waits.iter().any(|wait| *wait != waits[0]), "{waits:?}");
     }
 }

@@ -1,21 +1,21 @@
-//! A batch as the block that goes into the store: its deltas and its ledger rows, column by column in ClickHouse's Native
-//! format, which costs the store less than half of what rows cost it.
+//! A batch as the block that goes into the store: its deltas and its ledger rows, column by column
+//! in ClickHouse's Native format, which costs the store less than half of what rows cost it.
 //!
 //! ```text
 //!  Native: columns, rows │ name, type, values │ name, type, values │ …
 //!  values of namespaces: each name once, then the row's name by its number
 //! ```
 //!
-//! The block is a function of the log alone, so any sink at any time makes the same one. It holds no partition: that is one
-//! number for all rows, and stands in the insert.
+//! The block is a function of the log alone, so any sink at any time makes the same one. It holds
+//! no partition: that is one number for all rows, and stands in the insert.
 
 use std::io::{self, Write};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use tally_counts::ledger::{self, Place, RESERVED_NAMESPACE};
+use tally_counts::ledger::{self, BatchOffsets, RESERVED_NAMESPACE};
+use tally_kafka::BufferPool;
 use tally_schemas::{DecodeError, DeltaBatch};
-use tally_service::memory::Memory;
 
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
@@ -49,20 +49,21 @@ const OWN_NAMES: u64 = 1 << 9 | 1 << 10;
 
 impl Block {
     /// A batch's rows, given its place in the log: a function of the two, and of nothing else.
-    pub fn of(batch: &DeltaBatch<'_>, place: Place) -> Result<Block, DecodeError> {
+    pub fn of(batch: &DeltaBatch<'_>, place: BatchOffsets) -> Result<Block, DecodeError> {
         let mut block = Block::default();
-        block.fill(batch, place, &Memory::new(0))?;
+        block.fill(batch, place, &BufferPool::new(0))?;
         Ok(block)
     }
 
-    /// As [`Block::of`], in the memory of the rows that were there, or else in this. After an error the block is not to be used.
+    /// As [`Block::of`], in the memory of the rows that were there, or else in this. After an error
+    /// the block is not to be used.
     pub(crate) fn fill(
         &mut self,
         batch: &DeltaBatch<'_>,
-        place: Place,
-        memory: &Memory,
+        place: BatchOffsets,
+        buffers: &BufferPool,
     ) -> Result<(), DecodeError> {
-        self.make_room(batch.deltas.announced() + 8, memory);
+        self.make_room(batch.deltas.announced() + 8, buffers);
         let mut numbers = HashMap::new();
         // A batch mostly has few namespaces: this finds them without a hash.
         let mut recent = [("", self.number(&mut numbers, "")); RECENT];
@@ -102,12 +103,13 @@ impl Block {
         Ok(())
     }
 
-    /// In the Native format, piece by piece: the columns themselves, whose memory is lent, so that the block is empty.
-    pub(crate) fn take(&mut self, memory: &Memory) -> Vec<Bytes> {
+    /// In the Native format, piece by piece: the columns themselves, whose memory is lent, so that
+    /// the block is empty.
+    pub(crate) fn take(&mut self, buffers: &BufferPool) -> Vec<Bytes> {
         let mut pieces = vec![Bytes::from(self.head())];
         for (title, values) in titles().into_iter().zip(&mut self.values) {
             pieces.push(Bytes::from(title));
-            pieces.push(memory.lend(std::mem::take(values)));
+            pieces.push(buffers.lend(std::mem::take(values)));
         }
         self.namespace_of.clear();
         pieces
@@ -127,9 +129,13 @@ impl Block {
         // By the power of two of their length.
         let (width, numbers): (u64, Vec<u8>) = match self.different {
             ..=0x100 => (0, self.namespace_of.iter().map(|number| *number as u8).collect()),
-            0x101..=0x1_0000 => {
-                (1, self.namespace_of.iter().flat_map(|number| (*number as u16).to_le_bytes()).collect())
-            }
+            0x101..=0x1_0000 => (
+                1,
+                self.namespace_of
+                    .iter()
+                    .flat_map(|number| (*number as u16).to_le_bytes())
+                    .collect(),
+            ),
             _ => (2, self.namespace_of.iter().flat_map(|number| number.to_le_bytes()).collect()),
         };
         for number in [DICTIONARY_VERSION, OWN_NAMES | width, u64::from(self.different)] {
@@ -141,14 +147,14 @@ impl Block {
     }
 
     /// Empty, with memory for so many rows with keys as in the last block.
-    fn make_room(&mut self, rows: usize, memory: &Memory) {
+    fn make_room(&mut self, rows: usize, buffers: &BufferPool) {
         self.namespaces.clear();
         self.different = 0;
         self.namespace_of.clear();
         self.namespace_of.reserve(rows);
         for (values, bytes) in self.values.iter_mut().zip([self.key_bytes, 4, 8, 8, 8]) {
             match values.capacity() {
-                0 => *values = memory.take(rows * bytes),
+                0 => *values = buffers.take(rows * bytes),
                 _ => values.clear(),
             }
             values.reserve(rows * bytes);
@@ -196,9 +202,13 @@ fn is_same(one: &str, other: &str) -> bool {
     let (one, other) = (one.as_bytes(), other.as_bytes());
     match one.len() {
         length if length != other.len() => false,
-        4..8 => one.first_chunk::<4>() == other.first_chunk() && one.last_chunk::<4>() == other.last_chunk(),
+        4..8 => {
+            one.first_chunk::<4>() == other.first_chunk()
+                && one.last_chunk::<4>() == other.last_chunk()
+        }
         8..=16 => {
-            one.first_chunk::<8>() == other.first_chunk() && one.last_chunk::<8>() == other.last_chunk()
+            one.first_chunk::<8>() == other.first_chunk()
+                && one.last_chunk::<8>() == other.last_chunk()
         }
         _ => one == other,
     }
@@ -273,7 +283,7 @@ mod tests {
         let mut body = Vec::new();
         delta_batch::encode(&mut body, &HEADER, [delta].into_iter());
         let batch = DeltaBatch::decode(&body).unwrap();
-        let place = Place { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
+        let place = BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
         let native = || {
             let mut bytes = Vec::new();
             Block::of(&batch, place).unwrap().write_to(&mut bytes).unwrap();
@@ -302,7 +312,7 @@ mod tests {
         }
         assert!(bytes.ends_with(&high));
 
-        let pieces = Block::of(&batch, place).unwrap().take(&Memory::new(0));
+        let pieces = Block::of(&batch, place).unwrap().take(&BufferPool::new(0));
         assert_eq!(pieces.concat(), bytes);
     }
 }

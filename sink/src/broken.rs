@@ -16,7 +16,9 @@ pub(crate) enum Broken {
     Gone { offset: i64, first: i64, end: i64 },
     #[error("the log cannot be read on: {reason}")]
     Unreadable { reason: String },
-    #[error("the batch at offset {offset} does not follow the one before it in increments: {source}")]
+    #[error(
+        "the batch at offset {offset} does not follow the one before it in increments: {source}"
+    )]
     Chain { offset: i64, source: ChainError },
     #[error(
         "the batch at offset {offset} is of another topic than the one before it, of id {is} and not {was}: \

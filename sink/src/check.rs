@@ -1,4 +1,5 @@
-//! A look at the ledger now and then: a store that lost its newest blocks is noticed even if no batch comes.
+//! A look at the ledger now and then: a store that lost its newest blocks is noticed even if no
+//! batch comes.
 //!
 //! ```text
 //!  positions that were stored ──► the ledgers, read in the background ──► partitions that are not there any more
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clickhouse::Client;
 use clickhouse::error::Error;
-use tally_service::store::{self, Ledger};
+use tally_platform::store::{self, Ledger};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -37,9 +38,13 @@ impl Check {
         Check { client, due: Instant::now() + INTERVAL, running: None }
     }
 
-    /// Begins a look when it is due, and ends one that has its answer: the partitions that the ledger has lost something of,
-    /// or that it contradicts itself on. Never waits.
-    pub(crate) fn poll(&mut self, runtime: &Handle, stored: impl FnOnce() -> Positions) -> Vec<i32> {
+    /// Begins a look when it is due, and ends one that has its answer: the partitions that the
+    /// ledger has lost something of, or that it contradicts itself on. Never waits.
+    pub(crate) fn poll(
+        &mut self,
+        runtime: &Handle,
+        stored: impl FnOnce() -> Positions,
+    ) -> Vec<i32> {
         if let Some(running) = self.running.take_if(|running| running.task.is_finished()) {
             self.due = Instant::now() + INTERVAL;
             let read = runtime
@@ -71,7 +76,11 @@ fn behind(stored: &Positions, ledgers: &BTreeMap<i32, Ledger>) -> Vec<i32> {
         Ok(found) => found.deltas < least,
         Err(_) => true,
     };
-    stored.iter().filter(|(partition, least)| is_behind(partition, **least)).map(|(p, _)| *p).collect()
+    stored
+        .iter()
+        .filter(|(partition, least)| is_behind(partition, **least))
+        .map(|(p, _)| *p)
+        .collect()
 }
 
 #[cfg(test)]
@@ -81,14 +90,18 @@ mod tests {
     use super::*;
 
     fn ledger(sum: i64, high: i64) -> Ledger {
-        Ledger { deltas: ledger::Stored { sum, high }, ..Ledger::default() }
+        Ledger { deltas: ledger::SumAndHigh { sum, high }, ..Ledger::default() }
     }
 
     #[test]
     fn a_ledger_that_went_back_or_contradicts_itself_is_found_and_one_that_went_on_is_not() {
         let stored = Positions::from([(0, 7), (1, 7), (2, 7), (3, 7), (4, 0)]);
-        let ledgers =
-            BTreeMap::from([(0, ledger(7, 7)), (1, ledger(9, 9)), (2, ledger(6, 6)), (5, ledger(1, 1))]);
+        let ledgers = BTreeMap::from([
+            (0, ledger(7, 7)),
+            (1, ledger(9, 9)),
+            (2, ledger(6, 6)),
+            (5, ledger(1, 1)),
+        ]);
         assert_eq!(behind(&stored, &ledgers), [2, 3]);
         assert_eq!(behind(&stored, &BTreeMap::from([(3, ledger(6, 7))])), [0, 1, 2, 3]);
     }

@@ -1,5 +1,5 @@
-//! The sink's member of the group: fetches batches, and hands them to the partitions' tasks, each of which starts at the ledger's
-//! position.
+//! The sink's member of the group: fetches batches, and hands them to the partitions' tasks, each
+//! of which starts at the ledger's position.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use clickhouse::Client;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
-use tally_service::config::Config;
-use tally_service::health::{Condition, Health, Heartbeat};
-use tally_service::kafka::{self, Fetcher, Membership, Rebalance};
-use tally_service::store;
+use tally_kafka::{Fetcher, Membership, Rebalance};
+use tally_platform::config::Config;
+use tally_platform::health::{Condition, Health, Heartbeat};
+use tally_platform::store;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
@@ -47,22 +47,31 @@ pub(crate) fn run(
     whole.set(true, "");
     let standing = Standing::new(health.condition("store takes blocks"));
     let heartbeat = health.heartbeat("consume", MAX_SILENCE);
-    let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, NAME, &config.sink.group)
-        .set("session.timeout.ms", config.sink.session_timeout_ms.to_string())
-        .set("queued.max.messages.kbytes", QUEUED_KBYTES)
-        .create_with_context(Membership::default())
-        .map_err(Error::kafka("make a consumer"))?;
+    let consumer: BaseConsumer<Membership> =
+        tally_kafka::consumer(&config.kafka.cluster(), NAME, &config.sink.group)
+            .set("session.timeout.ms", config.sink.session_timeout_ms.to_string())
+            .set("queued.max.messages.kbytes", QUEUED_KBYTES)
+            .create_with_context(Membership::default())
+            .map_err(Error::kafka("make a consumer"))?;
     let consumer = Arc::new(consumer);
-    let Some(topic_id) = kafka::patiently(stop, || {
+    let Some(topic_id) = tally_kafka::patiently(stop, || {
         heartbeat.beat();
-        kafka::topic_id(consumer.client(), &config.kafka.deltas)
+        tally_kafka::topic_id(consumer.client(), &config.kafka.deltas)
     })?
     else {
         return Ok(());
     };
     let client = store::client(&config.store);
     let deltas = &config.kafka.deltas;
-    let fetcher = Fetcher::new(&config.kafka, config.sink.fetch, &consumer, deltas, &topic_id, NAME, runtime);
+    let fetcher = Fetcher::new(
+        &config.kafka.cluster(),
+        config.sink.fetch,
+        &consumer,
+        deltas,
+        &topic_id,
+        NAME,
+        runtime,
+    );
     let sink = Sink {
         config,
         consumer: Arc::clone(&consumer),
@@ -88,7 +97,8 @@ pub(crate) fn run(
     consumer.subscribe(&[deltas]).map_err(Error::kafka("subscribe"))?;
     tracing::info!(topic_id = sink.topic_id, "sink started");
     let ended = sink.run();
-    // However it ended: nobody carries out decisions any more, and closing the consumer waits for that.
+    // However it ended: nobody carries out decisions any more, and closing the consumer waits for
+    // that.
     consumer.context().leave();
     ended
 }
@@ -115,7 +125,8 @@ pub(crate) struct Sink<'c> {
 }
 
 impl Sink<'_> {
-    /// Whether the store is proven fit; waits for one that is away, and gives up only when the sink is to stop.
+    /// Whether the store is proven fit; waits for one that is away, and gives up only when the sink
+    /// is to stop.
     fn prove(&self, proven: &Condition) -> Result<bool, Error> {
         while !self.stop.is_cancelled() {
             self.heartbeat.beat();
@@ -224,7 +235,9 @@ impl Sink<'_> {
                         Ok(()) => {}
                         // Its task has ended, and is looked after.
                         Err(TrySendError::Closed(_)) => continue,
-                        Err(TrySendError::Full(_)) => unreachable!("a full lane's partition is paused"),
+                        Err(TrySendError::Full(_)) => {
+                            unreachable!("a full lane's partition is paused")
+                        }
                     }
                     if lane.batches.capacity() == 0 {
                         lane.is_full = true;
@@ -251,7 +264,8 @@ impl Sink<'_> {
             match decision {
                 Rebalance::Assign(partitions) => {
                     self.check_topic()?;
-                    kafka::take_on(&self.consumer).map_err(Error::kafka("take partitions on"))?;
+                    tally_kafka::take_on(&self.consumer)
+                        .map_err(Error::kafka("take partitions on"))?;
                     let fresh: Vec<(i32, u32)> =
                         partitions.into_iter().map(|partition| (partition, 0)).collect();
                     self.start(&fresh)?;
@@ -259,7 +273,7 @@ impl Sink<'_> {
                 }
                 Rebalance::Revoke(partitions) => {
                     self.release(&partitions);
-                    kafka::let_go(&self.consumer, &self.config.kafka.deltas, &partitions)
+                    tally_kafka::let_go(&self.consumer, &self.config.kafka.deltas, &partitions)
                         .map_err(Error::kafka("let partitions go"))?;
                 }
             }
@@ -276,7 +290,11 @@ impl Sink<'_> {
             if position > 0 && position != lane.committed {
                 lane.committed = position;
                 moved
-                    .add_partition_offset(&self.config.kafka.deltas, *partition, Offset::Offset(position))
+                    .add_partition_offset(
+                        &self.config.kafka.deltas,
+                        *partition,
+                        Offset::Offset(position),
+                    )
                     .map_err(Error::kafka("list partitions"))?;
             }
         }

@@ -1,12 +1,13 @@
-//! One insert over HTTP: a statement, its settings and a block go out, and the whole answer is looked at.
+//! One insert over HTTP: a statement, its settings and a block go out, and the whole answer is
+//! looked at.
 //!
 //! ```text
 //!  statement, settings ──► URL ─┐
 //!  Block, perhaps LZ4 ──────────┴──► POST ──► status, exception header, body ──► answer::judge
 //! ```
 //!
-//! The ClickHouse client's own insert does not do: once the status is 200 it sees only such exceptions in the body as end
-//! in a certain way, and in one piece.
+//! The ClickHouse client's own insert does not do: once the status is 200 it sees only such
+//! exceptions in the body as end in a certain way, and in one piece.
 
 use std::error::Error as _;
 use std::io;
@@ -17,8 +18,8 @@ use bytes::Bytes;
 use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use reqwest::header::CONTENT_ENCODING;
 use reqwest::{Body, Url};
-use tally_service::config::{self, Compression};
-use tally_service::memory::Memory;
+use tally_kafka::BufferPool;
+use tally_platform::config::{self, Compression};
 
 use crate::Error;
 use crate::answer::{self, Failure};
@@ -56,7 +57,7 @@ pub(crate) struct Endpoint {
     store: config::Store,
     compresses: bool,
     /// Of blocks that are stored by now, for those to come.
-    memory: Memory,
+    buffers: BufferPool,
 }
 
 impl Endpoint {
@@ -79,26 +80,26 @@ impl Endpoint {
             Compression::None => false,
             Compression::Auto => !is_here(&url),
         };
-        let memory = Memory::new(KEPT);
-        Ok(Endpoint { http, url, store: store.clone(), compresses, memory })
+        let buffers = BufferPool::new(KEPT);
+        Ok(Endpoint { http, url, store: store.clone(), compresses, buffers })
     }
 
     /// For blocks that go to this endpoint.
-    pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
+    pub(crate) fn buffers(&self) -> &BufferPool {
+        &self.buffers
     }
 
     /// What is in the block, which is to be filled again.
     pub(crate) fn pack(&self, block: &mut Block) -> io::Result<Packed> {
         if !self.compresses {
-            return Ok(Packed { pieces: block.take(&self.memory), is_lz4: false });
+            return Ok(Packed { pieces: block.take(&self.buffers), is_lz4: false });
         }
         let info = FrameInfo::new().block_size(BlockSize::Max256KB);
-        let room = self.memory.take(block.rows() * PACKED_ROW);
+        let room = self.buffers.take(block.rows() * PACKED_ROW);
         let mut encoder = FrameEncoder::with_frame_info(info, room);
         block.write_to(&mut encoder)?;
         let packed = encoder.finish().map_err(io::Error::from)?;
-        Ok(Packed { pieces: vec![self.memory.lend(packed)], is_lz4: true })
+        Ok(Packed { pieces: vec![self.buffers.lend(packed)], is_lz4: true })
     }
 
     pub(crate) async fn insert(
@@ -112,7 +113,8 @@ impl Endpoint {
             .append_pair("database", &self.store.database)
             .append_pair("query", statement)
             .extend_pairs(settings);
-        let mut request = self.http.post(url).body(Body::wrap(Pieces::new(block.pieces.iter().cloned())));
+        let mut request =
+            self.http.post(url).body(Body::wrap(Pieces::new(block.pieces.iter().cloned())));
         if block.is_lz4 {
             request = request.header(CONTENT_ENCODING, "lz4");
         }
@@ -124,7 +126,10 @@ impl Endpoint {
         }
         let response = request.send().await.map_err(unanswered)?;
         let status = response.status().as_u16();
-        let code = response.headers().get(EXCEPTION_CODE).and_then(|code| code.to_str().ok()?.parse().ok());
+        let code = response
+            .headers()
+            .get(EXCEPTION_CODE)
+            .and_then(|code| code.to_str().ok()?.parse().ok());
         let body = response.bytes().await.map_err(unanswered)?;
         answer::judge(status, code, &body)
     }
@@ -156,7 +161,8 @@ mod tests {
     #[test]
     fn a_block_is_compressed_unless_the_store_is_here_or_the_configuration_says_so() {
         let compresses = |url: &str, compression| {
-            let store = config::Store { url: url.to_owned(), compression, ..config::Store::default() };
+            let store =
+                config::Store { url: url.to_owned(), compression, ..config::Store::default() };
             Endpoint::new(&store).unwrap().compresses
         };
         for here in ["http://127.0.0.1:8123", "http://localhost:8123", "http://[::1]:8123"] {

@@ -1,13 +1,13 @@
 use rdkafka::error::KafkaError;
-use tally_service::kafka;
 
 use crate::proof::Promise;
 
-/// Why the sink stopped. A store or broker that is away is waited for, and a broken partition stops alone: neither is here.
+/// Why the sink stopped. A store or broker that is away is waited for, and a broken partition stops
+/// alone: neither is here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Topic(#[from] kafka::TopicError),
+    Topic(#[from] tally_kafka::TopicError),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
     #[error("topic {topic} was deleted and made again: its id was {was} and is {is}")]

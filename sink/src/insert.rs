@@ -1,10 +1,11 @@
 //! The fenced insert: one block, which the store takes only if it follows the ledger's position.
 //!
-//! The fence is checked by the server as it runs the insert; the deduplication token covers the moment between that check
-//! and the commit. So the same insert may be sent again whenever its outcome is not known.
+//! The fence is checked by the server as it runs the insert; the deduplication token covers the
+//! moment between that check and the commit. So the same insert may be sent again whenever its
+//! outcome is not known.
 //!
-//! The query's id is the block's own, whatever the token is: a server that runs one does not run another of the same
-//! id beside it, so two tokens of one block never pass the fence together.
+//! The query's id is the block's own, whatever the token is: a server that runs one does not run
+//! another of the same id beside it, so two tokens of one block never pass the fence together.
 
 use tally_counts::ledger::{DELTAS, RESERVED_NAMESPACE};
 
@@ -12,8 +13,9 @@ use crate::answer::{Class, Failure};
 use crate::block::COLUMNS;
 use crate::endpoint::{Endpoint, Packed};
 
-/// What keeps a block whole: one block, one part, at once, and its token always looked at. Servers differ in their
-/// defaults of all of these. A batch has each counter once, so there is nothing for the insert to merge.
+/// What keeps a block whole: one block, one part, at once, and its token always looked at. Servers
+/// differ in their defaults of all of these. A batch has each counter once, so there is nothing for
+/// the insert to merge.
 pub const SETTINGS: [(&str, &str); 15] = [
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
@@ -57,7 +59,8 @@ impl Identity<'_> {
 pub(crate) enum Outcome {
     /// In, or in already by the same token.
     Stored,
-    /// The ledger's position is not the one that the block follows: nothing was stored by this call.
+    /// The ledger's position is not the one that the block follows: nothing was stored by this
+    /// call.
     Refused,
     /// It may have been stored or not, or will still be.
     Failed(Failure),

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tally_service::kafka::Kept;
-use tally_service::store::{self, Ledger};
+use tally_kafka::Kept;
+use tally_platform::store::{self, Ledger};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,8 @@ use crate::consumer::Sink;
 use crate::partition::{End, Partition, Stored};
 
 const LEDGER_RETRY: Duration = Duration::from_secs(1);
-/// How long an insert in flight may go on after its partition is to be let go; an abandoned one does no harm.
+/// How long an insert in flight may go on after its partition is to be let go; an abandoned one
+/// does no harm.
 const RELEASE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Lane {
@@ -44,10 +45,15 @@ impl Lane {
 }
 
 impl Sink<'_> {
-    /// Starts again the tasks that found the store elsewhere, and stops the partitions that are broken.
+    /// Starts again the tasks that found the store elsewhere, and stops the partitions that are
+    /// broken.
     pub(crate) fn look_after_tasks(&mut self) -> Result<(), Error> {
-        let ended: Vec<i32> =
-            self.lanes.iter().filter(|(_, lane)| lane.task.is_finished()).map(|(p, _)| *p).collect();
+        let ended: Vec<i32> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.task.is_finished())
+            .map(|(p, _)| *p)
+            .collect();
         for partition in ended {
             let lane = self.lanes.remove(&partition).expect("it was just there");
             let end = self
@@ -70,7 +76,10 @@ impl Sink<'_> {
     /// Has the partitions started again whose blocks the ledger does not know any more.
     pub(crate) fn check_ledger(&mut self) {
         let stored = || -> Positions {
-            self.lanes.iter().map(|(partition, lane)| (*partition, *lane.position.borrow())).collect()
+            self.lanes
+                .iter()
+                .map(|(partition, lane)| (*partition, *lane.position.borrow()))
+                .collect()
         };
         for partition in self.check.poll(&self.runtime, stored) {
             if let Some(lane) = self.lanes.get(&partition) {
@@ -83,7 +92,8 @@ impl Sink<'_> {
     fn note_broken(&mut self, partition: i32, broken: &Broken) {
         tracing::error!(partition, error = %broken, "the partition stops; the others go on");
         self.broken.insert(partition);
-        self.whole.set(false, format!("partitions {:?} stopped; the last one: {broken}", self.broken));
+        self.whole
+            .set(false, format!("partitions {:?} stopped; the last one: {broken}", self.broken));
         self.fetcher.stop(partition);
     }
 

@@ -8,9 +8,10 @@
 //!          └──────────────────────────────────────────────┘      └─────────────────────────────────────────────┘
 //! ```
 //!
-//! The ledger in the table is the position; Kafka's committed offsets are never read. Since the store itself refuses a block
-//! that does not follow the ledger's position, a sink that has lost its partition without knowing changes nothing. That the
-//! store does so, and keeps a block whole, is proven on a scratch table before the sink takes its first partition.
+//! The ledger in the table is the position; Kafka's committed offsets are never read. Since the
+//! store itself refuses a block that does not follow the ledger's position, a sink that has lost
+//! its partition without knowing changes nothing. That the store does so, and keeps a block whole,
+//! is proven on a scratch table before the sink takes its first partition.
 
 mod answer;
 mod backoff;
@@ -29,8 +30,8 @@ mod partition;
 mod proof;
 mod standing;
 
-use tally_service::config::Config;
-use tally_service::health::Health;
+use tally_platform::config::Config;
+use tally_platform::health::Health;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
@@ -38,7 +39,11 @@ pub use insert::{SETTINGS, structure};
 pub use proof::Promise;
 
 /// Runs until `shutdown`, then lets inserts in flight finish and returns.
-pub async fn run(config: &Config, health: Health, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    config: &Config,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let config = config.clone();
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || consumer::run(&config, &health, &shutdown, &runtime))

@@ -1,9 +1,10 @@
-//! Whether the log is still the one that the sink began with, and still has what is to be read next.
+//! Whether the log is still the one that the sink began with, and still has what is to be read
+//! next.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
-use tally_service::kafka::{self, TopicError, Unreadable};
+use tally_kafka::{TopicError, Unreadable};
 
 use crate::Error;
 use crate::broken::Broken;
@@ -16,14 +17,14 @@ const TOPIC_TIMEOUT: Duration = Duration::from_secs(1);
 const UNREADABLE_RETRY: Duration = Duration::from_millis(500);
 
 impl Sink<'_> {
-    /// Now and then, since librdkafka reads on from a topic that was made anew as if nothing had happened, and what fetches without
-    /// it waits for the old one.
+    /// Now and then, since librdkafka reads on from a topic that was made anew as if nothing had
+    /// happened, and what fetches without it waits for the old one.
     pub(crate) fn watch_topic(&mut self) -> Result<(), Error> {
         if Instant::now() < self.topic_due {
             return Ok(());
         }
         let topic = &self.config.kafka.deltas;
-        let asked = kafka::topic_id_within(self.consumer.client(), topic, TOPIC_TIMEOUT);
+        let asked = tally_kafka::topic_id_within(self.consumer.client(), topic, TOPIC_TIMEOUT);
         self.topic_due = Instant::now() + TOPIC_INTERVAL;
         self.judge_topic(asked.map(Some))
     }
@@ -31,9 +32,9 @@ impl Sink<'_> {
     /// A topic of the same name that was made anew has other batches at the same offsets.
     pub(crate) fn check_topic(&self) -> Result<(), Error> {
         let topic = &self.config.kafka.deltas;
-        let asked = kafka::patiently(self.stop, || {
+        let asked = tally_kafka::patiently(self.stop, || {
             self.heartbeat.beat();
-            kafka::topic_id(self.consumer.client(), topic)
+            tally_kafka::topic_id(self.consumer.client(), topic)
         });
         self.judge_topic(asked)
     }
@@ -47,7 +48,9 @@ impl Sink<'_> {
             Ok(_) => {}
             // It may be made again, or a broker may not know of it yet.
             Err(error @ TopicError::Missing { .. }) => tracing::error!(%error, "the topic is gone"),
-            Err(error @ TopicError::Unavailable { .. }) => tracing::debug!(%error, "ask for the topic later"),
+            Err(error @ TopicError::Unavailable { .. }) => {
+                tracing::debug!(%error, "ask for the topic later")
+            }
         }
         Ok(())
     }
@@ -62,9 +65,15 @@ impl Sink<'_> {
             return Ok(());
         };
         let topic = &self.config.kafka.deltas;
-        match kafka::watermarks(self.consumer.client(), topic, partition) {
+        match tally_kafka::watermarks(self.consumer.client(), topic, partition) {
             Ok((first, end)) if (first..=end).contains(&offset) => {
-                tracing::warn!(partition, offset, first, end, "an offset was not in the log, and now it is");
+                tracing::warn!(
+                    partition,
+                    offset,
+                    first,
+                    end,
+                    "an offset was not in the log, and now it is"
+                );
             }
             Ok((first, end)) => {
                 self.give_up(partition, &Broken::Gone { offset, first, end });

@@ -15,7 +15,8 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Metrics {
         let meter = global::meter("tally");
-        let counter = |name, description| meter.u64_counter(name).with_description(description).build();
+        let counter =
+            |name, description| meter.u64_counter(name).with_description(description).build();
         Metrics {
             batches: counter("tally_sink_batches_total", "Batches known to be in the store"),
             rows: counter("tally_sink_rows_total", "Rows in those batches, ledger rows included"),

@@ -1,4 +1,5 @@
-//! One partition's way into the store: batches in the log's order, one insert at a time, each sent until it is certain.
+//! One partition's way into the store: batches in the log's order, one insert at a time, each sent
+//! until it is certain.
 //!
 //! ```text
 //!  message ──► checks (chain, source topic) ──► Block ──► insert ──► stored: the next message
@@ -6,8 +7,9 @@
 //!                                                 └──────────┘─────► refused: is the ledger behind it? then it was stored
 //! ```
 //!
-//! A token that the store remembers of a block that it has lost makes it drop that block without a word. So the first block
-//! after a start counts as stored only once the ledger says so, and a start from where the ledger is brings a new token.
+//! A token that the store remembers of a block that it has lost makes it drop that block without a
+//! word. So the first block after a start counts as stored only once the ledger says so, and a
+//! start from where the ledger is brings a new token.
 
 #[cfg(test)]
 mod tests;
@@ -16,11 +18,11 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use clickhouse::Client;
-use tally_counts::ledger::Place;
+use tally_counts::ledger::BatchOffsets;
 use tally_counts::{Chain, next_offset};
+use tally_kafka::Kept;
+use tally_platform::store::{self, COUNTS, Ledger};
 use tally_schemas::{DeltaBatch, wire};
-use tally_service::kafka::Kept;
-use tally_service::store::{self, COUNTS, Ledger};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -74,9 +76,10 @@ impl Stored {
     pub(crate) fn of(ledger: Option<&Ledger>) -> Result<Stored, Broken> {
         match ledger {
             None => Ok(Stored { deltas: 0, increments: 0 }),
-            Some(ledger) => {
-                Ok(Stored { deltas: ledger.deltas.position()?, increments: ledger.increments.position()? })
-            }
+            Some(ledger) => Ok(Stored {
+                deltas: ledger.deltas.position()?,
+                increments: ledger.increments.position()?,
+            }),
         }
     }
 }
@@ -134,10 +137,11 @@ impl Partition {
         Ok(())
     }
 
-    fn prepare(&mut self, message: &Kept) -> Result<(Prepared, Place), Broken> {
+    fn prepare(&mut self, message: &Kept) -> Result<(Prepared, BatchOffsets), Broken> {
         let offset = message.offset;
         let payload = message.payload.as_deref().ok_or(Broken::Empty { offset })?;
-        let (_, body) = wire::split(payload).map_err(|source| Broken::Framing { offset, source })?;
+        let (_, body) =
+            wire::split(payload).map_err(|source| Broken::Framing { offset, source })?;
         let decode = |source| Broken::Decode { offset, source };
         let batch = DeltaBatch::decode(body).map_err(decode)?;
         let header = &batch.header;
@@ -159,22 +163,23 @@ impl Partition {
             .map_err(|source| Broken::Chain { offset, source })?;
         // Only when the batch's own row expires hangs on this; without a time it does at once.
         let logged_at_ms = message.timestamp_ms.unwrap_or(0);
-        let place = Place {
+        let place = BatchOffsets {
             previous: self.stored.deltas,
             offset,
             logged_at_s: u32::try_from(logged_at_ms / 1000).unwrap_or(0),
         };
         let (packed, rows) = BLOCK.with_borrow_mut(|block| {
-            block.fill(&batch, place, self.endpoint.memory()).map_err(decode)?;
+            block.fill(&batch, place, self.endpoint.buffers()).map_err(decode)?;
             let rows = block.rows();
-            let packed = self.endpoint.pack(block).map_err(|source| Broken::Pack { offset, source })?;
+            let packed =
+                self.endpoint.pack(block).map_err(|source| Broken::Pack { offset, source })?;
             Ok::<_, Broken>((packed, rows))
         })?;
         Ok((Prepared { packed, rows, increments: header.increments, source_to: header.to }, place))
     }
 
     /// Sends the block until it is known to be in.
-    async fn store(&mut self, block: &Packed, place: Place, next: i64) -> Result<(), End> {
+    async fn store(&mut self, block: &Packed, place: BatchOffsets, next: i64) -> Result<(), End> {
         let topic_id = self.topic_id.clone();
         let (partition, attempt) = (self.partition, self.attempt);
         let identity = Identity { topic_id: &topic_id, partition, offset: place.offset, attempt };

@@ -1,4 +1,5 @@
-//! The start: does this server keep what exactly-once rests on? Asked with the very insert of every block, on a scratch table.
+//! The start: does this server keep what exactly-once rests on? Asked with the very insert of every
+//! block, on a scratch table.
 //!
 //! ```text
 //!  CREATE … AS counts ─► a large block        ─► one part                        OnePart
@@ -8,8 +9,9 @@
 //!  DROP
 //! ```
 //!
-//! Servers and versions differ: a setting that a profile overrides, a proxy that caches or spreads calls over replicas, a
-//! version that ignores tokens on `INSERT … SELECT`. What none of them may do is to pass unnoticed.
+//! Servers and versions differ: a setting that a profile overrides, a proxy that caches or spreads
+//! calls over replicas, a version that ignores tokens on `INSERT … SELECT`. What none of them may
+//! do is to pass unnoticed.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,9 +19,9 @@ use std::time::Duration;
 use clickhouse::error::Error as StoreError;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
-use tally_counts::ledger::Place;
+use tally_counts::ledger::BatchOffsets;
+use tally_platform::store::COUNTS;
 use tally_schemas::{Delta, DeltaBatch, DeltaBatchHeader, delta_batch};
-use tally_service::store::COUNTS;
 
 use crate::answer::Failure;
 use crate::block::Block;
@@ -49,7 +51,9 @@ impl fmt::Display for Promise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Promise::OnePart => "one block makes one part",
-            Promise::FenceRefuses => "a block that does not follow the ledger's position is refused",
+            Promise::FenceRefuses => {
+                "a block that does not follow the ledger's position is refused"
+            }
             Promise::TokenDrops => "a block whose token was there before is dropped",
             Promise::FollowerGoesIn => "a block that follows the ledger's position goes in",
         })
@@ -67,7 +71,8 @@ pub(crate) enum Error {
     Insert(Failure),
 }
 
-/// Asks once. Whatever comes of it, the scratch table is gone afterwards, or some later proof drops it.
+/// Asks once. Whatever comes of it, the scratch table is gone afterwards, or some later proof drops
+/// it.
 pub(crate) async fn prove(client: &Client, endpoint: &Endpoint) -> Result<(), Error> {
     sweep(client).await?;
     let (version, id): (String, String) =
@@ -120,7 +125,8 @@ impl Scratch<'_> {
         let refused = self.insert(1, 0, &small).await?;
         let stored = self.rows().await?;
         if !matches!(refused, Answer::Refused) || stored != large.rows {
-            let found = format!("the server says {refused}, and has {stored} rows of {}", large.rows);
+            let found =
+                format!("the server says {refused}, and has {stored} rows of {}", large.rows);
             return Err(broken(Promise::FenceRefuses, found));
         }
 
@@ -150,8 +156,10 @@ impl Scratch<'_> {
     }
 
     async fn parts(&self) -> Result<Vec<Part>, StoreError> {
-        let sql =
-            format!("SELECT _part AS name, count() AS rows FROM {} GROUP BY name ORDER BY name", self.table);
+        let sql = format!(
+            "SELECT _part AS name, count() AS rows FROM {} GROUP BY name ORDER BY name",
+            self.table
+        );
         within(self.client.query(&sql).fetch_all()).await
     }
 
@@ -192,8 +200,11 @@ impl Part {
 
 fn told(parts: &[Part]) -> String {
     const SHOWN: usize = 5;
-    let shown: Vec<String> =
-        parts.iter().take(SHOWN).map(|part| format!("{} of {} rows", part.name, part.rows)).collect();
+    let shown: Vec<String> = parts
+        .iter()
+        .take(SHOWN)
+        .map(|part| format!("{} of {} rows", part.name, part.rows))
+        .collect();
     let more = if parts.len() > SHOWN { ", …" } else { "" };
     format!("{} parts: {}{more}", parts.len(), shown.join(", "))
 }
@@ -218,11 +229,12 @@ fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> Sample {
         correction: false,
     };
     let keys: Vec<String> = (0..deltas).map(|n| format!("key-{offset}-{n}")).collect();
-    let deltas = keys.iter().map(|key| Delta { namespace: "proof", key, bucket_s: 60, sum: 1, events: 1 });
+    let deltas =
+        keys.iter().map(|key| Delta { namespace: "proof", key, bucket_s: 60, sum: 1, events: 1 });
     let mut body = Vec::new();
     delta_batch::encode(&mut body, &header, deltas);
     let batch = DeltaBatch::decode(&body).expect("what was just encoded decodes");
-    let place = Place { previous: offset, offset, logged_at_s: LOGGED_AT_S };
+    let place = BatchOffsets { previous: offset, offset, logged_at_s: LOGGED_AT_S };
     let mut block = Block::of(&batch, place).expect("what was just encoded decodes");
     let rows = block.rows() as u64;
     Sample { packed: endpoint.pack(&mut block).expect("memory takes what is written"), rows }

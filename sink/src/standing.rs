@@ -1,9 +1,10 @@
-//! Which partitions the store takes no blocks of at the moment, and why: one condition of the sink's health.
+//! Which partitions the store takes no blocks of at the moment, and why: one condition of the
+//! sink's health.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tally_service::health::Condition;
+use tally_platform::health::Condition;
 
 use crate::answer::{Class, Failure};
 
@@ -32,8 +33,10 @@ impl Standing {
         // What the lock guards is whole after each change, so a panic elsewhere does not spoil it.
         let mut troubled = self.inner.troubled.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut troubled);
-        let reasons: Vec<String> =
-            troubled.iter().map(|(partition, reason)| format!("partition {partition}: {reason}")).collect();
+        let reasons: Vec<String> = troubled
+            .iter()
+            .map(|(partition, reason)| format!("partition {partition}: {reason}"))
+            .collect();
         self.inner.condition.set(reasons.is_empty(), reasons.join("; "));
     }
 }
@@ -71,7 +74,7 @@ impl Drop for PartitionStanding {
 
 #[cfg(test)]
 mod tests {
-    use tally_service::health::Health;
+    use tally_platform::health::Health;
 
     use super::*;
 
@@ -81,7 +84,10 @@ mod tests {
         let standing = Standing::new(health.condition("store takes blocks"));
         let (mut first, mut second) = (standing.of(1), standing.of(2));
         assert_eq!(health.ready(), Ok(()));
-        first.troubled(&Failure { class: Class::Overloaded, reason: String::from("too many parts") });
+        first.troubled(&Failure {
+            class: Class::Overloaded,
+            reason: String::from("too many parts"),
+        });
         second.troubled(&Failure { class: Class::Unfit, reason: String::from("no such table") });
         let reasons = health.ready().unwrap_err();
         assert_eq!(

@@ -9,16 +9,18 @@ const BATCHES: &str = "tally_sink_batches_total";
 /// Each of the producers in rotation has had its turn by then, with each partition.
 const A_ROUND: f64 = 30.0;
 
-/// A leader that is replaced may refuse what it has appended. If the transaction is aborted before the batch is sent once more,
-/// librdkafka numbers the next one of that producer and partition the same, and the broker takes that for a repetition: it says
-/// that the batch is in, and throws it away.
+/// A leader that is replaced may refuse what it has appended. If the transaction is aborted before
+/// the batch is sent once more, librdkafka numbers the next one of that producer and partition the
+/// same, and the broker takes that for a repetition: it says that the batch is in, and throws it
+/// away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_an_abort_no_batch_passes_for_one_that_was_appended_before() {
     let mut tally = Installation::new("refused_but_appended").await;
     tally.allow(OVERTAKEN);
     let broker = BrokerProxy::start(&tally.config.kafka).await;
     let bootstrap = broker.bootstrap();
-    let mut aggregator = tally.start_with(Kind::Aggregator, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
+    let mut aggregator =
+        tally.start_with(Kind::Aggregator, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
     let mut sink = tally.start(Kind::Sink, "a");
     let load = Feeder::start(&tally.source().await, 15);
     sink.counts_beyond(A_ROUND, BATCHES, "").await;

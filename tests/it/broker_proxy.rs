@@ -1,5 +1,5 @@
-//! A proxy before the broker that changes its answers: what was appended is told to be refused, and so are the offsets that go
-//! with it.
+//! A proxy before the broker that changes its answers: what was appended is told to be refused, and
+//! so are the offsets that go with it.
 //!
 //! ```text
 //!  a service ──► BrokerProxy ──► the broker
@@ -8,15 +8,16 @@
 //!                    while its followers took the batch, until the next offsets of a transaction are answered with ILLEGAL_GENERATION
 //! ```
 //!
-//! The start of a request and of an answer, [from the protocol guide](https://kafka.apache.org/protocol#protocol_messages): its length i32; then
-//! api key i16, api version i16, correlation id i32, or the correlation id alone.
+//! The start of a request and of an answer, [from the protocol
+//! guide](https://kafka.apache.org/protocol#protocol_messages): its length i32; then api key i16,
+//! api version i16, correlation id i32, or the correlation id alone.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tally_service::config;
+use tally_platform::config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -128,7 +129,11 @@ impl Shared {
             let (api, version) = (number(4), number(6));
             asked.0.lock().await.insert(id, (api, version));
             if api == TXN_OFFSET_COMMIT {
-                tokio::spawn(pass_after_a_refusal(request, Arc::clone(&to), self.stage.subscribe()));
+                tokio::spawn(pass_after_a_refusal(
+                    request,
+                    Arc::clone(&to),
+                    self.stage.subscribe(),
+                ));
             } else {
                 to.lock().await.write_all(&request).await.ok()?;
             }
@@ -147,7 +152,9 @@ impl Shared {
             let (api, version) = asked.0.lock().await.remove(id)?;
             match api {
                 PRODUCE => self.refuse_batch(&mut answer, version >= FLEXIBLE_PRODUCE),
-                TXN_OFFSET_COMMIT => self.refuse_offsets(&mut answer, version >= FLEXIBLE_TXN_OFFSET_COMMIT),
+                TXN_OFFSET_COMMIT => {
+                    self.refuse_offsets(&mut answer, version >= FLEXIBLE_TXN_OFFSET_COMMIT)
+                }
                 FETCH => {}
                 _ => self.stand_in(&mut answer),
             }
@@ -157,8 +164,9 @@ impl Shared {
 
     /// Wherever an answer names the broker's address, the proxy's takes its place.
     fn stand_in(&self, answer: &mut [u8]) {
-        let address =
-            |port: u16| [self.broker.ip().to_string().as_bytes(), &i32::from(port).to_be_bytes()].concat();
+        let address = |port: u16| {
+            [self.broker.ip().to_string().as_bytes(), &i32::from(port).to_be_bytes()].concat()
+        };
         let (broker, proxy) = (address(self.broker.port()), address(self.port));
         for at in 0..answer.len().saturating_sub(broker.len() - 1) {
             let found = &mut answer[at..at + broker.len()];
@@ -180,14 +188,17 @@ impl Shared {
 
     fn refuse_offsets(&self, answer: &mut [u8], is_flexible: bool) {
         let stage = *self.stage.borrow();
-        if let (Stage::Refused, Some(code)) = (stage, first_code(answer, &self.increments, is_flexible)) {
+        if let (Stage::Refused, Some(code)) =
+            (stage, first_code(answer, &self.increments, is_flexible))
+        {
             code.copy_from_slice(&ILLEGAL_GENERATION);
             self.stage.send_replace(Stage::Done);
         }
     }
 }
 
-/// A batch may come after the offsets that it goes with, over the same connection: they wait for it.
+/// A batch may come after the offsets that it goes with, over the same connection: they wait for
+/// it.
 async fn pass_after_a_refusal(
     request: Vec<u8>,
     to: Arc<Mutex<OwnedWriteHalf>>,
@@ -199,8 +210,8 @@ async fn pass_after_a_refusal(
     }
 }
 
-/// The error code of the first partition of this topic: after the topic's name come the number of its partitions, the first one's
-/// number, and its code.
+/// The error code of the first partition of this topic: after the topic's name come the number of
+/// its partitions, the first one's number, and its code.
 fn first_code<'a>(answer: &'a mut [u8], topic: &str, is_flexible: bool) -> Option<&'a mut [u8]> {
     let name = answer.windows(topic.len()).position(|window| window == topic.as_bytes())?;
     let code = name + topic.len() + if is_flexible { 1 } else { 4 } + 4;

@@ -21,17 +21,22 @@ impl Folder {
 #[tokio::test]
 async fn an_unknown_key_ends_every_command_with_64_and_its_name() {
     let mistyped = Folder::with("[sink]\nqueud_batches = 3\n");
-    for command in [&["config", "--check"][..], &["config"], &["sink"], &["init"], &["reconciler", "verify"]]
+    for command in
+        [&["config", "--check"][..], &["config"], &["sink"], &["init"], &["reconciler", "verify"]]
     {
         let ended = mistyped.tally(command, &[]).await.expect_code(64);
         assert!(ended.stderr.contains("queud_batches"), "{command:?}: {ended:?}");
     }
     let fine = Folder::with("[sink]\nqueued_batches = 3\n");
-    let ended =
-        fine.tally(&["config", "--check"], &[("TALLY_SINK__QUEUD_BATCHES", "3")]).await.expect_code(64);
+    let ended = fine
+        .tally(&["config", "--check"], &[("TALLY_SINK__QUEUD_BATCHES", "3")])
+        .await
+        .expect_code(64);
     assert!(ended.stderr.to_lowercase().contains("queud_batches"), "{ended:?}");
-    let ended =
-        fine.tally(&["config", "--check"], &[("TALLY_SINK__QUEUED_BATCHES", "many")]).await.expect_code(64);
+    let ended = fine
+        .tally(&["config", "--check"], &[("TALLY_SINK__QUEUED_BATCHES", "many")])
+        .await
+        .expect_code(64);
     assert!(ended.stderr.to_lowercase().contains("queued_batches"), "{ended:?}");
 }
 
@@ -44,8 +49,9 @@ async fn check_prints_nothing_when_all_is_well() {
 
 #[tokio::test]
 async fn config_prints_what_is_in_effect_and_masks_secrets() {
-    let folder =
-        Folder::with("[kafka]\npartitions = 12\n[store]\nuser = \"tally\"\npassword = \"opensesame\"\n");
+    let folder = Folder::with(
+        "[kafka]\npartitions = 12\n[store]\nuser = \"tally\"\npassword = \"opensesame\"\n",
+    );
     let environment = [
         ("TALLY_KAFKA__BOOTSTRAP", "kafka:9092"),
         ("TALLY_REGISTRY__PASSWORD", "020260728"),

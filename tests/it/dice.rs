@@ -29,7 +29,8 @@ impl Dice {
         }
     }
 
-    /// Letters of one to four bytes, the separator of a fingerprint's parts among them; sometimes a long text.
+    /// Letters of one to four bytes, the separator of a fingerprint's parts among them; sometimes a
+    /// long text.
     pub(crate) fn text(&mut self) -> String {
         const LETTERS: [char; 7] = ['a', 'Z', ':', '\'', 'ß', '計', '🐙'];
         let most = if self.roll(8) == 0 { 900 } else { 12 };

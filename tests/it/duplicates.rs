@@ -1,11 +1,12 @@
-//! The same id twice counts once: within a message, across messages, and across the death of whoever remembered it.
+//! The same id twice counts once: within a message, across messages, and across the death of
+//! whoever remembered it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
+use tally_platform::store;
 use tally_schemas::{BatchEncoder, Increment, encode, wire};
-use tally_service::store;
 
 use crate::installation::{Installation, OVERTAKEN};
 use crate::model::{Event, Model};
@@ -21,9 +22,9 @@ const REBUILT: &str = "tally_aggregator_rebuilt_messages_total";
 /// Messages that the ledger has as counted and as duplicate.
 async fn accounted(tally: &Installation) -> (i64, i64) {
     let ledgers = store::ledgers(tally.store(), false).await.expect("the ledger can be read");
-    ledgers
-        .values()
-        .fold((0, 0), |(counted, duplicate), ledger| (counted + ledger.counted, duplicate + ledger.duplicate))
+    ledgers.values().fold((0, 0), |(counted, duplicate), ledger| {
+        (counted + ledger.counted, duplicate + ledger.duplicate)
+    })
 }
 
 fn event(key: &str, delta: i64) -> Event {
@@ -110,7 +111,8 @@ async fn a_retried_request_counts_once_whatever_died_in_between() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_increment_with_an_id_is_sent_where_it_was_sent_before() {
     let tally = Installation::new("single_id").await;
-    let mut services = [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services =
+        [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }
@@ -140,7 +142,11 @@ async fn ids_outlive_the_aggregator_that_saw_them() {
 
     let sent = [
         single(&source, &one, "a"),
-        batch(&source, None, &[(&two, Some("b")), (&two, Some("b")), (&two, Some("a")), (&two, None)]),
+        batch(
+            &source,
+            None,
+            &[(&two, Some("b")), (&two, Some("b")), (&two, Some("a")), (&two, None)],
+        ),
         batch(&source, Some("whole"), &[(&three, None), (&three, Some("c"))]),
     ];
     for payload in &sent {

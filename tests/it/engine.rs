@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tally_infra::local::{self, Progress};
+use tally_stack::Progress;
 use tempfile::TempDir;
 
 use crate::ports::free_port;
@@ -24,12 +24,17 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) async fn start() -> Engine {
-        let library = local::store_library(&Progress::auto()).await.expect("the engine's library is there");
+        let library = tally_stack::store_library(&Progress::auto())
+            .await
+            .expect("the engine's library is there");
         let data = tempfile::tempdir().expect("a folder is made");
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut command = std_tally(data.path());
         command.args(["local", "engine", "--library"]).arg(library).arg("--data").arg(data.path());
-        command.args(["--listen", &address.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["--listen", &address.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         sys::ends_with_its_test(&mut command);
         let child = command.spawn().expect("the engine starts");
         let engine = Engine { command, address, data, child };

@@ -1,11 +1,12 @@
-//! Writers by another schema than Tally's own: they are read by Avro's rules, with what the registry has.
+//! Writers by another schema than Tally's own: they are read by Avro's rules, with what the
+//! registry has.
 
 use apache_avro::Schema;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::json;
+use tally_platform::registry::Registry;
 use tally_schemas::wire;
-use tally_service::registry::Registry;
 
 use crate::dice::Dice;
 use crate::feeder::random_events;
@@ -61,7 +62,10 @@ async fn evolved_writers_count_beside_those_of_today() {
     let tally = Installation::new("evolved").await;
     let registry = Registry::new(&tally.config.registry).expect("a client is made");
     let register = async |subject: String, schema: &serde_json::Value| {
-        registry.register(&subject, &schema.to_string()).await.expect("the registry takes the schema")
+        registry
+            .register(&subject, &schema.to_string())
+            .await
+            .expect("the registry takes the schema")
     };
     let source = tally.source().await;
     let (single, batch) = (evolved_increment(), evolved_batch());

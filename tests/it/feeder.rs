@@ -30,7 +30,8 @@ pub(crate) fn random_events(dice: &mut Dice, count: usize) -> Vec<Event> {
     (0..count).map(|_| one(dice)).collect()
 }
 
-/// Sends batches to all partitions in turn, a few hundred a second, each acknowledged before the next.
+/// Sends batches to all partitions in turn, a few hundred a second, each acknowledged before the
+/// next.
 pub(crate) struct Feeder {
     stop: CancellationToken,
     sent: Arc<AtomicU64>,
@@ -68,7 +69,12 @@ impl Feeder {
     }
 }
 
-async fn feed(source: Source, mut dice: Dice, stop: CancellationToken, sent: Arc<AtomicU64>) -> Model {
+async fn feed(
+    source: Source,
+    mut dice: Dice,
+    stop: CancellationToken,
+    sent: Arc<AtomicU64>,
+) -> Model {
     let mut model = Model::default();
     let mut pace = tokio::time::interval(PACE);
     for partition in (0..source.partitions()).cycle() {

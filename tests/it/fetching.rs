@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::producer::Producer;
-use tally_service::config::{Compression, Fetch};
+use tally_kafka::Fetch;
+use tally_platform::config::Compression;
 
 use crate::dice::Dice;
 use crate::feeder::random_events;
@@ -23,14 +24,15 @@ const BATCHES: &str = "tally_sink_batches_total";
 /// The partition whose log is damaged.
 const VICTIM: i32 = 1;
 
-/// Every kind of batch that a broker may hold: each compression, many messages and one, of transactions that commit and that
-/// do not, side by side with such that are of none.
+/// Every kind of batch that a broker may hold: each compression, many messages and one, of
+/// transactions that commit and that do not, side by side with such that are of none.
 async fn every_kind(tally: &Installation, seed: u64) -> Model {
     let mut model = Model::default();
     let mut dice = Dice(seed);
     let plain = tally.source().await;
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
-        let source = Source::with(&tally.config, &[("compression.type", codec), ("linger.ms", "20")]).await;
+        let source =
+            Source::with(&tally.config, &[("compression.type", codec), ("linger.ms", "20")]).await;
         let events = random_events(&mut dice, 600);
         source.spread(&events, 7).await;
         model.add_all(&events);
@@ -52,9 +54,13 @@ async fn every_kind(tally: &Installation, seed: u64) -> Model {
             plain.spread(&between, 2).await;
             model.add_all(&between);
             let open = source.producer().clone();
-            let end =
-                move || if commits { open.commit_transaction(CALL) } else { open.abort_transaction(CALL) };
-            tokio::task::spawn_blocking(end).await.expect("no panic").expect("the transaction ends");
+            let end = move || {
+                if commits { open.commit_transaction(CALL) } else { open.abort_transaction(CALL) }
+            };
+            tokio::task::spawn_blocking(end)
+                .await
+                .expect("no panic")
+                .expect("the transaction ends");
             if commits {
                 model.add_all(&events);
             }
@@ -120,7 +126,8 @@ impl Damage {
             if !is_control {
                 last = Some(start);
             }
-            start += 12 + u32::from_be_bytes(header[8..12].try_into().expect("four bytes")) as usize;
+            start +=
+                12 + u32::from_be_bytes(header[8..12].try_into().expect("four bytes")) as usize;
         }
         // The first byte of the records.
         Damage { log, at: last.expect("a batch of messages") as u64 + 61 }
@@ -128,7 +135,8 @@ impl Damage {
 
     /// Changes the byte; once more, and it is as it was.
     fn flip(&self) {
-        let log = OpenOptions::new().read(true).write(true).open(&self.log).expect("the log is a file");
+        let log =
+            OpenOptions::new().read(true).write(true).open(&self.log).expect("the log is a file");
         let mut byte = [0];
         log.read_exact_at(&mut byte, self.at).expect("the byte is there");
         log.write_all_at(&[!byte[0]], self.at).expect("the log is writable");
@@ -155,9 +163,11 @@ async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partiti
     let kafka = tally.config.kafka.clone();
     let end = ends(&kafka, &kafka.deltas).await[VICTIM as usize];
     feed().await;
-    until("another batch", CALL, async || match ends(&kafka, &kafka.deltas).await[VICTIM as usize] {
-        now if now > end => Ok(()),
-        now => Err(format!("{now} is the end")),
+    until("another batch", CALL, async || {
+        match ends(&kafka, &kafka.deltas).await[VICTIM as usize] {
+            now if now > end => Ok(()),
+            now => Err(format!("{now} is the end")),
+        }
     })
     .await;
     let damage = Damage::new(&kafka.deltas, VICTIM);

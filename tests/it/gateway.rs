@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tally_counts::Position;
-use tally_service::store;
+use tally_platform::store;
 
 use crate::installation::Installation;
 use crate::model::{Event, Model};
@@ -31,7 +31,8 @@ fn as_json(event: &Event) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_increment_is_counted_once_whichever_way_it_came() {
     let tally = Installation::new("ways").await;
-    let mut services = [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services =
+        [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }
@@ -42,7 +43,8 @@ async fn every_increment_is_counted_once_whichever_way_it_came() {
     model.add(&Event::new("gateway", "sie & ß", 1, 1_780_000_000_000));
     let (array, lines, binary) = (events("array", 40), events("line", 30), events("avro", 500));
     let ndjson = lines.iter().map(|event| format!("{}\n", as_json(event))).collect::<String>();
-    let array_body = serde_json::Value::from(array.iter().map(as_json).collect::<Vec<_>>()).to_string();
+    let array_body =
+        serde_json::Value::from(array.iter().map(as_json).collect::<Vec<_>>()).to_string();
     let requests = [
         ("application/json", object.to_string().into_bytes(), 1),
         ("application/json", array_body.into_bytes(), array.len()),
@@ -53,7 +55,8 @@ async fn every_increment_is_counted_once_whichever_way_it_came() {
     for (media_type, body, count) in requests {
         let (status, answer) = post(gateway, media_type, body).await;
         assert_eq!((status, &answer["accepted"]), (200, &json!(count)), "{media_type}: {answer}");
-        let position: Position = answer["position"].as_str().expect("a position").parse().expect("is one");
+        let position: Position =
+            answer["position"].as_str().expect("a position").parse().expect("is one");
         assert_eq!(position.iter().count(), 1, "a request is one message: {position}");
         position.iter().for_each(|(partition, next)| answered.advance(partition, next));
     }
@@ -86,7 +89,8 @@ async fn every_increment_is_counted_once_whichever_way_it_came() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_with_a_bad_item_is_refused_as_a_whole_and_names_it() {
     let tally = Installation::new("bad_item").await;
-    let mut services = [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services =
+        [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }

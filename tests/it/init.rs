@@ -2,7 +2,6 @@ use futures_util::future::join_all;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use tally_counts::BucketWidth;
-use tally_service::kafka;
 
 use crate::installation::Installation;
 use crate::service::Kind;
@@ -13,7 +12,10 @@ async fn init_may_be_repeated_and_changes_nothing() {
     let first = tally.tally(&["init"]).await.expect_code(0).stdout;
     assert!(first.contains(&format!("topic {}: made", tally.config.kafka.increments)), "{first}");
     let second = tally.tally(&["init"]).await.expect_code(0).stdout;
-    assert!(second.contains(&format!("topic {}: there", tally.config.kafka.increments)), "{second}");
+    assert!(
+        second.contains(&format!("topic {}: there", tally.config.kafka.increments)),
+        "{second}"
+    );
     let schemas = |report: &str| -> Vec<String> {
         report.lines().filter(|line| line.starts_with("subject ")).map(str::to_owned).collect()
     };
@@ -41,7 +43,8 @@ async fn init_refuses_what_contradicts_what_is_there_and_names_the_difference() 
 
     tally.configure(|config| {
         config.kafka.partitions = 3;
-        config.counts.bucket_seconds = BucketWidth::from_secs(3_600).expect("an hour divides a day");
+        config.counts.bucket_seconds =
+            BucketWidth::from_secs(3_600).expect("an hour divides a day");
     });
     let refused = tally.tally(&["init"]).await;
     assert_ne!(refused.code, Some(0), "{refused:?}");
@@ -55,17 +58,21 @@ async fn init_refuses_a_topic_of_rejections_that_takes_less_than_increments() {
     let tally = Installation::new("limits").await;
     let kafka = &tally.config.kafka;
     let admin: AdminClient<DefaultClientContext> =
-        kafka::client(kafka, "tally-it").create().expect("a client is made");
+        tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made");
     let set = async |topic: &str, bytes: u64| {
         let bytes = bytes.to_string();
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(LIMIT, &bytes);
-        let altered = admin.alter_configs([&change], &AdminOptions::new()).await.expect("the broker answers");
+        let altered =
+            admin.alter_configs([&change], &AdminOptions::new()).await.expect("the broker answers");
         altered.into_iter().for_each(|outcome| drop(outcome.expect("the topic is altered")));
     };
     // What a broker allows by itself.
     set(&kafka.rejected, 1_048_588).await;
     let said = tally.tally(&["init"]).await.expect_code(69).stderr;
-    assert!(said.contains(&format!("topic {}: its {LIMIT} is 1048588, but", kafka.rejected)), "{said}");
+    assert!(
+        said.contains(&format!("topic {}: its {LIMIT} is 1048588, but", kafka.rejected)),
+        "{said}"
+    );
     assert!(said.contains(&format!("the {LIMIT} of {} is 1048588", kafka.increments)), "{said}");
     assert!(said.contains(&format!("{LIMIT}={}", (16 << 20) + (64 << 10))), "{said}");
 

@@ -1,4 +1,5 @@
-//! A Tally of a test's own: topics, groups and a database that no other test has, on the stack that all share.
+//! A Tally of a test's own: topics, groups and a database that no other test has, on the stack that
+//! all share.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
 use serde_json::Value;
-use tally_service::config::{self, Config, LogFormat};
-use tally_service::store;
+use tally_platform::config::{self, Config, LogFormat};
+use tally_platform::store;
 
 use crate::model::{Cell, Model, Total};
 use crate::ports::free_port;
@@ -26,18 +27,23 @@ const PARTITIONS: i32 = 3;
 /// The least that the broker allows.
 const SESSION_TIMEOUT_MS: u64 = 6_000;
 const FLUSH_INTERVAL_MS: u64 = 200;
-/// How long the services may take to store what is in the log; a dead member's partitions are idle for its session timeout.
+/// How long the services may take to store what is in the log; a dead member's partitions are idle
+/// for its session timeout.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// What is warned of in the course of things, and goes on.
 const ALWAYS_ALLOWED: [&str; 3] = [
-    // A producer comes up while the coordinator loads, or while it ends the transaction of the producer before.
+    // A producer comes up while the coordinator loads, or while it ends the transaction of the
+    // producer before.
     "librdkafka: GETPID",
-    // The same, for more than five seconds: a new broker on a busy machine makes its log of transactions first.
+    // The same, for more than five seconds: a new broker on a busy machine makes its log of
+    // transactions first.
     "wait for the transaction coordinator",
-    // The sink's offsets, which are for dashboards only, of a generation of the group that has just ended.
+    // The sink's offsets, which are for dashboards only, of a generation of the group that has just
+    // ended.
     "librdkafka: COMMITFAIL",
 ];
-/// A flush that the group's next generation overtook: it is aborted, and its messages are read again.
+/// A flush that the group's next generation overtook: it is aborted, and its messages are read
+/// again.
 pub(crate) const OVERTAKEN: &str = "Specified group generation id is not valid";
 /// Lines of each log that a failed test shows.
 const SHOWN_LINES: usize = 40;
@@ -88,7 +94,10 @@ impl Installation {
                 session_timeout_ms: SESSION_TIMEOUT_MS,
                 ..config::Sink::default()
             },
-            telemetry: config::Telemetry { log_format: LogFormat::Json, ..config::Telemetry::default() },
+            telemetry: config::Telemetry {
+                log_format: LogFormat::Json,
+                ..config::Telemetry::default()
+            },
             ..Config::default()
         };
         let folder = stack.dir().join("tests").join(&name);
@@ -140,7 +149,12 @@ impl Installation {
     }
 
     /// As [`Installation::start`], with some keys of the configuration overridden.
-    pub(crate) fn start_with(&self, kind: Kind, member: &str, overrides: &[(&str, &str)]) -> Service {
+    pub(crate) fn start_with(
+        &self,
+        kind: Kind,
+        member: &str,
+        overrides: &[(&str, &str)],
+    ) -> Service {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (health, listen) = (loopback(free_port()), loopback(free_port()));
         let mut command = std_tally(&self.folder);
@@ -148,7 +162,10 @@ impl Installation {
         command.env(format!("TALLY_{}__HEALTH", kind.name().to_uppercase()), health.to_string());
         match kind {
             Kind::Producer | Kind::Reader => {
-                command.env(format!("TALLY_{}__LISTEN", kind.name().to_uppercase()), listen.to_string());
+                command.env(
+                    format!("TALLY_{}__LISTEN", kind.name().to_uppercase()),
+                    listen.to_string(),
+                );
             }
             Kind::Aggregator => {
                 command.env("TALLY_AGGREGATOR__INSTANCE", member);
@@ -168,10 +185,13 @@ impl Installation {
 
     async fn stored_up_to(&self, ends: &[i64]) {
         until("the store to hold the log", CATCH_UP, async || {
-            let ledgers = store::ledgers(&self.store, false).await.map_err(|error| error.to_string())?;
+            let ledgers =
+                store::ledgers(&self.store, false).await.map_err(|error| error.to_string())?;
             for (partition, end) in (0..).zip(ends) {
                 let stored = match ledgers.get(&partition) {
-                    Some(ledger) => ledger.increments.position().map_err(|error| error.to_string())?,
+                    Some(ledger) => {
+                        ledger.increments.position().map_err(|error| error.to_string())?
+                    }
                     None => 0,
                 };
                 if stored != *end {
@@ -208,7 +228,8 @@ impl Installation {
         self.tally(&["reconciler", "verify"]).await
     }
 
-    /// Everything sent is stored, every total is right, and the reconciler agrees. Returns what it printed.
+    /// Everything sent is stored, every total is right, and the reconciler agrees. Returns what it
+    /// printed.
     pub(crate) async fn prove(&self, model: &Model) -> String {
         self.caught_up().await;
         model.expect(&self.totals().await);
@@ -218,11 +239,14 @@ impl Installation {
         verified
     }
 
-    /// Lines of the services' logs that no test expects: warnings, errors, and what is not a log line at all.
+    /// Lines of the services' logs that no test expects: warnings, errors, and what is not a log
+    /// line at all.
     fn unexpected_lines(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (name, text) in self.logs() {
-            for line in text.lines().filter(|line| !self.allowed.iter().any(|allowed| line.contains(allowed)))
+            for line in text
+                .lines()
+                .filter(|line| !self.allowed.iter().any(|allowed| line.contains(allowed)))
             {
                 let level = serde_json::from_str::<Value>(line)
                     .ok()
@@ -241,7 +265,8 @@ impl Installation {
             .map(|entry| entry.expect("the test's folder can be read").path())
             .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
             .map(|path| {
-                let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+                let name =
+                    path.file_name().expect("a file has a name").to_string_lossy().into_owned();
                 (name, fs::read_to_string(&path).expect("a log is text"))
             })
             .collect();

@@ -1,4 +1,5 @@
-//! An HTTP proxy before the store that looks at each call, and may change it, hold it, or answer in the store's place.
+//! An HTTP proxy before the store that looks at each call, and may change it, hold it, or answer in
+//! the store's place.
 //!
 //! ```text
 //!  a service ──► Interceptor: rule(call) ──► Forward ──► the store ──► its answer, noted
@@ -101,8 +102,10 @@ impl Interceptor {
             rule: Arc::new(rule),
             answered: Arc::clone(&answered),
         };
-        let app = Router::new().fallback(handle).layer(DefaultBodyLimit::disable()).with_state(shared);
-        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
+        let app =
+            Router::new().fallback(handle).layer(DefaultBodyLimit::disable()).with_state(shared);
+        let task =
+            tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
         Interceptor { port, answered, task }
     }
 
@@ -131,8 +134,9 @@ async fn handle(
 ) -> Response {
     let mut url = shared.target.clone();
     url.set_query(uri.query());
-    let mut call =
-        Call { pairs: url.query_pairs().map(|(name, value)| (name.into(), value.into())).collect() };
+    let mut call = Call {
+        pairs: url.query_pairs().map(|(name, value)| (name.into(), value.into())).collect(),
+    };
     match (shared.rule)(&mut call) {
         Then::Answer { status, exception_code, body } => {
             let mut response = Response::new(Body::from(body));
@@ -165,7 +169,8 @@ impl Shared {
         let Ok(answer) = sent else { return bad_gateway() };
         let (status, headers) = (answer.status(), answer.headers().clone());
         let Ok(body) = answer.bytes().await else { return bad_gateway() };
-        let exception_code = headers.get(EXCEPTION_CODE).and_then(|code| code.to_str().ok()?.parse().ok());
+        let exception_code =
+            headers.get(EXCEPTION_CODE).and_then(|code| code.to_str().ok()?.parse().ok());
         let noted = Answered { call, status: status.as_u16(), exception_code };
         self.answered.lock().expect("no holder panics").push(noted);
         let mut response = Response::new(Body::from(body));

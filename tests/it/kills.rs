@@ -73,7 +73,9 @@ async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
         service.ready().await;
     }
     let load = Feeder::start(&tally.source().await, 3);
-    for (service, metric) in aggregators.iter().zip([FLUSHES; 2]).chain(sinks.iter().zip([BATCHES; 2])) {
+    for (service, metric) in
+        aggregators.iter().zip([FLUSHES; 2]).chain(sinks.iter().zip([BATCHES; 2]))
+    {
         service.counts_beyond(1.0, metric, "").await;
     }
     aggregators[0].kill();
@@ -84,7 +86,8 @@ async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
     sinks[1].terminate().await;
 }
 
-/// Each round ends one of two aggregators and one of two sinks, a few flushes after it began to work, or before.
+/// Each round ends one of two aggregators and one of two sinks, a few flushes after it began to
+/// work, or before.
 async fn end_members_at_any_moment(tally: &Installation, end: End, seed: u64) {
     let mut dice = Dice(seed);
     let mut aggregators = MEMBERS.map(|member| tally.start(Kind::Aggregator, member));

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use tally_infra::local::{self, Condition, Part, StackArgs};
-use tally_service::config::Config;
-use tally_service::registry::{Lookup, Registry};
-use tally_service::store;
+use tally_platform::config::Config;
+use tally_platform::registry::{Lookup, Registry};
+use tally_platform::store;
+use tally_stack::{Condition, Part, StackArgs};
 
 use crate::model::Event;
 use crate::run::{Ended, run, tally};
@@ -19,7 +19,7 @@ async fn command(args: &StackArgs, verb: &str) -> Ended {
 
 /// The process of each part that runs.
 async fn processes(args: &StackArgs) -> Vec<(Part, u32)> {
-    let status = local::status(args).await.expect("the status can be told");
+    let status = tally_stack::status(args).await.expect("the status can be told");
     let running = status.parts.iter().filter_map(|part| match part.condition {
         Condition::Running { pid } => Some((part.part, pid)),
         Condition::Stopped | Condition::NotOurs => None,
@@ -35,13 +35,13 @@ struct Left {
 
 impl Left {
     async fn behind(args: &StackArgs) -> Left {
-        let stack = local::Stack::new(args).expect("the arguments agree");
+        let stack = tally_stack::Stack::new(args).expect("the arguments agree");
         let mut config = Config::default();
         config.kafka.bootstrap = stack.bootstrap();
         config.kafka.partitions = 2;
         config.registry.url = stack.registry_url();
         config.store.url = stack.store_url();
-        tally_infra::init::init(&config).await.expect("init");
+        tally_infra::init(&config).await.expect("init");
         let source = Source::new(&config).await;
         source.single(1, &Event::new("left", "behind", 7, 1_780_000_000_000)).await;
         store::client(&config.store)
@@ -57,10 +57,20 @@ impl Left {
         assert_eq!(topics::ends(kafka, &kafka.increments).await, [0, 1]);
         assert_eq!(topics::messages(kafka, &kafka.increments).await.len(), 1);
         let id = self.source.increment_schema;
-        let found =
-            Registry::new(registry).expect("a client").schema(id).await.expect("the registry answers");
-        assert!(matches!(&found, Lookup::Found { schema } if schema.contains("Increment")), "{found:?}");
-        assert_eq!(Source::new(&self.config).await.increment_schema, id, "the same schema has the same id");
+        let found = Registry::new(registry)
+            .expect("a client")
+            .schema(id)
+            .await
+            .expect("the registry answers");
+        assert!(
+            matches!(&found, Lookup::Found { schema } if schema.contains("Increment")),
+            "{found:?}"
+        );
+        assert_eq!(
+            Source::new(&self.config).await.increment_schema,
+            id,
+            "the same schema has the same id"
+        );
         let value: i64 = store::client(store)
             .query("SELECT sum(value) FROM counters WHERE namespace = 'left'")
             .fetch_one()

@@ -1,5 +1,5 @@
-//! The whole system on the real stack: Kafka, the schema registry, the ClickHouse engine, and the services as processes of
-//! the real binary.
+//! The whole system on the real stack: Kafka, the schema registry, the ClickHouse engine, and the
+//! services as processes of the real binary.
 //!
 //! ```text
 //! stack ── once a test process ──► broker, registry, store

@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 use tally_counts::{Fingerprint, ledger};
-use tally_service::store;
+use tally_platform::store;
 
 use crate::dice::Dice;
 use crate::installation::Installation;
@@ -48,7 +48,11 @@ impl Installation {
     }
 
     async fn merge(&self) {
-        self.store().query("OPTIMIZE TABLE counts FINAL").execute().await.expect("the table is merged");
+        self.store()
+            .query("OPTIMIZE TABLE counts FINAL")
+            .execute()
+            .await
+            .expect("the table is merged");
     }
 }
 
@@ -74,10 +78,15 @@ async fn the_fingerprint_is_the_same_in_clickhouse_before_and_after_merges() {
     assert!(found.len() >= 2_000, "{} rows", found.len());
     for (fingerprint, namespace, key, bucket, sum) in found {
         let ours = Fingerprint::of_row(&namespace, &key, bucket, sum);
-        assert_eq!(Fingerprint::from_bits(fingerprint), ours, "{namespace:?} {key:?} {bucket} {sum}");
+        assert_eq!(
+            Fingerprint::from_bits(fingerprint),
+            ours,
+            "{namespace:?} {key:?} {bucket} {sum}"
+        );
     }
 
-    let expected = rows.iter().map(Stored::fingerprint).fold(Fingerprint::ZERO, |sum, row| sum + row);
+    let expected =
+        rows.iter().map(Stored::fingerprint).fold(Fingerprint::ZERO, |sum, row| sum + row);
     let stored = async || {
         let ledgers = store::ledgers(tally.store(), true).await.expect("the table can be read");
         (ledgers[&7].fingerprint, ledgers[&7].events)
@@ -99,12 +108,18 @@ async fn merges_keep_the_ledger_and_counters_that_come_to_zero() {
         events: 1,
         high,
     };
-    // Three batches: their differences add up to the highest offset, in whatever order they are merged.
+    // Three batches: their differences add up to the highest offset, in whatever order they are
+    // merged.
     for (difference, high) in [(5, 5), (7, 12), (1, 13)] {
         tally
             .insert(&[
                 row(ledger::RESERVED_NAMESPACE, ledger::DELTAS, difference, high),
-                row("web", "up and down", [3, -4, 1][usize::from(high > 5) + usize::from(high > 12)], 0),
+                row(
+                    "web",
+                    "up and down",
+                    [3, -4, 1][usize::from(high > 5) + usize::from(high > 12)],
+                    0,
+                ),
             ])
             .await;
     }
@@ -116,8 +131,11 @@ async fn merges_keep_the_ledger_and_counters_that_come_to_zero() {
         .fetch_all()
         .await
         .expect("rows");
-    let expected = [(ledger::RESERVED_NAMESPACE, ledger::DELTAS, 13, 3, 13), ("web", "up and down", 0, 3, 0)]
-        .map(|(namespace, key, sum, events, high)| (namespace.to_owned(), key.to_owned(), sum, events, high));
+    let expected =
+        [(ledger::RESERVED_NAMESPACE, ledger::DELTAS, 13, 3, 13), ("web", "up and down", 0, 3, 0)]
+            .map(|(namespace, key, sum, events, high)| {
+                (namespace.to_owned(), key.to_owned(), sum, events, high)
+            });
     assert_eq!(rows, expected);
     let ledgers = store::ledgers(tally.store(), false).await.expect("the ledger can be read");
     assert_eq!(ledgers[&0].deltas.position(), Ok(13));

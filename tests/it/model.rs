@@ -38,7 +38,8 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn add(&mut self, event: &Event) {
-        let minute = u32::try_from(event.at_ms.div_euclid(60_000) * 60).expect("tests count in 1970 to 2106");
+        let minute = u32::try_from(event.at_ms.div_euclid(60_000) * 60)
+            .expect("tests count in 1970 to 2106");
         let cell = (event.namespace.clone(), event.key.clone(), minute);
         let total = self.cells.entry(cell).or_default();
         total.0 = total.0.checked_add(event.delta).expect("tests count within 64 bits");
@@ -75,10 +76,17 @@ impl Model {
     /// # Panics
     /// If the totals differ, with the first few differences.
     pub(crate) fn expect(&self, found: &BTreeMap<Cell, Total>) {
-        let cells = self.cells.keys().chain(found.keys().filter(|cell| !self.cells.contains_key(cell)));
+        let cells =
+            self.cells.keys().chain(found.keys().filter(|cell| !self.cells.contains_key(cell)));
         let differences: Vec<String> = cells
             .filter(|cell| self.cells.get(cell) != found.get(cell))
-            .map(|cell| format!("{cell:?}: {:?} expected, {:?} found", self.cells.get(cell), found.get(cell)))
+            .map(|cell| {
+                format!(
+                    "{cell:?}: {:?} expected, {:?} found",
+                    self.cells.get(cell),
+                    found.get(cell)
+                )
+            })
             .collect();
         assert!(
             differences.is_empty(),

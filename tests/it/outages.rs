@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use serde_json::json;
-use tally_service::kafka;
 
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
@@ -24,8 +23,10 @@ const REWINDS: &str = "tally_sink_rewinds_total";
 const REGISTRY_PATH: &str = "/apis/ccompat/v7";
 
 fn address(url: &str) -> SocketAddr {
-    let authority =
-        url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).expect("a URL with a host");
+    let authority = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split('/').next())
+        .expect("a URL with a host");
     authority.parse().expect("the stack is at an address")
 }
 
@@ -48,7 +49,8 @@ async fn a_registry_that_is_down_at_the_start_is_waited_for() {
         let reasons = service.readiness().await.expect_err("not ready without a registry");
         assert!(reasons.contains(reason), "{reasons}");
     }
-    let increment = json!({ "namespace": "late", "key": "k", "delta": 5, "at": 1_780_000_000_000_i64 });
+    let increment =
+        json!({ "namespace": "late", "key": "k", "delta": 5, "at": 1_780_000_000_000_i64 });
     let post = || {
         let url = format!("{}/v1/increments", services[0].url());
         services[0].http().post(url).json(&increment)
@@ -60,7 +62,8 @@ async fn a_registry_that_is_down_at_the_start_is_waited_for() {
     for service in &mut services {
         service.ready().await;
     }
-    let post = services[0].http().post(format!("{}/v1/increments", services[0].url())).json(&increment);
+    let post =
+        services[0].http().post(format!("{}/v1/increments", services[0].url())).json(&increment);
     let (status, answer) = services[0].call(post).await;
     assert_eq!((status, answer["accepted"].as_u64()), (200, Some(1)), "{answer}");
     let mut model = Model::default();
@@ -138,7 +141,8 @@ async fn a_store_that_goes_away_for_a_while_loses_and_repeats_nothing() {
         let stored = sink.metric(BATCHES, "").await.expect("a metric");
         sink.counts_beyond(stored + 3.0, BATCHES, "").await;
     }
-    // The blocks whose answers were lost were in already, and the store refused them when they came again.
+    // The blocks whose answers were lost were in already, and the store refused them when they came
+    // again.
     sink.counts_beyond(0.0, INSERTS, "refused").await;
     tally.prove(&load.stop().await).await;
     aggregator.terminate().await;
@@ -170,7 +174,11 @@ async fn store_that(
 ) -> Interceptor {
     let is_on = Arc::clone(is_on);
     Interceptor::start(&tally.config.store.url, move |call| {
-        if is_on.load(Ordering::Relaxed) { answer(call).unwrap_or(Then::Forward) } else { Then::Forward }
+        if is_on.load(Ordering::Relaxed) {
+            answer(call).unwrap_or(Then::Forward)
+        } else {
+            Then::Forward
+        }
     })
     .await
 }
@@ -190,7 +198,10 @@ async fn a_store_with_too_many_parts_is_given_time_and_said_to_be_overloaded() {
     let load = Feeder::start(&tally.source().await, 13);
     sink.counts_beyond(4.0, INSERTS, "overloaded").await;
     let reasons = sink.readiness().await.expect_err("not ready while the store is overloaded");
-    assert!(reasons.contains("store takes blocks: ") && reasons.contains("store overloaded: "), "{reasons}");
+    assert!(
+        reasons.contains("store takes blocks: ") && reasons.contains("store overloaded: "),
+        "{reasons}"
+    );
     assert_eq!(sink.metric(BATCHES, "").await, Ok(0.0));
 
     is_on.store(false, Ordering::Relaxed);
@@ -284,18 +295,23 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sink_whose_topic_was_deleted_and_made_again_stops_and_says_so() {
     let mut tally = Installation::new("made_again").await;
-    for told in
-        ["was deleted and made again", "the topic is gone", "nobody leads these", "consume", "librdkafka: "]
-    {
+    for told in [
+        "was deleted and made again",
+        "the topic is gone",
+        "nobody leads these",
+        "consume",
+        "librdkafka: ",
+    ] {
         tally.allow(told);
     }
     let kafka = tally.config.kafka.clone();
     let mut sink = tally.start(Kind::Sink, "a");
     sink.ready().await;
     let admin: AdminClient<DefaultClientContext> =
-        kafka::client(&kafka, "tally-it").create().expect("a client is made");
+        tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made");
     let options = AdminOptions::new();
-    let deleted = admin.delete_topics(&[&kafka.deltas], &options).await.expect("the broker answers");
+    let deleted =
+        admin.delete_topics(&[&kafka.deltas], &options).await.expect("the broker answers");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     let topic = NewTopic::new(&kafka.deltas, kafka.partitions, TopicReplication::Fixed(1));
     let made = admin.create_topics([&topic], &options).await.expect("the broker answers");

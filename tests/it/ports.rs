@@ -2,8 +2,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the ports that the kernel gives to outgoing connections: a port that is free now is not taken by one of them
-/// before its service listens.
+/// Below the ports that the kernel gives to outgoing connections: a port that is free now is not
+/// taken by one of them before its service listens.
 const FIRST: u16 = 21_000;
 const COUNT: u16 = 11_000;
 /// Test processes that run side by side begin at different places.

@@ -1,4 +1,5 @@
-//! What the sink asks of a store before it takes a partition: a real one passes, one that breaks a promise is refused.
+//! What the sink asks of a store before it takes a partition: a real one passes, one that breaks a
+//! promise is refused.
 
 use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, Then};
@@ -8,7 +9,8 @@ use crate::service::Kind;
 
 const STOPPED: &str = "breaks a promise that exactly-once rests on";
 
-/// A sink behind a proxy that changes its inserts ends, and says which promise is broken, on which server.
+/// A sink behind a proxy that changes its inserts ends, and says which promise is broken, on which
+/// server.
 async fn refuses(name: &str, promise: &str, change: impl Fn(&mut Call) + Send + Sync + 'static) {
     let mut tally = Installation::new(name).await;
     tally.allow(STOPPED);
@@ -22,8 +24,12 @@ async fn refuses(name: &str, promise: &str, change: impl Fn(&mut Call) + Send + 
     let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
     let status = sink.ended().await;
     assert_eq!(status.code(), Some(70), "{status}");
-    let version: String =
-        tally.store().query("SELECT version()").fetch_one().await.expect("the store tells its version");
+    let version: String = tally
+        .store()
+        .query("SELECT version()")
+        .fetch_one()
+        .await
+        .expect("the store tells its version");
     sink.logs(&format!("the store (ClickHouse {version}) {STOPPED}: {promise}, but ")).await;
     assert_eq!(tally.scratch_tables().await, 0);
 }
@@ -45,7 +51,8 @@ impl Installation {
 async fn a_server_without_the_fence_is_refused() {
     refuses("fenceless", "a block that does not follow the ledger's position is refused", |call| {
         let statement = call.statement();
-        let (head, fence) = statement.split_once(" WHERE throwIf(").expect("an insert has its fence");
+        let (head, fence) =
+            statement.split_once(" WHERE throwIf(").expect("an insert has its fence");
         let (_, tail) = fence.split_once(" FORMAT ").expect("an insert has its format");
         call.set("query", &format!("{head} FORMAT {tail}"));
     })
@@ -76,7 +83,8 @@ async fn a_server_that_splits_blocks_is_refused() {
 async fn a_store_that_is_away_at_the_start_is_waited_for_and_a_real_one_keeps_its_promises() {
     let mut tally = Installation::new("proven").await;
     tally.allow("wait for the store");
-    let address = tally.config.store.url.strip_prefix("http://").expect("a URL").parse().expect("an address");
+    let address =
+        tally.config.store.url.strip_prefix("http://").expect("a URL").parse().expect("an address");
     let store = Proxy::start(free_port(), address).await;
     store.set(Mode::Refusing);
     let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);

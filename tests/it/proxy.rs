@@ -31,7 +31,8 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Listens on a port that nothing listened on before.
     pub(crate) async fn start(port: u16, target: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
         let mode = Arc::new(watch::Sender::new(Mode::Open));
         let task = tokio::spawn(serve(listener, target, Arc::clone(&mode)));
         Proxy { port, mode, task }
@@ -66,7 +67,8 @@ async fn serve(listener: TcpListener, target: SocketAddr, mode: Arc<watch::Sende
     }
 }
 
-/// Ends when either side hangs up, or when the mode changes. What goes wrong on either side is for the sides to notice.
+/// Ends when either side hangs up, or when the mode changes. What goes wrong on either side is for
+/// the sides to notice.
 async fn connection(mut client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) {
     let now = *mode.borrow_and_update();
     let talk = async {

@@ -11,7 +11,8 @@ use crate::installation::Installation;
 use crate::run::run;
 use crate::service::Kind;
 
-/// A virtual environment with what the example requires; one that an earlier run made is used again.
+/// A virtual environment with what the example requires; one that an earlier run made is used
+/// again.
 async fn python() -> PathBuf {
     let example = example();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
@@ -35,7 +36,9 @@ async fn python() -> PathBuf {
         );
     }
     let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(example.join("requirements.txt"));
+    install
+        .args(["-m", "pip", "install", "--quiet", "--requirement"])
+        .arg(example.join("requirements.txt"));
     run(&mut install).await.expect_code(0);
     python
 }
@@ -49,7 +52,14 @@ async fn a_producer_of_another_language_and_library_lands_its_counts() {
     let mut producer = Command::new(python);
     producer
         .arg(example().join("producer.py"))
-        .args(["--bootstrap", &kafka.bootstrap, "--registry", &registry.url, "--topic", &kafka.increments])
+        .args([
+            "--bootstrap",
+            &kafka.bootstrap,
+            "--registry",
+            &registry.url,
+            "--topic",
+            &kafka.increments,
+        ])
         .args(["--namespace", "snake", "--count", "1000", "--key-prefix", "ключ:"]);
     let printed = run(&mut producer).await.expect_code(0).stdout;
     let report: Report = serde_json::from_str(&printed).expect("the example prints what it sent");

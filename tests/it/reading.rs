@@ -31,7 +31,8 @@ async fn read(reader: &Service, namespace: &str, key: &str, query: &str) -> Valu
 }
 
 fn total(answer: &Value) -> (i64, i64) {
-    let number = |field: &str| answer[field].as_i64().unwrap_or_else(|| panic!("{field} of {answer}"));
+    let number =
+        |field: &str| answer[field].as_i64().unwrap_or_else(|| panic!("{field} of {answer}"));
     (number("value"), number("events"))
 }
 
@@ -40,8 +41,10 @@ async fn read_all(reader: &Service, model: &Model, after: &str) -> Vec<(i64, i64
     let names: Vec<_> = model.counters().into_keys().collect();
     let mut totals = Vec::new();
     for names in names.chunks(MOST_COUNTERS) {
-        let asked: Vec<Value> =
-            names.iter().map(|(namespace, key)| json!({ "namespace": namespace, "key": key })).collect();
+        let asked: Vec<Value> = names
+            .iter()
+            .map(|(namespace, key)| json!({ "namespace": namespace, "key": key }))
+            .collect();
         let url = format!("{}/v1/counters/query", reader.url());
         let request = reader.http().post(url).json(&json!({ "counters": asked, "after": after }));
         let (status, answer) = reader.call(request).await;
@@ -49,7 +52,11 @@ async fn read_all(reader: &Service, model: &Model, after: &str) -> Vec<(i64, i64
         let answers = answer["counters"].as_array().expect("an array of counters");
         assert_eq!(answers.len(), names.len());
         for (answer, (namespace, key)) in answers.iter().zip(names) {
-            assert_eq!((&answer["namespace"], &answer["key"]), (&json!(namespace), &json!(key)), "in order");
+            assert_eq!(
+                (&answer["namespace"], &answer["key"]),
+                (&json!(namespace), &json!(key)),
+                "in order"
+            );
         }
         totals.extend(answers.iter().map(total));
     }
@@ -82,7 +89,12 @@ async fn the_reader_answers_what_the_log_comes_to_under_load_and_after_it() {
     let (mut value, hot) = ((0, 0), "key-0");
     for _ in 0..50 {
         let answer = total(&read(&reader, "web", hot, "").await);
-        assert!(answer.1 >= value.1, "the count of events went back from {} to {}", value.1, answer.1);
+        assert!(
+            answer.1 >= value.1,
+            "the count of events went back from {} to {}",
+            value.1,
+            answer.1
+        );
         value = answer;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -90,7 +102,10 @@ async fn the_reader_answers_what_the_log_comes_to_under_load_and_after_it() {
     model.merge(load.stop().await);
     let end = log_end(&tally).await;
     assert_eq!(read_all(&reader, &model, &end).await, expected(&model));
-    assert_eq!(total(&read(&reader, "nobody", "counted this", &format!("after={end}")).await), (0, 0));
+    assert_eq!(
+        total(&read(&reader, "nobody", "counted this", &format!("after={end}")).await),
+        (0, 0)
+    );
 
     tally.prove(&model).await;
     assert_eq!(read_all(&reader, &model, &end).await, expected(&model));
@@ -136,7 +151,8 @@ async fn a_read_that_sends_back_the_position_of_a_write_includes_it() {
 async fn a_reader_whose_store_is_behind_answers_from_the_log() {
     let tally = Installation::new("unstored").await;
     let source = tally.source().await;
-    let mut services = [Kind::Aggregator, Kind::Sink, Kind::Reader].map(|kind| tally.start(kind, "a"));
+    let mut services =
+        [Kind::Aggregator, Kind::Sink, Kind::Reader].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }

@@ -3,8 +3,8 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
-use tally_service::config::Config;
-use tally_service::{kafka, store};
+use tally_platform::config::Config;
+use tally_platform::store;
 
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
@@ -51,7 +51,8 @@ async fn partitions_move_to_a_second_member_and_back_under_load() {
 async fn two_workers_of_one_process_share_the_partitions() {
     let mut tally = Installation::new("workers").await;
     tally.allow(OVERTAKEN);
-    let mut aggregator = tally.start_with(Kind::Aggregator, "a", &[("TALLY_AGGREGATOR__WORKERS", "2")]);
+    let mut aggregator =
+        tally.start_with(Kind::Aggregator, "a", &[("TALLY_AGGREGATOR__WORKERS", "2")]);
     let mut sink = tally.start(Kind::Sink, "a");
     // Each of them has to be assigned something.
     aggregator.ready().await;
@@ -62,24 +63,31 @@ async fn two_workers_of_one_process_share_the_partitions() {
     sink.terminate().await;
 }
 
-/// A transaction with a partition's next offset in it that nobody ends, as a member leaves it that dies in the middle of one.
+/// A transaction with a partition's next offset in it that nobody ends, as a member leaves it that
+/// dies in the middle of one.
 fn leave_open(config: &Config, partition: i32, next: i64) -> BaseProducer {
     const CALL: Duration = Duration::from_secs(20);
-    let producer: BaseProducer = kafka::transactional_producer(&config.kafka, "dead", &config.kafka.deltas)
-        // Longer than the test may take.
-        .set("transaction.timeout.ms", "120000")
-        .create()
-        .expect("a producer is made");
-    let group: BaseConsumer = kafka::consumer(&config.kafka, "dead", &config.aggregator.group)
-        .create()
-        .expect("a consumer is made");
+    let producer: BaseProducer =
+        tally_kafka::transactional_producer(&config.kafka.cluster(), "dead", &config.kafka.deltas)
+            // Longer than the test may take.
+            .set("transaction.timeout.ms", "120000")
+            .create()
+            .expect("a producer is made");
+    let group: BaseConsumer =
+        tally_kafka::consumer(&config.kafka.cluster(), "dead", &config.aggregator.group)
+            .create()
+            .expect("a consumer is made");
     let mut offsets = TopicPartitionList::new();
     let offset = Offset::Offset(next);
-    offsets.add_partition_offset(&config.kafka.increments, partition, offset).expect("an offset is valid");
+    offsets
+        .add_partition_offset(&config.kafka.increments, partition, offset)
+        .expect("an offset is valid");
     producer.init_transactions(CALL).expect("the coordinator answers");
     producer.begin_transaction().expect("no transaction is open");
     let group = group.group_metadata().expect("the consumer has a group");
-    producer.send_offsets_to_transaction(&offsets, &group, CALL).expect("the group takes the offset");
+    producer
+        .send_offsets_to_transaction(&offsets, &group, CALL)
+        .expect("the group takes the offset");
     producer
 }
 
@@ -89,7 +97,8 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     tally.allow("partitions wait for their positions");
     let kafka = tally.config.kafka.clone();
     let config = tally.config.clone();
-    let dead = tokio::task::spawn_blocking(move || leave_open(&config, 2, 0)).await.expect("no panic");
+    let dead =
+        tokio::task::spawn_blocking(move || leave_open(&config, 2, 0)).await.expect("no panic");
     let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
     let source = tally.source().await;
     let mut model = Model::default();
@@ -98,10 +107,15 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     model.add_all(&events);
     let ends = topics::ends(&kafka, &kafka.increments).await;
     until("the other partitions to be stored", Duration::from_secs(60), async || {
-        let ledgers = store::ledgers(tally.store(), false).await.map_err(|error| error.to_string())?;
+        let ledgers =
+            store::ledgers(tally.store(), false).await.map_err(|error| error.to_string())?;
         let at = |partition| ledgers.get(&partition).map_or(0, |ledger| ledger.increments.high);
         let found = [0, 1, 2].map(at);
-        if found[..2] == ends[..2] { Ok(()) } else { Err(format!("at {found:?}, to reach {ends:?}")) }
+        if found[..2] == ends[..2] {
+            Ok(())
+        } else {
+            Err(format!("at {found:?}, to reach {ends:?}"))
+        }
     })
     .await;
     let ledgers = store::ledgers(tally.store(), false).await.expect("the store answers");
@@ -110,7 +124,8 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
         "partition 2 was read while a transaction could still change its offset"
     );
     // It was open until now, or this would fail.
-    let aborted = tokio::task::spawn_blocking(move || dead.abort_transaction(Duration::from_secs(20)));
+    let aborted =
+        tokio::task::spawn_blocking(move || dead.abort_transaction(Duration::from_secs(20)));
     aborted.await.expect("no panic").expect("the transaction was open");
     tally.prove(&model).await;
     for service in &mut services {

@@ -1,4 +1,5 @@
-//! Messages that cannot be counted: each is rejected with its reason, accounted for, and those around it count.
+//! Messages that cannot be counted: each is rejected with its reason, accounted for, and those
+//! around it count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use rdkafka::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 use tally_counts::Reject;
+use tally_platform::store;
 use tally_schemas::wire;
-use tally_service::{kafka, store};
 
 use crate::dice::Dice;
 use crate::installation::Installation;
@@ -26,7 +27,8 @@ struct Poison {
     payload: Option<Vec<u8>>,
 }
 
-/// Sends each poison between good messages, one partition after the other, and checks what became of all.
+/// Sends each poison between good messages, one partition after the other, and checks what became
+/// of all.
 async fn expect_rejected(tally: &Installation, poisons: Vec<Poison>) {
     let source = tally.source().await;
     let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
@@ -34,8 +36,9 @@ async fn expect_rejected(tally: &Installation, poisons: Vec<Poison>) {
     let mut sent: BTreeMap<(i32, i64), Poison> = BTreeMap::new();
     for (number, poison) in poisons.into_iter().enumerate() {
         let partition = i32::try_from(number).expect("few") % source.partitions();
-        let good: Vec<Event> =
-            (0..4).map(|n| Event::new("good", &format!("{number}"), n + 1, AT_MS + n * 40_000)).collect();
+        let good: Vec<Event> = (0..4)
+            .map(|n| Event::new("good", &format!("{number}"), n + 1, AT_MS + n * 40_000))
+            .collect();
         source.batch(partition, &good[..3]).await;
         let offset = source.send(partition, poison.payload.as_deref()).await;
         source.single(partition, &good[3]).await;
@@ -47,11 +50,15 @@ async fn expect_rejected(tally: &Installation, poisons: Vec<Poison>) {
     let rejected = topics::messages(&tally.config.kafka, &tally.config.kafka.rejected).await;
     assert_eq!(rejected.len(), sent.len(), "one rejected message each");
     for message in &rejected {
-        let text =
-            |name| topics::header(message, name).unwrap_or_else(|| panic!("{name} is missing: {message:?}"));
-        let number = |name| text(name).parse::<i64>().unwrap_or_else(|_| panic!("{name}: {message:?}"));
+        let text = |name| {
+            topics::header(message, name)
+                .unwrap_or_else(|| panic!("{name} is missing: {message:?}"))
+        };
+        let number =
+            |name| text(name).parse::<i64>().unwrap_or_else(|_| panic!("{name}: {message:?}"));
         let partition = i32::try_from(number("tally.partition")).expect("a partition");
-        let poison = sent.get(&(partition, number("tally.offset"))).expect("a message that was sent");
+        let poison =
+            sent.get(&(partition, number("tally.offset"))).expect("a message that was sent");
         assert_eq!(text("tally.reason"), poison.reason.as_str(), "{}", text("tally.detail"));
         assert_eq!(text("tally.topic"), tally.config.kafka.increments);
         assert_eq!(message.payload(), poison.payload.as_deref(), "the original bytes");
@@ -68,7 +75,9 @@ async fn expect_rejected(tally: &Installation, poisons: Vec<Poison>) {
             end,
             "partition {partition}: {ledger:?}"
         );
-        let row = verified.lines().find(|line| cells(line).first() == Some(&partition.to_string().as_str()));
+        let row = verified
+            .lines()
+            .find(|line| cells(line).first() == Some(&partition.to_string().as_str()));
         let row = cells(row.expect("a row for each partition"));
         assert_eq!(row[6], poisoned.to_string(), "the report's `+ rejected`: {row:?}");
     }
@@ -98,7 +107,8 @@ async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_c
     let event = |namespace: &str, key: &str, delta, at_ms| Event::new(namespace, key, delta, at_ms);
     let single = |event: &Event| source.encode_single(event);
     let whole = single(&event("poison", "whole", 1, AT_MS));
-    let batch = source.encode_batch(&[event("poison", "whole", 1, AT_MS), event("poison", "", 1, AT_MS)]);
+    let batch =
+        source.encode_batch(&[event("poison", "whole", 1, AT_MS), event("poison", "", 1, AT_MS)]);
     let most = event("poison", "most", i64::MAX, AT_MS);
     let long = "x".repeat(5_000);
     let tomorrow = jiff::Timestamp::now().as_millisecond() + DAY_MS;
@@ -129,8 +139,10 @@ async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_c
 
 /// Of a schema that the registry has, but that is no increment.
 async fn other_schema(tally: &Installation) -> u32 {
-    let registry = tally_service::registry::Registry::new(&tally.config.registry).expect("a client is made");
-    let schema = r#"{"type": "record", "name": "Other", "fields": [{"name": "x", "type": "double"}]}"#;
+    let registry =
+        tally_platform::registry::Registry::new(&tally.config.registry).expect("a client is made");
+    let schema =
+        r#"{"type": "record", "name": "Other", "fields": [{"name": "x", "type": "double"}]}"#;
     let subject = format!("{}-other", tally.config.kafka.increments);
     registry.register(&subject, schema).await.expect("the registry takes the schema")
 }
@@ -161,11 +173,12 @@ async fn what_is_too_long_to_be_copied_is_rejected_without_its_payload() {
     let tally = Installation::new("too_long").await;
     let source = tally.source().await;
     let payload = vec![b'x'; 17 << 20];
-    let client: FutureProducer = kafka::producer(&tally.config.kafka, "tally-it")
+    let client: FutureProducer = tally_kafka::producer(&tally.config.kafka.cluster(), "tally-it")
         .set("message.max.bytes", "33554432")
         .create()
         .expect("a producer is made");
-    let record = FutureRecord::to(&tally.config.kafka.increments).partition(0).key("key").payload(&payload);
+    let record =
+        FutureRecord::to(&tally.config.kafka.increments).partition(0).key("key").payload(&payload);
     client.send(record, Timeout::Never).await.expect("the broker takes it compressed");
     let good = Event::new("good", "after it", 1, AT_MS);
     source.single(0, &good).await;
@@ -177,31 +190,37 @@ async fn what_is_too_long_to_be_copied_is_rejected_without_its_payload() {
     let rejected = topics::messages(&tally.config.kafka, &tally.config.kafka.rejected).await;
     let [message] = rejected.as_slice() else { panic!("one rejected message: {rejected:?}") };
     assert_eq!((message.key(), message.payload()), (Some(b"key".as_slice()), None));
-    let said = ["tally.reason", "tally.offset", "tally.truncated"].map(|name| topics::header(message, name));
+    let said = ["tally.reason", "tally.offset", "tally.truncated"]
+        .map(|name| topics::header(message, name));
     assert_eq!(said, [Some("not_framed"), Some("0"), Some("payload=17825792")]);
     for service in &mut services {
         service.terminate().await;
     }
 }
 
-/// The ledger tells of a flush as soon as `deltas` does; the marker on the rejected partition may come later.
+/// The ledger tells of a flush as soon as `deltas` does; the marker on the rejected partition may
+/// come later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_waits_for_rejections_behind_an_open_transaction() {
     /// What a verify that does not wait needs several times over.
     const AWHILE: Duration = Duration::from_secs(4);
     let tally = Installation::new("behind").await;
     let kafka = &tally.config.kafka;
-    let open: FutureProducer =
-        kafka::transactional_producer(kafka, "tally-it", &format!("open-{}", kafka.rejected))
-            .set("transaction.timeout.ms", "60000")
-            .set("message.timeout.ms", "60000")
-            .create()
-            .expect("a producer is made");
+    let open: FutureProducer = tally_kafka::transactional_producer(
+        &kafka.cluster(),
+        "tally-it",
+        &format!("open-{}", kafka.rejected),
+    )
+    .set("transaction.timeout.ms", "60000")
+    .set("message.timeout.ms", "60000")
+    .create()
+    .expect("a producer is made");
     let patience = Timeout::After(Duration::from_secs(30));
     open.init_transactions(patience).expect("transactions start");
     open.begin_transaction().expect("a transaction begins");
     for partition in 0..kafka.partitions {
-        let record = FutureRecord::<str, str>::to(&kafka.rejected).partition(partition).payload("open");
+        let record =
+            FutureRecord::<str, str>::to(&kafka.rejected).partition(partition).payload("open");
         open.send(record, Timeout::Never).await.expect("the broker takes it");
     }
     let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));

@@ -1,4 +1,5 @@
-//! What an aggregator makes of what was committed before it: it remembers the same ids, by the same rules, or does not count.
+//! What an aggregator makes of what was committed before it: it remembers the same ids, by the same
+//! rules, or does not count.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
+use tally_platform::store;
 use tally_schemas::{Increment, encode, wire};
-use tally_service::store;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -44,7 +45,8 @@ impl Laggard {
         let url = format!("http://{}", listener.local_addr().expect("it listens"));
         let lags = Arc::new(AtomicBool::new(true));
         let app = Router::new().fallback(answer).with_state((target.to_owned(), Arc::clone(&lags)));
-        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
+        let task =
+            tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
         Laggard { url, lags, task }
     }
 
@@ -69,7 +71,8 @@ async fn answer(
     let mut response = Response::new(Body::empty());
     if uri.path().starts_with("/schemas/ids/") && lags.load(Ordering::Acquire) {
         *response.status_mut() = StatusCode::NOT_FOUND;
-        *response.body_mut() = Body::from(r#"{"error_code": 40403, "message": "Schema not found"}"#);
+        *response.body_mut() =
+            Body::from(r#"{"error_code": 40403, "message": "Schema not found"}"#);
         return response;
     }
     headers.remove(header::HOST);
@@ -77,7 +80,8 @@ async fn answer(
     let call = client.request(method, format!("{target}{uri}")).headers(headers).body(body);
     let answered = call.send().await.expect("the registry answers");
     *response.status_mut() = answered.status();
-    *response.body_mut() = Body::from(answered.bytes().await.expect("the registry answers in full"));
+    *response.body_mut() =
+        Body::from(answered.bytes().await.expect("the registry answers in full"));
     response
 }
 

@@ -25,7 +25,8 @@ impl Ended {
     }
 }
 
-/// The binary under test, in a folder of its own, so that no configuration of the developer's reaches it.
+/// The binary under test, in a folder of its own, so that no configuration of the developer's
+/// reaches it.
 pub(crate) fn tally(folder: &Path) -> Command {
     let mut command = Command::from(std_tally(folder));
     command.kill_on_drop(true);

@@ -87,11 +87,13 @@ impl Service {
         .await;
     }
 
-    /// The sum of a counter over all series whose labels contain `labels`; zero if it was never counted.
+    /// The sum of a counter over all series whose labels contain `labels`; zero if it was never
+    /// counted.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> Result<f64, String> {
         let (_, text) = self.get("/metrics").await?;
         let series = text.lines().filter(|line| !line.starts_with('#')).filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && line.contains(labels)
         });
         let mut sum = 0.0;
         for line in series {
@@ -112,14 +114,14 @@ impl Service {
 
     /// Waits for a log line whose text contains `text`, since the first start.
     pub(crate) async fn logs(&self, text: &str) {
-        until(&format!("{} to log {text:?}", self.log_name()), Duration::from_secs(30), async || match self
-            .log_text()
-            .map_err(|error| error.to_string())?
-            .contains(text)
-        {
-            true => Ok(()),
-            false => Err(String::from("no such line")),
-        })
+        until(
+            &format!("{} to log {text:?}", self.log_name()),
+            Duration::from_secs(30),
+            async || match self.log_text().map_err(|error| error.to_string())?.contains(text) {
+                true => Ok(()),
+                false => Err(String::from("no such line")),
+            },
+        )
         .await;
     }
 
@@ -180,13 +182,16 @@ impl Service {
 
     /// A request to its own interface: the status, and the body as JSON.
     pub(crate) async fn call(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
-        let response = request.send().await.unwrap_or_else(|error| panic!("{}: {error}", self.log_name()));
+        let response =
+            request.send().await.unwrap_or_else(|error| panic!("{}: {error}", self.log_name()));
         let status = response.status().as_u16();
         let body = response.text().await.expect("an answer has a body");
         let json = serde_json::from_str(&body);
         (
             status,
-            json.unwrap_or_else(|error| panic!("{} answered {status} {body:?}: {error}", self.log_name())),
+            json.unwrap_or_else(|error| {
+                panic!("{} answered {status} {body:?}: {error}", self.log_name())
+            }),
         )
     }
 
@@ -210,6 +215,7 @@ fn spawn(launch: &mut Launch) -> Child {
         let log = OpenOptions::new().create(true).append(true).open(&launch.log)?;
         Ok((log.try_clone()?, log))
     };
-    let (stdout, stderr) = open().unwrap_or_else(|error| panic!("open {}: {error}", launch.log.display()));
+    let (stdout, stderr) =
+        open().unwrap_or_else(|error| panic!("open {}: {error}", launch.log.display()));
     launch.command.stdout(stdout).stderr(stderr).spawn().expect("the binary starts")
 }

@@ -1,4 +1,5 @@
-//! A sink that sleeps through a rebalance with an insert under way, and whose insert arrives when the store has long forgotten its token.
+//! A sink that sleeps through a rebalance with an insert under way, and whose insert arrives when
+//! the store has long forgotten its token.
 //!
 //! ```text
 //!  sleeper ──insert of batch n──► held on the way      ╷ SIGSTOP
@@ -67,7 +68,8 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
     // The sleeper is told that its session is over.
     tally.allow("consume");
     tally.allow("librdkafka: ");
-    let narrow = format!("ALTER TABLE counts MODIFY SETTING non_replicated_deduplication_window = {WINDOW}");
+    let narrow =
+        format!("ALTER TABLE counts MODIFY SETTING non_replicated_deduplication_window = {WINDOW}");
     tally.store().query_raw(&narrow).execute().await.expect("the window is set");
 
     let held = Held::default();
@@ -77,7 +79,8 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
     })
     .await;
     let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sleeper = tally.start_with(Kind::Sink, "sleeper", &[("TALLY_STORE__URL", &store.url())]);
+    let mut sleeper =
+        tally.start_with(Kind::Sink, "sleeper", &[("TALLY_STORE__URL", &store.url())]);
     sleeper.ready().await;
     let load = Feeder::start(&tally.source().await, 12);
     let query_id = until("an insert to be held", PATIENCE, async || held.query_id()).await;
@@ -90,16 +93,22 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
         if stored > 2 * WINDOW { Ok(()) } else { Err(format!("{stored} blocks")) }
     })
     .await;
-    let refused_before = other.metric("tally_sink_inserts_total", "refused").await.expect("a metric");
+    let refused_before =
+        other.metric("tally_sink_inserts_total", "refused").await.expect("a metric");
 
     held.gate.cancel();
     let answer = until("the held insert's answer", PATIENCE, async || {
         let answered = store.answered().into_iter();
-        let mut of_held = answered.filter(|answered| answered.call.get("query_id") == Some(&query_id));
+        let mut of_held =
+            answered.filter(|answered| answered.call.get("query_id") == Some(&query_id));
         of_held.next().ok_or("none yet")
     })
     .await;
-    assert_eq!(answer.exception_code, Some(FENCE), "the server took the sleeper's insert: {answer:?}");
+    assert_eq!(
+        answer.exception_code,
+        Some(FENCE),
+        "the server took the sleeper's insert: {answer:?}"
+    );
     assert_ne!(answer.status, 200);
 
     sleeper.thaw();

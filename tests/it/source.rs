@@ -3,10 +3,9 @@
 use futures_util::future::join_all;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
+use tally_platform::config::Config;
+use tally_platform::registry::Registry;
 use tally_schemas::{BatchEncoder, avsc, encode, wire};
-use tally_service::config::Config;
-use tally_service::kafka;
-use tally_service::registry::Registry;
 
 use crate::model::Event;
 
@@ -31,9 +30,10 @@ impl Source {
         let register = async |subject: &str, schema| {
             registry.register(subject, schema).await.expect("the registry answers")
         };
-        let increment_schema = register(&format!("{}-value", config.kafka.increments), avsc::INCREMENT).await;
+        let increment_schema =
+            register(&format!("{}-value", config.kafka.increments), avsc::INCREMENT).await;
         let batch_schema = register(avsc::INCREMENT_BATCH_SUBJECT, avsc::INCREMENT_BATCH).await;
-        let mut producer = kafka::producer(&config.kafka, "tally-it");
+        let mut producer = tally_kafka::producer(&config.kafka.cluster(), "tally-it");
         for (name, value) in properties {
             producer.set(*name, *value);
         }
@@ -84,7 +84,10 @@ impl Source {
     pub(crate) async fn spread(&self, events: &[Event], batch: usize) {
         let partitions = (0..self.partitions).cycle();
         join_all(
-            events.chunks(batch).zip(partitions).map(|(events, partition)| self.batch(partition, events)),
+            events
+                .chunks(batch)
+                .zip(partitions)
+                .map(|(events, partition)| self.batch(partition, events)),
         )
         .await;
     }

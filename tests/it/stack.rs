@@ -1,4 +1,5 @@
-//! The stack that all tests of this process share: started by the first, taken down when the process exits.
+//! The stack that all tests of this process share: started by the first, taken down when the
+//! process exits.
 //!
 //! ```text
 //! <target>/tmp/stacks.lock                 held while folders of dead test processes are swept
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use tally_infra::local::{self, Progress, Stack, StackArgs};
+use tally_stack::{Progress, Stack, StackArgs};
 
 use crate::ports::free_port;
 use crate::sys::at_exit;
@@ -65,7 +66,9 @@ fn start() -> Result<Stack, Box<dyn std::error::Error>> {
     // Not on the runtime of the test that happens to come first: the stack outlives it.
     let starting = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("the system gives a runtime").block_on(local::up(&args, &Progress::auto()))
+        runtime
+            .expect("the system gives a runtime")
+            .block_on(tally_stack::up(&args, &Progress::auto()))
     });
     Ok(starting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
 }
@@ -87,7 +90,8 @@ impl Claim {
     /// # Panics
     /// If the folder cannot be made, or what a dead test process left cannot be taken down.
     pub(crate) fn new(name: &str) -> Claim {
-        Claim::make(name).unwrap_or_else(|error| panic!("make a folder for the stack `{name}`: {error}"))
+        Claim::make(name)
+            .unwrap_or_else(|error| panic!("make a folder for the stack `{name}`: {error}"))
     }
 
     fn make(name: &str) -> io::Result<Claim> {
@@ -120,7 +124,8 @@ impl Drop for Claim {
 fn sweep(home: &Path) -> io::Result<()> {
     for entry in fs::read_dir(home)? {
         let dir = entry?.path();
-        let is_stack = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("stack-"));
+        let is_stack =
+            dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("stack-"));
         if !is_stack {
             continue;
         }

@@ -1,4 +1,5 @@
-//! A store that comes back without its newest blocks: what it lacks is in the log, and goes in again.
+//! A store that comes back without its newest blocks: what it lacks is in the log, and goes in
+//! again.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,8 +7,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
-use tally_service::config::Fetch;
-use tally_service::kafka;
+use tally_kafka::Fetch;
 
 use crate::dice::Dice;
 use crate::engine::Engine;
@@ -76,7 +76,11 @@ impl Filled {
 
 impl Installation {
     async fn execute(&self, sql: &str) {
-        self.store().query_raw(sql).execute().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        self.store()
+            .query_raw(sql)
+            .execute()
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
     /// The victim's parts, the oldest first, and where they are on disk.
@@ -126,15 +130,19 @@ async fn a_store_that_was_killed_and_lost_its_newest_parts_but_not_their_tokens_
     let mut tally = Installation::bare("back_killed");
     let url = engine.url();
     tally.configure(|config| config.store.url = url);
-    for away in
-        ["send the block again", "read the ledger again", "wait for the store", "check the ledger later"]
-    {
+    for away in [
+        "send the block again",
+        "read the ledger again",
+        "wait for the store",
+        "check the ledger later",
+    ] {
         tally.allow(away);
     }
     tally.tally(&["init"]).await.expect_code(0);
     let mut filled = Filled::new(tally).await;
-    // A process that knows of no attempt before its own: its first token of each lost block is one that the store remembers.
-    // It is to see that at once, and not only when it checks the ledger, which this test takes for a failure.
+    // A process that knows of no attempt before its own: its first token of each lost block is one
+    // that the store remembers. It is to see that at once, and not only when it checks the ledger,
+    // which this test takes for a failure.
     filled.sink.terminate().await;
     let parts = filled.tally.parts().await;
     engine.kill();
@@ -177,7 +185,8 @@ async fn a_block_that_is_missing_in_the_middle_stops_its_partition_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_block_that_the_log_has_not_either_stops_its_partition_and_says_which_offsets_there_are() {
+async fn a_lost_block_that_the_log_has_not_either_stops_its_partition_and_says_which_offsets_there_are()
+ {
     stops_where_the_log_has_not_what_was_lost("gone", Fetch::Auto).await;
 }
 
@@ -197,9 +206,11 @@ async fn stops_where_the_log_has_not_what_was_lost(name: &str, fetch: Fetch) {
     let kafka = filled.tally.config.kafka.clone();
     let end = crate::topics::ends(&kafka, &kafka.deltas).await[1];
     let admin: AdminClient<DefaultClientContext> =
-        kafka::client(&kafka, "tally-it").create().expect("a client is made");
+        tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made");
     let mut before = TopicPartitionList::new();
-    before.add_partition_offset(&kafka.deltas, VICTIM, Offset::Offset(end)).expect("an offset is valid");
+    before
+        .add_partition_offset(&kafka.deltas, VICTIM, Offset::Offset(end))
+        .expect("an offset is valid");
     admin.delete_records(&before, &AdminOptions::new()).await.expect("records are deleted");
 
     let parts = filled.tally.parts().await;

@@ -30,7 +30,11 @@ async fn counted(name: &str) -> (Installation, Model) {
 
 impl Installation {
     async fn sql(&self, sql: &str) {
-        self.store().query_raw(sql).execute().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        self.store()
+            .query_raw(sql)
+            .execute()
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
     /// Verify finds the victim, names a finding that contains `finding`, and finds nothing else.
@@ -68,8 +72,9 @@ async fn verify_names_the_partition_of_a_row_that_was_altered_or_deleted() {
         "partition = {VICTIM} AND (namespace, key, bucket) IN (SELECT namespace, key, bucket FROM counts \
          WHERE partition = {VICTIM} AND namespace != '__tally' ORDER BY namespace, key, bucket LIMIT 1)"
     );
-    let update =
-        |sum: &str| format!("ALTER TABLE counts UPDATE sum = {sum} WHERE {row} SETTINGS mutations_sync = 2");
+    let update = |sum: &str| {
+        format!("ALTER TABLE counts UPDATE sum = {sum} WHERE {row} SETTINGS mutations_sync = 2")
+    };
     tally.sql(&update("sum + 1")).await;
     tally.expect_mismatch("the counts are not what the log comes to").await;
     tally.sql(&update("sum - 1")).await;

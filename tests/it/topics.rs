@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, OwnedMessage};
 use rdkafka::{Message, Offset, TopicPartitionList};
-use tally_service::{config, kafka};
+use tally_platform::config;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
@@ -15,9 +15,15 @@ const POLL: Duration = Duration::from_millis(100);
 pub(crate) async fn ends(kafka: &config::Kafka, topic: &str) -> Vec<i64> {
     let (kafka, topic) = (kafka.clone(), topic.to_owned());
     blocking(move || {
-        let client: BaseConsumer = kafka::client(&kafka, "tally-it").create().expect("a client is made");
-        let end = |partition| kafka::watermarks(client.client(), &topic, partition).map(|(_, end)| end);
-        (0..kafka.partitions).map(end).collect::<Result<_, _>>().expect("the broker tells where topics end")
+        let client: BaseConsumer =
+            tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made");
+        let end = |partition| {
+            tally_kafka::watermarks(client.client(), &topic, partition).map(|(_, end)| end)
+        };
+        (0..kafka.partitions)
+            .map(end)
+            .collect::<Result<_, _>>()
+            .expect("the broker tells where topics end")
     })
     .await
 }
@@ -26,20 +32,25 @@ pub(crate) async fn ends(kafka: &config::Kafka, topic: &str) -> Vec<i64> {
 pub(crate) async fn messages(kafka: &config::Kafka, topic: &str) -> Vec<OwnedMessage> {
     let (kafka, topic) = (kafka.clone(), topic.to_owned());
     blocking(move || {
-        let consumer: BaseConsumer = kafka::consumer(&kafka, "tally-it", "tally-it")
-            .set("enable.partition.eof", "true")
-            .create()
-            .expect("a consumer is made");
+        let consumer: BaseConsumer =
+            tally_kafka::consumer(&kafka.cluster(), "tally-it", "tally-it")
+                .set("enable.partition.eof", "true")
+                .create()
+                .expect("a consumer is made");
         let mut all = TopicPartitionList::new();
         for partition in 0..kafka.partitions {
-            all.add_partition_offset(&topic, partition, Offset::Beginning).expect("an offset is valid");
+            all.add_partition_offset(&topic, partition, Offset::Beginning)
+                .expect("an offset is valid");
         }
         consumer.assign(&all).expect("partitions are assigned by hand");
         let begun = Instant::now();
         // A partition may be at its end more than once.
         let (mut messages, mut ended) = (Vec::new(), BTreeSet::new());
         while ended.len() < kafka.partitions as usize {
-            assert!(begun.elapsed() < PATIENCE, "{topic} is not read to its end within {PATIENCE:?}");
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{topic} is not read to its end within {PATIENCE:?}"
+            );
             match consumer.poll(POLL) {
                 Some(Ok(message)) => messages.push(message.detach()),
                 Some(Err(rdkafka::error::KafkaError::PartitionEOF(partition))) => {

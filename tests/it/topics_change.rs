@@ -1,5 +1,5 @@
-//! Topics that lose messages, are deleted and made again, or grow: what was counted stays exact, or the aggregator stops and
-//! says why.
+//! Topics that lose messages, are deleted and made again, or grow: what was counted stays exact, or
+//! the aggregator stops and says why.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
-use tally_service::{config, kafka};
+use tally_platform::config;
 
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
@@ -27,14 +27,15 @@ const FETCH_WAIT: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn admin(kafka: &config::Kafka) -> AdminClient<DefaultClientContext> {
-    kafka::client(kafka, "tally-it-admin").create().expect("a client is made")
+    tally_kafka::client(&kafka.cluster(), "tally-it-admin").create().expect("a client is made")
 }
 
 /// Removes what the partition holds, as retention does.
 async fn delete_records(tally: &Installation, partition: i32) {
     let kafka = &tally.config.kafka;
     let mut ends = TopicPartitionList::new();
-    ends.add_partition_offset(&kafka.increments, partition, Offset::End).expect("an offset is valid");
+    ends.add_partition_offset(&kafka.increments, partition, Offset::End)
+        .expect("an offset is valid");
     let deleted = admin(kafka).delete_records(&ends, &AdminOptions::new()).await;
     let deleted = deleted.expect("the broker deletes records");
     deleted.elements().iter().for_each(|element| element.error().expect("records are deleted"));
@@ -47,7 +48,8 @@ async fn make_again(tally: &Installation) {
     deleted.expect("the broker answers")[0].as_ref().expect("the topic is deleted");
     until("the topic to be made again", PATIENCE, async || {
         let new = NewTopic::new(&kafka.increments, kafka.partitions, TopicReplication::Fixed(1));
-        let made = admin.create_topics([&new], &AdminOptions::new()).await.expect("the broker answers");
+        let made =
+            admin.create_topics([&new], &AdminOptions::new()).await.expect("the broker answers");
         made[0].as_ref().map(drop).map_err(|(_, code)| code.to_string())
     })
     .await;
@@ -93,7 +95,8 @@ async fn messages_that_are_gone_before_they_were_counted_stop_the_aggregator() {
     delete_records(&tally, 1).await;
     aggregator.start_again();
     let low = next + 3;
-    let range = format!("partition 1: offset {next} is to be read next, and the log has {low} up to {low}");
+    let range =
+        format!("partition 1: offset {next} is to be read next, and the log has {low} up to {low}");
     ends_saying(&mut aggregator, &[&tally.config.kafka.increments, &range]).await;
     sink.terminate().await;
 }
@@ -126,14 +129,16 @@ async fn an_offset_past_the_logs_end_stops_the_aggregator() {
     let (config, next) = (tally.config.clone(), end + 1_000);
     let commit = tokio::task::spawn_blocking(move || {
         let group = &config.aggregator.group;
-        let consumer: BaseConsumer = kafka::consumer(&config.kafka, "tally-it", group).create()?;
+        let consumer: BaseConsumer =
+            tally_kafka::consumer(&config.kafka.cluster(), "tally-it", group).create()?;
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(&config.kafka.increments, 0, Offset::Offset(next))?;
         consumer.commit(&offsets, CommitMode::Sync)
     });
     commit.await.expect("no panic").expect("the group has no member and takes the offset");
     aggregator.start_again();
-    let range = format!("partition 0: offset {next} is to be read next, and the log has 0 up to {end}");
+    let range =
+        format!("partition 0: offset {next} is to be read next, and the log has 0 up to {end}");
     ends_saying(&mut aggregator, &[&range]).await;
     sink.terminate().await;
 }
@@ -170,13 +175,17 @@ async fn partitions_added_under_load_are_counted_once_deltas_has_them_too() {
     tally.allow("partitions wait for their positions");
     let ([mut aggregator, mut sink], mut model) = counted(&tally, 68).await;
     let old = Feeder::start(&tally.source().await, 69);
-    let (increments, deltas) = (tally.config.kafka.increments.clone(), tally.config.kafka.deltas.clone());
+    let (increments, deltas) =
+        (tally.config.kafka.increments.clone(), tally.config.kafka.deltas.clone());
     add_partitions(&tally, &increments, 5).await;
     aggregator.logs(&format!("needs its own in {deltas}, which has 3 partitions")).await;
     // Those that were there go on.
     aggregator
         .counts_beyond(
-            aggregator.metric("tally_aggregator_flushes_total", "\"committed\"").await.expect("a metric"),
+            aggregator
+                .metric("tally_aggregator_flushes_total", "\"committed\"")
+                .await
+                .expect("a metric"),
             "tally_aggregator_flushes_total",
             "\"committed\"",
         )

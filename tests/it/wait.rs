@@ -3,7 +3,8 @@ use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks again until the condition holds; a test that waits in vain fails with the last reason why it does not.
+/// Asks again until the condition holds; a test that waits in vain fails with the last reason why
+/// it does not.
 ///
 /// # Panics
 /// If the condition does not hold by the deadline.

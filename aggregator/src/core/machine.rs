@@ -1,5 +1,6 @@
-//! Two members of a group as state machines against a model of their topic: flushes that are in flight while messages
-//! come, that commit, abort, or commit without their member learning of it; partitions that are handed over, and lost.
+//! Two members of a group as state machines against a model of their topic: flushes that are in
+//! flight while messages come, that commit, abort, or commit without their member learning of it;
+//! partitions that are handed over, and lost.
 
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -10,7 +11,8 @@ use super::*;
 const PARTITIONS: usize = 3;
 const MEMBERS: usize = 2;
 /// Small enough that batches are cut.
-const LIMITS: Limits = Limits { interval: Duration::from_secs(1), batch_bytes: 60, total_bytes: 200 };
+const LIMITS: Limits =
+    Limits { interval: Duration::from_secs(1), batch_bytes: 60, total_bytes: 200 };
 
 /// What the aggregator must come to.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +112,8 @@ impl ReferenceStateMachine for Model {
         .boxed()
     }
 
-    /// What the worker sees to: one flush at a time, and none in flight where partitions are let go.
+    /// What the worker sees to: one flush at a time, and none in flight where partitions are let
+    /// go.
     fn preconditions(model: &Model, step: &Step) -> bool {
         match step {
             Step::Flush { member } => !model.in_flight[*member],
@@ -180,7 +183,9 @@ impl Members {
         let (core, now) = (&mut self.cores[member], Instant::now());
         for (partition, log) in (0..).zip(logs) {
             let Some(next) = core.next(partition) else { continue };
-            for (offset, delta) in log.messages.iter().filter(|(offset, _)| *offset >= next).take(messages) {
+            for (offset, delta) in
+                log.messages.iter().filter(|(offset, _)| *offset >= next).take(messages)
+            {
                 match delta {
                     Some(delta) => {
                         // Some counters are met again, others are new.
@@ -189,9 +194,14 @@ impl Members {
                         } else {
                             ["a", "b", "c"][(offset % 4 % 3) as usize]
                         };
-                        let increment = Increment { namespace: "ns", key, delta: *delta, at_ms: 0, id: None };
-                        let envelope =
-                            Envelope { offset: *offset, timestamp_ms: None, schema: 7, batch_id: None };
+                        let increment =
+                            Increment { namespace: "ns", key, delta: *delta, at_ms: 0, id: None };
+                        let envelope = Envelope {
+                            offset: *offset,
+                            timestamp_ms: None,
+                            schema: 7,
+                            batch_id: None,
+                        };
                         core.count(partition, &envelope, &[increment], now).unwrap();
                     }
                     None => core.reject(
@@ -213,7 +223,11 @@ impl Members {
     fn check(&self, model: &Model) {
         for (partition, log) in model.logs.iter().enumerate() {
             let Committed { next, counted } = self.committed[partition];
-            assert_eq!(counted, log.sum_below(next), "partition {partition}, committed up to {next}");
+            assert_eq!(
+                counted,
+                log.sum_below(next),
+                "partition {partition}, committed up to {next}"
+            );
             let owner = &self.cores[model.owner[partition]];
             assert!(
                 owner.next(partition as i32).is_some_and(|at| at >= next),
@@ -252,13 +266,16 @@ impl StateMachineTest for Aggregators {
                     members.commit(flushes);
                 }
                 if matches!(outcome, Outcome::Aborted | Outcome::CommittedUnknown) {
-                    for partition in (0..PARTITIONS).filter(|partition| model.owner[*partition] == member) {
+                    for partition in
+                        (0..PARTITIONS).filter(|partition| model.owner[*partition] == member)
+                    {
                         members.take_on(member, partition);
                     }
                 }
             }
             Step::HandOver { partition } => {
-                let flushes = members.cores[1 - model.owner[partition]].take(|p| p == partition as i32).0;
+                let flushes =
+                    members.cores[1 - model.owner[partition]].take(|p| p == partition as i32).0;
                 members.commit(flushes);
                 members.take_on(model.owner[partition], partition);
             }

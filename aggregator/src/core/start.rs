@@ -18,7 +18,8 @@ pub(crate) struct Start {
     pub(crate) next: i64,
     /// The next offset to read: where the ids begin that are remembered at `next`.
     pub(crate) read_from: i64,
-    /// What was noted there; `None` where nothing is, so that nobody knows which messages before it left no ids.
+    /// What was noted there; `None` where nothing is, so that nobody knows which messages before it
+    /// left no ids.
     pub(crate) bookmark: Option<Bookmark>,
 }
 
@@ -36,8 +37,8 @@ impl Start {
         Start { partition, next, read_from: next, bookmark: None }
     }
 
-    /// From a committed offset and what was committed with it. Where that does not say from where ids are remembered, they are
-    /// all that the horizon holds.
+    /// From a committed offset and what was committed with it. Where that does not say from where
+    /// ids are remembered, they are all that the horizon holds.
     pub(crate) fn resumed(
         partition: i32,
         next: i64,
@@ -86,7 +87,8 @@ impl Rebuild {
     /// If there is anything to read again.
     pub(crate) fn of(start: &Start, now: Instant) -> Option<Rebuild> {
         let is_marked = start.bookmark.is_some();
-        let rebuild = Rebuild { next: start.read_from, is_marked, messages: 0, begun: now, last: now };
+        let rebuild =
+            Rebuild { next: start.read_from, is_marked, messages: 0, begun: now, last: now };
         (start.read_from < start.next).then_some(rebuild)
     }
 

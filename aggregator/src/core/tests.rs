@@ -5,7 +5,8 @@ use tally_counts::{BucketWidth, Horizon};
 
 use super::*;
 
-const LIMITS: Limits = Limits { interval: Duration::from_secs(1), batch_bytes: 1000, total_bytes: 1500 };
+const LIMITS: Limits =
+    Limits { interval: Duration::from_secs(1), batch_bytes: 1000, total_bytes: 1500 };
 
 fn core() -> Core {
     Core::new(Rules::default(), LIMITS)
@@ -20,7 +21,14 @@ fn increment<'a>(key: &'a str, delta: i64) -> Increment<'a> {
 }
 
 fn rejected(partition: i32, offset: i64) -> Rejected {
-    Rejected { partition, offset, reason: Reject::NotFramed, detail: String::new(), key: None, payload: None }
+    Rejected {
+        partition,
+        offset,
+        reason: Reject::NotFramed,
+        detail: String::new(),
+        key: None,
+        payload: None,
+    }
 }
 
 #[test]
@@ -44,7 +52,10 @@ fn a_batch_that_reaches_its_limit_is_cut_and_the_next_one_follows_it() {
     core.count(0, &at(1), &[increment("b", 1)], now).unwrap();
     assert_eq!(core.due(), Due::At(now + LIMITS.interval));
     let (flushes, _) = core.take(|_| true);
-    assert_eq!(flushes.iter().map(|(p, f)| (*p, f.from, f.to)).collect::<Vec<_>>(), [(0, 0, 1), (0, 1, 2)]);
+    assert_eq!(
+        flushes.iter().map(|(p, f)| (*p, f.from, f.to)).collect::<Vec<_>>(),
+        [(0, 0, 1), (0, 1, 2)]
+    );
     assert_eq!(core.due(), Due::Never);
 }
 
@@ -116,7 +127,10 @@ fn below_the_committed_offset_ids_are_remembered_and_nothing_is_counted() {
     core.count(0, &at(10), &[once("a", 1), once("b", 2)], now).unwrap();
     let (flushes, _) = core.take(|_| true);
     let (_, flush) = &flushes[0];
-    assert_eq!((flush.from, flush.to, flush.increments, flush.duplicates.increments), (10, 11, 1, 1));
+    assert_eq!(
+        (flush.from, flush.to, flush.increments, flush.duplicates.increments),
+        (10, 11, 1, 1)
+    );
     assert_eq!(core.bookmark(0, 11).from, Some(10));
 }
 
@@ -307,7 +321,9 @@ fn read(core: &mut Core, logs: &[Log], now: Instant) {
             match (core.is_before_fold(partition, offset), increment) {
                 (true, Some(increment)) => core.remember(partition, &at(offset), &[increment], now),
                 (true, None) => core.pass_over(partition, offset, Reject::NotFramed, b"", now),
-                (false, Some(increment)) => core.count(partition, &at(offset), &[increment], now).unwrap(),
+                (false, Some(increment)) => {
+                    core.count(partition, &at(offset), &[increment], now).unwrap()
+                }
                 (false, None) => core.reject(rejected(partition, offset), now),
             }
         }
@@ -315,7 +331,8 @@ fn read(core: &mut Core, logs: &[Log], now: Instant) {
 }
 
 proptest! {
-    /// Whatever flushes fail, and whichever partitions come and go, what was committed is the log without its duplicates.
+    /// Whatever flushes fail, and whichever partitions come and go, what was committed is the log
+    /// without its duplicates.
     #[test]
     fn what_is_committed_is_the_log(steps in prop::collection::vec(step(), 1..80), batch_bytes in 1usize..60) {
         let (mut core, now) = (Core::new(FEW, Limits { batch_bytes, ..LIMITS }), Instant::now());

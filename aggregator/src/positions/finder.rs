@@ -8,15 +8,16 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use tally_counts::Rules;
-use tally_service::config::Config;
-use tally_service::kafka::{self, Membership, TopicError};
+use tally_kafka::{Membership, TopicError};
+use tally_platform::config::Config;
 
 use super::{Shared, Ticket};
 use crate::Error;
 use crate::core::{OtherRules, Start};
 use crate::tail::{Agreement, Tail, agreement};
 
-/// A call to the group's coordinator. Where it does not tell in time, it may tell of some partitions.
+/// A call to the group's coordinator. Where it does not tell in time, it may tell of some
+/// partitions.
 const TOGETHER: Duration = Duration::from_secs(2);
 const ALONE: Duration = Duration::from_millis(500);
 /// What a dead member left open has ended by then.
@@ -24,7 +25,8 @@ const UNUSUAL: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(200);
 const REMINDER: Duration = Duration::from_secs(10);
 const TOPIC_CHECK: Duration = Duration::from_secs(5);
-/// The two ends of a transaction, the group's offsets and a partition of `deltas`, are written one after the other.
+/// The two ends of a transaction, the group's offsets and a partition of `deltas`, are written one
+/// after the other.
 const AGREE_WITHIN: Duration = Duration::from_secs(60);
 
 /// What was committed of a partition, if anything: the next offset, and what was noted with it.
@@ -113,12 +115,17 @@ impl Finder {
                 state.doubts_topic = false;
                 return Some(state.wanted.clone());
             }
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
     fn look(&mut self, wanted: &BTreeMap<i32, Ticket>) -> Result<(), Obstacle> {
-        let is = kafka::topic_id(self.consumer.client(), &self.topic)?;
+        let is = tally_kafka::topic_id(self.consumer.client(), &self.topic)?;
         self.check_topic(&self.topic_id, is)?;
         if wanted.is_empty() {
             return Ok(());
@@ -138,12 +145,19 @@ impl Finder {
             return Ok(());
         }
         let lasts = self.tail.lasts(&committed.keys().copied().collect::<Vec<_>>())?;
-        let (lows, highs) = (self.ends(&committed, Offset::Beginning)?, self.ends(&committed, Offset::End)?);
+        let (lows, highs) =
+            (self.ends(&committed, Offset::Beginning)?, self.ends(&committed, Offset::End)?);
         for (partition, (committed, metadata)) in committed {
             let (low, high) = (lows[&partition], highs[&partition]);
             if let Some(next) = committed.filter(|next| !(low..=high).contains(next)) {
                 let topic = self.topic.clone();
-                return Err(Obstacle::Stop(Error::OutOfRange { topic, partition, next, low, high }));
+                return Err(Obstacle::Stop(Error::OutOfRange {
+                    topic,
+                    partition,
+                    next,
+                    low,
+                    high,
+                }));
             }
             let last = lasts.get(&partition);
             if let Some(last) = last {
@@ -173,20 +187,27 @@ impl Finder {
     }
 
     fn resumed(&self, partition: i32, next: i64, metadata: &str) -> Result<Start, Obstacle> {
-        Start::resumed(partition, next, metadata, &self.rules).map_err(|OtherRules { have, want }| {
-            let topic = self.topic.clone();
-            Obstacle::Stop(Error::OtherRules { topic, partition, next, have, want })
-        })
+        Start::resumed(partition, next, metadata, &self.rules).map_err(
+            |OtherRules { have, want }| {
+                let topic = self.topic.clone();
+                Obstacle::Stop(Error::OtherRules { topic, partition, next, have, want })
+            },
+        )
     }
 
     fn check_topic(&self, was: &str, is: String) -> Result<(), Obstacle> {
         if is == was {
             return Ok(());
         }
-        Err(Obstacle::Stop(Error::TopicReplaced { topic: self.topic.clone(), was: was.to_owned(), is }))
+        Err(Obstacle::Stop(Error::TopicReplaced {
+            topic: self.topic.clone(),
+            was: was.to_owned(),
+            is,
+        }))
     }
 
-    /// One end of each partition's log, of all in one call: it may wait behind a fetch that waits for messages.
+    /// One end of each partition's log, of all in one call: it may wait behind a fetch that waits
+    /// for messages.
     fn ends<T>(&self, of: &BTreeMap<i32, T>, end: Offset) -> Result<BTreeMap<i32, i64>, Obstacle> {
         let unavailable =
             |error: KafkaError| Obstacle::Wait(format!("read where {} ends: {error}", self.topic));
@@ -230,7 +251,11 @@ impl Finder {
     }
 
     /// The broker waits for transactions that could still change an offset.
-    fn ask(&self, partitions: &[i32], timeout: Duration) -> Result<BTreeMap<i32, Committed>, KafkaError> {
+    fn ask(
+        &self,
+        partitions: &[i32],
+        timeout: Duration,
+    ) -> Result<BTreeMap<i32, Committed>, KafkaError> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition(&self.topic, *partition);
@@ -250,7 +275,8 @@ impl Finder {
 
     fn hand_over(&self, ticket: Ticket, start: Start) {
         let mut state = self.shared.lock();
-        let is_wanted = state.wanted.get(&start.partition).is_some_and(|now| now.number == ticket.number);
+        let is_wanted =
+            state.wanted.get(&start.partition).is_some_and(|now| now.number == ticket.number);
         if is_wanted {
             state.wanted.remove(&start.partition);
             state.found.push(start);

@@ -1,7 +1,7 @@
 //! Each call of a transaction against each answer of the broker, from librdkafka's mock cluster.
 //!
-//! The mock answers as it is told, and keeps no transactions: what is tested is what librdkafka makes of an answer, and what
-//! becomes of the producer.
+//! The mock answers as it is told, and keeps no transactions: what is tested is what librdkafka
+//! makes of an answer, and what becomes of the producer.
 
 use std::sync::{Arc, Mutex};
 
@@ -45,21 +45,25 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let mock = MockCluster::new(1).unwrap();
-        let kafka = config::Kafka { bootstrap: mock.bootstrap_servers(), ..config::Kafka::default() };
+        let kafka =
+            config::Kafka { bootstrap: mock.bootstrap_servers(), ..config::Kafka::default() };
         for topic in [&kafka.increments, &kafka.deltas, &kafka.rejected] {
             mock.create_topic(topic, 2, 1).unwrap();
         }
         // It never joins: the mock asks for no member.
         let consumer: BaseConsumer =
-            tally_service::kafka::consumer(&kafka, "test", "group").create().unwrap();
+            tally_kafka::consumer(&kafka.cluster(), "test", "group").create().unwrap();
         let group = Box::new(move |_: Option<&Member>| consumer.group_metadata());
-        let rotation = Rotation::new(&kafka, "test", group, &CancellationToken::new()).unwrap().unwrap();
+        let rotation =
+            Rotation::new(&kafka, "test", group, &CancellationToken::new()).unwrap().unwrap();
         Bench { mock, rotation }
     }
 
     fn job(&self) -> Job {
         let mut offsets = TopicPartitionList::new();
-        offsets.add_partition_offset(&self.rotation.kafka.increments, 1, Offset::Offset(8)).unwrap();
+        offsets
+            .add_partition_offset(&self.rotation.kafka.increments, 1, Offset::Offset(8))
+            .unwrap();
         Job { batches: vec![(1, vec![0; 100])], rejected: Vec::new(), offsets, member: None }
     }
 
@@ -67,7 +71,8 @@ impl Bench {
         self.rotation.places[place].as_ref().map(|producer| Arc::clone(producer.client().context()))
     }
 
-    /// Commits on the first place while the broker answers `api` with `errors`, one after the other.
+    /// Commits on the first place while the broker answers `api` with `errors`, one after the
+    /// other.
     fn commit(&mut self, api: Api, errors: &[RDKafkaRespErr]) -> Result<(), Failure> {
         self.mock.request_errors(api, errors);
         let outcome = self.rotation.commit(self.rotation.places[0].as_ref().unwrap(), &self.job());
@@ -75,7 +80,8 @@ impl Bench {
         outcome
     }
 
-    /// Every place commits, perhaps not at once: a topic that was refused is asked for again only after a while.
+    /// Every place commits, perhaps not at once: a topic that was refused is asked for again only
+    /// after a while.
     fn goes_on(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         for _ in 0..PRODUCERS {
@@ -97,7 +103,8 @@ fn each<T: Copy + Send + Sync>(of: &[T], check: impl Fn(T) + Sync) {
     });
 }
 
-/// After these librdkafka may close a connection: to a coordinator that has moved, a new one is made.
+/// After these librdkafka may close a connection: to a coordinator that has moved, a new one is
+/// made.
 const LOSES: [RDKafkaRespErr; 3] = [
     RD_KAFKA_RESP_ERR__TRANSPORT,
     RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
@@ -185,7 +192,8 @@ fn answers_to_add_offsets() {
             (RD_KAFKA_RESP_ERR_INVALID_TXN_STATE, Unknown),
             (RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Unknown),
             (RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, Fenced),
-            // Aborted only where the coordinator takes the abort, which it does not of one that was fenced.
+            // Aborted only where the coordinator takes the abort, which it does not of one that was
+            // fenced.
             (RD_KAFKA_RESP_ERR_PRODUCER_FENCED, Aborted),
         ],
     );
@@ -297,7 +305,8 @@ fn a_producer_comes_up_when_the_coordinator_does() {
         RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS,
         RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
         RD_KAFKA_RESP_ERR__TRANSPORT,
-        // Somebody else's producer of the same id, a moment earlier: one more try is one more epoch.
+        // Somebody else's producer of the same id, a moment earlier: one more try is one more
+        // epoch.
         RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH,
         RD_KAFKA_RESP_ERR_PRODUCER_FENCED,
     ];
@@ -335,7 +344,10 @@ fn a_name_that_two_processes_use_stops_one_of_them() {
         outcomes.push(bench.rotation.run(&bench.job()));
     }
     let (last, before) = outcomes.split_last().unwrap();
-    assert!(before.iter().all(|outcome| matches!(outcome, Ok(Outcome::NotCommitted(_)))), "{before:?}");
+    assert!(
+        before.iter().all(|outcome| matches!(outcome, Ok(Outcome::NotCommitted(_)))),
+        "{before:?}"
+    );
     assert!(matches!(last, Err(Error::Fenced(_))), "{last:?}");
 }
 

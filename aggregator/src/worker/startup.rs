@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use tally_kafka::{Fetcher, Member, Membership};
+use tally_platform::config::Config;
+use tally_platform::health::Health;
+use tally_platform::plans::Plans;
+use tally_platform::registry::{self, Registry};
 use tally_schemas::avsc;
-use tally_service::config::Config;
-use tally_service::health::Health;
-use tally_service::kafka::{self, Fetcher, Member, Membership};
-use tally_service::plans::Plans;
-use tally_service::registry::{self, Registry};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,26 +39,36 @@ pub(crate) fn run(
     let ready = health.condition("partitions assigned");
     let registry = Registry::new(&config.registry)?;
     let Some(schema_id) = register(config, &registry, stop, runtime)? else { return Ok(()) };
-    let consumer: BaseConsumer<Membership> = kafka::consumer(&config.kafka, name, &config.aggregator.group)
-        .set("session.timeout.ms", config.aggregator.session_timeout_ms.to_string())
-        .create_with_context(Membership::default())
-        .map_err(Error::kafka("make a consumer"))?;
-    // The client may be used from any thread: the committer asks it for the group's metadata, the positions' thread for
-    // offsets. Only this thread polls it.
+    let consumer: BaseConsumer<Membership> =
+        tally_kafka::consumer(&config.kafka.cluster(), name, &config.aggregator.group)
+            .set("session.timeout.ms", config.aggregator.session_timeout_ms.to_string())
+            .create_with_context(Membership::default())
+            .map_err(Error::kafka("make a consumer"))?;
+    // The client may be used from any thread: the committer asks it for the group's metadata, the
+    // positions' thread for offsets. Only this thread polls it.
     let consumer = Arc::new(consumer);
     let increments = &config.kafka.increments;
-    let id = || kafka::topic_id(consumer.client(), increments);
-    let Some(topic_id) = kafka::patiently(stop, id)? else { return Ok(()) };
+    let id = || tally_kafka::topic_id(consumer.client(), increments);
+    let Some(topic_id) = tally_kafka::patiently(stop, id)? else { return Ok(()) };
     if !has_partitions(config, &consumer, stop)? {
         return Ok(());
     }
     let member = Arc::clone(&consumer);
-    let group = Box::new(move |held_as: Option<&Member>| kafka::group_metadata(&member, held_as?));
+    let group =
+        Box::new(move |held_as: Option<&Member>| tally_kafka::group_metadata(&member, held_as?));
     let Some(rotation) = Rotation::new(&config.kafka, name, group, stop)? else { return Ok(()) };
     let committer = Committer::start(rotation);
     let positions = Positions::start(config, &consumer, &topic_id);
     let fetch = config.aggregator.fetch;
-    let fetcher = Fetcher::new(&config.kafka, fetch, &consumer, increments, &topic_id, name, runtime);
+    let fetcher = Fetcher::new(
+        &config.kafka.cluster(),
+        fetch,
+        &consumer,
+        increments,
+        &topic_id,
+        name,
+        runtime,
+    );
     // From here on; what is above may wait for long.
     let heartbeat = health.heartbeat("fold", MAX_SILENCE);
     consumer.subscribe(&[&config.kafka.increments]).map_err(Error::kafka("subscribe"))?;
@@ -72,7 +82,11 @@ pub(crate) fn run(
         schema_id,
         reading: Reading::new(&consumer, fetcher, increments, &topic_id, positions),
         topic_id,
-        folding: Folding::new(Core::new(config.rules(), limits), Plans::new(registry), runtime.clone()),
+        folding: Folding::new(
+            Core::new(config.rules(), limits),
+            Plans::new(registry),
+            runtime.clone(),
+        ),
         stalled: BTreeMap::new(),
         retry_at: Instant::now(),
         committer,
@@ -85,7 +99,8 @@ pub(crate) fn run(
     worker.run(stop)
 }
 
-/// The id of the batches' schema, or `None` if `stop` comes first; waits for a registry that is down.
+/// The id of the batches' schema, or `None` if `stop` comes first; waits for a registry that is
+/// down.
 fn register(
     config: &Config,
     registry: &Registry,
@@ -117,7 +132,9 @@ fn has_partitions(
     consumer: &BaseConsumer<Membership>,
     stop: &CancellationToken,
 ) -> Result<bool, Error> {
-    let count = |topic| kafka::patiently(stop, || kafka::partition_count(consumer.client(), topic));
+    let count = |topic| {
+        tally_kafka::patiently(stop, || tally_kafka::partition_count(consumer.client(), topic))
+    };
     let Some(need) = count(&config.kafka.increments)? else { return Ok(false) };
     let Some(have) = count(&config.kafka.deltas)? else { return Ok(false) };
     match have >= need {

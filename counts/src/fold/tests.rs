@@ -41,7 +41,10 @@ fn a_message_is_counted_whole_or_not_at_all() {
     );
     fold.reject(9, Reject::Undecodable, b"");
     let flush = fold.take();
-    assert_eq!((flush.from, flush.to, flush.counted, flush.rejected, flush.increments), (5, 10, 1, 2, 1));
+    assert_eq!(
+        (flush.from, flush.to, flush.counted, flush.rejected, flush.increments),
+        (5, 10, 1, 2, 1)
+    );
     let deltas: Vec<_> = flush.sums.iter().map(|d| (d.key.to_owned(), d.sum)).collect();
     assert_eq!(deltas, [("a".to_owned(), i64::MAX)]);
 }
@@ -137,7 +140,10 @@ fn a_batch_whose_id_was_seen_is_a_duplicate_whole() {
 #[test]
 fn a_message_that_may_not_be_counted_leaves_no_ids_but_one_that_does_not_fit_does() {
     let mut fold = Fold::new(Rules::default(), 0);
-    assert_eq!(fold.count(&at(0), &[once("a", 1), increment("", 1, 0)]), Err(Reject::NameOutOfRange));
+    assert_eq!(
+        fold.count(&at(0), &[once("a", 1), increment("", 1, 0)]),
+        Err(Reject::NameOutOfRange)
+    );
     fold.reject(0, Reject::NameOutOfRange, b"");
     fold.count(&at(1), &[once("a", i64::MAX)]).unwrap();
     assert_eq!(fold.count(&at(2), &[once("b", 1)]), Err(Reject::Overflow));
@@ -199,7 +205,8 @@ struct Sent {
 fn sent() -> impl Strategy<Value = Sent> {
     let id = || prop::option::weighted(0.7, "[a-h]");
     let increments = prop::collection::vec((id(), 1i64..9), 0..4);
-    let sent = (0i64..4, prop::option::weighted(0.2, "[a-e]"), increments, prop::bool::weighted(0.15));
+    let sent =
+        (0i64..4, prop::option::weighted(0.2, "[a-e]"), increments, prop::bool::weighted(0.15));
     sent.prop_map(|(gap, batch, increments, unread)| Sent { gap, batch, increments, unread })
 }
 
@@ -235,7 +242,8 @@ impl Model {
                 new.push(*delta);
             }
         }
-        let repeated_batch = sent.batch.as_ref().is_some_and(|id| self.see(rules, offset, (true, id)));
+        let repeated_batch =
+            sent.batch.as_ref().is_some_and(|id| self.see(rules, offset, (true, id)));
         if repeated_batch || (new.is_empty() && !sent.increments.is_empty()) {
             self.duplicate += 1;
         } else {
@@ -254,7 +262,8 @@ fn increments(sent: &Sent) -> Vec<Increment<'_>> {
 }
 
 proptest! {
-    /// Wherever it is flushed, and wherever it is read again by its bookmark, the fold counts as the naive one does.
+    /// Wherever it is flushed, and wherever it is read again by its bookmark, the fold counts as
+    /// the naive one does.
     #[test]
     fn what_counts_is_what_a_naive_memory_says(
         log in prop::collection::vec((sent(), 0u8..4), 0..120),
@@ -314,7 +323,8 @@ fn again(fold: &mut Fold, offset: i64, increments: &[Increment<'_>]) {
 #[test]
 fn what_overflows_only_when_counted_again_is_in_the_fingerprint() {
     // Alone, this message does not fit even an empty sum.
-    let message = [once("a", i64::MAX), once("a", 3), increment("k", 50, 0), increment("k", 1, 60_000)];
+    let message =
+        [once("a", i64::MAX), once("a", 3), increment("k", 50, 0), increment("k", 1, 60_000)];
     let mut counted = Fold::new(Rules::default(), 0);
     counted.count(&at(0), &[increment("k", i64::MAX, 0), once("old", 1 - i64::MAX)]).unwrap();
     let mut flushes = vec![counted.take()];
@@ -330,14 +340,18 @@ fn what_overflows_only_when_counted_again_is_in_the_fingerprint() {
     let replayed = replay.take();
     let total = |of: fn(&Flush) -> u64| flushes.iter().map(of).sum::<u64>();
     assert_eq!(replayed.fingerprint, flushes[0].fingerprint + flushes[1].fingerprint);
-    assert_eq!((replayed.counted, replayed.increments), (total(|f| f.counted), total(|f| f.increments)));
+    assert_eq!(
+        (replayed.counted, replayed.increments),
+        (total(|f| f.counted), total(|f| f.increments))
+    );
     assert_eq!(replayed.duplicates.increments, 1);
     again(&mut replay, 3, &[once("a", 1)]);
     assert_eq!(replay.take().duplicate, 1);
 }
 
 proptest! {
-    /// Whatever the flushes were, and whatever would not fit without them, a replay comes to the same fingerprint.
+    /// Whatever the flushes were, and whatever would not fit without them, a replay comes to the
+    /// same fingerprint.
     #[test]
     fn a_replay_never_refuses_what_was_counted(
         messages in prop::collection::vec(

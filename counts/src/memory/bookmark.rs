@@ -3,16 +3,18 @@ use std::str::FromStr;
 
 use crate::Rules;
 
-/// Where to begin reading in order to remember again what was remembered at an offset, which it is committed with.
+/// Where to begin reading in order to remember again what was remembered at an offset, which it is
+/// committed with.
 ///
-/// Written `ids=none`, or `ids=<offset>`, then the messages to pass over, if there are any: `unread=<schema>:<first>-<last>`,
-/// joined by commas, then the rules that were counted by: `rules=bucket_seconds=60,…`. Words that it does not know are
-/// ignored.
+/// Written `ids=none`, or `ids=<offset>`, then the messages to pass over, if there are any:
+/// `unread=<schema>:<first>-<last>`, joined by commas, then the rules that were counted by:
+/// `rules=bucket_seconds=60,…`. Words that it does not know are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bookmark {
     /// The offset of the oldest id; `None` where nothing is remembered.
     pub from: Option<i64>,
-    /// The rules of counting as they were noted, which may be another version's; `None` where none were.
+    /// The rules of counting as they were noted, which may be another version's; `None` where none
+    /// were.
     pub(crate) rules: Option<String>,
     /// Of a schema from one offset to another: messages that left no ids.
     pub(crate) unread: Vec<Gap>,
@@ -76,7 +78,8 @@ impl FromStr for Bookmark {
 }
 
 fn parse(text: &str) -> Option<Bookmark> {
-    let value = |name: &str| text.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    let value =
+        |name: &str| text.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     let from = match value("ids")? {
         "none" => None,
         offset => Some(offset.parse().ok()?),
@@ -125,7 +128,10 @@ mod tests {
         for (text, bookmark) in bookmarks {
             assert_eq!((bookmark.to_string().as_str(), text.parse()), (text, Ok(bookmark)));
         }
-        assert_eq!("later=1 ids=17".parse(), Ok(Bookmark { from: Some(17), ..Bookmark::default() }));
+        assert_eq!(
+            "later=1 ids=17".parse(),
+            Ok(Bookmark { from: Some(17), ..Bookmark::default() })
+        );
         for bad in ["", "ids=", "ids=x", "unread=1:2-3", "ids=1 unread=", "ids=1 unread=1:2"] {
             assert_eq!(bad.parse::<Bookmark>(), Err(BookmarkParseError(bad.into())));
         }
@@ -139,7 +145,8 @@ mod tests {
             horizon: Horizon { offsets: u32::MAX, ids: NonZeroU32::MAX },
             max_future_s: u32::MAX,
         };
-        let longest = Bookmark { from: Some(i64::MAX), unread: vec![gap; MAX_GAPS], rules: None }.by(&rules);
+        let longest =
+            Bookmark { from: Some(i64::MAX), unread: vec![gap; MAX_GAPS], rules: None }.by(&rules);
         assert!(longest.to_string().len() < 4096, "{}", longest.to_string().len());
     }
 
@@ -151,7 +158,10 @@ mod tests {
         assert_eq!(other_rules("ids=17"), None);
         assert_eq!(other_rules(&Bookmark::default().by(&ours).to_string()), None);
         let others = Rules { max_future_s: 7, ..ours };
-        assert_eq!(other_rules(&Bookmark::default().by(&others).to_string()), Some(others.to_string()));
+        assert_eq!(
+            other_rules(&Bookmark::default().by(&others).to_string()),
+            Some(others.to_string())
+        );
         assert_eq!(other_rules("ids=17 rules=more=1").as_deref(), Some("more=1"));
     }
 }

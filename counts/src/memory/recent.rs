@@ -1,11 +1,12 @@
-//! The ids seen last, by when that was: a table to find them, and a list through it from the oldest to the newest.
+//! The ids seen last, by when that was: a table to find them, and a list through it from the oldest
+//! to the newest.
 //!
 //! ```text
 //!  slots: tag + entry's number ──► entries: id, offset, older ◄─► newer
 //! ```
 //!
-//! Open addressing with linear probing. An entry takes 32 bytes and its slots from 6 to 12 more; both grow with the ids that
-//! are there, and are given back when there are none.
+//! Open addressing with linear probing. An entry takes 32 bytes and its slots from 6 to 12 more;
+//! both grow with the ids that are there, and are given back when there are none.
 
 use std::num::NonZeroU32;
 
@@ -15,8 +16,9 @@ use crate::Horizon;
 pub(super) struct Recent {
     max_ids: usize,
     entries: Vec<Entry>,
-    /// A power of two of them, 2^`bits`, of which at most seven in ten are taken. A slot is an entry's number plus one in
-    /// the lower `bits`, some of its id's upper bits above; zero where it is empty.
+    /// A power of two of them, 2^`bits`, of which at most seven in ten are taken. A slot is an
+    /// entry's number plus one in the lower `bits`, some of its id's upper bits above; zero where
+    /// it is empty.
     slots: Vec<u32>,
     bits: u32,
     len: usize,
@@ -39,9 +41,13 @@ const FIRST_BITS: u32 = 6;
 
 impl Recent {
     /// # Panics
-    /// If more ids are to be remembered than [`Horizon::MAX_IDS`], whose numbers leave room for tags.
+    /// If more ids are to be remembered than [`Horizon::MAX_IDS`], whose numbers leave room for
+    /// tags.
     pub(super) fn new(max_ids: NonZeroU32) -> Recent {
-        assert!(max_ids.get() <= Horizon::MAX_IDS, "{max_ids} ids are more than the table can hold");
+        assert!(
+            max_ids.get() <= Horizon::MAX_IDS,
+            "{max_ids} ids are more than the table can hold"
+        );
         Recent {
             max_ids: max_ids.get() as usize,
             entries: Vec::new(),
@@ -105,7 +111,8 @@ impl Recent {
     pub(super) fn iter(&self) -> impl Iterator<Item = (Id, i64)> {
         let entry = |number: u32| self.entries.get(number as usize);
         let oldest = entry(self.oldest);
-        std::iter::successors(oldest, move |older| entry(older.newer)).map(|found| (found.id, found.offset))
+        std::iter::successors(oldest, move |older| entry(older.newer))
+            .map(|found| (found.id, found.offset))
     }
 
     fn mask(&self) -> usize {
@@ -214,7 +221,8 @@ impl Recent {
         self.len -= 1;
     }
 
-    /// Empties the entry's slot, and moves what stands behind it nearer to where it belongs, so that no probe ends early.
+    /// Empties the entry's slot, and moves what stands behind it nearer to where it belongs, so
+    /// that no probe ends early.
     fn empty_slot_of(&mut self, id: Id, number: u32) {
         let mut hole = self.home(id);
         while self.slots[hole] == EMPTY || self.number(self.slots[hole]) != number {

@@ -23,7 +23,8 @@ fn step() -> impl Strategy<Value = (i64, Step)> {
     (prop_oneof![3 => Just(0), 3 => Just(1), 1 => 2i64..40], step)
 }
 
-/// The definition: of the distinct ids in [offset − horizon, offset), those seen last, by when that was.
+/// The definition: of the distinct ids in [offset − horizon, offset), those seen last, by when that
+/// was.
 fn naive(horizon: Horizon, seen: &[(Id, i64)], offset: i64) -> Vec<(Id, i64)> {
     let mut remembered: Vec<(Id, i64)> = Vec::new();
     for &(id, at) in seen.iter().rev() {

@@ -1,5 +1,5 @@
-//! Messages that left no ids because their schema could not be used: as runs of one schema, since who sends by a schema that is
-//! not there usually does so many times over.
+//! Messages that left no ids because their schema could not be used: as runs of one schema, since
+//! who sends by a schema that is not there usually does so many times over.
 
 use super::bookmark::{Gap, MAX_GAPS};
 
@@ -30,16 +30,20 @@ impl Unread {
         }
     }
 
-    /// Adds a message; those before `oldest` matter no more, and none does where nothing is remembered.
+    /// Adds a message; those before `oldest` matter no more, and none does where nothing is
+    /// remembered.
     ///
-    /// A bookmark has room for so many runs only. Beyond that the run that ended first is given up, and with it what was
-    /// remembered up to its end: the offset comes back before which everything must be forgotten.
+    /// A bookmark has room for so many runs only. Beyond that the run that ended first is given up,
+    /// and with it what was remembered up to its end: the offset comes back before which everything
+    /// must be forgotten.
     pub(super) fn add(&mut self, schema: u32, offset: i64, oldest: Option<i64>) -> Option<i64> {
         self.runs.retain(|run| oldest.is_some_and(|oldest| run.gap.last >= oldest));
         oldest?;
         match self.runs.iter_mut().find(|run| run.open && run.gap.schema == schema) {
             Some(run) => run.gap.last = run.gap.last.max(offset),
-            None => self.runs.push(Run { gap: Gap { schema, first: offset, last: offset }, open: true }),
+            None => {
+                self.runs.push(Run { gap: Gap { schema, first: offset, last: offset }, open: true })
+            }
         }
         if self.runs.len() <= MAX_GAPS {
             return None;

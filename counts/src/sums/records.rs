@@ -1,19 +1,21 @@
-//! The records, in order of first appearance, one behind the other in an arena: what an increment needs of its record is on
-//! one or two cache lines.
+//! The records, in order of first appearance, one behind the other in an arena: what an increment
+//! needs of its record is on one or two cache lines.
 //!
 //! ```text
 //!  0     8                  14        16       20              22
 //!  │ sum │ events (48 bits) │ key len │ bucket │ namespace len │ namespace │ key │ zeros up to a multiple of 8
 //! ```
 //!
-//! Numbers are little-endian. A record's number is its position divided by 8, so that 32 bits reach 32 GiB.
+//! Numbers are little-endian. A record's number is its position divided by 8, so that 32 bits reach
+//! 32 GiB.
 
 use tally_schemas::{Delta, Increment};
 
 use super::prefetch::prefetch;
 
-/// Invariant: `bytes` holds `len` records as drawn above, and behind each header the two names are UTF-8, each by itself.
-/// Only [`Records::push`] writes names and lengths, and only whole records leave, from the end.
+/// Invariant: `bytes` holds `len` records as drawn above, and behind each header the two names are
+/// UTF-8, each by itself. Only [`Records::push`] writes names and lengths, and only whole records
+/// leave, from the end.
 #[derive(Default)]
 pub(super) struct Records {
     bytes: Vec<u8>,
@@ -109,8 +111,9 @@ impl Records {
     #[inline]
     pub(super) fn push(&mut self, counter: Counter<'_>, sum: i64) -> u32 {
         let Counter { namespace, key, bucket } = counter;
-        let name_len =
-            |name: &str| u16::try_from(name.len()).expect("names are checked before they are summed");
+        let name_len = |name: &str| {
+            u16::try_from(name.len()).expect("names are checked before they are summed")
+        };
         let at = self.bytes.len();
         let record = u32::try_from(at / UNIT).ok().filter(|&record| record < u32::MAX);
         let record = record.expect("a flush holds less than 32 GiB of records");
@@ -176,8 +179,8 @@ impl<'a> Iterator for Iter<'a> {
         let (names, _) = behind.split_at(namespace_len + key_len);
         let (namespace, key) = names.split_at(namespace_len);
         self.rest = &self.rest[(HEADER + names.len()).next_multiple_of(UNIT)..];
-        // SAFETY: by the records' invariant both names are UTF-8, where the header's lengths say. (Checking it again takes
-        // a third of a flush's time.)
+        // SAFETY: by the records' invariant both names are UTF-8, where the header's lengths say.
+        // (Checking it again takes a third of a flush's time.)
         let (namespace, key) =
             unsafe { (str::from_utf8_unchecked(namespace), str::from_utf8_unchecked(key)) };
         Some(Delta {
@@ -201,13 +204,14 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Whether two names of equal length are equal. Without a call for those of common lengths, so that the processor goes on to
-/// the next increment while it waits for this one's bytes.
+/// Whether two names of equal length are equal. Without a call for those of common lengths, so that
+/// the processor goes on to the next increment while it waits for this one's bytes.
 #[inline(always)]
 fn same(a: &[u8], b: &[u8]) -> bool {
     let words = |at: usize| word(a, at) ^ word(b, at);
-    let half =
-        |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let half = |bytes: &[u8], at: usize| {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+    };
     match a.len() {
         len if len != b.len() => false,
         len @ 4..8 => half(a, 0) == half(b, 0) && half(a, len - 4) == half(b, len - 4),

@@ -1,7 +1,8 @@
 //! From hashes to records: open addressing with linear probing.
 //!
-//! A slot is a word: the hash above, the record's number plus one below, all zeros where it is empty. With the whole hash in
-//! the slot, neither probing nor growing touches a record whose hash is another.
+//! A slot is a word: the hash above, the record's number plus one below, all zeros where it is
+//! empty. With the whole hash in the slot, neither probing nor growing touches a record whose hash
+//! is another.
 
 use super::prefetch::prefetch;
 

@@ -68,7 +68,8 @@ fn increment((namespace, key, _, delta): &Item) -> Increment<'_> {
 /// The real hashes.
 const APART: u32 = u32::MAX;
 
-/// Of each hash only the bits in `kept` are used, so that counters meet in one slot, or with one hash.
+/// Of each hash only the bits in `kept` are used, so that counters meet in one slot, or with one
+/// hash.
 fn with<T>(
     sums: &mut Sums,
     items: &[Item],
@@ -99,11 +100,16 @@ fn check(sums: &Sums, model: &Model) {
     let exact = deltas.iter().map(Delta::encoded_bytes).sum::<usize>();
     let longest = |delta: &Delta<'_>| delta.namespace.len() + delta.key.len() + NUMBERS_BYTES;
     let bounds = exact..=deltas.iter().map(longest).sum();
-    assert!(bounds.contains(&sums.encoded_bytes()), "{} is not in {bounds:?}", sums.encoded_bytes());
+    assert!(
+        bounds.contains(&sums.encoded_bytes()),
+        "{} is not in {bounds:?}",
+        sums.encoded_bytes()
+    );
     assert_eq!(sums.increments, deltas.iter().map(|delta| delta.events as u64).sum::<u64>());
 }
 
-/// Names of every length that is compared in its own way, many of them alike but for one byte, not all of them ASCII.
+/// Names of every length that is compared in its own way, many of them alike but for one byte, not
+/// all of them ASCII.
 fn name() -> impl Strategy<Value = String> {
     let alike = (1usize..38, any::<prop::sample::Index>()).prop_map(|(len, at)| {
         let mut name = vec![b'x'; len];
@@ -157,7 +163,8 @@ proptest! {
         }
     }
 
-    /// The table grows several times over, between messages and within one; the last message is too much.
+    /// The table grows several times over, between messages and within one; the last message is too
+    /// much.
     #[test]
     fn growth_keeps_every_entry(seed: u64, messages in prop::collection::vec(1usize..1500, 1..4)) {
         let (mut sums, mut model) = (Sums::new(), Model::default());
@@ -178,7 +185,8 @@ proptest! {
 }
 
 proptest! {
-    /// What is said to have room has it, once it is added; and where numbers are small, little room is given away.
+    /// What is said to have room has it, once it is added; and where numbers are small, little room
+    /// is given away.
     #[test]
     fn room_is_there_where_it_is_said_to_be(
         messages in prop::collection::vec(prop::collection::vec((name(), name(), 0u32..3, delta()), 1..30), 1..6),
@@ -204,7 +212,11 @@ fn small_numbers_are_not_taken_for_large_ones() {
     let mut sums = Sums::new();
     with(&mut sums, &items, APART, Sums::add_all).unwrap();
     let exact: usize = sums.iter().map(|delta| delta.encoded_bytes()).sum();
-    assert!(sums.encoded_bytes() <= exact + 3 * items.len(), "{} for {exact}", sums.encoded_bytes());
+    assert!(
+        sums.encoded_bytes() <= exact + 3 * items.len(),
+        "{} for {exact}",
+        sums.encoded_bytes()
+    );
 }
 
 #[test]
@@ -214,10 +226,12 @@ fn counters_with_one_hash_are_kept_apart() {
         name[at] = b'y';
         String::from_utf8(name).unwrap()
     });
-    let names = names.flat_map(|name| [(name.clone(), "k".to_owned(), 0), ("n".to_owned(), name, 60)]);
+    let names =
+        names.flat_map(|name| [(name.clone(), "k".to_owned(), 0), ("n".to_owned(), name, 60)]);
     let where_they_end =
         [("ab", "c", 0), ("a", "bc", 0), ("ab", "c", 60)].map(|(n, k, b)| (n.into(), k.into(), b));
-    let items: Vec<Item> = names.chain(where_they_end).map(|(n, k, bucket)| (n, k, bucket, 1)).collect();
+    let items: Vec<Item> =
+        names.chain(where_they_end).map(|(n, k, bucket)| (n, k, bucket, 1)).collect();
     let (mut sums, mut model) = (Sums::new(), Model::default());
     for _ in 0..2 {
         with(&mut sums, &items, 0, Sums::add_all).unwrap();
@@ -249,5 +263,9 @@ fn memory_is_kept_for_the_next_flush_and_let_go_where_it_is_not_used() {
         with(&mut sums, &items[..1], APART, Sums::add_all).unwrap();
         sums.clear();
     }
-    assert!(sums.memory_bytes() <= Sums::new().memory_bytes() + 256, "{} of {full}", sums.memory_bytes());
+    assert!(
+        sums.memory_bytes() <= Sums::new().memory_bytes() + 256,
+        "{} of {full}",
+        sums.memory_bytes()
+    );
 }

@@ -1,6 +1,6 @@
+use tally_platform::config::Config;
+use tally_platform::registry::Registry;
 use tally_schemas::avsc;
-use tally_service::config::Config;
-use tally_service::registry::Registry;
 
 use super::{Error, Report};
 

@@ -1,5 +1,5 @@
-use tally_service::config::Config;
-use tally_service::store::{self, COUNTERS, COUNTS};
+use tally_platform::config::Config;
+use tally_platform::store::{self, COUNTERS, COUNTS};
 
 use super::{Error, Report};
 
@@ -17,14 +17,19 @@ pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Err
     let create = format!("CREATE DATABASE IF NOT EXISTS {database}");
     client.query_raw(&create).execute().await.map_err(failed("make the database"))?;
     client.query_raw(&fill(COUNTS_SQL)).execute().await.map_err(failed("make the table counts"))?;
-    client.query_raw(&fill(COUNTERS_SQL)).execute().await.map_err(failed("make the view counters"))?;
+    client
+        .query_raw(&fill(COUNTERS_SQL))
+        .execute()
+        .await
+        .map_err(failed("make the view counters"))?;
     let have = store::rules(&store::client(&config.store))
         .await
         .map_err(failed("read the table's rules of counting"))?;
     if have != Some(want) {
         return Err(Error::TableContradicts {
             table: format!("{database}.{COUNTS}"),
-            have: have.map_or_else(|| String::from("no rules of counting"), |have| have.to_string()),
+            have: have
+                .map_or_else(|| String::from("no rules of counting"), |have| have.to_string()),
             want: want.to_string(),
         });
     }

@@ -5,8 +5,8 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tally_service::config;
-use tally_service::kafka::{self, REJECTED_MESSAGE_BYTES};
+use tally_kafka::REJECTED_MESSAGE_BYTES;
+use tally_platform::config;
 
 use super::{Error, Report};
 
@@ -21,7 +21,8 @@ const MAX_MESSAGE: &str = "max.message.bytes";
 
 /// A batch of deltas is one message.
 const DELTAS_MESSAGE_BYTES: u64 = 16 << 20;
-/// A copy of a message is so much longer at most than the message: its headers say why it was rejected.
+/// A copy of a message is so much longer at most than the message: its headers say why it was
+/// rejected.
 const COPY_BYTES: u64 = 64 << 10;
 
 /// How long a topic's messages must be allowed to be, and why.
@@ -31,14 +32,18 @@ struct Longest {
 }
 
 pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<(), Error> {
-    let broker =
-        |error: KafkaError| Error::Broker { bootstrap: kafka.bootstrap.clone(), reason: error.to_string() };
+    let broker = |error: KafkaError| Error::Broker {
+        bootstrap: kafka.bootstrap.clone(),
+        reason: error.to_string(),
+    };
     let admin: AdminClient<DefaultClientContext> =
-        kafka::client(kafka, "tally-init").create().map_err(broker)?;
+        tally_kafka::client(&kafka.cluster(), "tally-init").create().map_err(broker)?;
     let topics = Topics { kafka, admin };
     topics.init(&kafka.increments, None, report).await?;
-    let batch =
-        Longest { bytes: DELTAS_MESSAGE_BYTES, reason: String::from("a batch of deltas is one message") };
+    let batch = Longest {
+        bytes: DELTAS_MESSAGE_BYTES,
+        reason: String::from("a batch of deltas is one message"),
+    };
     topics.init(&kafka.deltas, Some(&batch), report).await?;
     let copy = topics.longest_copy().await?;
     topics.init(&kafka.rejected, Some(&copy), report).await
@@ -51,19 +56,22 @@ struct Topics<'k> {
 
 impl Topics<'_> {
     /// Makes the topic, or refuses one that is there and contradicts the configuration.
-    async fn init(&self, topic: &str, longest: Option<&Longest>, report: &mut Report) -> Result<(), Error> {
+    async fn init(
+        &self,
+        topic: &str,
+        longest: Option<&Longest>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
         let config::Kafka { bootstrap, partitions, replication, .. } = self.kafka;
         let bytes = longest.map(|longest| longest.bytes.to_string());
-        let mut new =
-            NewTopic::new(topic, *partitions, TopicReplication::Fixed(*replication)).set(CLEANUP, "delete");
+        let mut new = NewTopic::new(topic, *partitions, TopicReplication::Fixed(*replication))
+            .set(CLEANUP, "delete");
         if let Some(bytes) = &bytes {
             new = new.set(MAX_MESSAGE, bytes);
         }
-        let made = self
-            .admin
-            .create_topics([&new], &options())
-            .await
-            .map_err(|error| Error::Broker { bootstrap: bootstrap.clone(), reason: error.to_string() })?;
+        let made = self.admin.create_topics([&new], &options()).await.map_err(|error| {
+            Error::Broker { bootstrap: bootstrap.clone(), reason: error.to_string() }
+        })?;
         match made.into_iter().next() {
             Some(Ok(_)) => report.add(format!("topic {topic}: made, {partitions} partitions")),
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
@@ -80,7 +88,10 @@ impl Topics<'_> {
         let have = self.partitions(topic).await.map_err(|error| refused(topic, error))?;
         if have != self.kafka.partitions {
             let want = self.kafka.partitions;
-            return Err(refused(topic, format!("has {have} partitions, but kafka.partitions is {want}")));
+            return Err(refused(
+                topic,
+                format!("has {have} partitions, but kafka.partitions is {want}"),
+            ));
         }
         let settings = self.settings(topic).await?;
         match settings.get(CLEANUP).and_then(|entry| entry.value.as_deref()) {
@@ -89,7 +100,9 @@ impl Topics<'_> {
                 let policy = policy.unwrap_or("unknown");
                 return Err(refused(
                     topic,
-                    format!("its {CLEANUP} is {policy}: counts need every message, so it must be delete"),
+                    format!(
+                        "its {CLEANUP} is {policy}: counts need every message, so it must be delete"
+                    ),
                 ));
             }
         }
@@ -107,8 +120,8 @@ impl Topics<'_> {
         }
     }
 
-    /// Whatever `increments` takes must be taken when it is rejected; and whatever the aggregator copies, since another
-    /// compression may have made it shorter there.
+    /// Whatever `increments` takes must be taken when it is rejected; and whatever the aggregator
+    /// copies, since another compression may have made it shorter there.
     async fn longest_copy(&self) -> Result<Longest, Error> {
         let increments = &self.kafka.increments;
         self.partitions(increments).await.map_err(|error| refused(increments, error))?;
@@ -120,12 +133,13 @@ impl Topics<'_> {
         Ok(Longest { bytes, reason })
     }
 
-    /// How many partitions a topic has that the controller says is there. The broker that is asked may hear of it later.
-    async fn partitions(&self, topic: &str) -> Result<i32, kafka::TopicError> {
+    /// How many partitions a topic has that the controller says is there. The broker that is asked
+    /// may hear of it later.
+    async fn partitions(&self, topic: &str) -> Result<i32, tally_kafka::TopicError> {
         let mut attempts = 0;
         loop {
-            match kafka::partition_count(self.admin.inner(), topic) {
-                Err(kafka::TopicError::Missing { .. }) if attempts < METADATA_ATTEMPTS => {
+            match tally_kafka::partition_count(self.admin.inner(), topic) {
+                Err(tally_kafka::TopicError::Missing { .. }) if attempts < METADATA_ATTEMPTS => {
                     attempts += 1;
                     tokio::time::sleep(METADATA_PAUSE).await;
                 }

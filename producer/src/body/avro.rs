@@ -1,4 +1,5 @@
-//! A binary `tally.IncrementBatch` by Tally's own schema, without the prefix that a message of the log has.
+//! A binary `tally.IncrementBatch` by Tally's own schema, without the prefix that a message of the
+//! log has.
 
 use tally_schemas::{Increment, Plan, avsc};
 

@@ -23,14 +23,16 @@ pub(super) fn namespace(text: &str) -> Result<(), String> {
 pub(crate) fn name(text: &str) -> Result<(), String> {
     match text.len() {
         0 => Err("must not be empty".into()),
-        bytes if bytes > Fold::MAX_NAME_BYTES => {
-            Err(format!("must not be longer than {} bytes of UTF-8; it has {bytes}", Fold::MAX_NAME_BYTES))
-        }
+        bytes if bytes > Fold::MAX_NAME_BYTES => Err(format!(
+            "must not be longer than {} bytes of UTF-8; it has {bytes}",
+            Fold::MAX_NAME_BYTES
+        )),
         _ => Ok(()),
     }
 }
 
-/// The message's time in the log is not before now, so what is not too late now is not too late then.
+/// The message's time in the log is not before now, so what is not too late now is not too late
+/// then.
 pub(super) fn at(at_ms: i64, rules: Rules) -> Result<(), String> {
     rules.counting.width.bucket(at_ms).map_err(|_| AT_RANGE)?;
     let max_future_s = rules.counting.max_future_s;
@@ -57,7 +59,8 @@ pub(super) fn optional_text(value: Option<Value<'_>>) -> Result<Option<Cow<'_, s
     }
 }
 
-/// Milliseconds since 1970 from a number, or from RFC 3339 text; a part of a millisecond is dropped.
+/// Milliseconds since 1970 from a number, or from RFC 3339 text; a part of a millisecond is
+/// dropped.
 pub(super) fn at_ms(value: &Value<'_>) -> Result<i64, String> {
     match value {
         Value::Integer(at_ms) => Ok(*at_ms),

@@ -1,7 +1,8 @@
 //! JSON and NDJSON, in one pass over the bytes.
 //!
-//! What is well-formed JSON but not an increment becomes a fault of its item and the parse goes on, so that one answer
-//! names every bad item. Only broken syntax ends it: the body's in JSON, the line's in NDJSON.
+//! What is well-formed JSON but not an increment becomes a fault of its item and the parse goes on,
+//! so that one answer names every bad item. Only broken syntax ends it: the body's in JSON, the
+//! line's in NDJSON.
 
 use std::fmt;
 
@@ -51,7 +52,10 @@ pub(super) fn ndjson(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Problem> {
 }
 
 /// One JSON value and nothing after it.
-fn whole<'de, S: DeserializeSeed<'de>>(json: &'de [u8], seed: S) -> Result<S::Value, serde_json::Error> {
+fn whole<'de, S: DeserializeSeed<'de>>(
+    json: &'de [u8],
+    seed: S,
+) -> Result<S::Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
@@ -91,7 +95,9 @@ impl<'de> Visitor<'de> for Items<'_, 'de> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let mut item = 0;
         let place = |item| Place { item, line: None };
-        while seq.next_element_seed(OneItem { findings: &mut *self.findings, place: place(item) })?.is_some()
+        while seq
+            .next_element_seed(OneItem { findings: &mut *self.findings, place: place(item) })?
+            .is_some()
         {
             item += 1;
         }

@@ -48,7 +48,9 @@ impl<'de> Visitor<'de> for OneItem<'_, 'de> {
             match name {
                 Name::Known(field) => {
                     if draft.slot(field).replace(map.next_value()?).is_some() {
-                        findings.fault(place, Some(field.as_str()), || "is given more than once".into());
+                        findings.fault(place, Some(field.as_str()), || {
+                            "is given more than once".into()
+                        });
                         is_sound = false;
                     }
                 }
@@ -177,7 +179,8 @@ impl<'a> Draft<'a> {
     /// The item, or every fault that its fields have.
     fn finish(self, findings: &mut Findings<'a>, place: Place) -> Option<Item<'a>> {
         let rules = findings.rules;
-        let mut check = |field: Field, reason: String| findings.fault(place, Some(field.as_str()), || reason);
+        let mut check =
+            |field: Field, reason: String| findings.fault(place, Some(field.as_str()), || reason);
         let namespace = fields::required_text(self.namespace)
             .and_then(|text| fields::namespace(&text).map(|()| text))
             .map_err(|reason| check(Field::Namespace, reason));

@@ -15,7 +15,8 @@ impl MediaType {
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
         {
-            let detail = format!("Content-Encoding {encoding:?} is not supported: send the body as it is");
+            let detail =
+                format!("Content-Encoding {encoding:?} is not supported: send the body as it is");
             return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
         let Some(given) = headers.get(header::CONTENT_TYPE) else {
@@ -62,9 +63,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        for value in
-            ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx", "application/json/"]
-        {
+        for value in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "",
+            "application/jsonx",
+            "application/json/",
+        ] {
             assert_eq!(of(header::CONTENT_TYPE, value), Err(Code::UnsupportedMediaType), "{value}");
         }
         assert_eq!(of(header::CONTENT_ENCODING, "gzip"), Err(Code::UnsupportedMediaType));

@@ -7,8 +7,11 @@ use super::*;
 use crate::problem::Code;
 
 const NOW_MS: i64 = 1_700_000_000_123;
-const COUNTING: tally_counts::Rules =
-    tally_counts::Rules { width: BucketWidth::MINUTE, horizon: Horizon::MILLION, max_future_s: 3600 };
+const COUNTING: tally_counts::Rules = tally_counts::Rules {
+    width: BucketWidth::MINUTE,
+    horizon: Horizon::MILLION,
+    max_future_s: 3600,
+};
 const RULES: Rules = Rules { now_ms: NOW_MS, counting: COUNTING };
 
 fn read(media_type: MediaType, body: &[u8]) -> Result<Parsed<'_>, Problem> {
@@ -24,7 +27,9 @@ fn faults(media_type: MediaType, body: &str) -> Vec<Fault> {
 /// The only fault of a single JSON increment: its field and the reason.
 fn fault(body: Value) -> (Option<String>, String) {
     match &faults(MediaType::Json, &body.to_string())[..] {
-        [Fault { item: Some(0), line: None, column: None, field, reason }] => (field.clone(), reason.clone()),
+        [Fault { item: Some(0), line: None, column: None, field, reason }] => {
+            (field.clone(), reason.clone())
+        }
         other => panic!("{body}: {other:?}"),
     }
 }
@@ -85,7 +90,11 @@ fn a_bad_field_is_named_with_its_reason() {
         ("at", json!("2106-02-07T06:28:16Z"), "must not be before 1970 or after 2106"),
         ("at", json!(u64::MAX), "must not be before 1970 or after 2106"),
         ("at", json!(NOW_MS + 3_600_001), "must not be later than now by more than 3600 s"),
-        ("at", json!(true), "must be RFC 3339 text or an integer of milliseconds since 1970, not a boolean"),
+        (
+            "at",
+            json!(true),
+            "must be RFC 3339 text or an integer of milliseconds since 1970, not a boolean",
+        ),
         (
             "at",
             json!("2001-01-31T09:30:00"),
@@ -102,13 +111,15 @@ fn a_bad_field_is_named_with_its_reason() {
     assert_eq!(fault(json!({"namespace": "n"})), (Some("key".into()), "is missing".into()));
     assert_eq!(fault(json!("n")), (None, "must be an object, not a string".into()));
     let twice = faults(MediaType::Json, r#"{"namespace":"n","key":"a","key":"b"}"#);
-    assert_eq!((twice[0].field.as_deref(), &*twice[0].reason), (Some("key"), "is given more than once"));
+    assert_eq!(
+        (twice[0].field.as_deref(), &*twice[0].reason),
+        (Some("key"), "is given more than once")
+    );
 }
 
 #[test]
 fn every_bad_item_is_named() {
-    let body =
-        r#"[{"namespace":"n","key":"k"}, 7, {"namespace":"","key":1}, {"namespace":"n","key":"k"}, null]"#;
+    let body = r#"[{"namespace":"n","key":"k"}, 7, {"namespace":"","key":1}, {"namespace":"n","key":"k"}, null]"#;
     let found: Vec<_> =
         faults(MediaType::Json, body).into_iter().map(|f| (f.item.unwrap(), f.field)).collect();
     let (namespace, key) = (Some("namespace".to_owned()), Some("key".to_owned()));
@@ -128,11 +139,23 @@ fn broken_json_is_told_with_its_place() {
     let problem = read(MediaType::Json, b"[{\"namespace\": \"n\",\n  \"key\" 7}]").unwrap_err();
     assert_eq!(problem.code, Code::MalformedBody);
     assert_eq!(problem.detail, "malformed JSON at line 2, column 9: expected `:`");
-    assert_eq!((problem.faults.listed[0].line, problem.faults.listed[0].column), (Some(2), Some(9)));
-    for body in ["{", "[{}", "[{}]x", "{\"namespace\":\"n\",\"key\":\"k\"}{}", "\u{feff}{}", "nul", "[1,]"] {
-        assert_eq!(read(MediaType::Json, body.as_bytes()).unwrap_err().code, Code::MalformedBody, "{body}");
+    assert_eq!(
+        (problem.faults.listed[0].line, problem.faults.listed[0].column),
+        (Some(2), Some(9))
+    );
+    for body in
+        ["{", "[{}", "[{}]x", "{\"namespace\":\"n\",\"key\":\"k\"}{}", "\u{feff}{}", "nul", "[1,]"]
+    {
+        assert_eq!(
+            read(MediaType::Json, body.as_bytes()).unwrap_err().code,
+            Code::MalformedBody,
+            "{body}"
+        );
     }
-    assert_eq!(read(MediaType::Json, b"{\"namespace\":\"\xff\"}").unwrap_err().code, Code::MalformedBody);
+    assert_eq!(
+        read(MediaType::Json, b"{\"namespace\":\"\xff\"}").unwrap_err().code,
+        Code::MalformedBody
+    );
     let deep = format!("{{\"at\":{}", "[".repeat(1_000_000));
     assert_eq!(read(MediaType::Json, deep.as_bytes()).unwrap_err().code, Code::MalformedBody);
 }
@@ -149,7 +172,10 @@ fn nothing_at_all_is_refused() {
         (MediaType::Avro, &empty),
     ] {
         let problem = read(media_type, body).unwrap_err();
-        assert_eq!((problem.code, &*problem.detail), (Code::MalformedBody, "there are no increments in it"));
+        assert_eq!(
+            (problem.code, &*problem.detail),
+            (Code::MalformedBody, "there are no increments in it")
+        );
     }
 }
 
@@ -157,9 +183,13 @@ fn nothing_at_all_is_refused() {
 fn each_line_of_ndjson_stands_for_itself() {
     let good = "{\"namespace\":\"n\",\"key\":\"a\"}\r\n\n  {\"namespace\":\"n\",\"key\":\"b\"}";
     let parsed = read(MediaType::NdJson, good.as_bytes()).unwrap();
-    assert_eq!(parsed, Parsed { shape: Shape::Batch, id: None, items: vec![item("n", "a"), item("n", "b")] });
+    assert_eq!(
+        parsed,
+        Parsed { shape: Shape::Batch, id: None, items: vec![item("n", "a"), item("n", "b")] }
+    );
 
-    let bad = "{\"namespace\":\"n\",\"key\":\"a\"}\n\n{\"namespace\":\"n\"}\n{\"namespace\":\nx\n[{}]\n";
+    let bad =
+        "{\"namespace\":\"n\",\"key\":\"a\"}\n\n{\"namespace\":\"n\"}\n{\"namespace\":\nx\n[{}]\n";
     let found: Vec<_> = faults(MediaType::NdJson, bad)
         .into_iter()
         .map(|fault| (fault.item.unwrap(), fault.line.unwrap(), fault.column, fault.reason))
@@ -183,10 +213,15 @@ fn an_avro_batch_is_held_against_the_same_rules() {
     let parsed = read(MediaType::Avro, &body).unwrap();
     assert_eq!(parsed, Parsed { shape: Shape::Batch, id: Some("batch"), items: vec![sound] });
 
-    let problem = read(MediaType::Avro, &batch(&[&item("n", "k"), &reserved], Some(""))).unwrap_err();
+    let problem =
+        read(MediaType::Avro, &batch(&[&item("n", "k"), &reserved], Some(""))).unwrap_err();
     assert_eq!(problem.code, Code::InvalidIncrements);
-    let found: Vec<_> =
-        problem.faults.listed.iter().map(|fault| (fault.item, fault.field.as_deref().unwrap())).collect();
+    let found: Vec<_> = problem
+        .faults
+        .listed
+        .iter()
+        .map(|fault| (fault.item, fault.field.as_deref().unwrap()))
+        .collect();
     assert_eq!(found, [(Some(1), "namespace"), (Some(1), "key"), (Some(1), "at"), (None, "id")]);
 }
 

@@ -3,7 +3,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Any JSON value, as far as a field needs it: a value of the wrong type is a fault of its item, not the end of the parse.
+/// Any JSON value, as far as a field needs it: a value of the wrong type is a fault of its item,
+/// not the end of the parse.
 pub(super) enum Value<'a> {
     Null,
     Boolean,

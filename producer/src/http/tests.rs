@@ -1,4 +1,5 @@
-//! The gateway over HTTP against librdkafka's mock cluster, which can fail in ways that a real broker cannot be asked to.
+//! The gateway over HTTP against librdkafka's mock cluster, which can fail in ways that a real
+//! broker cannot be asked to.
 
 use std::num::NonZeroU32;
 
@@ -12,8 +13,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use tally_counts::Position;
+use tally_platform::config;
 use tally_schemas::{Plan, avsc, wire};
-use tally_service::{config, kafka};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -78,12 +79,18 @@ impl Stack {
         let [(partition, next)] = position.iter().collect::<Vec<_>>()[..] else {
             panic!("{position} is not of one partition");
         };
-        let consumer: BaseConsumer = kafka::consumer(&self.config.kafka, "test", "test").create().unwrap();
+        let consumer: BaseConsumer =
+            tally_kafka::consumer(&self.config.kafka.cluster(), "test", "test").create().unwrap();
         let mut from = TopicPartitionList::new();
-        from.add_partition_offset(&self.config.kafka.increments, partition, Offset::Offset(next - 1))
-            .unwrap();
+        from.add_partition_offset(
+            &self.config.kafka.increments,
+            partition,
+            Offset::Offset(next - 1),
+        )
+        .unwrap();
         consumer.assign(&from).unwrap();
-        let message = consumer.poll(Duration::from_secs(10)).expect("a message before the position").unwrap();
+        let message =
+            consumer.poll(Duration::from_secs(10)).expect("a message before the position").unwrap();
         assert_eq!((message.partition(), message.offset()), (partition, next - 1));
         message.detach()
     }
@@ -119,7 +126,8 @@ impl Answer {
 
 async fn answer(request: RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
-    let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let header =
+        |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     Answer {
         status: response.status().as_u16(),
         content_type: header("content-type").unwrap(),
@@ -135,7 +143,8 @@ fn quick() -> config::Producer {
 #[tokio::test]
 async fn an_answer_tells_where_the_increment_is_in_the_log() {
     let stack = Stack::new(config::Producer::default()).await;
-    let increment = json!({"namespace": "web", "key": "hits", "delta": -3, "at": 1_700_000_000_000i64});
+    let increment =
+        json!({"namespace": "web", "key": "hits", "delta": -3, "at": 1_700_000_000_000i64});
     let accepted = answer(stack.post().json(&increment)).await;
     assert_eq!(accepted.body["accepted"], 1);
     let message = stack.stored(accepted.position());
@@ -144,7 +153,10 @@ async fn an_answer_tells_where_the_increment_is_in_the_log() {
     assert_eq!(schema_id, SCHEMA_IDS.increment);
     let mut increments = Vec::new();
     Plan::new(avsc::INCREMENT).unwrap().decode_into(body, &mut increments).unwrap();
-    assert_eq!((increments[0].namespace, increments[0].key, increments[0].delta), ("web", "hits", -3));
+    assert_eq!(
+        (increments[0].namespace, increments[0].key, increments[0].delta),
+        ("web", "hits", -3)
+    );
     stack.end().await;
 }
 
@@ -159,7 +171,8 @@ async fn the_same_idempotency_key_finds_the_same_partition() {
         assert_eq!(accepted.body["accepted"], 2);
         let message = stack.stored(accepted.position());
         let (schema_id, body) = wire::split(message.payload().unwrap()).unwrap();
-        let read = Plan::new(avsc::INCREMENT_BATCH).unwrap().decode_into(body, &mut Vec::new()).unwrap();
+        let read =
+            Plan::new(avsc::INCREMENT_BATCH).unwrap().decode_into(body, &mut Vec::new()).unwrap();
         assert_eq!((schema_id, read.id, read.increments), (SCHEMA_IDS.batch, Some("once"), 2));
         partitions.push(message.partition());
     }
@@ -171,10 +184,12 @@ async fn the_same_idempotency_key_finds_the_same_partition() {
 #[tokio::test]
 async fn one_bad_item_keeps_the_whole_request_out() {
     let stack = Stack::new(quick()).await;
-    let body = json!([{"namespace": "n", "key": "k"}, {"namespace": "n", "key": "k", "delta": 1.5}]);
+    let body =
+        json!([{"namespace": "n", "key": "k"}, {"namespace": "n", "key": "k", "delta": 1.5}]);
     let refused = answer(stack.post().json(&body)).await;
     assert_eq!(refused.problem(), (400, "invalid_increments", "not_applied"));
-    let reason = "must be an integer, not a number with a fraction, an exponent or more than 64 bits";
+    let reason =
+        "must be an integer, not a number with a fraction, an exponent or more than 64 bits";
     assert_eq!(refused.body["errors"], json!([{"item": 1, "field": "delta", "reason": reason}]));
     let first = stack.post_one().await;
     assert!(first.position().ends_with(":1"), "the log is not empty: {first:?}");
@@ -217,7 +232,10 @@ async fn what_is_too_large_is_refused_with_the_limit() {
     assert!(body.body["detail"].as_str().unwrap().contains("2000 bytes"), "{body:?}");
     let message = answer(of(1, 1000)).await;
     assert_eq!(message.problem(), (413, "message_too_large", "not_applied"));
-    assert!(message.body["detail"].as_str().unwrap().ends_with("max.message.bytes is 1000"), "{message:?}");
+    assert!(
+        message.body["detail"].as_str().unwrap().ends_with("max.message.bytes is 1000"),
+        "{message:?}"
+    );
     let many = answer(of(21, 1)).await;
     assert_eq!(many.problem(), (413, "too_many_increments", "not_applied"));
     assert_eq!(answer(of(20, 1)).await.status, 200);
@@ -230,7 +248,9 @@ async fn what_is_too_large_is_refused_with_the_limit() {
 #[tokio::test]
 async fn a_broker_that_finds_a_message_too_large_has_the_last_word() {
     let stack = Stack::new(quick()).await;
-    stack.cluster.request_errors(RDKafkaApiKey::Produce, &[RespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    stack
+        .cluster
+        .request_errors(RDKafkaApiKey::Produce, &[RespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
     assert_eq!(stack.post_one().await.problem(), (413, "message_too_large", "not_applied"));
     assert_eq!(stack.post_one().await.status, 200);
     stack.end().await;
@@ -270,7 +290,8 @@ async fn what_the_broker_did_not_confirm_in_time_is_unknown() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_keeps_its_place_until_the_log_reports() {
-    let stack = Stack::new(config::Producer { max_in_flight: 1, ..config::Producer::default() }).await;
+    let stack =
+        Stack::new(config::Producer { max_in_flight: 1, ..config::Producer::default() }).await;
     assert_eq!(stack.post_one().await.status, 200);
     stack.cluster.broker_round_trip_time(BROKER, Duration::from_secs(2)).unwrap();
     let hung_up = tokio::time::timeout(Duration::from_millis(300), stack.post_one()).await;
@@ -282,7 +303,10 @@ async fn a_client_that_hangs_up_keeps_its_place_until_the_log_reports() {
     stack.cluster.broker_round_trip_time(BROKER, Duration::ZERO).unwrap();
     stack.gateway.idle().await.unwrap();
     let later = stack.post_one().await;
-    assert!(later.position().ends_with(":3"), "the message of the client that hung up is there: {later:?}");
+    assert!(
+        later.position().ends_with(":3"),
+        "the message of the client that hung up is there: {later:?}"
+    );
     stack.end().await;
 }
 
@@ -290,9 +314,10 @@ async fn a_client_that_hangs_up_keeps_its_place_until_the_log_reports() {
 async fn a_client_of_the_log_that_failed_for_good_is_replaced() {
     let stack = Stack::new(config::Producer::default()).await;
     assert_eq!(stack.post_one().await.status, 200);
-    stack
-        .cluster
-        .request_errors(RDKafkaApiKey::Produce, &[RespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
+    stack.cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+    );
     let failed = stack.post_one().await;
     assert_eq!(failed.problem(), (503, "delivery_unknown", "unknown"));
     let again = stack.post_one().await;

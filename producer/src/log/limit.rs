@@ -21,8 +21,9 @@ pub(crate) enum Error {
 /// How long the topic's messages may be. Changed later, it is known here after a restart.
 pub(super) async fn max_message_bytes(config: &ClientConfig, topic: &str) -> Result<usize, Error> {
     let admin: AdminClient<DefaultClientContext> = config.create().map_err(Error::Ask)?;
-    let options =
-        AdminOptions::new().request_timeout(Some(CALL_TIMEOUT)).operation_timeout(Some(CALL_TIMEOUT));
+    let options = AdminOptions::new()
+        .request_timeout(Some(CALL_TIMEOUT))
+        .operation_timeout(Some(CALL_TIMEOUT));
     let described = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
     let mut value = None;
     for resource in described.map_err(Error::Ask)? {

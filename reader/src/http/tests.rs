@@ -1,4 +1,5 @@
-//! Real requests to a reader whose store is down: what the memory knows is answered, and nothing is made up.
+//! Real requests to a reader whose store is down: what the memory knows is answered, and nothing is
+//! made up.
 
 use std::num::NonZeroUsize;
 
@@ -31,7 +32,8 @@ struct Answered {
 }
 
 impl Reader {
-    /// Two partitions, nothing counted, and a queue of misses that goes to a store where nobody listens.
+    /// Two partitions, nothing counted, and a queue of misses that goes to a store where nobody
+    /// listens.
     async fn start() -> Reader {
         let reader = Reader::closed().await;
         let (state, metrics) = (Arc::clone(&reader.state), Metrics::new());
@@ -116,7 +118,8 @@ async fn a_hit_is_answered_without_the_store_and_follows_the_log() {
 async fn a_miss_is_503_while_the_store_is_down() {
     let reader = Reader::start().await;
     reader.remember("ns", "a");
-    let many = json!({"counters": [{"namespace": "ns", "key": "a"}, {"namespace": "ns", "key": "b"}]});
+    let many =
+        json!({"counters": [{"namespace": "ns", "key": "a"}, {"namespace": "ns", "key": "b"}]});
     for answered in [
         reader.get("/v1/counters/ns/b").await,
         reader.get("/v1/counters/ns/a?from=0").await,
@@ -140,7 +143,10 @@ async fn a_query_answers_in_order_as_of_one_position() {
     let answered = reader.query(&json!({"counters": [b, a, b], "after": "1:5"})).await;
     let [a, b] = [("a", 0, 0), ("b", 4, 1)]
         .map(|(k, v, e)| json!({"namespace": "ns", "key": k, "value": v, "events": e}));
-    assert_eq!((answered.status, answered.body), (200, json!({"counters": [b, a, b], "as_of": "0:0,1:5"})));
+    assert_eq!(
+        (answered.status, answered.body),
+        (200, json!({"counters": [b, a, b], "as_of": "0:0,1:5"}))
+    );
 }
 
 #[tokio::test]
@@ -174,7 +180,10 @@ async fn a_broken_log_answers_nothing_any_more() {
     for answered in
         [waited, reader.get("/v1/counters/ns/a").await, reader.get("/v1/counters/ns/unknown").await]
     {
-        assert_eq!((answered.status, &answered.body["type"]), (503, &json!("urn:tally:problem:log_broken")));
+        assert_eq!(
+            (answered.status, &answered.body["type"]),
+            (503, &json!("urn:tally:problem:log_broken"))
+        );
     }
 }
 
@@ -186,7 +195,10 @@ async fn a_value_beyond_64_bits_is_a_problem_and_not_another_value() {
     assert_eq!(reader.get("/v1/counters/ns/a").await.body["value"], json!(i64::MAX));
     reader.tail(1, (1, 2), "a", 1).unwrap();
     let answered = reader.get("/v1/counters/ns/a").await;
-    assert_eq!((answered.status, &answered.body["type"]), (500, &json!("urn:tally:problem:overflow")));
+    assert_eq!(
+        (answered.status, &answered.body["type"]),
+        (500, &json!("urn:tally:problem:overflow"))
+    );
     assert_eq!(answered.body["detail"], json!("ns/a: `value` is 9223372036854775808"));
 }
 
@@ -202,18 +214,28 @@ async fn what_cannot_be_asked_is_named() {
         ("/v1/counters/query", 405, Value::Null),
     ] {
         let answered = reader.get(path).await;
-        assert_eq!((answered.status, &answered.body["errors"][0]["field"]), (status, &field), "{path}");
+        assert_eq!(
+            (answered.status, &answered.body["errors"][0]["field"]),
+            (status, &field),
+            "{path}"
+        );
     }
-    let answered =
-        reader.query(&json!({"counters": [{"namespace": "ns", "key": "a"}, {"namespace": "ns"}]})).await;
+    let answered = reader
+        .query(&json!({"counters": [{"namespace": "ns", "key": "a"}, {"namespace": "ns"}]}))
+        .await;
     let expected = json!([{"item": 1, "field": "key", "reason": "missing"}]);
     assert_eq!((answered.status, &answered.body["errors"]), (400, &expected));
 
-    let text =
-        reader.http.post(format!("{}/v1/counters/query", reader.url)).header("content-type", "text/plain");
+    let text = reader
+        .http
+        .post(format!("{}/v1/counters/query", reader.url))
+        .header("content-type", "text/plain");
     assert_eq!(reader.send(text.body("{}")).await.status, 415);
-    let large =
-        reader.http.post(format!("{}/v1/counters/query", reader.url)).body(vec![b' '; BODY_LIMIT_BYTES + 1]);
+    let large = reader.http.post(format!("{}/v1/counters/query", reader.url)).body(vec![
+        b' ';
+        BODY_LIMIT_BYTES
+            + 1
+    ]);
     assert_eq!(reader.send(large).await.status, 413);
 }
 
@@ -221,6 +243,9 @@ async fn what_cannot_be_asked_is_named() {
 async fn a_reader_that_has_not_started_says_so() {
     let reader = Reader::closed().await;
     let answered = reader.get("/v1/counters/ns/a").await;
-    assert_eq!((answered.status, &answered.body["type"]), (503, &json!("urn:tally:problem:not_ready")));
+    assert_eq!(
+        (answered.status, &answered.body["type"]),
+        (503, &json!("urn:tally:problem:not_ready"))
+    );
     assert_eq!(answered.headers[header::RETRY_AFTER], "1");
 }

@@ -1,6 +1,6 @@
-//! The memory against a naive model: a log, a table that holds a beginning of each partition of it, queries whose snapshots
-//! are taken at any moment while they are in flight. Whatever happens in whatever order, an answer is the sum of all
-//! batches before its position.
+//! The memory against a naive model: a log, a table that holds a beginning of each partition of it,
+//! queries whose snapshots are taken at any moment while they are in flight. Whatever happens in
+//! whatever order, an answer is the sum of all batches before its position.
 
 use proptest::prelude::*;
 
@@ -14,7 +14,8 @@ const CACHED: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A batch is written to the log: transaction markers before it, messages it is of, what it came to.
+    /// A batch is written to the log: transaction markers before it, messages it is of, what it
+    /// came to.
     Write {
         partition: usize,
         markers: i64,
@@ -24,8 +25,8 @@ enum Step {
     /// The next batch of a partition is stored in the table, or tailed.
     Store(usize),
     Tail(usize),
-    /// A query begins; its snapshot is taken, `lag` batches a partition behind the table; it finishes, or fails when
-    /// no snapshot was taken.
+    /// A query begins; its snapshot is taken, `lag` batches a partition behind the table; it
+    /// finishes, or fails when no snapshot was taken.
     Begin(Vec<usize>),
     Take {
         flight: usize,
@@ -45,10 +46,14 @@ fn steps(lag: usize) -> impl Strategy<Value = Vec<Step>> {
     let partition = 0..PARTITIONS;
     let keys = prop::collection::vec(0..KEYS, 1..4);
     let deltas = prop::collection::vec((0..KEYS, 0u32..3, -5i64..100), 0..4);
-    let write =
-        (partition.clone(), 0i64..3, 1i64..5, deltas).prop_map(|(partition, markers, messages, deltas)| {
-            Step::Write { partition, markers, messages, deltas }
-        });
+    let write = (partition.clone(), 0i64..3, 1i64..5, deltas).prop_map(
+        |(partition, markers, messages, deltas)| Step::Write {
+            partition,
+            markers,
+            messages,
+            deltas,
+        },
+    );
     let buckets = prop::option::weighted(0.3, (0u32..3, 0u32..4));
     let step = prop_oneof![
         4 => write,
@@ -91,7 +96,12 @@ fn gains(gains: &[(usize, u32, i64)]) -> Deltas {
     let mut packer = Packer::with_room(0, 0);
     for (key, bucket_s, sum) in gains {
         let name = key.to_string();
-        packer.push(Delta { name: Name::new("ns", &name), bucket_s: *bucket_s, sum: *sum, events: 1 });
+        packer.push(Delta {
+            name: Name::new("ns", &name),
+            bucket_s: *bucket_s,
+            sum: *sum,
+            events: 1,
+        });
     }
     packer.finish()
 }
@@ -123,7 +133,13 @@ impl Model {
         Vector::new((0..PARTITIONS).map(|p| self.place(p, batches[p])).collect())
     }
 
-    fn write(&mut self, partition: usize, markers: i64, messages: i64, deltas: &[(usize, u32, i64)]) {
+    fn write(
+        &mut self,
+        partition: usize,
+        markers: i64,
+        messages: i64,
+        deltas: &[(usize, u32, i64)],
+    ) {
         let last = self.log[partition].last();
         let from = last.map_or(self.begins[partition], |batch| batch.to);
         let offset = last.map_or(0, |batch| next_offset(batch.offset)) + markers;
@@ -137,8 +153,9 @@ impl Model {
         buckets: &Range<u64>,
     ) -> Option<Total> {
         let deltas = batches.flat_map(|batch| batch.deltas.iter());
-        let here =
-            |delta: &Delta<'_>| delta.name == counter.name() && buckets.contains(&u64::from(delta.bucket_s));
+        let here = |delta: &Delta<'_>| {
+            delta.name == counter.name() && buckets.contains(&u64::from(delta.bucket_s))
+        };
         deltas.filter(here).fold(None, |total, delta| {
             let mut total = total.unwrap_or(Total::ZERO);
             total.add(delta.sum, delta.events);
@@ -146,9 +163,15 @@ impl Model {
         })
     }
 
-    fn snapshot(&self, query: &Query, taken: [usize; PARTITIONS], buckets: &Range<u64>) -> Snapshot {
+    fn snapshot(
+        &self,
+        query: &Query,
+        taken: [usize; PARTITIONS],
+        buckets: &Range<u64>,
+    ) -> Snapshot {
         let batches = || (0..PARTITIONS).flat_map(|p| &self.log[p][..taken[p]]);
-        let row = |counter: &Counter| Some((counter.clone(), Model::sum(batches(), counter, buckets)?));
+        let row =
+            |counter: &Counter| Some((counter.clone(), Model::sum(batches(), counter, buckets)?));
         Snapshot {
             vector: Arc::new(self.vector(taken)),
             totals: query.counters.iter().filter_map(row).collect(),
@@ -164,7 +187,8 @@ impl Model {
     ) -> Result<(), TestCaseError> {
         prop_assert!(answer.as_of.includes(&self.vector(self.tailed).position()));
         let included = |batch: &&Arrival| {
-            let at = answer.as_of.get(number(batch.partition)).expect("an answer names every partition");
+            let at =
+                answer.as_of.get(number(batch.partition)).expect("an answer names every partition");
             batch.to <= at
         };
         for (counter, total) in counters.iter().zip(&answer.totals) {
@@ -186,7 +210,8 @@ impl Model {
             Some((from, to)) => {
                 let buckets = u64::from(from)..u64::from(to);
                 let snapshot = self.snapshot(query, taken, &buckets);
-                let answer = self.memory.finish(Wanted::Buckets(&query.counters[0], &buckets), &snapshot);
+                let answer =
+                    self.memory.finish(Wanted::Buckets(&query.counters[0], &buckets), &snapshot);
                 (&query.counters[..1], buckets, answer)
             }
             None => {
@@ -229,7 +254,9 @@ impl Model {
             }
             Step::Take { flight, lag } => {
                 if let Some(query) = self.queries.get_mut(*flight) {
-                    query.taken.get_or_insert(self.stored.map(|stored| stored.saturating_sub(*lag)));
+                    query
+                        .taken
+                        .get_or_insert(self.stored.map(|stored| stored.saturating_sub(*lag)));
                 }
             }
             Step::Finish { flight, buckets } => {
@@ -285,7 +312,8 @@ fn run(begins: [i64; PARTITIONS], steps: &[Step]) -> Result<Model, TestCaseError
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// On one server, where no snapshot is older than what an earlier query saw, every query gives an answer.
+    /// On one server, where no snapshot is older than what an earlier query saw, every query gives
+    /// an answer.
     #[test]
     fn every_answer_is_the_sum_of_all_batches_before_its_position(begins in [0i64..9, 0i64..9], steps in steps(0)) {
         let model = run(begins, &steps)?;

@@ -68,7 +68,10 @@ impl Packer {
 impl Deltas {
     /// What they take in memory.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Deltas>() + size_of_val(&*self.hashes) + size_of_val(&*self.rows) + self.names.len()
+        size_of::<Deltas>()
+            + size_of_val(&*self.hashes)
+            + size_of_val(&*self.rows)
+            + self.names.len()
     }
 
     pub(crate) fn hashes(&self) -> &[NameHash] {
@@ -94,13 +97,14 @@ mod tests {
 
     #[test]
     fn deltas_come_back_as_they_were_pushed() {
-        let pushed =
-            [("nä", "k"), ("", "ämekey"), ("n", ""), ("", ""), ("nä", "k")].map(|(namespace, key)| Delta {
+        let pushed = [("nä", "k"), ("", "ämekey"), ("n", ""), ("", ""), ("nä", "k")].map(
+            |(namespace, key)| Delta {
                 name: Name::new(namespace, key),
                 bucket_s: u32::MAX,
                 sum: i64::MIN,
                 events: namespace.len() as i64,
-            });
+            },
+        );
         let mut packer = Packer::with_room(0, 0);
         pushed.into_iter().for_each(|delta| packer.push(delta));
         let deltas = packer.finish();

@@ -40,7 +40,9 @@ impl<'a> Sought<'a> {
 
     /// The place of the counter of this name among those sought: of equal ones, the first.
     pub(crate) fn place(&self, name: Name<'_>) -> Option<usize> {
-        self.table.find(spread(name.name_hash()), |place| self.counters[*place].name() == name).copied()
+        self.table
+            .find(spread(name.name_hash()), |place| self.counters[*place].name() == name)
+            .copied()
     }
 }
 
@@ -64,7 +66,10 @@ mod tests {
         let counters = ["a", "b", "a", ""].map(|key| Counter::new("ns", key));
         let sought = Sought::new(&counters);
         let place = |namespace, key| sought.place(Name::new(namespace, key));
-        assert_eq!([place("ns", "a"), place("ns", "b"), place("ns", "")], [Some(0), Some(1), Some(3)]);
+        assert_eq!(
+            [place("ns", "a"), place("ns", "b"), place("ns", "")],
+            [Some(0), Some(1), Some(3)]
+        );
         assert_eq!([place("ns", "c"), place("n", "sa")], [None, None]);
         assert!(counters.iter().all(|counter| sought.may_be(counter.name_hash())));
         assert!(!Sought::new(&[]).may_be(counters[0].name_hash()));

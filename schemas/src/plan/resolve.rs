@@ -82,7 +82,11 @@ pub(super) fn record(writer: &Schema) -> Result<Record, PlanError> {
     }
 }
 
-fn increment(writer: &Schema, record: &schema::Record, min_bytes: u64) -> Result<IncrementSteps, PlanError> {
+fn increment(
+    writer: &Schema,
+    record: &schema::Record,
+    min_bytes: u64,
+) -> Result<IncrementSteps, PlanError> {
     for field in ["namespace", "key", "delta", "at"] {
         require(record, INCREMENT, field)?;
     }
@@ -109,7 +113,10 @@ fn is_canonical(steps: &[Step<ReadIncrement>]) -> bool {
     matches!(namespace.read, ReadIncrement::Namespace(Source::Plain(Text)))
         && matches!(key.read, ReadIncrement::Key(Source::Plain(Text)))
         && matches!(delta.read, ReadIncrement::Delta(Source::Plain(Number::Long)))
-        && matches!(at.read, ReadIncrement::At(Source::Plain(Moment { number: Number::Long, per_ms: 1 })))
+        && matches!(
+            at.read,
+            ReadIncrement::At(Source::Plain(Moment { number: Number::Long, per_ms: 1 }))
+        )
         && matches!(&id.read, ReadIncrement::Id(Source::Union(branches))
             if *branches == [Some(OptionalText::Null), Some(OptionalText::Text)])
 }
@@ -130,7 +137,11 @@ fn batch(writer: &Schema, record: &schema::Record) -> Result<BatchSteps, PlanErr
     Ok(BatchSteps { steps })
 }
 
-fn require(record: &schema::Record, ours: &'static str, field: &'static str) -> Result<(), PlanError> {
+fn require(
+    record: &schema::Record,
+    ours: &'static str,
+    field: &'static str,
+) -> Result<(), PlanError> {
     match record.fields.iter().any(|theirs| theirs.name == field) {
         true => Ok(()),
         false => Err(PlanError::MissingField { record: ours, field }),
@@ -210,7 +221,8 @@ impl Resolve<'_> {
     ) -> Result<Source<T>, PlanError> {
         let source = match &self.writer.node(self.node).shape {
             Shape::Union(branches) => {
-                let branches = branches.iter().map(|&branch| fit(branch)).collect::<Result<Vec<_>, _>>()?;
+                let branches =
+                    branches.iter().map(|&branch| fit(branch)).collect::<Result<Vec<_>, _>>()?;
                 branches.iter().any(Option::is_some).then_some(Source::Union(branches))
             }
             _ => fit(self.node)?.map(Source::Plain),

@@ -58,7 +58,8 @@ pub(super) fn batch<'a>(
             ReadBatch::Id(source) => source.optional_text(&mut cursor).map(|id| message.id = id),
             ReadBatch::Skip(node) => writer.skip(&mut cursor, *node),
             ReadBatch::Increments(source) => {
-                message.increments = increments(source, writer, &mut cursor, &step.field, &mut each)?;
+                message.increments =
+                    increments(source, writer, &mut cursor, &step.field, &mut each)?;
                 Ok(())
             }
         };
@@ -84,11 +85,12 @@ fn increments<'a>(
             return Ok(read);
         };
         for _ in 0..block.items {
-            let steps =
-                items.pick(cursor).map_err(|reason| cursor.error(format!("{field}[{read}]"), reason))?;
-            let increment = steps
-                .read(writer, cursor)
-                .map_err(|fault| cursor.error(format!("{field}[{read}].{}", fault.field), fault.reason))?;
+            let steps = items
+                .pick(cursor)
+                .map_err(|reason| cursor.error(format!("{field}[{read}]"), reason))?;
+            let increment = steps.read(writer, cursor).map_err(|fault| {
+                cursor.error(format!("{field}[{read}].{}", fault.field), fault.reason)
+            })?;
             each(increment);
             read += 1;
         }
@@ -98,7 +100,11 @@ fn increments<'a>(
 
 impl IncrementSteps {
     #[inline(always)]
-    fn read<'a>(&self, writer: &Schema, cursor: &mut Cursor<'a>) -> Result<Increment<'a>, Fault<'_>> {
+    fn read<'a>(
+        &self,
+        writer: &Schema,
+        cursor: &mut Cursor<'a>,
+    ) -> Result<Increment<'a>, Fault<'_>> {
         if self.canonical { canonical(cursor) } else { self.read_by_steps(writer, cursor) }
     }
 
@@ -115,9 +121,15 @@ impl IncrementSteps {
                     source.text(cursor).map(|namespace| increment.namespace = namespace)
                 }
                 ReadIncrement::Key(source) => source.text(cursor).map(|key| increment.key = key),
-                ReadIncrement::Delta(source) => source.number(cursor).map(|delta| increment.delta = delta),
-                ReadIncrement::At(source) => source.at_ms(cursor).map(|at_ms| increment.at_ms = at_ms),
-                ReadIncrement::Id(source) => source.optional_text(cursor).map(|id| increment.id = id),
+                ReadIncrement::Delta(source) => {
+                    source.number(cursor).map(|delta| increment.delta = delta)
+                }
+                ReadIncrement::At(source) => {
+                    source.at_ms(cursor).map(|at_ms| increment.at_ms = at_ms)
+                }
+                ReadIncrement::Id(source) => {
+                    source.optional_text(cursor).map(|id| increment.id = id)
+                }
                 ReadIncrement::Skip(node) => writer.skip(cursor, *node),
             };
             done.at(&step.field)?;

@@ -1,4 +1,5 @@
-//! A writer's schema as nodes that refer to each other by number, so that a type may contain itself.
+//! A writer's schema as nodes that refer to each other by number, so that a type may contain
+//! itself.
 //!
 //! ```text
 //!  {"type":"record","name":"A",      0 record A ─► next: 1

@@ -1,7 +1,7 @@
 //! Passes over values that are not ours.
 //!
-//! The bytes come from anyone, so the work is bounded by them: a count that the bytes ahead cannot hold is refused, items
-//! that take no bytes are never looped over, and the recursion has a limit.
+//! The bytes come from anyone, so the work is bounded by them: a count that the bytes ahead cannot
+//! hold is refused, items that take no bytes are never looped over, and the recursion has a limit.
 
 use super::schema::{NodeId, Schema, Shape};
 use crate::Reason;
@@ -30,7 +30,9 @@ impl Schema {
             Shape::Array(item) => {
                 let depth = deeper()?;
                 let item_bytes = self.node(*item).min_bytes;
-                self.skip_blocks(cursor, item_bytes, |cursor| self.skip_nested(cursor, *item, depth))?;
+                self.skip_blocks(cursor, item_bytes, |cursor| {
+                    self.skip_nested(cursor, *item, depth)
+                })?;
             }
             Shape::Map(value) => {
                 let depth = deeper()?;

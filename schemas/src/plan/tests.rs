@@ -3,7 +3,8 @@ use std::fmt::Write as _;
 use super::*;
 use crate::{BatchEncoder, Reason, avsc, encode, varint};
 
-const HIT: Increment<'static> = Increment { namespace: "web", key: "hits", delta: 2, at_ms: 1_000, id: None };
+const HIT: Increment<'static> =
+    Increment { namespace: "web", key: "hits", delta: 2, at_ms: 1_000, id: None };
 
 /// The schema of a writer with our fields and these before them.
 fn with_extra_fields(extra: &str) -> String {
@@ -48,9 +49,9 @@ fn our_own_schemas_take_the_short_way() {
     let canonical = |text: &str| match Plan::new(text).unwrap().record {
         Record::Increment(steps) => steps.canonical,
         Record::Batch(batch) => batch.steps.iter().any(|step| match &step.read {
-            resolve::ReadBatch::Increments(resolve::Source::Plain(resolve::Source::Plain(steps))) => {
-                steps.canonical
-            }
+            resolve::ReadBatch::Increments(resolve::Source::Plain(resolve::Source::Plain(
+                steps,
+            ))) => steps.canonical,
             _ => false,
         }),
     };
@@ -59,7 +60,9 @@ fn our_own_schemas_take_the_short_way() {
 
     // Ours, or encoded alike; then, a field at a time, what is not.
     let ours = [r#""string""#, r#""bytes""#, r#""long""#, r#""long""#, r#"["null","bytes"]"#];
-    let schema = |[namespace, key, delta, at, id]: [&str; 5]| increment_schema(namespace, key, delta, at, id);
+    let schema = |[namespace, key, delta, at, id]: [&str; 5]| {
+        increment_schema(namespace, key, delta, at, id)
+    };
     assert!(canonical(&schema(ours)));
     let micros = r#"{"type":"long","logicalType":"timestamp-micros"}"#;
     let others: [&[&str]; 5] = [
@@ -67,7 +70,13 @@ fn our_own_schemas_take_the_short_way() {
         &[r#"["string"]"#, r#"["null","string"]"#],
         &[r#""int""#, r#"["long"]"#],
         &[r#""int""#, r#"["long"]"#, micros],
-        &[r#""null""#, r#""string""#, r#"["string","null"]"#, r#"["null","string","int"]"#, r#"["null"]"#],
+        &[
+            r#""null""#,
+            r#""string""#,
+            r#"["string","null"]"#,
+            r#"["null","string","int"]"#,
+            r#"["null"]"#,
+        ],
     ];
     for (field, others) in others.into_iter().enumerate() {
         for other in others {
@@ -76,8 +85,9 @@ fn our_own_schemas_take_the_short_way() {
             assert!(!canonical(&schema(types)), "field {field}: {other}");
         }
     }
-    let swapped =
-        avsc::INCREMENT.replace(r#""namespace","#, r#""swapped","#).replace(r#""key","#, r#""namespace","#);
+    let swapped = avsc::INCREMENT
+        .replace(r#""namespace","#, r#""swapped","#)
+        .replace(r#""key","#, r#""namespace","#);
     assert!(!canonical(&swapped.replace(r#""swapped","#, r#""key","#)));
     assert!(!canonical(&with_extra_fields(r#"{"name":"x","type":"int"}"#)));
 }
@@ -93,7 +103,9 @@ fn a_schema_that_is_not_ours_is_refused_with_what_it_is() {
         let error = plan_error(schema);
         assert_eq!(
             error,
-            format!("the schema is {writer}; only the records Increment and IncrementBatch are counted")
+            format!(
+                "the schema is {writer}; only the records Increment and IncrementBatch are counted"
+            )
         );
     }
 }
@@ -102,8 +114,11 @@ fn a_schema_that_is_not_ours_is_refused_with_what_it_is() {
 fn a_field_that_a_writer_lacks_is_named() {
     for field in ["namespace", "key", "delta", "at"] {
         for (schema, times) in [(avsc::INCREMENT, 1), (avsc::INCREMENT_BATCH, 1)] {
-            let renamed =
-                schema.replacen(&format!(r#""name": "{field}""#), r#""name": "other", "aliases": []"#, times);
+            let renamed = schema.replacen(
+                &format!(r#""name": "{field}""#),
+                r#""name": "other", "aliases": []"#,
+                times,
+            );
             assert_eq!(
                 plan_error(&renamed),
                 format!("Increment needs the field `{field}`, which the writer's record lacks")
@@ -164,7 +179,10 @@ fn a_malformed_schema_is_refused_with_the_reason() {
         ),
         (r#"{"name":"x","type":[]}"#, "a union: it has no branches"),
         (r#"{"name":"x","type":["null",["int"]]}"#, "a union: it holds another union"),
-        (r#"{"name":"x","type":{"type":"fixed","name":"F","size":-1}}"#, "tally.F: a fixed without a size"),
+        (
+            r#"{"name":"x","type":{"type":"fixed","name":"F","size":-1}}"#,
+            "tally.F: a fixed without a size",
+        ),
         (r#"{"name":"x"}"#, "tally.Increment.x: a field without a type"),
         (r#"{"name":"x","type":{"type":"array"}}"#, "an array: it has no items"),
     ] {
@@ -175,24 +193,38 @@ fn a_malformed_schema_is_refused_with_the_reason() {
 
 #[test]
 fn the_namespace_of_a_record_does_not_matter() {
-    for name in
-        [r#""name":"Increment""#, r#""name":"acme.Increment""#, r#""name":"Increment","namespace":"x""#]
-    {
-        let text = increment_schema(r#""string""#, r#""string""#, r#""long""#, r#""long""#, r#""string""#);
-        assert_eq!(Plan::new(&text.replacen(r#""name":"Increment""#, name, 1)).unwrap().kind(), Kind::Single);
+    for name in [
+        r#""name":"Increment""#,
+        r#""name":"acme.Increment""#,
+        r#""name":"Increment","namespace":"x""#,
+    ] {
+        let text =
+            increment_schema(r#""string""#, r#""string""#, r#""long""#, r#""long""#, r#""string""#);
+        assert_eq!(
+            Plan::new(&text.replacen(r#""name":"Increment""#, name, 1)).unwrap().kind(),
+            Kind::Single
+        );
     }
 }
 
 #[test]
 fn a_branch_that_cannot_stand_there_fails_the_message_that_uses_it() {
     let nullable = r#"["null","string"]"#;
-    let plan =
-        Plan::new(&increment_schema(r#""string""#, nullable, r#""long""#, r#""long""#, r#""null""#)).unwrap();
+    let plan = Plan::new(&increment_schema(
+        r#""string""#,
+        nullable,
+        r#""long""#,
+        r#""long""#,
+        r#""null""#,
+    ))
+    .unwrap();
     let good = [&longs(&[0, 1, 1])[..], b"k", &longs(&[5, 6])].concat();
     let read = Increment { namespace: "", key: "k", delta: 5, at_ms: 6, id: None };
     assert_eq!(decode(&plan, &good), Ok(vec![read]));
 
-    for (branch, reason) in [(0, Reason::Branch(0)), (2, Reason::NoBranch(2)), (-1, Reason::NoBranch(-1))] {
+    for (branch, reason) in
+        [(0, Reason::Branch(0)), (2, Reason::NoBranch(2)), (-1, Reason::NoBranch(-1))]
+    {
         let error = decode(&plan, &longs(&[0, branch, 5, 6])).unwrap_err();
         assert_eq!(error, DecodeError { field: "key".to_owned(), position: 1, reason });
     }
@@ -201,7 +233,8 @@ fn a_branch_that_cannot_stand_there_fails_the_message_that_uses_it() {
 #[test]
 fn a_number_out_of_an_ints_range_is_refused() {
     let text = r#""string""#;
-    let plan = Plan::new(&increment_schema(text, text, r#""int""#, r#""long""#, r#""null""#)).unwrap();
+    let plan =
+        Plan::new(&increment_schema(text, text, r#""int""#, r#""long""#, r#""null""#)).unwrap();
     for delta in [i64::from(i32::MIN), i64::from(i32::MAX)] {
         assert_eq!(decode(&plan, &longs(&[0, 0, delta, 6])).unwrap()[0].delta, delta);
     }
@@ -226,7 +259,11 @@ fn times_are_read_by_their_unit() {
     ] {
         let at = format!(r#"{{"type":"long","logicalType":"{logical_type}"}}"#);
         let plan = Plan::new(&increment_schema(text, text, r#""long""#, &at, r#""null""#)).unwrap();
-        assert_eq!(decode(&plan, &longs(&[0, 0, 1, value])).unwrap()[0].at_ms, at_ms, "{logical_type}");
+        assert_eq!(
+            decode(&plan, &longs(&[0, 0, 1, value])).unwrap()[0].at_ms,
+            at_ms,
+            "{logical_type}"
+        );
     }
 }
 
@@ -249,11 +286,17 @@ fn an_error_names_the_item_the_field_and_the_byte() {
 
     body[key] = 0x7f;
     let error = decode(&plan, &body).unwrap_err();
-    assert_eq!(error.to_string(), format!("`increments[2].key` at byte {key}: -64 is not a length"));
+    assert_eq!(
+        error.to_string(),
+        format!("`increments[2].key` at byte {key}: -64 is not a length")
+    );
 
     body.truncate(key);
     let error = decode(&plan, &body).unwrap_err();
-    assert_eq!(error.to_string(), format!("`increments[2].key` at byte {key}: the body ends too early"));
+    assert_eq!(
+        error.to_string(),
+        format!("`increments[2].key` at byte {key}: the body ends too early")
+    );
 }
 
 #[test]
@@ -338,9 +381,11 @@ fn the_shortest_items_fill_a_body_to_its_last_byte() {
         r#"{"type":"map","values":"null"}"#,
     ] {
         let last = format!(r#"}},{{"name":"x","type":{items}}}]}}"#);
-        let ours = increment_schema(r#""string""#, r#""string""#, r#""long""#, r#""long""#, r#""null""#);
+        let ours =
+            increment_schema(r#""string""#, r#""string""#, r#""long""#, r#""long""#, r#""null""#);
         let plan = Plan::new(&ours.replacen("}]}", &last, 1)).unwrap();
-        // Ten items: branches, arrays without items, or keys without letters. A null is R's second branch.
+        // Ten items: branches, arrays without items, or keys without letters. A null is R's second
+        // branch.
         let item = i64::from(items.contains('R'));
         let body = longs(&[&[0, 0, 3, 4, 10][..], &[item; 10], &[0]].concat());
         assert_eq!(decode(&plan, &body).map(|read| read.len()), Ok(1), "{items}");
@@ -349,8 +394,7 @@ fn the_shortest_items_fill_a_body_to_its_last_byte() {
 
 #[test]
 fn a_chain_that_is_too_deep_is_an_error_and_no_stack_overflow() {
-    let list =
-        r#"{"name":"x","type":{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}}"#;
+    let list = r#"{"name":"x","type":{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}}"#;
     let plan = Plan::new(&with_extra_fields(list)).unwrap();
     // Each link is a record and a union.
     let chain = |links: usize| with_extra_bytes(&longs(&[vec![1; links], vec![0]].concat()));
@@ -364,9 +408,13 @@ fn a_chain_that_is_too_deep_is_an_error_and_no_stack_overflow() {
 
 #[test]
 fn a_type_without_values_is_an_error() {
-    let endless = r#"{"name":"x","type":{"type":"record","name":"E","fields":[{"name":"e","type":"E"}]}}"#;
+    let endless =
+        r#"{"name":"x","type":{"type":"record","name":"E","fields":[{"name":"e","type":"E"}]}}"#;
     let plan = Plan::new(&with_extra_fields(endless)).unwrap();
-    assert_eq!(decode(&plan, &with_extra_bytes(&[])).unwrap_err().reason, Reason::Depth(skip::MAX_DEPTH));
+    assert_eq!(
+        decode(&plan, &with_extra_bytes(&[])).unwrap_err().reason,
+        Reason::Depth(skip::MAX_DEPTH)
+    );
 }
 
 #[test]

@@ -61,7 +61,8 @@ proptest! {
         prop_assert_eq!(oracle::batch(theirs), (id, increments));
     }
 
-    /// A writer may cut an array into blocks as it likes, and say the blocks' sizes (as a negative count) or not.
+    /// A writer may cut an array into blocks as it likes, and say the blocks' sizes (as a negative
+    /// count) or not.
     #[test]
     fn an_array_reads_the_same_however_it_is_cut_into_blocks(increments in increments(), seed: u64) {
         let mut dice = Dice(seed);

@@ -116,13 +116,15 @@ impl Field {
         if self.base == Base::Null {
             return (self.wrap(Value::Null), None);
         }
-        let nulls = |branches: &[Type]| branches.iter().position(|branch| matches!(branch, Type::Null));
-        let null = self
-            .union
-            .as_ref()
-            .and_then(|(before, after)| nulls(before).or_else(|| nulls(after).map(|i| before.len() + 1 + i)));
+        let nulls =
+            |branches: &[Type]| branches.iter().position(|branch| matches!(branch, Type::Null));
+        let null = self.union.as_ref().and_then(|(before, after)| {
+            nulls(before).or_else(|| nulls(after).map(|i| before.len() + 1 + i))
+        });
         match null {
-            Some(branch) if dice.roll(2) == 0 => (Value::Union(branch as u32, Box::new(Value::Null)), None),
+            Some(branch) if dice.roll(2) == 0 => {
+                (Value::Union(branch as u32, Box::new(Value::Null)), None)
+            }
             _ => {
                 let text = dice.text();
                 (self.text(&text), Some(text))
@@ -133,15 +135,19 @@ impl Field {
 
 fn field(bases: &'static [Base], others: Vec<Type>) -> impl Strategy<Value = Field> {
     let others = prop::sample::subsequence(others.clone(), 0..=others.len()).prop_shuffle();
-    let union = prop::option::of((others, any::<prop::sample::Index>()).prop_map(|(others, at)| {
-        let (before, after) = others.split_at(at.index(others.len() + 1));
-        (before.to_vec(), after.to_vec())
-    }));
+    let union =
+        prop::option::of((others, any::<prop::sample::Index>()).prop_map(|(others, at)| {
+            let (before, after) = others.split_at(at.index(others.len() + 1));
+            (before.to_vec(), after.to_vec())
+        }));
     (prop::sample::select(bases), union).prop_map(|(base, union)| Field { base, union })
 }
 
 fn text() -> impl Strategy<Value = Field> {
-    field(&[Base::Text, Base::Bytes], vec![Type::Null, Type::Int, Type::Array(Box::new(Type::Long))])
+    field(
+        &[Base::Text, Base::Bytes],
+        vec![Type::Null, Type::Int, Type::Array(Box::new(Type::Long))],
+    )
 }
 
 fn number(bases: &'static [Base]) -> impl Strategy<Value = Field> {
@@ -208,12 +214,17 @@ pub(crate) struct IncrementWriter {
 }
 
 pub(crate) fn increment_writer() -> impl Strategy<Value = IncrementWriter> {
-    let ours =
-        (text(), text(), number(&[Base::Int, Base::Long]), number(&[Base::Int, Base::Long, Base::Millis]))
-            .prop_map(|(namespace, key, delta, at)| {
-                vec![Slot::Namespace(namespace), Slot::Key(key), Slot::Delta(delta), Slot::At(at)]
-            });
-    slots(ours, prop::option::weighted(0.8, optional_text()), 4).prop_map(|slots| IncrementWriter { slots })
+    let ours = (
+        text(),
+        text(),
+        number(&[Base::Int, Base::Long]),
+        number(&[Base::Int, Base::Long, Base::Millis]),
+    )
+        .prop_map(|(namespace, key, delta, at)| {
+            vec![Slot::Namespace(namespace), Slot::Key(key), Slot::Delta(delta), Slot::At(at)]
+        });
+    slots(ours, prop::option::weighted(0.8, optional_text()), 4)
+        .prop_map(|slots| IncrementWriter { slots })
 }
 
 impl IncrementWriter {
@@ -272,7 +283,8 @@ pub(crate) struct BatchWriter {
 pub(crate) fn batch_writer() -> impl Strategy<Value = BatchWriter> {
     let ours = (any::<bool>(), increment_writer())
         .prop_map(|(items_union, increment)| vec![Slot::Increments { items_union, increment }]);
-    slots(ours, prop::option::weighted(0.8, optional_text()), 3).prop_map(|slots| BatchWriter { slots })
+    slots(ours, prop::option::weighted(0.8, optional_text()), 3)
+        .prop_map(|slots| BatchWriter { slots })
 }
 
 impl BatchWriter {
@@ -280,7 +292,8 @@ impl BatchWriter {
     pub(crate) fn text(&self) -> String {
         let names = &mut Names::default();
         let fields: Vec<Json> = self.slots.iter().map(|slot| slot.json(names)).collect();
-        json!({"type": "record", "name": "IncrementBatch", "namespace": "acme", "fields": fields}).to_string()
+        json!({"type": "record", "name": "IncrementBatch", "namespace": "acme", "fields": fields})
+            .to_string()
     }
 
     /// A value, and what we should read from it: the batch's id and the increments.
@@ -299,7 +312,11 @@ impl BatchWriter {
                     let mut items = Vec::new();
                     for _ in 0..dice.roll(6) {
                         let (item, expected) = increment.value(dice);
-                        items.push(if *items_union { Value::Union(1, Box::new(item)) } else { item });
+                        items.push(if *items_union {
+                            Value::Union(1, Box::new(item))
+                        } else {
+                            item
+                        });
                         owned.push(expected);
                     }
                     ("increments".to_owned(), Value::Array(items))

@@ -8,7 +8,8 @@ use crate::dice::Dice;
 use crate::evolved::{BatchWriter, Owned, batch_writer, increment_writer};
 use crate::oracle;
 
-/// Decodes behind an increment that must stay, whatever comes after it. Gives what the body was read as.
+/// Decodes behind an increment that must stay, whatever comes after it. Gives what the body was
+/// read as.
 fn decode(plan: &Plan, body: &[u8]) -> Option<Vec<Owned>> {
     let before = Increment { namespace: "", key: "before", delta: 1, at_ms: 0, id: None };
     let mut increments = vec![before];
@@ -102,19 +103,19 @@ proptest! {
     }
 }
 
-/// Records that double at every level: 2^40 of them in a value, and no byte to bound the work by. Going through them
-/// would take days.
+/// Records that double at every level: 2^40 of them in a value, and no byte to bound the work by.
+/// Going through them would take days.
 #[test]
 fn a_schema_that_doubles_without_taking_bytes_costs_nothing() {
-    let mut doubling = r#"{"type":"record","name":"D0","fields":[{"name":"n","type":"null"}]}"#.to_owned();
+    let mut doubling =
+        r#"{"type":"record","name":"D0","fields":[{"name":"n","type":"null"}]}"#.to_owned();
     for level in 1..=40 {
         let below = level - 1;
         doubling = format!(
             r#"{{"type":"record","name":"D{level}","fields":[{{"name":"a","type":{doubling}}},{{"name":"b","type":"D{below}"}}]}}"#
         );
     }
-    let item =
-        r#"{"type":"record","name":"I","fields":[{"name":"d","type":"D40"},{"name":"i","type":"int"}]}"#;
+    let item = r#"{"type":"record","name":"I","fields":[{"name":"d","type":"D40"},{"name":"i","type":"int"}]}"#;
     let extra = format!(
         r#""fields": [{{"name":"d","type":{doubling}}},
         {{"name":"none","type":{{"type":"array","items":"D40"}}}},

@@ -13,13 +13,17 @@ pub(crate) fn write(schema: &str, value: Value) -> Vec<u8> {
     GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(value).unwrap()
 }
 
-/// Reads a body that takes all its bytes by the schema that it was written by, resolved to `reader`'s.
+/// Reads a body that takes all its bytes by the schema that it was written by, resolved to
+/// `reader`'s.
 pub(crate) fn read(writer: &str, reader: &str, body: &[u8]) -> Result<Value, Error> {
     let writer = Schema::parse_str(writer).unwrap();
     let reader = Schema::parse_str(reader).unwrap();
     let mut rest = body;
-    let value =
-        GenericDatumReader::builder(&writer).reader_schema(&reader).build().unwrap().read_value(&mut rest)?;
+    let value = GenericDatumReader::builder(&writer)
+        .reader_schema(&reader)
+        .build()
+        .unwrap()
+        .read_value(&mut rest)?;
     assert_eq!(rest, b"", "bytes left over");
     Ok(value)
 }

@@ -84,15 +84,21 @@ fn every_field_of_every_schema_is_documented() {
         match json {
             serde_json::Value::Object(object) => {
                 let field = object.contains_key("name");
-                let path = if field { format!("{path}.{}", object["name"]) } else { path.to_owned() };
-                assert!(!field || object["doc"].as_str().is_some_and(|doc| doc.len() > 20), "{path}");
+                let path =
+                    if field { format!("{path}.{}", object["name"]) } else { path.to_owned() };
+                assert!(
+                    !field || object["doc"].as_str().is_some_and(|doc| doc.len() > 20),
+                    "{path}"
+                );
                 usize::from(field) + object.values().map(|value| check(value, &path)).sum::<usize>()
             }
             serde_json::Value::Array(values) => values.iter().map(|value| check(value, path)).sum(),
             _ => 0,
         }
     }
-    for (schema, documented) in [(avsc::INCREMENT, 6), (avsc::INCREMENT_BATCH, 9), (avsc::DELTA_BATCH, 18)] {
+    for (schema, documented) in
+        [(avsc::INCREMENT, 6), (avsc::INCREMENT_BATCH, 9), (avsc::DELTA_BATCH, 18)]
+    {
         assert_eq!(check(&serde_json::from_str(schema).unwrap(), ""), documented);
     }
 }

@@ -1,4 +1,5 @@
-//! Random Avro types of every sort, nested, as JSON and with values: what a writer may add to our records.
+//! Random Avro types of every sort, nested, as JSON and with values: what a writer may add to our
+//! records.
 
 use std::collections::HashMap;
 use std::mem::discriminant;
@@ -85,14 +86,18 @@ fn union(types: Vec<Type>) -> Option<Type> {
 pub(crate) struct Names(usize);
 
 impl Names {
-    /// The attributes that define a name, by each of the ways that Avro has, and the name to refer to it from a type in
-    /// the namespace `enclosing`; the namespace within.
+    /// The attributes that define a name, by each of the ways that Avro has, and the name to refer
+    /// to it from a type in the namespace `enclosing`; the namespace within.
     fn define(&mut self, enclosing: &str) -> (serde_json::Map<String, Json>, String, String) {
         self.0 += 1;
         let short = format!("T{}", self.0);
         let (attributes, reference, within) = match self.0 % 3 {
             0 => (json!({"name": short}), short.clone(), enclosing.to_owned()),
-            1 => (json!({"name": short, "namespace": "a.b"}), format!("a.b.{short}"), "a.b".to_owned()),
+            1 => (
+                json!({"name": short, "namespace": "a.b"}),
+                format!("a.b.{short}"),
+                "a.b".to_owned(),
+            ),
             _ => (json!({"name": format!("c.{short}")}), format!("c.{short}"), "c".to_owned()),
         };
         let Json::Object(attributes) = attributes else { unreachable!("an object above") };
@@ -161,9 +166,11 @@ impl Type {
             Type::Uuid => json!({"type": "string", "logicalType": "uuid"}),
             Type::Array(item) => json!({"type": "array", "items": item.json(names, enclosing)}),
             Type::Map(value) => json!({"type": "map", "values": value.json(names, enclosing)}),
-            Type::Union(branches) => {
-                branches.iter().map(|branch| branch.json(names, enclosing)).collect::<Vec<_>>().into()
-            }
+            Type::Union(branches) => branches
+                .iter()
+                .map(|branch| branch.json(names, enclosing))
+                .collect::<Vec<_>>()
+                .into(),
             _ => unreachable!("named types are rendered with their names"),
         }
     }
@@ -179,12 +186,16 @@ impl Type {
             Type::Bytes => Value::Bytes(dice.bytes()),
             Type::Text => Value::String(dice.text()),
             Type::Uuid => Value::Uuid("9c5b94b1-35ad-49bb-b118-8e8fc24abf80".parse().unwrap()),
-            Type::Fixed(size) => Value::Fixed(*size, (0..*size).map(|_| dice.bits() as u8).collect()),
+            Type::Fixed(size) => {
+                Value::Fixed(*size, (0..*size).map(|_| dice.bits() as u8).collect())
+            }
             Type::Enum(symbols) => {
                 let chosen = dice.roll(*symbols);
                 Value::Enum(chosen as u32, symbol(chosen))
             }
-            Type::Array(item) => Value::Array((0..dice.roll(4)).map(|_| item.value(dice)).collect()),
+            Type::Array(item) => {
+                Value::Array((0..dice.roll(4)).map(|_| item.value(dice)).collect())
+            }
             Type::Map(value) => {
                 let entries: HashMap<String, Value> =
                     (0..dice.roll(4)).map(|_| (dice.text(), value.value(dice))).collect();
@@ -205,7 +216,9 @@ impl Type {
 }
 
 fn fields_of(values: impl IntoIterator<Item = Value>) -> Value {
-    Value::Record(values.into_iter().enumerate().map(|(i, value)| (format!("f{i}"), value)).collect())
+    Value::Record(
+        values.into_iter().enumerate().map(|(i, value)| (format!("f{i}"), value)).collect(),
+    )
 }
 
 fn symbol(i: usize) -> String {

@@ -1,7 +1,7 @@
 use bytes::Bytes;
+use tally_platform::config;
+use tally_platform::health::Health;
 use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
-use tally_service::config;
-use tally_service::health::Health;
 
 use super::*;
 use crate::standing::Standing;
@@ -43,10 +43,16 @@ fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) 
 }
 
 fn kept(offset: i64, payload: Option<Vec<u8>>) -> Kept {
-    Kept { partition: 3, offset, timestamp_ms: Some(1_767_225_600_000), payload: payload.map(Bytes::from) }
+    Kept {
+        partition: 3,
+        offset,
+        timestamp_ms: Some(1_767_225_600_000),
+        payload: payload.map(Bytes::from),
+    }
 }
 
-/// What is said of a message by a partition that has stored up to offset 7 of deltas, 40 of increments.
+/// What is said of a message by a partition that has stored up to offset 7 of deltas, 40 of
+/// increments.
 fn refused(message: &Kept) -> String {
     partition(7, 40).prepare(message).map(drop).unwrap_err().to_string()
 }
@@ -54,7 +60,7 @@ fn refused(message: &Kept) -> String {
 #[test]
 fn a_batch_that_follows_is_a_block_that_follows_what_is_stored() {
     let (block, place) = partition(7, 40).prepare(&message(9, "a", 3, (40, 44))).unwrap();
-    assert_eq!(place, Place { previous: 7, offset: 9, logged_at_s: 1_767_225_600 });
+    assert_eq!(place, BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_767_225_600 });
     assert_eq!((block.rows, block.increments, block.source_to), (8, 5, 44));
 }
 

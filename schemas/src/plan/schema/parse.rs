@@ -31,7 +31,9 @@ impl Parser {
             Value::Array(branches) => self.union(branches, namespace),
             Value::Object(object) => match object.get("type") {
                 Some(Value::String(kind)) => self.object(kind, object, namespace),
-                Some(nested @ (Value::Object(_) | Value::Array(_))) => self.schema(nested, namespace),
+                Some(nested @ (Value::Object(_) | Value::Array(_))) => {
+                    self.schema(nested, namespace)
+                }
                 _ => Err(malformed("a schema", "it has no type")),
             },
             _ => Err(malformed("a schema", "it is neither a name, nor an object, nor a union")),
@@ -42,7 +44,8 @@ impl Parser {
         if let Some((shape, min_bytes)) = primitive(name) {
             return Ok(self.push(shape, min_bytes));
         }
-        // A bare name that its namespace does not hold may be one without a namespace, as Java's parser has it.
+        // A bare name that its namespace does not hold may be one without a namespace, as Java's
+        // parser has it.
         let known = self.names.get(&qualified(name, namespace)).or_else(|| self.names.get(name));
         known.copied().ok_or_else(|| PlanError::UnknownName { name: name.to_owned() })
     }
@@ -58,18 +61,21 @@ impl Parser {
             "enum" => self.enumeration(object, namespace),
             "fixed" => self.fixed(object, namespace),
             "array" => {
-                let items = object.get("items").ok_or_else(|| malformed("an array", "it has no items"))?;
+                let items =
+                    object.get("items").ok_or_else(|| malformed("an array", "it has no items"))?;
                 let items = self.schema(items, namespace)?;
                 Ok(self.push(Shape::Array(items), 1))
             }
             "map" => {
-                let values = object.get("values").ok_or_else(|| malformed("a map", "it has no values"))?;
+                let values =
+                    object.get("values").ok_or_else(|| malformed("a map", "it has no values"))?;
                 let values = self.schema(values, namespace)?;
                 Ok(self.push(Shape::Map(values), 1))
             }
             "int" | "long" => {
                 let id = self.named(kind, namespace)?;
-                let logical_type = object.get("logicalType").and_then(Value::as_str).map(str::to_owned);
+                let logical_type =
+                    object.get("logicalType").and_then(Value::as_str).map(str::to_owned);
                 self.nodes[id.0 as usize].logical_type = logical_type;
                 Ok(id)
             }
@@ -78,9 +84,14 @@ impl Parser {
     }
 
     fn union(&mut self, branches: &[Value], namespace: &str) -> Result<NodeId, PlanError> {
-        let branches: Vec<NodeId> =
-            branches.iter().map(|branch| self.schema(branch, namespace)).collect::<Result<_, _>>()?;
-        if branches.iter().any(|branch| matches!(self.nodes[branch.0 as usize].shape, Shape::Union(_))) {
+        let branches: Vec<NodeId> = branches
+            .iter()
+            .map(|branch| self.schema(branch, namespace))
+            .collect::<Result<_, _>>()?;
+        if branches
+            .iter()
+            .any(|branch| matches!(self.nodes[branch.0 as usize].shape, Shape::Union(_)))
+        {
             return Err(malformed("a union", "it holds another union"));
         }
         let shortest = branches.iter().map(|&branch| self.min_bytes(branch)).min();
@@ -88,10 +99,15 @@ impl Parser {
         Ok(self.push(Shape::Union(branches), shortest.saturating_add(1)))
     }
 
-    fn record(&mut self, object: &Map<String, Value>, namespace: &str) -> Result<NodeId, PlanError> {
+    fn record(
+        &mut self,
+        object: &Map<String, Value>,
+        namespace: &str,
+    ) -> Result<NodeId, PlanError> {
         let name = Name::of(object, namespace)?;
-        // Defined before its fields are read, as they may refer to it. A type that holds itself without a union, array or
-        // map between has no values, and each of those takes a byte: so one byte is a lower bound that holds already.
+        // Defined before its fields are read, as they may refer to it. A type that holds itself
+        // without a union, array or map between has no values, and each of those takes a byte: so
+        // one byte is a lower bound that holds already.
         let open = Record { name: name.short().to_owned(), fields: Vec::new(), solid: Vec::new() };
         let id = self.define(&name, Shape::Record(open), 1)?;
 
@@ -107,23 +123,31 @@ impl Parser {
             if !seen.insert(field) {
                 return Err(PlanError::DefinedTwice { name: format!("{}.{field}", name.full) });
             }
-            let json_type = json
-                .get("type")
-                .ok_or_else(|| malformed(&format!("{}.{field}", name.full), "a field without a type"))?;
+            let json_type = json.get("type").ok_or_else(|| {
+                malformed(&format!("{}.{field}", name.full), "a field without a type")
+            })?;
             let node = self.schema(json_type, &name.namespace)?;
             fields.push(Field { name: field.to_owned(), node });
         }
 
-        let solid: Vec<NodeId> =
-            fields.iter().map(|field| field.node).filter(|&node| self.min_bytes(node) > 0).collect();
-        let min_bytes = solid.iter().fold(0_u64, |sum, &node| sum.saturating_add(self.min_bytes(node)));
+        let solid: Vec<NodeId> = fields
+            .iter()
+            .map(|field| field.node)
+            .filter(|&node| self.min_bytes(node) > 0)
+            .collect();
+        let min_bytes =
+            solid.iter().fold(0_u64, |sum, &node| sum.saturating_add(self.min_bytes(node)));
         let node = &mut self.nodes[id.0 as usize];
         node.shape = Shape::Record(Record { name: name.short().to_owned(), fields, solid });
         node.min_bytes = min_bytes;
         Ok(id)
     }
 
-    fn enumeration(&mut self, object: &Map<String, Value>, namespace: &str) -> Result<NodeId, PlanError> {
+    fn enumeration(
+        &mut self,
+        object: &Map<String, Value>,
+        namespace: &str,
+    ) -> Result<NodeId, PlanError> {
         let name = Name::of(object, namespace)?;
         let Some(Value::Array(symbols)) = object.get("symbols") else {
             return Err(malformed(&name.full, "an enum without symbols"));
@@ -148,7 +172,8 @@ impl Parser {
     }
 
     fn push(&mut self, shape: Shape, min_bytes: u64) -> NodeId {
-        let id = NodeId(u32::try_from(self.nodes.len()).expect("a schema's text is shorter than 4 GiB"));
+        let id =
+            NodeId(u32::try_from(self.nodes.len()).expect("a schema's text is shorter than 4 GiB"));
         self.nodes.push(Node { shape, min_bytes, logical_type: None });
         id
     }
@@ -181,7 +206,11 @@ impl Name {
 
 /// A name with a dot is full already, whatever the namespace.
 fn qualified(name: &str, namespace: &str) -> String {
-    if name.contains('.') || namespace.is_empty() { name.to_owned() } else { format!("{namespace}.{name}") }
+    if name.contains('.') || namespace.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{namespace}.{name}")
+    }
 }
 
 fn primitive(name: &str) -> Option<(Shape, u64)> {

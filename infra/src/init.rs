@@ -1,0 +1,53 @@
+//! `tally init`: makes the topics, subjects and tables that the services need.
+//!
+//! Safe to repeat: what is there and agrees stays as it is. What is there and contradicts the
+//! configuration is refused with the difference named, never changed.
+
+mod subjects;
+mod tables;
+mod topics;
+
+use std::fmt;
+
+use tally_platform::config::Config;
+use tally_platform::registry;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("topic {topic}: {reason}")]
+    Topic { topic: String, reason: String },
+    #[error("the broker at {bootstrap}: {reason}")]
+    Broker { bootstrap: String, reason: String },
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error("the store at {url}: {what}: {source}")]
+    Store { url: String, what: &'static str, source: clickhouse::error::Error },
+    #[error("table {table} is there with {have}, but the configuration says {want}")]
+    TableContradicts { table: String, have: String, want: String },
+}
+
+/// What `init` found or made, a line each.
+#[derive(Debug, Default)]
+pub struct Report {
+    lines: Vec<String>,
+}
+
+impl Report {
+    fn add(&mut self, line: impl Into<String>) {
+        self.lines.push(line.into());
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}
+
+pub async fn init(config: &Config) -> Result<Report, Error> {
+    let mut report = Report::default();
+    topics::init(&config.kafka, &mut report).await?;
+    subjects::init(config, &mut report).await?;
+    tables::init(config, &mut report).await?;
+    Ok(report)
+}

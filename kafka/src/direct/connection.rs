@@ -1,0 +1,151 @@
+//! One connection to one broker: requests and answers of Kafka's protocol.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, FetchRequest, FetchResponse, RequestHeader,
+    ResponseHeader,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::buffer_pool::BufferPool;
+
+/// From this version on topics are named by their ids, so that another topic of the same name is
+/// never read (KIP-516).
+const OLDEST: i16 = 13;
+/// The newest that is understood here.
+const NEWEST: i16 = 17;
+const API_VERSIONS: i16 = 3;
+/// To connect, and for the greeting.
+const OPEN: Duration = Duration::from_secs(5);
+/// A broker that does not answer for so long is gone. It holds a fetch back far shorter.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The longest answer; a broker sends more than it was asked for only where one batch alone is
+/// longer.
+const MAX_ANSWER: usize = 128 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("no answer for {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error(
+        "the broker speaks versions {min} to {max} of Kafka's Fetch, and {OLDEST} to {NEWEST} are spoken here (Kafka 3.1 and newer): \
+         set fetch of this service to \"librdkafka\""
+    )]
+    Version { min: i16, max: i16 },
+    #[error("the answer is not Kafka's: {0}")]
+    Strange(String),
+}
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    client_id: StrBytes,
+    version: i16,
+    correlation: i32,
+    buffers: BufferPool,
+}
+
+impl Connection {
+    /// Connects, and agrees with the broker on a version.
+    pub(super) async fn open(
+        address: (&str, u16),
+        client_id: &str,
+        buffers: BufferPool,
+    ) -> Result<Connection, Error> {
+        let open = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let client_id = StrBytes::from_string(client_id.to_owned());
+            let mut connection =
+                Connection { stream, client_id, version: NEWEST, correlation: 0, buffers };
+            connection.greet().await?;
+            Ok(connection)
+        };
+        timeout(OPEN, open).await.unwrap_or(Err(Error::Silent(OPEN)))
+    }
+
+    async fn greet(&mut self) -> Result<(), Error> {
+        let hello = ApiVersionsRequest::default()
+            .with_client_software_name(StrBytes::from_static_str("tally"))
+            .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
+        self.send(ApiKey::ApiVersions, API_VERSIONS, &hello).await?;
+        let answer: ApiVersionsResponse = self.receive(ApiKey::ApiVersions, API_VERSIONS).await?;
+        let fetch = answer.api_keys.iter().find(|api| api.api_key == ApiKey::Fetch as i16);
+        let (min, max) = fetch.map_or((0, 0), |api| (api.min_version, api.max_version));
+        if max < OLDEST || min > NEWEST {
+            return Err(Error::Version { min, max });
+        }
+        self.version = max.min(NEWEST);
+        Ok(())
+    }
+
+    /// Sends a request, whose answer is to be taken before the next one is sent.
+    pub(super) async fn fetch(&mut self, request: &FetchRequest) -> Result<(), Error> {
+        let send = self.send(ApiKey::Fetch, self.version, request);
+        timeout(ANSWER, send).await.unwrap_or(Err(Error::Silent(ANSWER)))
+    }
+
+    pub(super) async fn answer(&mut self) -> Result<FetchResponse, Error> {
+        let receive = self.receive(ApiKey::Fetch, self.version);
+        timeout(ANSWER, receive).await.unwrap_or(Err(Error::Silent(ANSWER)))
+    }
+
+    async fn send(
+        &mut self,
+        api: ApiKey,
+        version: i16,
+        request: &impl Encodable,
+    ) -> Result<(), Error> {
+        self.correlation = self.correlation.wrapping_add(1);
+        let header = RequestHeader::default()
+            .with_request_api_key(api as i16)
+            .with_request_api_version(version)
+            .with_correlation_id(self.correlation)
+            .with_client_id(Some(self.client_id.clone()));
+        // The length comes first, and is known last.
+        let mut frame = BytesMut::from(&[0; 4][..]);
+        header.encode(&mut frame, api.request_header_version(version)).map_err(strange)?;
+        request.encode(&mut frame, version).map_err(strange)?;
+        let length = i32::try_from(frame.len() - 4).map_err(strange)?;
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        self.stream.write_all(&frame).await?;
+        Ok(())
+    }
+
+    async fn receive<A: Decodable>(&mut self, api: ApiKey, version: i16) -> Result<A, Error> {
+        let mut frame = self.receive_frame().await?;
+        let header = ResponseHeader::decode(&mut frame, api.response_header_version(version))
+            .map_err(strange)?;
+        if header.correlation_id != self.correlation {
+            return Err(Error::Strange(format!("it answers request {}", header.correlation_id)));
+        }
+        A::decode(&mut frame, version).map_err(strange)
+    }
+
+    async fn receive_frame(&mut self) -> Result<Bytes, Error> {
+        let length = self.stream.read_i32().await?;
+        let length = usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= MAX_ANSWER)
+            .ok_or_else(|| Error::Strange(format!("it says that it is {length} bytes long")))?;
+        let mut frame = self.buffers.take(length);
+        while frame.len() < length {
+            let left = length - frame.len();
+            if self.stream.read_buf(&mut (&mut frame).limit(left)).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+        Ok(self.buffers.lend(frame))
+    }
+}
+
+fn strange(error: impl std::fmt::Display) -> Error {
+    Error::Strange(error.to_string())
+}

@@ -1,0 +1,407 @@
+//! Batches that another implementation encoded, read back; cut off, damaged, aborted.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::mpsc::{Sender, channel};
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::{
+    Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::chunk::{Aborted, Chunk, End, end};
+use super::records::Damage;
+use super::shared::Shared;
+use super::{Direct, Piece, Stretch};
+use crate::buffer_pool::BufferPool;
+
+const BASE: i64 = 1_000;
+const EPOCH: i32 = 7;
+const NO_PRODUCER: i64 = -1;
+
+/// What a reader is to get of a record.
+type Read = (i64, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+fn record(offset: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Record {
+    Record {
+        transactional: false,
+        control: false,
+        delete_horizon: false,
+        partition_leader_epoch: EPOCH,
+        producer_id: NO_PRODUCER,
+        producer_epoch: -1,
+        timestamp_type: TimestampType::Creation,
+        offset,
+        sequence: i32::try_from(offset).unwrap(),
+        timestamp: 1_780_000_000_000 + offset,
+        key: key.map(Bytes::copy_from_slice),
+        value: value.map(Bytes::copy_from_slice),
+        headers: [(StrBytes::from_static_str("h"), Some(Bytes::from_static(b"header")))]
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// One batch, as a transaction's message or marker where it says so.
+fn encoded(records: &[Record], compression: Compression, xerial: bool) -> Bytes {
+    let compress = |from: &mut BytesMut, into: &mut BytesMut, compression| {
+        into.extend_from_slice(&compressed(from, compression, xerial));
+        Ok(())
+    };
+    let mut batch = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression };
+    RecordBatchEncoder::encode_with_custom_compression(
+        &mut batch,
+        records,
+        &options,
+        Some(compress),
+    )
+    .unwrap();
+    batch.freeze()
+}
+
+fn compressed(from: &[u8], compression: Compression, xerial: bool) -> Vec<u8> {
+    match compression {
+        Compression::None => from.to_vec(),
+        Compression::Gzip => {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(from).unwrap();
+            encoder.finish().unwrap()
+        }
+        Compression::Snappy if xerial => {
+            let mut framed = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".to_vec();
+            for block in from.chunks(100) {
+                let block = snap::raw::Encoder::new().compress_vec(block).unwrap();
+                framed.extend_from_slice(&u32::try_from(block.len()).unwrap().to_be_bytes());
+                framed.extend_from_slice(&block);
+            }
+            framed
+        }
+        Compression::Snappy => snap::raw::Encoder::new().compress_vec(from).unwrap(),
+        Compression::Lz4 => {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(from).unwrap();
+            encoder.finish().unwrap()
+        }
+        Compression::Zstd => zstd::encode_all(from, 0).unwrap(),
+    }
+}
+
+fn read(records: &Bytes, from: i64, aborted: &[Aborted]) -> Result<Vec<Read>, Damage> {
+    let mut chunk = Chunk::open(records.clone(), from, aborted.to_vec(), &BufferPool::new(0), 0);
+    let mut all = Vec::new();
+    while let Some(message) = chunk.next().map_err(|(_, damage)| damage)? {
+        let body = chunk.body();
+        let part = |range: Option<std::ops::Range<usize>>| range.map(|range| body[range].to_vec());
+        all.push((message.offset, message.timestamp_ms, part(message.key), part(message.value)));
+    }
+    Ok(all)
+}
+
+fn offsets(records: &Bytes, from: i64, aborted: &[Aborted]) -> Vec<i64> {
+    read(records, from, aborted).unwrap().into_iter().map(|(offset, ..)| offset).collect()
+}
+
+fn expected(record: &Record) -> Read {
+    let bytes = |part: &Option<Bytes>| part.as_ref().map(|part| part.to_vec());
+    (record.offset, Some(record.timestamp), bytes(&record.key), bytes(&record.value))
+}
+
+fn any_batch() -> impl Strategy<Value = Vec<Record>> {
+    let part = || option::of(vec(any::<u8>(), 0..200));
+    vec((part(), part()), 1..40).prop_map(|parts| {
+        let numbered = (BASE..).zip(parts);
+        numbered
+            .map(|(offset, (key, value))| record(offset, key.as_deref(), value.as_deref()))
+            .collect()
+    })
+}
+
+fn any_compression() -> impl Strategy<Value = (Compression, bool)> {
+    use Compression::{Gzip, Lz4, None, Snappy, Zstd};
+    let plain = [None, Gzip, Snappy, Lz4, Zstd].map(|compression| (compression, false));
+    proptest::sample::select([&plain[..], &[(Snappy, true)]].concat())
+}
+
+proptest! {
+    #[test]
+    fn what_another_implementation_encodes_is_read(records in any_batch(), (compression, xerial) in any_compression()) {
+        let batch = encoded(&records, compression, xerial);
+        let all: Vec<Read> = records.iter().map(expected).collect();
+        prop_assert_eq!(read(&batch, BASE, &[]), Ok(all.clone()));
+        let next = BASE + records.len() as i64;
+        prop_assert_eq!(end(&batch), Ok(Some(End { next, leader_epoch: EPOCH, size: batch.len() })));
+        // From the middle of a batch on.
+        let middle = records.len() / 2;
+        prop_assert_eq!(read(&batch, BASE + middle as i64, &[]), Ok(all[middle..].to_vec()));
+    }
+
+    #[test]
+    fn a_batch_that_is_cut_off_is_not_there(records in any_batch(), (compression, _) in any_compression(), at in any::<prop::sample::Index>()) {
+        let (first, second) = (encoded(&records, compression, false), encoded(&records, compression, false));
+        let both = Bytes::from([&first[..], &second[..]].concat());
+        let cut = both.slice(..at.index(both.len()));
+        let whole = cut.len() / first.len() * records.len();
+        prop_assert_eq!(read(&cut, BASE, &[]).map(|read| read.len()), Ok(whole));
+        prop_assert_eq!(end(&cut).map(|end| end.is_some()), Ok(whole > 0));
+    }
+
+    /// Up to the checksum a batch has nothing but its offset, its length, its leader's epoch and
+    /// its format.
+    #[test]
+    fn no_changed_bit_goes_unseen(records in any_batch(), (compression, _) in any_compression(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+        let batch = encoded(&records, compression, false);
+        let mut changed = batch.to_vec();
+        let at = at.index(batch.len());
+        changed[at] ^= 1_u8 << bit;
+        let got = read(&Bytes::from(changed), BASE, &[]);
+        if at >= 17 {
+            prop_assert!(matches!(got, Err(Damage::Checksum { .. })), "{got:?}");
+        } else if at == 16 {
+            prop_assert!(matches!(got, Err(Damage::Format(_))), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..300), codec in 0_u8..8) {
+        let mut batch = encoded(&[record(BASE, None, Some(&bytes))], Compression::None, false).to_vec();
+        // Bytes of no meaning where the records are, with a checksum that is right.
+        batch.truncate(61);
+        batch.extend_from_slice(&bytes);
+        batch[22] = codec;
+        let length = i32::try_from(batch.len() - 12).unwrap();
+        batch[8..12].copy_from_slice(&length.to_be_bytes());
+        let checksum = crc32c::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&checksum.to_be_bytes());
+        // Whatever it says, it ends.
+        let _ = read(&Bytes::from(batch), 0, &[]);
+    }
+}
+
+fn transactional(producer_id: i64, offset: i64) -> Bytes {
+    let record =
+        Record { transactional: true, producer_id, ..record(offset, None, Some(b"value")) };
+    encoded(&[record], Compression::Lz4, false)
+}
+
+fn marker(producer_id: i64, offset: i64, commits: bool) -> Bytes {
+    let key = [0, 0, 0, u8::from(commits)];
+    let record = Record {
+        transactional: true,
+        control: true,
+        producer_id,
+        ..record(offset, Some(&key), Some(b"\0\0"))
+    };
+    encoded(&[record], Compression::None, false)
+}
+
+#[test]
+fn what_was_aborted_is_passed_over_up_to_its_marker() {
+    let log = [
+        // Of a transaction that began before what was asked for.
+        transactional(1, 10),
+        transactional(2, 11),
+        encoded(&[record(12, None, None)], Compression::None, false),
+        marker(1, 13, false),
+        // The next one of the same producer is committed, the one after that not.
+        transactional(1, 14),
+        marker(2, 15, true),
+        marker(1, 16, true),
+        transactional(1, 17),
+        transactional(2, 18),
+        marker(1, 19, false),
+        marker(2, 20, true),
+        transactional(1, 21),
+    ];
+    let last = log.last().map_or(0, Bytes::len);
+    let log = Bytes::from(log.concat());
+    let aborted =
+        [(17, 1), (4, 1)].map(|(first_offset, producer_id)| Aborted { first_offset, producer_id });
+    assert_eq!(offsets(&log, 10, &aborted), [11, 12, 14, 18, 21]);
+    assert_eq!(offsets(&log, 10, &[]), [10, 11, 12, 14, 17, 18, 21]);
+    assert_eq!(end(&log), Ok(Some(End { next: 22, leader_epoch: EPOCH, size: last })));
+}
+
+#[test]
+fn a_message_outside_of_transactions_is_not_aborted_with_its_producers_transaction() {
+    let plain = Record { producer_id: 1, ..record(11, None, None) };
+    let log =
+        [transactional(1, 10), encoded(&[plain], Compression::None, false), marker(1, 12, false)];
+    let aborted = [Aborted { first_offset: 10, producer_id: 1 }];
+    assert_eq!(offsets(&Bytes::from(log.concat()), 10, &aborted), [11]);
+}
+
+#[test]
+fn times_are_the_brokers_where_the_topic_is_kept_so_and_absent_where_nobody_gave_one() {
+    let mut appended =
+        encoded(&[record(5, None, None), record(6, None, None)], Compression::None, false).to_vec();
+    appended[22] |= 1 << 3;
+    let checksum = crc32c::crc32c(&appended[21..]);
+    appended[17..21].copy_from_slice(&checksum.to_be_bytes());
+    let times: Vec<_> = read(&Bytes::from(appended), 0, &[])
+        .unwrap()
+        .into_iter()
+        .map(|(_, timestamp_ms, ..)| timestamp_ms)
+        .collect();
+    assert_eq!(times, [Some(1_780_000_000_006); 2]);
+    let untimed = Record { timestamp: -1, ..record(5, None, None) };
+    assert_eq!(read(&encoded(&[untimed], Compression::None, false), 0, &[]).unwrap()[0].1, None);
+}
+
+#[test]
+fn damage_is_named_and_its_batch_too() {
+    let good = encoded(&[record(5, None, Some(b"value"))], Compression::None, false);
+    let mut bad = encoded(&[record(6, None, Some(b"value"))], Compression::None, false).to_vec();
+    *bad.last_mut().unwrap() ^= 1;
+    let both = Bytes::from([&good[..], &bad[..]].concat());
+    let mut chunk = Chunk::open(both, 5, Vec::new(), &BufferPool::new(0), 0);
+    // What comes before it is read.
+    assert_eq!(chunk.next().unwrap().unwrap().offset, 5);
+    let (offset, damage) = chunk.next().unwrap_err();
+    assert_eq!(offset, 6);
+    assert!(damage.to_string().starts_with("the batch's checksum is "), "{damage}");
+
+    let mut old = good.to_vec();
+    old[16] = 1;
+    assert_eq!(read(&Bytes::from(old), 0, &[]), Err(Damage::Format(1)));
+}
+
+fn direct() -> (Direct, Sender<Piece>) {
+    let (sender, pieces) = channel();
+    let shared = Shared::new(uuid::Uuid::nil(), "test", sender.clone());
+    (
+        Direct { shared, pieces, current: None, runs: BTreeMap::new(), last_run: 0, leaders: None },
+        sender,
+    )
+}
+
+/// Messages of these offsets, as a link that was told to read the partition hands them over.
+fn piece(direct: &Direct, partition: i32, offsets: Range<i64>) -> Piece {
+    let records: Vec<_> = offsets.clone().map(|at| record(at, None, Some(b"value"))).collect();
+    let sent = encoded(&records, Compression::None, false);
+    let chunk = Chunk::open(sent, offsets.start, Vec::new(), &BufferPool::new(0), 0);
+    direct.shared.ahead.add(chunk.bytes());
+    let content = Ok(Stretch { from: offsets.start, next: offsets.end, chunk });
+    Piece { partition, run: direct.runs[&partition].number, content }
+}
+
+fn next_offset(direct: &mut Direct) -> Option<i64> {
+    direct.fetch_to_keep().map(|fetched| fetched.unwrap().offset)
+}
+
+#[test]
+fn what_was_fetched_out_of_turn_is_dropped_and_asked_for_again() {
+    let (mut direct, sender) = direct();
+    direct.start(&[(0, BASE)]);
+    sender.send(piece(&direct, 0, BASE..BASE + 2)).unwrap();
+    sender.send(piece(&direct, 0, BASE + 3..BASE + 4)).unwrap();
+    // Of the link that was too late.
+    sender.send(piece(&direct, 0, BASE + 2..BASE + 3)).unwrap();
+    assert_eq!([(); 3].map(|()| next_offset(&mut direct)), [Some(BASE), Some(BASE + 1), None]);
+    let asked = direct.shared.lock().partitions[&0];
+    assert_eq!((asked.run, asked.next), (direct.runs[&0].number, BASE + 2));
+    sender.send(piece(&direct, 0, BASE + 2..BASE + 4)).unwrap();
+    assert_eq!([(); 3].map(|()| next_offset(&mut direct)), [Some(BASE + 2), Some(BASE + 3), None]);
+}
+
+#[test]
+fn more_of_a_resumed_partition_is_asked_for_once_what_had_come_is_read() {
+    let (mut direct, sender) = direct();
+    direct.start(&[(0, BASE)]);
+    let is_asked_for = |direct: &Direct| !direct.shared.lock().partitions[&0].is_paused;
+    for at in BASE..BASE + 3 {
+        sender.send(piece(&direct, 0, at..at + 1)).unwrap();
+    }
+    assert_eq!(next_offset(&mut direct), Some(BASE));
+    direct.pause(0);
+    assert_eq!(next_offset(&mut direct), None);
+    direct.resume(0);
+    assert!(!is_asked_for(&direct));
+    assert_eq!(next_offset(&mut direct), Some(BASE + 1));
+    assert!(!is_asked_for(&direct));
+    assert_eq!(next_offset(&mut direct), Some(BASE + 2));
+    assert!(is_asked_for(&direct));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// So many messages of a partition come.
+    Come(i32, u8),
+    Pause(i32),
+    Resume(i32),
+    /// It is read again from where its reader is.
+    Start(i32),
+    Fetch,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..3, 1..5_u8).prop_map(|(partition, messages)| Step::Come(partition, messages)),
+        (0..3).prop_map(Step::Pause),
+        (0..3).prop_map(Step::Resume),
+        (0..3).prop_map(Step::Start),
+        Just(Step::Fetch),
+        Just(Step::Fetch),
+        Just(Step::Fetch),
+    ]
+}
+
+/// Where the reader of a partition is, and where what comes of it begins.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    next: i64,
+    coming: i64,
+    is_paused: bool,
+}
+
+proptest! {
+    #[test]
+    fn each_partition_comes_in_order_and_not_while_it_is_paused(steps in vec(any_step(), 0..200)) {
+        let (mut direct, sender) = direct();
+        let mut readers = [Reader { next: BASE, coming: BASE, is_paused: false }; 3];
+        direct.start(&[(0, BASE), (1, BASE), (2, BASE)]);
+        let resumes = (0..3).map(Step::Resume);
+        for step in steps.into_iter().chain(resumes).chain([Step::Fetch; 1000]) {
+            match step {
+                Step::Come(partition, messages) => {
+                    let reader = &mut readers[partition as usize];
+                    let from = reader.coming;
+                    reader.coming += i64::from(messages);
+                    sender.send(piece(&direct, partition, from..reader.coming)).unwrap();
+                }
+                Step::Pause(partition) => {
+                    direct.pause(partition);
+                    readers[partition as usize].is_paused = true;
+                }
+                Step::Resume(partition) => {
+                    direct.resume(partition);
+                    readers[partition as usize].is_paused = false;
+                }
+                Step::Start(partition) => {
+                    let reader = &mut readers[partition as usize];
+                    direct.start(&[(partition, reader.next)]);
+                    (reader.coming, reader.is_paused) = (reader.next, false);
+                }
+                Step::Fetch => {
+                    let Some(fetched) = direct.fetch_to_keep() else { continue };
+                    let fetched = fetched.unwrap();
+                    let reader = &mut readers[fetched.partition as usize];
+                    prop_assert!(!reader.is_paused);
+                    prop_assert_eq!(fetched.offset, reader.next);
+                    prop_assert_eq!(fetched.payload.as_deref(), Some(&b"value"[..]));
+                    reader.next += 1;
+                }
+            }
+        }
+        for reader in readers {
+            prop_assert_eq!(reader.next, reader.coming, "nothing is left behind");
+        }
+        prop_assert!(direct.shared.ahead.is_empty());
+    }
+}

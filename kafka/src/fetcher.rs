@@ -1,0 +1,155 @@
+//! Messages of the partitions that a member of the group holds, many at a time.
+//!
+//! The group is librdkafka's in any case. Where connections need no more than TCP, messages come
+//! straight from the brokers ([`super::direct`]): most of what a small message costs otherwise is
+//! librdkafka's own. Where they are encrypted or authenticated, or where the configuration says so,
+//! they come out of librdkafka's queues ([`super::queues`]).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use tokio::runtime::Handle;
+
+use super::direct::Direct;
+use super::queues::Queues;
+use super::{Cluster, Membership};
+use serde::{Deserialize, Serialize};
+
+/// A message that lives in the fetcher's memory until the next one is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetched<'m> {
+    pub partition: i32,
+    pub offset: i64,
+    /// In milliseconds since the Unix epoch, if the log has one.
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<&'m [u8]>,
+    pub payload: Option<&'m [u8]>,
+}
+
+/// A message that is kept for as long as anybody likes.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub partition: i32,
+    pub offset: i64,
+    /// In milliseconds since the Unix epoch, if the log has one.
+    pub timestamp_ms: Option<i64>,
+    pub payload: Option<Bytes>,
+}
+
+/// Why a partition cannot be read on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub partition: i32,
+    /// The offset to be read next, if the reason is that the log does not have it.
+    pub out_of_range: Option<i64>,
+    pub reason: String,
+}
+
+impl Unreadable {
+    pub(super) fn out_of_range(partition: i32, next: i64) -> Unreadable {
+        let reason = format!("offset {next} is out of range");
+        Unreadable { partition, out_of_range: Some(next), reason }
+    }
+
+    pub(super) fn damaged(partition: i32, reason: String) -> Unreadable {
+        Unreadable { partition, out_of_range: None, reason }
+    }
+}
+
+/// What fetches messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fetch {
+    /// This crate itself, straight from the brokers, at less than half the CPU a message. Where the
+    /// cluster's properties set `security.protocol` to anything but plaintext, librdkafka.
+    #[default]
+    Auto,
+    /// librdkafka, with all its properties.
+    Librdkafka,
+}
+
+/// Fetches from partitions of one topic, in turn.
+pub struct Fetcher(Way);
+
+enum Way {
+    Direct(Box<Direct>),
+    Queues(Queues),
+}
+
+impl Fetcher {
+    /// For a consumer that is a member of a group of this topic; `topic_id` as Kafka prints it.
+    pub fn new(
+        cluster: &Cluster,
+        fetch: Fetch,
+        consumer: &Arc<BaseConsumer<Membership>>,
+        topic: &str,
+        topic_id: &str,
+        client_id: &str,
+        runtime: &Handle,
+    ) -> Fetcher {
+        Fetcher(match fetch {
+            Fetch::Auto if cluster.is_plain() => {
+                Way::Direct(Box::new(Direct::new(consumer, topic, topic_id, client_id, runtime)))
+            }
+            Fetch::Auto | Fetch::Librdkafka => Way::Queues(Queues::new(consumer, topic)),
+        })
+    }
+
+    /// Reads these partitions, which the group gave, from these offsets on, whether they were read
+    /// before or not.
+    pub fn start(&mut self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.start(from),
+            Way::Queues(queues) => queues.start(from)?,
+        }
+        Ok(())
+    }
+
+    /// Nothing more comes of this partition until it is started again.
+    pub fn stop(&mut self, partition: i32) {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.stop(partition),
+            Way::Queues(queues) => queues.stop(partition),
+        }
+    }
+
+    /// Nothing more comes of this partition, which is read, until it is resumed or started again.
+    pub fn pause(&mut self, partition: i32) {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.pause(partition),
+            Way::Queues(queues) => queues.pause(partition),
+        }
+    }
+
+    /// A paused partition comes on where it was.
+    pub fn resume(&mut self, partition: i32) {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.resume(partition),
+            Way::Queues(queues) => queues.resume(partition),
+        }
+    }
+
+    /// The next message, if there is one; never waits.
+    #[inline]
+    pub fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.fetch(),
+            Way::Queues(queues) => queues.fetch(),
+        }
+    }
+
+    /// As [`Fetcher::fetch`], without copying a large message where that can be had.
+    pub fn fetch_to_keep(&mut self) -> Option<Result<Kept, Unreadable>> {
+        match &mut self.0 {
+            Way::Direct(direct) => direct.fetch_to_keep(),
+            Way::Queues(queues) => queues.fetch().map(|fetched| {
+                fetched.map(|Fetched { partition, offset, timestamp_ms, payload, .. }| {
+                    let payload = payload.map(Bytes::copy_from_slice);
+                    Kept { partition, offset, timestamp_ms, payload }
+                })
+            }),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! A Kafka client: the settings that exactly-once depends on, in one place, and what librdkafka's
+//! safe wrapper lacks. It knows nothing of counters, nor of the configuration file.
+
+mod buffer_pool;
+mod cluster;
+mod direct;
+mod fetcher;
+mod member;
+mod membership;
+mod queues;
+mod settings;
+mod topics;
+
+pub use buffer_pool::BufferPool;
+pub use cluster::{Cluster, RESERVED_PROPERTIES};
+pub use fetcher::{Fetch, Fetched, Fetcher, Kept, Unreadable};
+pub use member::{Member, group_metadata};
+pub use membership::{Membership, Rebalance, let_go, take_on};
+pub use settings::{
+    REJECTED_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer, transactional_producer,
+};
+pub use topics::{TopicError, partition_count, patiently, topic_id, topic_id_within, watermarks};

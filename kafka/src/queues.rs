@@ -1,0 +1,299 @@
+//! Taking messages out of librdkafka by the batch.
+//!
+//! ```text
+//!  broker ─► librdkafka ─► a queue per partition ─► Queues: many messages a call ─► message, borrowed
+//!                     └──► the consumer's queue ─► BaseConsumer::poll: the group's decisions, errors
+//! ```
+//!
+//! The safe wrapper takes one message a call, through an event each, which costs more than summing
+//! the message. Here a partition's messages stay in the partition's own queue, and a call takes as
+//! many as there are.
+//!
+//! What its unsafe code relies on, of librdkafka 2.12: a queue that the application has forwarded
+//! (even to nowhere) is not forwarded again when reading starts, so messages stay there; a message
+//! is valid until it is destroyed; messages of an earlier assignment are dropped as they are taken
+//! out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use rdkafka_sys as sys;
+
+use super::{Fetched, Membership, Unreadable};
+
+/// Messages taken in one call.
+const BATCH: usize = 512;
+
+/// A round of moving positions, which librdkafka's own threads answer. They are counted, since time
+/// also passes for a process that is stopped.
+const SEEK_CALL: Duration = Duration::from_millis(500);
+const SEEK_PAUSE: Duration = Duration::from_millis(20);
+const SEEK_ROUNDS: usize = 200;
+
+/// Takes messages of the assigned partitions, in turn.
+pub(super) struct Queues {
+    topic: String,
+    queues: BTreeMap<i32, Queue>,
+    /// Messages `at..` of `batch` are taken out and not handed over yet; those before are destroyed
+    /// or null.
+    batch: Vec<*mut sys::rd_kafka_message_t>,
+    at: usize,
+    /// The message that was handed over last.
+    current: Option<Owned>,
+    /// The partition that `batch` is of, and after which the next one is asked.
+    turn: i32,
+    /// Last, to be dropped after what is its own.
+    consumer: Arc<BaseConsumer<Membership>>,
+}
+
+struct Queue {
+    handle: *mut sys::rd_kafka_queue_t,
+    is_paused: bool,
+    /// Taken out when it was paused, and not handed over yet.
+    waiting: Vec<Owned>,
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `rd_kafka_queue_get_partition`, and is dropped once.
+        unsafe { sys::rd_kafka_queue_destroy(self.handle) }
+    }
+}
+
+struct Owned(*mut sys::rd_kafka_message_t);
+
+impl Owned {
+    fn into_raw(self) -> *mut sys::rd_kafka_message_t {
+        std::mem::ManuallyDrop::new(self).0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the message came from `rd_kafka_consume_batch_queue`, and is dropped once.
+        unsafe { sys::rd_kafka_message_destroy(self.0) }
+    }
+}
+
+impl Queues {
+    pub(super) fn new(consumer: &Arc<BaseConsumer<Membership>>, topic: &str) -> Queues {
+        Queues {
+            topic: topic.to_owned(),
+            queues: BTreeMap::new(),
+            batch: Vec::with_capacity(BATCH),
+            at: 0,
+            current: None,
+            turn: 0,
+            consumer: Arc::clone(consumer),
+        }
+    }
+
+    /// Reads these partitions from these offsets on, whether they were read before or not.
+    pub(super) fn start(&mut self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
+        for (partition, _) in from {
+            self.take_on(*partition);
+        }
+        let assignment = self.consumer.assignment()?;
+        let assigned: BTreeSet<i32> =
+            assignment.elements().iter().map(|element| element.partition()).collect();
+        let (moved, new): (Vec<_>, Vec<_>) =
+            from.iter().partition(|(partition, _)| assigned.contains(partition));
+        self.seek(&moved)?;
+        if new.is_empty() { Ok(()) } else { self.consumer.incremental_assign(&self.list(&new)?) }
+    }
+
+    /// Moves positions. Messages that were fetched before are dropped as they are taken out.
+    fn seek(&self, to: &[(i32, i64)]) -> Result<(), KafkaError> {
+        let mut round = 1;
+        while !to.is_empty() {
+            let answered = self.consumer.seek_partitions(self.list(to)?, SEEK_CALL);
+            let moved = answered.and_then(|answers| {
+                answers.elements().iter().try_for_each(|element| element.error())
+            });
+            match moved {
+                Ok(()) => break,
+                Err(error) if round == SEEK_ROUNDS => return Err(error),
+                // One that is only just being assigned has no position yet. All of them once more,
+                // which does no harm.
+                Err(error) => tracing::debug!(%error, "move positions"),
+            }
+            round += 1;
+            std::thread::sleep(SEEK_PAUSE);
+        }
+        Ok(())
+    }
+
+    fn list(&self, offsets: &[(i32, i64)]) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in offsets {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*next))?;
+        }
+        Ok(list)
+    }
+
+    /// From the next assignment of this partition on, its messages come from here. Call it before
+    /// it is assigned.
+    fn take_on(&mut self, partition: i32) {
+        self.stop(partition);
+        let topic = CString::new(self.topic.as_str()).expect("Kafka's topic names have no NUL");
+        // SAFETY: the client lives as long as `consumer`; the returned handle is owned by `Queue`,
+        // which is dropped before the consumer. Forwarding to null keeps the messages in the queue
+        // itself.
+        let queue = unsafe {
+            let queue = sys::rd_kafka_queue_get_partition(self.client(), topic.as_ptr(), partition);
+            assert!(!queue.is_null(), "a consumer has a queue for each partition");
+            sys::rd_kafka_queue_forward(queue, ptr::null_mut());
+            Queue { handle: queue, is_paused: false, waiting: Vec::new() }
+        };
+        self.queues.insert(partition, queue);
+    }
+
+    /// Forgets the partition, and what was taken out of it; it stays assigned.
+    pub(super) fn stop(&mut self, partition: i32) {
+        self.queues.remove(&partition);
+        if self.turn == partition {
+            self.drop_batch();
+        }
+    }
+
+    /// Nothing more comes of this partition until it is resumed; librdkafka goes on fetching as
+    /// much ahead as it may.
+    pub(super) fn pause(&mut self, partition: i32) {
+        let Some(queue) = self.queues.get_mut(&partition) else { return };
+        queue.is_paused = true;
+        if self.turn == partition {
+            queue.waiting.extend(self.batch.drain(..).skip(self.at).map(Owned));
+            self.at = 0;
+        }
+    }
+
+    pub(super) fn resume(&mut self, partition: i32) {
+        if let Some(queue) = self.queues.get_mut(&partition) {
+            queue.is_paused = false;
+        }
+    }
+
+    /// The next message, if there is one; never waits. An error is the partition's.
+    pub(super) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
+        let message = loop {
+            self.current = None;
+            if self.at == self.batch.len() && !self.refill() {
+                return None;
+            }
+            let taken = self.batch[self.at];
+            self.at += 1;
+            // SAFETY: librdkafka handed the message out valid, and it is destroyed only with
+            // `current`, which outlives the borrow of `self` that the result carries.
+            let message = unsafe { &*self.current.insert(Owned(taken)).0 };
+            match RDKafkaErrorCode::from(message.err) {
+                RDKafkaErrorCode::NoError => break message,
+                error => {
+                    if let Some(unreadable) = unreadable(message.partition, message.offset, error) {
+                        return Some(Err(unreadable));
+                    }
+                    tracing::warn!(%error, partition = message.partition, "consume");
+                }
+            }
+        };
+        Some(Ok(Fetched {
+            partition: message.partition,
+            offset: message.offset,
+            timestamp_ms: timestamp_ms(message),
+            key: bytes(message, message.key, message.key_len),
+            payload: bytes(message, message.payload, message.len),
+        }))
+    }
+
+    /// Takes messages out of the first partition after the last one that has some.
+    fn refill(&mut self) -> bool {
+        self.drop_batch();
+        for (partition, queue) in &mut self.queues {
+            if !queue.is_paused && !queue.waiting.is_empty() {
+                self.batch.extend(queue.waiting.drain(..).map(Owned::into_raw));
+                self.turn = *partition;
+                return true;
+            }
+        }
+        let after = self.queues.range(self.turn + 1..).chain(self.queues.range(..=self.turn));
+        for (partition, queue) in after.filter(|(_, queue)| !queue.is_paused) {
+            // SAFETY: the queue is alive, and the vector has room for as many pointers as the call
+            // may write; it says how many it wrote.
+            let taken = unsafe {
+                sys::rd_kafka_consume_batch_queue(queue.handle, 0, self.batch.as_mut_ptr(), BATCH)
+            };
+            // Nothing but a wrong queue makes this fail.
+            let taken = usize::try_from(taken).expect("the partition's queue can be read");
+            if taken > 0 {
+                // SAFETY: that many pointers were written just now.
+                unsafe { self.batch.set_len(taken) };
+                self.turn = *partition;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn drop_batch(&mut self) {
+        for message in self.batch.drain(..).skip(self.at) {
+            drop(Owned(message));
+        }
+        self.at = 0;
+    }
+
+    fn client(&self) -> *mut sys::rd_kafka_t {
+        self.consumer.client().native_ptr()
+    }
+}
+
+impl Drop for Queues {
+    fn drop(&mut self) {
+        self.drop_batch();
+    }
+}
+
+/// What ends the reading of a partition; other errors pass, and librdkafka goes on by itself.
+fn unreadable(partition: i32, offset: i64, code: RDKafkaErrorCode) -> Option<Unreadable> {
+    match code {
+        RDKafkaErrorCode::AutoOffsetReset => Some(Unreadable::out_of_range(partition, offset)),
+        RDKafkaErrorCode::BadMessage
+        | RDKafkaErrorCode::BadCompression
+        | RDKafkaErrorCode::InvalidMessage
+        | RDKafkaErrorCode::MessageSizeTooLarge
+        | RDKafkaErrorCode::LogTruncation
+        | RDKafkaErrorCode::UnknownPartition
+        | RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownTopicId => {
+            Some(Unreadable::damaged(partition, format!("at offset {offset}: {code}")))
+        }
+        _ => None,
+    }
+}
+
+fn timestamp_ms(message: &sys::rd_kafka_message_t) -> Option<i64> {
+    let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    // SAFETY: the message is alive, and came from librdkafka; the call reads it and writes `kind`.
+    let timestamp_ms = unsafe { sys::rd_kafka_message_timestamp(message, &mut kind) };
+    match kind {
+        sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE => None,
+        _ => (timestamp_ms >= 0).then_some(timestamp_ms),
+    }
+}
+
+fn bytes(
+    _owner: &sys::rd_kafka_message_t,
+    data: *mut std::ffi::c_void,
+    len: usize,
+) -> Option<&[u8]> {
+    if data.is_null() {
+        return None;
+    }
+    // SAFETY: librdkafka's messages hold `len` bytes at `data` for as long as the message lives.
+    Some(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) })
+}

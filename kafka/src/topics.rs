@@ -1,0 +1,178 @@
+//! What a topic is right now: its id, its partitions, their first and last offsets.
+
+use std::ffi::{CStr, CString};
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
+use rdkafka::error::{IsError, KafkaError};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka_sys as sys;
+use tokio_util::sync::CancellationToken;
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two questions to brokers that do not answer, and between two log lines about it.
+const RETRY: Duration = Duration::from_secs(1);
+const REMINDER: Duration = Duration::from_secs(30);
+/// How long a topic may be unknown to a broker that answers, before it is not there.
+const MISSING: Duration = Duration::from_secs(10);
+/// How soon a wait notices that it is to stop.
+const STOP_LATENCY: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+pub enum TopicError {
+    #[error("topic {topic} is not there: run `tally init`")]
+    Missing { topic: String },
+    #[error("describe topic {topic}: {reason}")]
+    Unavailable { topic: String, reason: String },
+}
+
+impl TopicError {
+    fn unavailable(topic: &str, reason: impl ToString) -> TopicError {
+        TopicError::Unavailable { topic: topic.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// Asks until the brokers answer; `None` once `stop` is cancelled. Blocks the thread.
+///
+/// That a topic is not there is an answer only if it stays so for a while: a broker learns of a new
+/// topic after it was made.
+pub fn patiently<T>(
+    stop: &CancellationToken,
+    mut ask: impl FnMut() -> Result<T, TopicError>,
+) -> Result<Option<T>, TopicError> {
+    let mut said: Option<Instant> = None;
+    let mut missing: Option<Instant> = None;
+    while !stop.is_cancelled() {
+        match ask() {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error @ TopicError::Missing { .. }) => match missing {
+                None => missing = Some(Instant::now()),
+                Some(since) if since.elapsed() < MISSING => {}
+                Some(_) => return Err(error),
+            },
+            Err(error @ TopicError::Unavailable { .. }) => {
+                missing = None;
+                if said.is_none_or(|said| said.elapsed() >= REMINDER) {
+                    tracing::warn!(%error, "wait for the brokers");
+                    said = Some(Instant::now());
+                }
+            }
+        }
+        let asked = Instant::now();
+        while !stop.is_cancelled() && asked.elapsed() < RETRY {
+            std::thread::sleep(STOP_LATENCY);
+        }
+    }
+    Ok(None)
+}
+
+/// How many partitions the topic has.
+pub fn partition_count<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+) -> Result<i32, TopicError> {
+    let metadata = client
+        .fetch_metadata(Some(topic), CALL_TIMEOUT)
+        .map_err(|error| TopicError::unavailable(topic, error))?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+        return Err(TopicError::Missing { topic: topic.to_owned() });
+    };
+    match found.error() {
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
+            Err(TopicError::Missing { topic: topic.to_owned() })
+        }
+        Some(error) => Err(TopicError::unavailable(topic, KafkaError::MetadataFetch(error.into()))),
+        None => {
+            Ok(i32::try_from(found.partitions().len()).expect("Kafka counts partitions in 32 bits"))
+        }
+    }
+}
+
+/// The first offset that a partition still has, and the next one that it will give.
+pub fn watermarks<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), TopicError> {
+    client
+        .fetch_watermarks(topic, partition, CALL_TIMEOUT)
+        .map_err(|error| TopicError::unavailable(topic, format!("partition {partition}: {error}")))
+}
+
+/// The id that Kafka gave the topic when it was made: another one under the same name has another.
+pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<String, TopicError> {
+    topic_id_within(client, topic, CALL_TIMEOUT)
+}
+
+/// As [`topic_id`], for callers that cannot wait long.
+pub fn topic_id_within<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<String, TopicError> {
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let name = CString::new(topic).map_err(|error| TopicError::unavailable(topic, error))?;
+    // SAFETY: every handle comes from librdkafka, is checked for null where it may be, is used only
+    // while its owner (the event, for results) is alive, and is destroyed once by `Owned`.
+    unsafe {
+        let mut names = [name.as_ptr()];
+        let topics = Owned(
+            sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()),
+            sys::rd_kafka_TopicCollection_destroy,
+        );
+        let queue =
+            Owned(sys::rd_kafka_queue_new(client.native_ptr()), sys::rd_kafka_queue_destroy);
+        sys::rd_kafka_DescribeTopics(client.native_ptr(), topics.0, ptr::null(), queue.0);
+        let event = sys::rd_kafka_queue_poll(queue.0, timeout_ms);
+        if event.is_null() {
+            return Err(TopicError::unavailable(topic, "timed out"));
+        }
+        let event = Owned(event, sys::rd_kafka_event_destroy);
+        let code = sys::rd_kafka_event_error(event.0);
+        if code.is_error() {
+            return Err(TopicError::unavailable(topic, text(sys::rd_kafka_err2str(code))));
+        }
+        let result = sys::rd_kafka_event_DescribeTopics_result(event.0);
+        if result.is_null() {
+            return Err(TopicError::unavailable(topic, "the answer is not a description"));
+        }
+        let mut count = 0;
+        let described = sys::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        if described.is_null() || count != 1 {
+            return Err(TopicError::unavailable(topic, format!("{count} topics described")));
+        }
+        let description = *described;
+        let error = sys::rd_kafka_TopicDescription_error(description);
+        match sys::rd_kafka_error_code(error) {
+            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => {
+                return Err(TopicError::Missing { topic: topic.to_owned() });
+            }
+            code => return Err(TopicError::unavailable(topic, text(sys::rd_kafka_err2str(code)))),
+        }
+        let id = sys::rd_kafka_TopicDescription_topic_id(description);
+        Ok(text(sys::rd_kafka_Uuid_base64str(id)))
+    }
+}
+
+/// A handle of librdkafka's and what destroys it.
+struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: `Owned` is made only of fresh handles and their own destructor, and is not
+        // cloned.
+        unsafe { (self.1)(self.0) }
+    }
+}
+
+/// SAFETY: `text` must be null or a C string that lives as long as the call.
+unsafe fn text(text: *const std::ffi::c_char) -> String {
+    match text.is_null() {
+        true => String::from("no reason given"),
+        // SAFETY: not null, and the caller's promise.
+        false => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
+    }
+}

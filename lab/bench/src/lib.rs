@@ -1,0 +1,237 @@
+//! `tally bench`: each part of the way measured beside a yardstick, in the same run, on a stack of
+//! its own.
+//!
+//! ```text
+//!  Rig: a stack, this program ──► Case: topics, groups and a database of its own ──► a bench ──► Figure ──► table, JSON
+//!                                   └── services, loads and yardsticks as child processes: CPU and memory from /proc
+//! ```
+//!
+//! Nothing is asserted of times. What is asserted is that the counts were right while they were
+//! taken.
+
+mod aggregate;
+mod blocks;
+mod decode;
+mod discard;
+mod drain;
+mod figures;
+mod freshness;
+mod live;
+mod log;
+mod machine;
+mod measure;
+mod peers;
+mod rebuild;
+mod recovery;
+mod rig;
+mod scale;
+mod sink;
+mod sum;
+mod trial;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use tally_platform::config::Config;
+use tally_stack::{Progress, ServiceArgs, StackArgs};
+
+use self::figures::{Figure, Report};
+use self::machine::Machine;
+use self::rig::Rig;
+use self::sum::SumArgs;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Bench {
+    /// Messages to increments.
+    Decode,
+    /// Increments to sums, in memory.
+    Sum,
+    /// A full topic to deltas.
+    Aggregate,
+    /// Full deltas to the store.
+    Sink,
+    /// Everything at once, at a fixed rate and at the highest sustained.
+    Live,
+    /// From acknowledged to readable.
+    Freshness,
+    /// From a killed aggregator to caught up.
+    Recovery,
+    /// From a restarted aggregator to its ids remembered again.
+    Rebuild,
+    /// Members that come and go under load.
+    Scale,
+    /// Another way to the same counts, on the same topic.
+    Peers,
+}
+
+/// All but the peers, which are asked for.
+const USUAL: [Bench; 9] = [
+    Bench::Decode,
+    Bench::Sum,
+    Bench::Aggregate,
+    Bench::Sink,
+    Bench::Live,
+    Bench::Freshness,
+    Bench::Recovery,
+    Bench::Rebuild,
+    Bench::Scale,
+];
+
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// What to measure [default: all but peers].
+    #[arg(value_enum)]
+    names: Vec<Bench>,
+
+    /// ClickHouse's own Kafka engine too.
+    #[arg(long)]
+    peers: bool,
+
+    /// Smaller and shorter: to see that it works.
+    #[arg(long)]
+    quick: bool,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    stack: StackArgs,
+    #[command(flatten)]
+    services: ServiceArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ChildArgs {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Work {
+    /// Consumes `increments` with librdkafka alone.
+    Discard,
+    /// Adds increments up.
+    Sum(SumArgs),
+}
+
+/// One measurement, printed as a line of JSON.
+pub fn child(args: &ChildArgs, config: &Config) -> anyhow::Result<()> {
+    let measured = match &args.work {
+        Work::Discard => serde_json::to_string(&discard::run(config)?)?,
+        Work::Sum(args) => serde_json::to_string(&sum::child(args)?)?,
+    };
+    println!("{measured}");
+    Ok(())
+}
+
+/// Runs the benches; `false` when a count was not right.
+pub async fn run(mut args: BenchArgs, config: Config) -> anyhow::Result<bool> {
+    // A folder of its own: it begins from nothing, so it removes what an earlier run left.
+    args.stack.dir = args.stack.dir.join("bench");
+    tally_stack::down(&args.stack).await.context("stop an earlier bench")?;
+    remove(&args.stack.dir)?;
+    let outcome = tokio::select! {
+        outcome = measure_all(&args, config) => outcome,
+        signal = tokio::signal::ctrl_c() => {
+            signal?;
+            Err(anyhow::anyhow!("interrupted"))
+        }
+    };
+    tally_stack::down(&args.stack).await.context("stop the stack")?;
+    match &outcome {
+        // Gigabytes, and nothing to be learned from them.
+        Ok(true) => remove(&args.stack.dir)?,
+        Ok(false) | Err(_) => {
+            eprintln!("the logs are in {}", args.stack.dir.join("logs").display())
+        }
+    }
+    outcome
+}
+
+fn remove(dir: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn measure_all(args: &BenchArgs, config: Config) -> anyhow::Result<bool> {
+    let stack = tally_stack::up(&args.stack, &Progress::auto()).await?;
+    let rig = Rig::new(stack, args.services.clone(), config, args.quick)?;
+    let machine = Machine::describe(&rig.store()).await?;
+    let mut wanted = if args.names.is_empty() { USUAL.to_vec() } else { args.names.clone() };
+    if args.peers && !wanted.contains(&Bench::Peers) {
+        wanted.push(Bench::Peers);
+    }
+    let (mut figures, mut failures) = (Vec::new(), Vec::new());
+    let mut highest = None;
+    for bench in wanted {
+        let begun = Instant::now();
+        eprintln!("{}: measuring", bench.name());
+        match measure(&rig, bench, &mut highest).await {
+            Ok(measured) => figures.extend(measured),
+            Err(error) => {
+                eprintln!("{}: {error:#}", bench.name());
+                failures.push((bench.name(), format!("{error:#}")));
+                // What it started must not run beside the next one.
+                rig.stop_services().await?;
+            }
+        }
+        eprintln!("{}: {:.0} s", bench.name(), begun.elapsed().as_secs_f64());
+    }
+    let report = Report { machine: &machine, figures: &figures, failures: &failures };
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => println!("{report}"),
+    }
+    anyhow::ensure!(failures.is_empty(), "not measured: {}", failed(&failures));
+    Ok(figures.iter().all(|figure| figure.sound))
+}
+
+fn failed(failures: &[(&'static str, String)]) -> String {
+    failures.iter().map(|(name, error)| format!("{name} ({error})")).collect::<Vec<_>>().join(", ")
+}
+
+async fn measure(
+    rig: &Rig,
+    bench: Bench,
+    highest: &mut Option<f64>,
+) -> anyhow::Result<Vec<Figure>> {
+    match bench {
+        Bench::Decode => tokio::task::block_in_place(|| decode::run(rig)),
+        Bench::Sum => sum::run(rig).await,
+        Bench::Aggregate => aggregate::run(rig).await,
+        Bench::Sink => sink::run(rig).await,
+        Bench::Live => {
+            let (figures, rate) = live::run(rig).await?;
+            *highest = rate;
+            Ok(figures)
+        }
+        Bench::Freshness => freshness::run(rig, *highest).await,
+        Bench::Recovery => recovery::run(rig).await,
+        Bench::Rebuild => rebuild::run(rig).await,
+        Bench::Scale => scale::run(rig).await,
+        Bench::Peers => peers::run(rig).await,
+    }
+}
+
+impl Bench {
+    fn name(self) -> &'static str {
+        match self {
+            Bench::Decode => "decode",
+            Bench::Sum => "sum",
+            Bench::Aggregate => "aggregate",
+            Bench::Sink => "sink",
+            Bench::Live => "live",
+            Bench::Freshness => "freshness",
+            Bench::Recovery => "recovery",
+            Bench::Rebuild => "rebuild",
+            Bench::Scale => "scale",
+            Bench::Peers => "peers",
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The load, the record of it, and the audit: an oracle that shares no code with what it judges.
+//!
+//! ```text
+//!  Load ──messages──► increments, gateways ──► (the pipeline under faults) ──► log, store, readers
+//!   │                                                                            │        │
+//!   └──► Book ──────────────────────────────────────────────────► ReadChecker ◄──┼────────┘
+//!         │                                                                      │
+//!         └──► Record ──► audit: Evidence ◄──────────────────────────────────────┘
+//!                             └──► Audit
+//! ```
+//!
+//! It decodes, folds and queries for itself: of the project it uses the schemas' text, and nothing
+//! else.
+
+mod auditor;
+mod book;
+mod codec;
+mod content;
+mod counters;
+mod dice;
+mod error;
+mod evidence;
+mod load;
+mod reads;
+mod record;
+mod registry;
+mod store;
+mod topics;
+mod verdict;
+
+pub use auditor::{Endpoints, Topics, audit, behind};
+pub use book::{Book, Progress};
+pub use error::Error;
+pub use load::{Load, LoadOptions};
+pub use reads::{ReadChecker, ReadReport, Violation};
+pub use record::Record;
+pub use verdict::{Audit, Finding, Findings, Logged, Sent, Wrong};

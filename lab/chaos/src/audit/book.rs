@@ -1,0 +1,218 @@
+//! The record while it is written: by the load as it sends, by librdkafka's threads as it is
+//! answered, and read by those who check reads.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::content::{Content, Plan, Way};
+use super::counters::{READ_COUNTERS, READS};
+use super::record::{Entry, Record, State};
+
+const ODDITIES_KEPT: usize = 50;
+
+/// Increments so far. What is sent a second time on purpose counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub attempted: u64,
+    pub acknowledged: u64,
+    /// Given up, whatever became of them.
+    pub failed: u64,
+}
+
+impl Progress {
+    pub fn in_flight(&self) -> u64 {
+        self.attempted.saturating_sub(self.acknowledged + self.failed)
+    }
+}
+
+/// The record as it grows.
+pub struct Book {
+    began: Instant,
+    began_ms: i64,
+    clock_step_ms: AtomicI64,
+    pub(super) plan: Plan,
+    entries: Mutex<Vec<Entry>>,
+    attempted: AtomicU64,
+    acknowledged: AtomicU64,
+    failed: AtomicU64,
+    reads: Mutex<Vec<ReadCounter>>,
+    oddities: Mutex<Vec<String>>,
+}
+
+/// What a counter that is read must come to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ReadCounter {
+    pub(super) attempted: i128,
+    pub(super) attempts: u64,
+    pub(super) acknowledged: Vec<Acknowledged>,
+}
+
+/// An increment that is in the log before `next`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledged {
+    pub(super) partition: i32,
+    pub(super) next: i64,
+    pub(super) delta: i64,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome {
+    /// Partition and offset, where they were told.
+    Acknowledged(Option<(i32, i64)>),
+    Unknown,
+    NotApplied,
+}
+
+impl Book {
+    pub(super) fn new(plan: Plan) -> Book {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
+        Book {
+            began: Instant::now(),
+            began_ms: i64::try_from(since_1970.as_millis())
+                .expect("it is before the year 292 million"),
+            clock_step_ms: AtomicI64::new(0),
+            plan,
+            entries: Mutex::new(Vec::new()),
+            attempted: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            reads: Mutex::new(vec![ReadCounter::default(); READ_COUNTERS as usize]),
+            oddities: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Milliseconds since the start.
+    pub(super) fn elapsed_ms(&self) -> u32 {
+        u32::try_from(self.began.elapsed().as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// The clock that events happen by.
+    pub(super) fn clock_ms(&self) -> i64 {
+        self.began_ms + i64::from(self.elapsed_ms()) + self.clock_step_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn step_clock(&self, ms: i64) {
+        self.clock_step_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Writes down that a message is about to be sent; its mark comes back.
+    pub(super) fn attempt(
+        &self,
+        way: Way,
+        number: u32,
+        clock_ms: i64,
+        content: Option<&Content>,
+    ) -> u32 {
+        if let Some(content) = content {
+            self.attempted.fetch_add(content.batch.increments.len() as u64, Ordering::Relaxed);
+            let mut reads = lock(&self.reads);
+            for (counter, delta) in reads_of(content) {
+                reads[counter].attempted += i128::from(delta);
+                reads[counter].attempts += 1;
+            }
+        }
+        self.add(Entry::new(way, number, clock_ms, self.elapsed_ms()))
+    }
+
+    /// Writes down that a message is about to be sent once more, as another of the same content.
+    pub(super) fn attempt_copy(&self, of: u32) -> u32 {
+        let original = self.entry(of);
+        self.add(Entry {
+            is_copy: true,
+            ..Entry::new(original.way, original.number, original.clock_ms, self.elapsed_ms())
+        })
+    }
+
+    fn add(&self, entry: Entry) -> u32 {
+        let mut entries = lock(&self.entries);
+        entries.push(entry);
+        u32::try_from(entries.len() - 1).expect("a run sends fewer than four billion messages")
+    }
+
+    pub(super) fn entry(&self, mark: u32) -> Entry {
+        lock(&self.entries)[mark as usize]
+    }
+
+    pub(super) fn settle(&self, mark: u32, outcome: Outcome) {
+        let settled_ms = self.elapsed_ms();
+        let entry = {
+            let mut entries = lock(&self.entries);
+            let entry = &mut entries[mark as usize];
+            entry.settled_ms = settled_ms;
+            match outcome {
+                Outcome::Acknowledged(place) => {
+                    entry.state = State::Acknowledged;
+                    (entry.partition, entry.offset) = place.unwrap_or((-1, -1));
+                }
+                Outcome::Unknown => entry.state = State::Unknown,
+                Outcome::NotApplied => entry.state = State::NotApplied,
+            }
+            *entry
+        };
+        if entry.is_copy || entry.way == Way::Bad {
+            return;
+        }
+        let content = self.plan.content(entry.way, entry.number, entry.clock_ms);
+        let increments = content.batch.increments.len() as u64;
+        if entry.state != State::Acknowledged {
+            self.failed.fetch_add(increments, Ordering::Relaxed);
+            return;
+        }
+        self.acknowledged.fetch_add(increments, Ordering::Relaxed);
+        if let Some((partition, offset)) = entry.place() {
+            let mut reads = lock(&self.reads);
+            for (counter, delta) in reads_of(&content) {
+                reads[counter].acknowledged.push(Acknowledged {
+                    partition,
+                    next: offset + 1,
+                    delta,
+                });
+            }
+        }
+    }
+
+    pub fn progress(&self) -> Progress {
+        // In this order, so that none is settled before it was attempted.
+        let (acknowledged, failed) =
+            (self.acknowledged.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        Progress { attempted: self.attempted.load(Ordering::Relaxed), acknowledged, failed }
+    }
+
+    pub(super) fn with_reads<T>(&self, see: impl FnOnce(&[ReadCounter]) -> T) -> T {
+        see(&lock(&self.reads))
+    }
+
+    /// Keeps what nobody should have answered.
+    pub(super) fn odd(&self, what: String) {
+        let mut oddities = lock(&self.oddities);
+        if oddities.len() < ODDITIES_KEPT {
+            oddities.push(format!("at {} ms: {what}", self.elapsed_ms()));
+        }
+    }
+
+    /// The record as it is. What is not settled by now is unknown.
+    pub(super) fn close(&self) -> Record {
+        let mut entries = lock(&self.entries).clone();
+        for entry in entries.iter_mut().filter(|entry| entry.state == State::Attempted) {
+            entry.state = State::Unknown;
+            entry.settled_ms = self.elapsed_ms();
+        }
+        let plan = Plan::new(self.plan.seed(), self.plan.ids(), self.plan.schemas);
+        Record { plan, entries, oddities: lock(&self.oddities).clone() }
+    }
+}
+
+/// The increments that reads are checked on: the counter, and what it gains.
+fn reads_of(content: &Content) -> impl Iterator<Item = (usize, i64)> {
+    let reads = content.batch.increments.iter().filter(|increment| increment.namespace == READS);
+    reads.map(|increment| {
+        let number = increment.key.strip_prefix("read-").and_then(|number| number.parse().ok());
+        (number.expect("the load names these counters"), increment.delta)
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,268 @@
+//! What each message holds: a function of the seed, the way it goes in, its number, and the event
+//! clock when it was sent.
+//!
+//! So the record keeps a few bytes a message, and the audit makes the messages again.
+
+use super::codec::{self, Increment, IncrementBatch, SchemaIds};
+use super::counters::{Counters, READS};
+use super::dice::Dice;
+
+const MOST_IN_BATCH: u64 = 50;
+/// Increments of different messages that share an id: each is counted once a partition.
+const SHARED_IDS: u64 = 3_000;
+
+const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// How a message goes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    /// One increment, by a Kafka producer.
+    Single,
+    /// A batch, by a Kafka producer.
+    Batch,
+    /// A request to the gateway.
+    Request,
+    /// By a Kafka producer, and to be rejected.
+    Bad,
+}
+
+impl Way {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Way::Single => "single",
+            Way::Batch => "batch",
+            Way::Request => "request",
+            Way::Bad => "bad",
+        }
+    }
+}
+
+/// How often the increments count, if their message is there more than once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counts {
+    /// They have no ids: it must not be there again.
+    EachTime,
+    /// The batch has an id.
+    OnceByBatch,
+    /// Each increment has an id of its own.
+    OnceByIncrement,
+}
+
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) counts: Counts,
+    /// Whether it is sent more than once on purpose.
+    pub(super) repeats: bool,
+    pub(super) batch: IncrementBatch,
+    /// Whether it is a single increment, not an array of them.
+    pub(super) is_single: bool,
+}
+
+struct Shape {
+    counts: Counts,
+    repeats: bool,
+    /// Some of its increments have ids that others have too.
+    shares_ids: bool,
+    is_single: bool,
+}
+
+/// What is to be rejected, and the reason that must be given.
+#[derive(Debug)]
+pub(super) struct Bad {
+    pub(super) reason: &'static str,
+    pub(super) payload: Vec<u8>,
+}
+
+pub(super) struct Plan {
+    seed: u64,
+    /// Whether ids are used, and messages sent more than once.
+    ids: bool,
+    pub(super) schemas: SchemaIds,
+    pub(super) counters: Counters,
+}
+
+impl Plan {
+    pub(super) fn new(seed: u64, ids: bool, schemas: SchemaIds) -> Plan {
+        Plan { seed, ids, schemas, counters: Counters::new() }
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn ids(&self) -> bool {
+        self.ids
+    }
+
+    /// Dice for what happens to a message on its way, which its content does not depend on.
+    pub(super) fn fate(&self, way: Way, number: u32) -> Dice {
+        Dice::new(self.seed, 16 + way as u64, number.into())
+    }
+
+    pub(super) fn content(&self, way: Way, number: u32, clock_ms: i64) -> Content {
+        let mut dice = Dice::new(self.seed, way as u64, number.into());
+        let Shape { counts, repeats, shares_ids, is_single } = self.shape(way, &mut dice);
+        let count = if is_single { 1 } else { 1 + dice.below(MOST_IN_BATCH) };
+        let name = format!("{}-{number}", way.as_str());
+        let increments = (0..count)
+            .map(|item| {
+                let (counter, delta) = self.counters.pick(&mut dice);
+                let (namespace, key) = self.counters.name(counter);
+                let at = clock_ms + shift_ms(&mut dice);
+                let id = match counts {
+                    Counts::OnceByIncrement => Some(format!("{name}-{item}")),
+                    // Reads are held against bounds, so each of their increments must count.
+                    _ if shares_ids && namespace != READS && dice.below(2) == 0 => {
+                        Some(format!("shared-{}", dice.below(SHARED_IDS)))
+                    }
+                    _ => None,
+                };
+                Increment { namespace: namespace.into(), key: key.into(), delta, at, id }
+            })
+            .collect();
+        // A request is recognised by its id, whether or not ids are on.
+        let has_id = counts == Counts::OnceByBatch || (way == Way::Request && !self.ids);
+        Content {
+            counts,
+            repeats,
+            batch: IncrementBatch { id: has_id.then_some(name), increments },
+            is_single,
+        }
+    }
+
+    /// With ids on, every message has one, as everybody's should that must count once end to end:
+    /// librdkafka itself, its idempotence on, appends messages twice when it begins a new epoch
+    /// with requests whose answers it has lost.
+    fn shape(&self, way: Way, dice: &mut Dice) -> Shape {
+        let roll = dice.below(100);
+        let is_single = way == Way::Single || (way == Way::Request && self.ids && roll >= 85);
+        if !self.ids {
+            return Shape {
+                counts: Counts::EachTime,
+                repeats: false,
+                shares_ids: false,
+                is_single,
+            };
+        }
+        let (counts, shares_ids) = match (way, roll) {
+            (Way::Batch, ..4) => (Counts::OnceByBatch, true),
+            (Way::Batch, ..60) | (Way::Request, ..70) => (Counts::OnceByBatch, false),
+            _ => (Counts::OnceByIncrement, false),
+        };
+        let repeats = way == Way::Request || dice.below(100) < 15;
+        Shape { counts, repeats, shares_ids, is_single }
+    }
+
+    /// The message of a Kafka producer.
+    pub(super) fn payload(&self, content: &Content) -> Vec<u8> {
+        match (&content.batch.increments[..], content.is_single) {
+            ([increment], true) => codec::write_single(self.schemas, increment),
+            _ => codec::write_batch(self.schemas, &content.batch),
+        }
+    }
+
+    pub(super) fn bad(&self, number: u32, clock_ms: i64) -> Bad {
+        let mut dice = Dice::new(self.seed, Way::Bad as u64, number.into());
+        let sound = Increment {
+            namespace: "bad".into(),
+            key: format!("bad-{number}"),
+            delta: (1 + dice.below(1 << 40)).cast_signed(),
+            at: clock_ms,
+            id: None,
+        };
+        let single = |increment: Increment| codec::write_single(self.schemas, &increment);
+        let (reason, payload) = match dice.below(7) {
+            0 => {
+                let body = &single(sound)[5..];
+                ("unknown_schema", [&codec::frame(NO_SUCH_SCHEMA)[..], body].concat())
+            }
+            1 => ("not_framed", format!("{{\"garbage\": {}}}", dice.roll()).into_bytes()),
+            2 => {
+                let whole = single(sound);
+                ("undecodable", whole[..whole.len() - 4].to_vec())
+            }
+            3 => ("reserved_namespace", single(Increment { namespace: "__tally".into(), ..sound })),
+            4 => ("event_time_out_of_range", single(Increment { at: -sound.delta, ..sound })),
+            5 => {
+                let nameless = Increment { key: String::new(), ..sound.clone() };
+                let batch = IncrementBatch { id: None, increments: vec![sound, nameless] };
+                ("name_out_of_range", codec::write_batch(self.schemas, &batch))
+            }
+            _ => ("future_event_time", single(Increment { at: clock_ms + 5 * DAY_MS, ..sound })),
+        };
+        Bad { reason, payload }
+    }
+}
+
+/// Most events happened just now, some hours ago, a few will in some minutes.
+fn shift_ms(dice: &mut Dice) -> i64 {
+    let up_to = |dice: &mut Dice, ms: u64| dice.below(ms).cast_signed();
+    match dice.below(100) {
+        ..90 => -up_to(dice, 5_000),
+        90..98 => -up_to(dice, 2 * 3600 * 1000),
+        _ => up_to(dice, 10 * 60 * 1000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SCHEMAS: SchemaIds = SchemaIds { increment: 1, batch: 2 };
+    const CLOCK_MS: i64 = 1_780_000_000_000;
+
+    #[test]
+    fn a_message_is_made_again_as_it_was() {
+        let (one, again) = (Plan::new(5, true, SCHEMAS), Plan::new(5, true, SCHEMAS));
+        for number in 0..200 {
+            for way in [Way::Single, Way::Batch, Way::Request] {
+                let content = one.content(way, number, CLOCK_MS);
+                assert_eq!(content.batch, again.content(way, number, CLOCK_MS).batch);
+                let read = codec::read_message(SCHEMAS, &one.payload(&content)).unwrap();
+                assert_eq!(read.increments, content.batch.increments);
+            }
+            assert_eq!(one.bad(number, CLOCK_MS).payload, again.bad(number, CLOCK_MS).payload);
+        }
+    }
+
+    #[test]
+    fn with_ids_all_kinds_come_up_and_every_message_is_safe_to_send_again() {
+        let plan = Plan::new(1, true, SCHEMAS);
+        for way in [Way::Single, Way::Batch, Way::Request] {
+            let contents: Vec<_> =
+                (0..500).map(|number| plan.content(way, number, CLOCK_MS)).collect();
+            for content in &contents {
+                assert_ne!(content.counts, Counts::EachTime);
+                let by_items =
+                    content.batch.increments.iter().all(|increment| increment.id.is_some());
+                assert!(content.batch.id.is_some() || by_items);
+            }
+            let repeated = contents.iter().filter(|content| content.repeats).count();
+            assert_eq!(repeated == contents.len(), way == Way::Request);
+            assert!(repeated > 0);
+        }
+        let reasons: BTreeSet<_> =
+            (0..100).map(|number| plan.bad(number, CLOCK_MS).reason).collect();
+        assert_eq!(reasons.len(), 7);
+        let shared = (0..500).flat_map(|n| plan.content(Way::Batch, n, CLOCK_MS).batch.increments);
+        let shared: Vec<_> =
+            shared.filter(|i| i.id.as_deref().is_some_and(|id| id.starts_with("shared"))).collect();
+        assert!(!shared.is_empty() && shared.iter().all(|increment| increment.namespace != READS));
+    }
+
+    #[test]
+    fn without_ids_there_are_none_but_for_recognising_requests() {
+        let plan = Plan::new(1, false, SCHEMAS);
+        for number in 0..500 {
+            for way in [Way::Single, Way::Batch, Way::Request] {
+                let content = plan.content(way, number, CLOCK_MS);
+                assert_eq!((content.counts, content.repeats), (Counts::EachTime, false));
+                assert_eq!(content.batch.id.is_some(), way == Way::Request);
+                assert!(content.batch.increments.iter().all(|increment| increment.id.is_none()));
+            }
+        }
+    }
+}

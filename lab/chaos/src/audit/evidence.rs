@@ -1,0 +1,141 @@
+//! What log and store hold, put beside what was sent. Pure: bytes and rows in, a verdict out.
+//!
+//! ```text
+//!  increments ─► message ──► fold ──► per message: fate, digest ─┐
+//!                                └──► counters by the log ───────┤
+//!  deltas ─────► batch ─────► per batch: numbers, digest ────────┼──► judge ─► Audit
+//!  rejected ───► rejection ──────────────────────────────────────┤
+//!  the store ──► row ───────► counters, ledger ──────────────────┘
+//! ```
+//!
+//! Whoever reads the log and the store calls these in this order: all of `increments` first.
+
+mod batches;
+mod cells;
+mod counters;
+mod history;
+mod ledger;
+mod messages;
+mod partition;
+mod rejected;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use self::cells::Names;
+use self::messages::Found;
+use self::partition::Partition;
+use super::content::Way;
+use super::record::{Record, State};
+use super::verdict::{Audit, Findings, Sent, Wrong};
+
+pub(super) use self::rejected::Rejection;
+
+pub(super) struct Evidence<'r> {
+    record: &'r Record,
+    /// The entry of each request by its number.
+    requests: HashMap<u32, u32>,
+    /// What was found of each entry.
+    found: Vec<Found>,
+    names: Names,
+    partitions: Vec<Partition>,
+    topic_id: Option<String>,
+    audit: Audit,
+}
+
+/// A row of the table: one counter and bucket of one partition, or a row of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) partition: u32,
+    pub(super) namespace: String,
+    pub(super) key: String,
+    /// Seconds since 1970.
+    pub(super) bucket: i64,
+    pub(super) sum: i128,
+    pub(super) events: i64,
+    pub(super) high: i64,
+}
+
+/// Tally's own namespace in the table.
+const LEDGER: &str = "__tally";
+
+impl<'r> Evidence<'r> {
+    /// `begins` are the offsets that the partitions of `increments` begin at.
+    pub(super) fn new(record: &'r Record, begins: &[i64]) -> Evidence<'r> {
+        let entries = record.entries.iter().zip(0u32..);
+        let requests = entries.filter(|(entry, _)| entry.way == Way::Request);
+        let requests = requests.map(|(entry, mark)| (entry.number, mark)).collect();
+        let mut audit = Audit { sent: sent(record), ..Audit::default() };
+        for oddity in &record.oddities {
+            audit.findings.add(Wrong::Answer, None, || oddity.clone());
+        }
+        Evidence {
+            record,
+            requests,
+            found: vec![Found::default(); record.entries.len()],
+            names: Names::default(),
+            partitions: begins.iter().map(|begin| Partition::new(*begin)).collect(),
+            topic_id: None,
+            audit,
+        }
+    }
+
+    /// One row of the table, merged.
+    pub(super) fn row(&mut self, row: Row) {
+        let partition = usize::try_from(row.partition).ok();
+        let Some(partition) = partition.and_then(|number| self.partitions.get_mut(number)) else {
+            self.audit
+                .findings
+                .add(Wrong::Ledger, None, || format!("a row of no partition: {row:?}"));
+            return;
+        };
+        if row.namespace == LEDGER {
+            partition.ledger.push(row);
+        } else {
+            let place = (self.names.number(&row.namespace, &row.key), row.bucket);
+            cells::add(&mut partition.store, place, row.sum, row.events);
+        }
+    }
+
+    pub(super) fn judge(mut self) -> Audit {
+        self.judge_messages();
+        for number in 0..self.partitions.len() {
+            self.judge_batches(number);
+            self.judge_ledger(number);
+            self.judge_rejected(number);
+            self.judge_counters(number);
+        }
+        self.audit.history = self.history();
+        self.audit
+    }
+
+    fn findings(&mut self) -> &mut Findings {
+        &mut self.audit.findings
+    }
+}
+
+fn sent(record: &Record) -> Sent {
+    let mut sent = Sent::default();
+    for entry in &record.entries {
+        if entry.way == Way::Bad {
+            sent.bad += 1;
+            continue;
+        }
+        sent.messages += 1;
+        match entry.state {
+            State::Acknowledged => {
+                sent.acknowledged += 1;
+                sent.increments += record.content(entry).batch.increments.len() as u64;
+            }
+            State::Attempted | State::Unknown => sent.unknown += 1,
+            State::NotApplied => sent.not_applied += 1,
+        }
+    }
+    sent
+}
+
+/// Kafka's number of a partition.
+fn kafka(number: usize) -> i32 {
+    i32::try_from(number).expect("Kafka's partition numbers have 32 bits")
+}

@@ -1,0 +1,102 @@
+//! The chain of `deltas`: each batch beside the messages that it says it is of.
+
+use super::partition::{Batch, Numbers};
+use super::{Evidence, cells, kafka};
+use crate::audit::codec::DeltaBatch;
+use crate::audit::verdict::Wrong;
+
+impl Evidence<'_> {
+    /// The next batch of a partition of `deltas`.
+    pub(in crate::audit) fn batch(&mut self, partition: i32, offset: i64, batch: &DeltaBatch) {
+        let at = Some((partition, batch.from));
+        let mut digest = cells::Digest::default();
+        let mut events = 0;
+        let deltas = &mut self.partitions[partition.cast_unsigned() as usize].deltas;
+        for delta in &batch.deltas {
+            let place = (self.names.number(&delta.namespace, &delta.key), delta.bucket);
+            cells::add(deltas, place, delta.sum.into(), delta.events);
+            digest.add(place, delta.sum, delta.events);
+            events += delta.events;
+        }
+        let numbers = Numbers {
+            counted: batch.counted,
+            duplicate: batch.duplicate,
+            rejected: batch.rejected,
+            increments: batch.increments,
+        };
+        let topic_id = self.topic_id.get_or_insert_with(|| batch.topic_id.clone());
+        let faults = [
+            (
+                batch.partition != partition,
+                format!("it says that it is of partition {}", batch.partition),
+            ),
+            (
+                batch.topic_id != *topic_id,
+                format!("it is of topic {}, others are of {topic_id}", batch.topic_id),
+            ),
+            (batch.correction, "it is a correction".to_owned()),
+            (
+                events != batch.increments,
+                format!("its deltas are of {events} increments, its head of {}", batch.increments),
+            ),
+        ];
+        for (_, what) in faults.iter().filter(|(is_wrong, _)| *is_wrong) {
+            self.audit
+                .findings
+                .add(Wrong::Accounting, at, || format!("the batch at {offset} of deltas: {what}"));
+        }
+        let (from, to) = (batch.from, batch.to);
+        let batches = &mut self.partitions[partition.cast_unsigned() as usize].batches;
+        batches.push(Batch { offset, from, to, numbers, digest });
+    }
+
+    pub(super) fn judge_batches(&mut self, number: usize) {
+        let partition = &self.partitions[number];
+        let findings = &mut self.audit.findings;
+        self.audit.logged.batches += partition.batches.len() as u64;
+        let mut expected = partition.begin;
+        for batch in &partition.batches {
+            let at = Some((kafka(number), batch.from));
+            let Batch { offset, from, to, numbers, digest } = *batch;
+            if from != expected || to < from {
+                let kind = if from > expected { "a hole" } else { "an overlap" };
+                let what = || {
+                    format!(
+                        "the batch at {offset} of deltas is of [{from}, {to}), but {expected} is next: {kind}"
+                    )
+                };
+                findings.add(Wrong::Chain, Some((kafka(number), from.min(expected))), what);
+            }
+            expected = to;
+            let messages = partition.between(from, to);
+            let own = Numbers::of(messages);
+            if own != numbers {
+                let what = || {
+                    format!(
+                        "the batch at {offset} of deltas, of [{from}, {to}), has {numbers:?}; the log has {own:?}"
+                    )
+                };
+                findings.add(Wrong::Accounting, at, what);
+            }
+            let mut sums = cells::Digest::default();
+            messages.iter().for_each(|seen| sums.join(seen.digest));
+            if sums != digest {
+                let what = || {
+                    format!(
+                        "the deltas of the batch at {offset}, of [{from}, {to}), are not what its messages come to"
+                    )
+                };
+                findings.add(Wrong::Sums, at, what);
+            }
+        }
+        if expected != partition.end() {
+            let what = || {
+                format!(
+                    "batches cover the log up to {expected}, but it ends at {}",
+                    partition.end()
+                )
+            };
+            findings.add(Wrong::Chain, Some((kafka(number), expected.min(partition.end()))), what);
+        }
+    }
+}

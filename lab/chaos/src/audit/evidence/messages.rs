@@ -1,0 +1,168 @@
+//! The log beside the record: each message recognised, its content compared, and what was
+//! acknowledged looked for.
+
+use super::partition::Fate;
+use super::{Evidence, kafka};
+use crate::audit::codec::{self, IncrementBatch};
+use crate::audit::content::{Counts, Way};
+use crate::audit::record::{Entry, State};
+use crate::audit::verdict::Wrong;
+
+/// What the log has of an entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Found {
+    times: u32,
+    /// Partition and offset of the first time.
+    first: (i32, i64),
+    is_spread: bool,
+    /// Once where its acknowledgement said.
+    is_in_place: bool,
+}
+
+impl Evidence<'_> {
+    /// The next message of a partition of `increments`; `mark` is its header.
+    pub(in crate::audit) fn message(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        mark: Option<u32>,
+        payload: &[u8],
+    ) {
+        let read = codec::read_message(self.record.plan.schemas, payload);
+        let at = Some((partition, offset));
+        let known = self.recognise(mark, read.as_ref().ok());
+        match known {
+            Some(mark) => {
+                self.find(mark, partition, offset);
+                self.compare(mark, (partition, offset), payload, read.as_ref());
+            }
+            None => self.findings().add(Wrong::Foreign, at, || match &read {
+                Ok(message) => format!("nobody sent it: {message:?}"),
+                Err(error) => format!("nobody sent it: {} bytes, {error}", payload.len()),
+            }),
+        }
+        let is_bad = known.is_some_and(|mark| self.record.entries[mark as usize].way == Way::Bad);
+        let folded = &mut self.partitions[partition.cast_unsigned() as usize];
+        match read {
+            Ok(message) if !is_bad => {
+                folded.fold(offset, known, &message, &mut self.names);
+            }
+            Ok(_) | Err(_) => folded.reject(offset, known),
+        }
+    }
+
+    /// The entry that a message is of: by its header, or by the id that a request gave it.
+    fn recognise(&self, mark: Option<u32>, message: Option<&IncrementBatch>) -> Option<u32> {
+        if let Some(mark) = mark {
+            let entry = self.record.entries.get(mark as usize)?;
+            return (entry.way != Way::Request).then_some(mark);
+        }
+        let message = message?;
+        let id = message.id.as_deref().or_else(|| message.increments.first()?.id.as_deref())?;
+        let mut parts = id.split('-');
+        let number = match (parts.next(), parts.next()) {
+            (Some(way), Some(number)) if way == Way::Request.as_str() => {
+                number.parse::<u32>().ok()?
+            }
+            _ => return None,
+        };
+        self.requests.get(&number).copied()
+    }
+
+    fn find(&mut self, mark: u32, partition: i32, offset: i64) {
+        let found = &mut self.found[mark as usize];
+        if found.times == 0 {
+            found.first = (partition, offset);
+        }
+        found.is_spread |= found.first.0 != partition;
+        found.times += 1;
+        found.is_in_place |=
+            self.record.entries[mark as usize].place() == Some((partition, offset));
+    }
+
+    fn compare(
+        &mut self,
+        mark: u32,
+        (partition, offset): (i32, i64),
+        payload: &[u8],
+        read: Result<&IncrementBatch, &codec::Error>,
+    ) {
+        let entry = &self.record.entries[mark as usize];
+        let is_same = match entry.way {
+            Way::Bad => self.record.plan.bad(entry.number, entry.clock_ms).payload == payload,
+            Way::Single | Way::Batch | Way::Request => {
+                read.is_ok_and(|message| *message == self.record.content(entry).batch)
+            }
+        };
+        if !is_same {
+            let what = || format!("it is not what was sent as {entry}: {read:?}");
+            self.audit.findings.add(Wrong::Altered, Some((partition, offset)), what);
+        }
+    }
+
+    pub(super) fn judge_messages(&mut self) {
+        for mark in 0..self.found.len() {
+            self.judge_entry(&self.record.entries[mark], self.found[mark]);
+        }
+        for (number, partition) in self.partitions.iter().enumerate() {
+            let logged = &mut self.audit.logged;
+            for seen in &partition.seen {
+                logged.messages += 1;
+                logged.increments += u64::from(seen.increments);
+                match seen.fate {
+                    Fate::Counted => logged.counted += 1,
+                    Fate::Duplicate => logged.duplicate += 1,
+                    Fate::Rejected => logged.rejected += 1,
+                }
+                let holds = seen.mark.map(|mark| &self.record.entries[mark as usize]);
+                let holds = holds
+                    .filter(|entry| entry.way != Way::Bad)
+                    .map(|entry| self.record.content(entry));
+                let holds = holds.map_or(0, |content| content.batch.increments.len() as u64);
+                logged.skipped += holds.saturating_sub(seen.increments.into());
+            }
+            let pairs = partition.seen.windows(2);
+            if let Some(pair) = pairs.into_iter().find(|pair| pair[0].offset >= pair[1].offset) {
+                let at = Some((kafka(number), pair[1].offset));
+                let what = || format!("it comes after {}", pair[0].offset);
+                self.audit.findings.add(Wrong::Misplaced, at, what);
+            }
+        }
+    }
+
+    fn judge_entry(&mut self, entry: &Entry, found: Found) {
+        let at = entry.place().or((found.times > 0).then_some(found.first));
+        let content = (entry.way != Way::Bad).then(|| self.record.content(entry));
+        let increments =
+            content.as_ref().map_or(0, |content| content.batch.increments.len() as u64);
+        // A bad one is rejected as often as it is there.
+        let may_repeat = content.is_none_or(|content| content.counts != Counts::EachTime);
+        if found.times > 1 && entry.way != Way::Request {
+            self.audit.logged.repeated += u64::from(found.times) - 1;
+        }
+        match (entry.state, found.times) {
+            (State::Acknowledged, 0) => {
+                self.audit.lost += increments;
+                self.findings().add(Wrong::Lost, at, || format!("not in the log: {entry}"));
+            }
+            (State::NotApplied, 1..) => {
+                self.findings().add(Wrong::Applied, at, || {
+                    format!("{} times in the log: {entry}", found.times)
+                });
+            }
+            (_, 2..) if !may_repeat || found.is_spread => {
+                self.audit.doubled += increments;
+                let spread = if found.is_spread { " in several partitions" } else { "" };
+                self.findings().add(Wrong::Doubled, at, || {
+                    format!("{} times in the log{spread}: {entry}", found.times)
+                });
+            }
+            (State::Acknowledged, _) if entry.place().is_some() && !found.is_in_place => {
+                let (partition, offset) = found.first;
+                let what = || format!("it is at {partition}:{offset} instead: {entry}");
+                self.findings().add(Wrong::Misplaced, at, what);
+            }
+            _ => {}
+        }
+    }
+}

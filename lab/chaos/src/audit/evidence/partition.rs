@@ -1,0 +1,149 @@
+use std::collections::HashSet;
+
+use super::cells::{self, Cells, Digest, Names};
+use super::{Rejection, Row};
+use crate::audit::codec::IncrementBatch;
+
+/// What a message came to, by the auditor's own fold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Counted,
+    Duplicate,
+    Rejected,
+}
+
+/// A message of the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) offset: i64,
+    /// The entry of the record that it is of.
+    pub(super) mark: Option<u32>,
+    pub(super) fate: Fate,
+    /// Increments that count.
+    pub(super) increments: u32,
+    pub(super) digest: Digest,
+}
+
+/// A batch of `deltas`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch {
+    /// Its own offset in `deltas`.
+    pub(super) offset: i64,
+    pub(super) from: i64,
+    pub(super) to: i64,
+    pub(super) numbers: Numbers,
+    pub(super) digest: Digest,
+}
+
+/// Messages by their fate, and increments that count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) counted: i64,
+    pub(super) duplicate: i64,
+    pub(super) rejected: i64,
+    pub(super) increments: i64,
+}
+
+impl Numbers {
+    pub(super) fn see(&mut self, seen: &Seen) {
+        match seen.fate {
+            Fate::Counted => self.counted += 1,
+            Fate::Duplicate => self.duplicate += 1,
+            Fate::Rejected => self.rejected += 1,
+        }
+        self.increments += i64::from(seen.increments);
+    }
+
+    pub(super) fn of<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Numbers {
+        let mut numbers = Numbers::default();
+        seen.into_iter().for_each(|seen| numbers.see(seen));
+        numbers
+    }
+}
+
+/// All that is known of one partition.
+pub(super) struct Partition {
+    /// The first offset of `increments`.
+    pub(super) begin: i64,
+    /// In the order of their offsets.
+    pub(super) seen: Vec<Seen>,
+    pub(super) batches: Vec<Batch>,
+    pub(super) rejections: Vec<Rejection>,
+    pub(super) ledger: Vec<Row>,
+    /// The counters by the log, by `deltas`, and by the store.
+    pub(super) log: Cells,
+    pub(super) deltas: Cells,
+    pub(super) store: Cells,
+    ids: Ids,
+}
+
+/// The ids that were seen: those of batches and those of increments have nothing to do with each
+/// other.
+#[derive(Default)]
+struct Ids {
+    batches: HashSet<String>,
+    increments: HashSet<String>,
+}
+
+impl Partition {
+    pub(super) fn new(begin: i64) -> Partition {
+        Partition {
+            begin,
+            seen: Vec::new(),
+            batches: Vec::new(),
+            rejections: Vec::new(),
+            ledger: Vec::new(),
+            log: Cells::new(),
+            deltas: Cells::new(),
+            store: Cells::new(),
+            ids: Ids::default(),
+        }
+    }
+
+    /// The next offset after the last message.
+    pub(super) fn end(&self) -> i64 {
+        self.seen.last().map_or(self.begin, |seen| seen.offset + 1)
+    }
+
+    pub(super) fn at(&self, offset: i64) -> Option<&Seen> {
+        let index = self.seen.binary_search_by_key(&offset, |seen| seen.offset).ok()?;
+        Some(&self.seen[index])
+    }
+
+    /// The messages in [from, to).
+    pub(super) fn between(&self, from: i64, to: i64) -> &[Seen] {
+        let index = |offset| self.seen.partition_point(|seen| seen.offset < offset);
+        let (start, end) = (index(from), index(to));
+        &self.seen[start.min(end)..end]
+    }
+
+    pub(super) fn reject(&mut self, offset: i64, mark: Option<u32>) {
+        let (fate, increments, digest) = (Fate::Rejected, 0, Digest::default());
+        self.seen.push(Seen { offset, mark, fate, increments, digest });
+    }
+
+    /// Folds a message: what an id was seen for before does not count again.
+    pub(super) fn fold(
+        &mut self,
+        offset: i64,
+        mark: Option<u32>,
+        message: &IncrementBatch,
+        names: &mut Names,
+    ) {
+        let is_new = message.id.as_ref().is_none_or(|id| self.ids.batches.insert(id.clone()));
+        let mut digest = Digest::default();
+        let mut increments = 0;
+        for increment in &message.increments {
+            let is_first =
+                increment.id.as_ref().is_none_or(|id| self.ids.increments.insert(id.clone()));
+            if is_new && is_first {
+                let place = cells::place(names, increment);
+                cells::add(&mut self.log, place, increment.delta.into(), 1);
+                digest.add(place, increment.delta, 1);
+                increments += 1;
+            }
+        }
+        let fate = if increments > 0 { Fate::Counted } else { Fate::Duplicate };
+        self.seen.push(Seen { offset, mark, fate, increments, digest });
+    }
+}

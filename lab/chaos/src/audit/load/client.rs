@@ -1,0 +1,162 @@
+//! A Kafka producer as any client would use it, whose delivery reports go into the book.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::util::Timeout;
+use rdkafka::{ClientConfig, ClientContext};
+
+use crate::audit::book::{Book, Outcome};
+use crate::audit::error::Error;
+
+/// The header that the auditor recognises a message by.
+pub(in crate::audit) const MARK: &str = "audit.seq";
+
+/// When a message is given up.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Beyond that, what librdkafka takes to notice.
+const REPORT_MARGIN: Duration = Duration::from_secs(10);
+
+pub(super) struct Client {
+    config: ClientConfig,
+    topic: String,
+    book: Arc<Book>,
+    producer: Arc<ThreadedProducer<Reports>>,
+}
+
+/// One message to send.
+#[derive(Clone, Copy)]
+pub(super) struct Outgoing<'a> {
+    pub(super) mark: u32,
+    pub(super) partition: Option<i32>,
+    pub(super) payload: &'a [u8],
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Queued,
+    /// Try again in a moment.
+    Full,
+    /// It was never on its way, and that is written down.
+    Refused,
+}
+
+impl Client {
+    pub(super) fn new(bootstrap: &str, topic: &str, book: Arc<Book>) -> Result<Client, Error> {
+        let mut config = ClientConfig::new();
+        config
+            .set("client.id", "audit-load")
+            .set("bootstrap.servers", bootstrap)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string())
+            .set("linger.ms", "5")
+            .set("queue.buffering.max.messages", "50000")
+            .set("reconnect.backoff.max.ms", "1000");
+        let producer = Arc::new(make(&config, &book).map_err(Error::kafka(topic))?);
+        Ok(Client { config, topic: topic.to_owned(), book, producer })
+    }
+
+    /// How many partitions the topic has. Blocks.
+    pub(super) fn partitions(&self) -> Result<i32, Error> {
+        let metadata =
+            self.producer.client().fetch_metadata(Some(&self.topic), Duration::from_secs(20));
+        let metadata = metadata.map_err(Error::kafka(&self.topic))?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        match i32::try_from(count) {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err(Error::Topic {
+                topic: self.topic.clone(),
+                reason: "it has no partitions".into(),
+            }),
+        }
+    }
+
+    /// Hands a message to librdkafka. What it becomes is written down when it is known.
+    pub(super) async fn send(&mut self, outgoing: Outgoing<'_>) -> Result<Sent, Error> {
+        let mut tried = self.try_send(outgoing);
+        if matches!(tried, Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fatal))) {
+            self.replace().await?;
+            tried = self.try_send(outgoing);
+        }
+        match tried {
+            Ok(()) => Ok(Sent::Queued),
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => Ok(Sent::Full),
+            Err(error @ KafkaError::MessageProduction(_)) => {
+                tracing::warn!(%error, mark = outgoing.mark, "the load's producer took no message");
+                self.book.settle(outgoing.mark, Outcome::NotApplied);
+                Ok(Sent::Refused)
+            }
+            Err(error) => Err(Error::kafka(&self.topic)(error)),
+        }
+    }
+
+    fn try_send(&self, outgoing: Outgoing<'_>) -> Result<(), KafkaError> {
+        let mark = outgoing.mark.to_string();
+        let headers = OwnedHeaders::new().insert(Header { key: MARK, value: Some(&mark) });
+        let mut record =
+            BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, outgoing.mark as usize)
+                .payload(outgoing.payload)
+                .headers(headers);
+        if let Some(partition) = outgoing.partition {
+            record = record.partition(partition);
+        }
+        self.producer.send(record).map_err(|(error, _)| error)
+    }
+
+    /// An idempotent producer that lost its sequence takes no more messages. What it has is given
+    /// up, and never sent again.
+    async fn replace(&mut self) -> Result<(), Error> {
+        let next = Arc::new(make(&self.config, &self.book).map_err(Error::kafka(&self.topic))?);
+        let broken = std::mem::replace(&mut self.producer, next);
+        tracing::warn!(error = ?broken.client().fatal_error(), "the load's producer is replaced");
+        let dropped = tokio::task::spawn_blocking(move || drop(broken)).await;
+        dropped.map_err(|error| Error::Task { task: "load", reason: error.to_string() })
+    }
+
+    /// Returns once each message is settled. Blocks.
+    pub(super) fn finish(self) -> Result<(), Error> {
+        match self.producer.flush(Timeout::After(DELIVERY_TIMEOUT + REPORT_MARGIN)) {
+            // What is left then is unknown.
+            Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => Ok(()),
+            Err(error) => Err(Error::kafka(&self.topic)(error)),
+        }
+    }
+}
+
+fn make(config: &ClientConfig, book: &Arc<Book>) -> Result<ThreadedProducer<Reports>, KafkaError> {
+    config.create_with_context(Reports { book: Arc::clone(book) })
+}
+
+struct Reports {
+    book: Arc<Book>,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, fac: &str, message: &str) {
+        tracing::debug!(?level, fac, message, "the load's producer");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "the load's producer");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, mark: usize) {
+        let outcome = match result {
+            Ok(message) => {
+                let place =
+                    (message.offset() >= 0).then(|| (message.partition(), message.offset()));
+                Outcome::Acknowledged(place)
+            }
+            Err(_) => Outcome::Unknown,
+        };
+        self.book.settle(u32::try_from(mark).expect("marks are 32 bits"), outcome);
+    }
+}

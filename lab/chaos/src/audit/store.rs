@@ -1,0 +1,114 @@
+//! Reads the table by plain SQL over HTTP.
+
+use std::time::Duration;
+
+use super::error::Error;
+use super::evidence::Row;
+
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+const ROWS: &str = "SELECT partition, namespace, key, toUInt32(bucket), sum(toInt128(sum)), sum(events), max(high) \
+                    FROM counts GROUP BY partition, namespace, key, bucket FORMAT TSV";
+const POSITIONS: &str = "SELECT partition, sum(sum), max(high) FROM counts \
+                         WHERE namespace = '__tally' AND key = 'increments' GROUP BY partition FORMAT TSV";
+
+pub(super) struct Store<'a> {
+    pub(super) url: &'a str,
+    pub(super) database: &'a str,
+}
+
+impl Store<'_> {
+    /// Every row, merged.
+    pub(super) async fn rows(&self) -> Result<Vec<Row>, Error> {
+        let text = self.ask(ROWS).await?;
+        text.lines().map(|line| row(line).ok_or_else(|| self.unreadable(line))).collect()
+    }
+
+    /// Of each partition that is there, how far it includes `increments`: by the sum, and by the
+    /// maximum.
+    pub(super) async fn positions(&self) -> Result<Vec<(usize, i64, i64)>, Error> {
+        let text = self.ask(POSITIONS).await?;
+        let position = |line: &str| {
+            let [partition, sum, high] = fields(line)?;
+            Some((partition.parse().ok()?, sum.parse().ok()?, high.parse().ok()?))
+        };
+        text.lines().map(|line| position(line).ok_or_else(|| self.unreadable(line))).collect()
+    }
+
+    async fn ask(&self, sql: &'static str) -> Result<String, Error> {
+        let told = |reason: String| Error::Store { url: self.url.to_owned(), reason };
+        let asked = async {
+            let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+            // The whole answer is known to be good before any of it is sent.
+            let settings = format!("database={}&wait_end_of_query=1", self.database);
+            let url = format!("{}/?{settings}", self.url.trim_end_matches('/'));
+            let answer = http.post(url).body(sql).send().await?;
+            Ok((answer.status(), answer.text().await?))
+        };
+        let (status, text) =
+            asked.await.map_err(|error: reqwest::Error| told(error.to_string()))?;
+        if status.is_success() { Ok(text) } else { Err(told(format!("{status}: {text}"))) }
+    }
+
+    fn unreadable(&self, line: &str) -> Error {
+        Error::Store {
+            url: self.url.to_owned(),
+            reason: format!("a row that cannot be read: {line:?}"),
+        }
+    }
+}
+
+fn fields<const N: usize>(line: &str) -> Option<[&str; N]> {
+    line.split('\t').collect::<Vec<_>>().try_into().ok()
+}
+
+fn row(line: &str) -> Option<Row> {
+    let [partition, namespace, key, bucket, sum, events, high] = fields(line)?;
+    Some(Row {
+        partition: partition.parse().ok()?,
+        namespace: plain(namespace)?,
+        key: plain(key)?,
+        bucket: bucket.parse().ok()?,
+        sum: sum.parse().ok()?,
+        events: events.parse().ok()?,
+        high: high.parse().ok()?,
+    })
+}
+
+/// Undoes what the format does to tabs, ends of lines and the like.
+fn plain(text: &str) -> Option<String> {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
+        plain.push(match char {
+            '\\' => match chars.next()? {
+                'b' => '\u{8}',
+                'f' => '\u{c}',
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                '0' => '\0',
+                other @ ('\\' | '\'') => other,
+                _ => return None,
+            },
+            char => char,
+        });
+    }
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_reads_with_all_that_the_format_escapes() {
+        let read =
+            row("3\todd\ta\\tb\\n\\\\ \\'ключ\t1780000020\t-170141183460469231731\t2\t0").unwrap();
+        assert_eq!((read.partition, &*read.key, read.events), (3, "a\tb\n\\ 'ключ", 2));
+        assert_eq!(read.sum, -170_141_183_460_469_231_731);
+        for bad in ["3\tn\tk\t0\t1\t2", "3\tn\t\\q\t0\t1\t2\t0", "x\tn\tk\t0\t1\t2\t0", ""] {
+            assert_eq!(row(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! How each kind of fault is made, healed, and proven to have struck.
+//!
+//! ```text
+//!  planned ──► choose a target ──► strike ──► … lasts … ──► heal
+//!                                    │                        │
+//!                                    └──── proof: the target ran, and increments were in flight
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tokio::time::sleep;
+
+use crate::audit::Load;
+use crate::history::{History, Struck};
+use crate::kind::Kind;
+use crate::schedule::Planned;
+use crate::slots::{Slot, Slots};
+use crate::world::{Error as WorldError, Kind as Service, Link, Member, Mode, Side, World};
+
+/// How long a broker, the store or the registry may take to come back, and the cluster to be whole
+/// again.
+const COME_BACK: Duration = Duration::from_secs(90);
+/// How long traffic to the store is waited for, so that the store is killed while some is under
+/// way.
+const TRAFFIC: Duration = Duration::from_secs(5);
+/// Of the topics.
+pub(crate) const PARTITIONS: i32 = 4;
+/// How long a take-over may go unnoticed: until the id's next turn, and other faults come between.
+const NOTICED: Duration = Duration::from_secs(20);
+/// The longest that a sink oversleeps.
+const OVERSLEEP: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(500);
+const BUSY_LOOK: Duration = Duration::from_millis(20);
+/// Blocks whose tokens the store remembers: few, so that a sink oversleeps them. Not fewer than may
+/// be on their way at once.
+pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
+/// The event clock's jumps, milliseconds: back and forth, within a day.
+const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
+
+pub(crate) struct Ground<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) slots: &'a Slots,
+    pub(crate) load: &'a Load,
+    pub(crate) history: &'a History,
+}
+
+impl Ground<'_> {
+    /// Makes one fault happen, and heals it. An error means that it could not be made or healed.
+    pub(crate) async fn inject(&self, planned: &Planned) -> anyhow::Result<()> {
+        let before = self.load.progress();
+        let (met, detail) = self.strike(planned).await?;
+        // Whatever was sent since had its way through the fault.
+        let in_flight = before.in_flight() > 0 || self.load.progress().attempted > before.attempted;
+        let struck = if met && in_flight { Struck::Yes } else { Struck::Unproven };
+        self.history.healed(planned.kind, struck, &detail);
+        Ok(())
+    }
+
+    /// Whether the fault met its target, and what it was.
+    async fn strike(&self, planned: &Planned) -> anyhow::Result<(bool, String)> {
+        let &Planned { kind, lasts, pick, .. } = planned;
+        match kind {
+            Kind::KillAggregator => {
+                self.kill(kind, self.slots.pick(Service::Aggregator, pick), lasts).await
+            }
+            Kind::KillSink => {
+                let (slot, busy) = self.busy_sink(pick).await;
+                let (met, how) = self.kill(kind, slot, lasts).await?;
+                Ok((met && busy, how))
+            }
+            Kind::KillGateway => {
+                self.kill(kind, self.slots.pick(Service::Producer, pick), lasts).await
+            }
+            Kind::KillReader => {
+                self.kill(kind, self.slots.pick(Service::Reader, pick), lasts).await
+            }
+            Kind::StopAggregator => self.stop(kind, Service::Aggregator, pick, lasts).await,
+            Kind::StopSink => self.stop(kind, Service::Sink, pick, lasts).await,
+            Kind::SleepAggregator => {
+                self.sleep(kind, self.slots.pick(Service::Aggregator, pick), lasts).await
+            }
+            Kind::SleepSink => {
+                let (slot, busy) = self.busy_sink(pick).await;
+                let (met, how) = self.sleep(kind, slot, lasts).await?;
+                Ok((met && busy, how))
+            }
+            Kind::OversleepSink => self.oversleep(pick, lasts).await,
+            Kind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
+            Kind::AddSink => self.add(kind, Service::Sink, lasts).await,
+            Kind::RollAggregators => self.roll(kind, Service::Aggregator).await,
+            Kind::RollSinks => self.roll(kind, Service::Sink).await,
+            Kind::TakeOver => self.take_over(pick).await,
+            Kind::KillBroker => {
+                let broker = pick as usize % self.world.brokers();
+                let leads = self.leads(broker).await;
+                let (_, how) = self.kill_broker(kind, broker, lasts).await?;
+                Ok((leads, how))
+            }
+            Kind::KillGroupCoordinator => {
+                let group = self.world.direct_config().aggregator.group;
+                let broker = self.world.coordinator_of_group(&group).await?;
+                self.kill_broker(kind, broker, lasts).await
+            }
+            Kind::KillTransactionCoordinator => {
+                let broker =
+                    self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
+                self.kill_broker(kind, broker, lasts).await
+            }
+            Kind::SleepBroker => {
+                self.sleep_broker(pick as usize % self.world.brokers(), lasts).await
+            }
+            Kind::KillStore => self.kill_store(lasts).await,
+            Kind::KillRegistry => self.kill_registry(lasts).await,
+            Kind::StepClock => {
+                let step = CLOCK_STEPS[pick as usize % CLOCK_STEPS.len()];
+                self.history.began(kind, &format!("by {} s", step / 1000));
+                self.load.step_clock(step);
+                sleep(lasts).await;
+                self.load.step_clock(-step);
+                Ok((true, String::new()))
+            }
+            Kind::CutLink => self.link(kind, pick, Mode::Cut, lasts).await,
+            Kind::StallLink => self.link(kind, pick, Mode::Stalled, lasts).await,
+            Kind::DelayLink => {
+                let delay = Duration::from_millis(20 + u64::from(pick >> 8) % 600);
+                self.link(kind, pick, Mode::Delay(delay), lasts).await
+            }
+            Kind::LateRequests => {
+                self.commits(kind, pick, Mode::Late(lasts.mul_f64(0.8)), lasts).await
+            }
+            Kind::LateCommit => self.commits(kind, pick, Mode::LateCommit, lasts).await,
+        }
+    }
+
+    /// On the way of the aggregators' commits: to the coordinator of one of their
+    /// transactional.ids.
+    async fn commits(
+        &self,
+        kind: Kind,
+        pick: u32,
+        mode: Mode,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
+        let link = self.world.link_to_broker(Side::Aggregators, broker);
+        self.on_link(kind, link, &format!("aggregators to broker {broker}"), mode, lasts).await
+    }
+
+    async fn kill(
+        &self,
+        kind: Kind,
+        slot: &Slot,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let mut member = slot.hold().await;
+        self.history.began(kind, &slot.name);
+        let met = member.kill()?;
+        sleep(lasts).await;
+        member.start_again()?;
+        Ok((met, slot.name.clone()))
+    }
+
+    async fn stop(
+        &self,
+        kind: Kind,
+        service: Service,
+        pick: u32,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let slot = self.slots.pick(service, pick);
+        let mut member = slot.hold().await;
+        self.history.began(kind, &slot.name);
+        let (met, how) = end(&mut member).await?;
+        sleep(lasts).await;
+        member.start_again()?;
+        Ok((met, format!("{} {how}", slot.name)))
+    }
+
+    /// SIGSTOP. When it wakes, it does not know that it slept.
+    async fn sleep(
+        &self,
+        kind: Kind,
+        slot: &Slot,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let mut member = slot.hold().await;
+        self.history.began(kind, &format!("{} for {:.1} s", slot.name, lasts.as_secs_f64()));
+        let met = member.pause()?;
+        sleep(lasts).await;
+        member.resume()?;
+        Ok((met, slot.name.clone()))
+    }
+
+    /// A sink that has stored a block just now, and whether there was one: the others' bytes on the
+    /// link tell nothing of it.
+    async fn busy_sink(&self, pick: u32) -> (&Slot, bool) {
+        let sinks = self.slots.of(Service::Sink);
+        let deadline = Instant::now() + TRAFFIC;
+        let mut before = vec![None; sinks.len()];
+        loop {
+            for offset in 0..sinks.len() {
+                let number = (pick as usize + offset) % sinks.len();
+                // One that does not answer has none.
+                let stored = sinks[number]
+                    .hold()
+                    .await
+                    .metric("tally_sink_inserts_total", "stored")
+                    .await
+                    .ok();
+                let grew = before[number].is_some() && stored > before[number];
+                before[number] = stored;
+                if grew {
+                    return (sinks[number], true);
+                }
+            }
+            if Instant::now() >= deadline {
+                return (self.slots.pick(Service::Sink, pick), false);
+            }
+            sleep(BUSY_LOOK).await;
+        }
+    }
+
+    /// SIGSTOP as blocks pass to the store, until it has taken so many others that it has forgotten
+    /// the tokens of those.
+    async fn oversleep(&self, pick: u32, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let (slot, busy) = self.busy_sink(pick).await;
+        let mut member = slot.hold().await;
+        self.history.began(
+            Kind::OversleepSink,
+            &format!("{} for {:.1} s at least", slot.name, lasts.as_secs_f64()),
+        );
+        let met = member.pause()?;
+        let slept = Instant::now();
+        let before = self.stored_blocks(slept + OVERSLEEP).await;
+        sleep(lasts).await;
+        let mut passed = 0;
+        while passed <= u64::from(REMEMBERED_BLOCKS) && slept.elapsed() < OVERSLEEP {
+            sleep(LOOK).await;
+            passed = match (before, self.stored_blocks(slept + OVERSLEEP).await) {
+                (Some(before), Some(now)) => now.saturating_sub(before),
+                _ => 0,
+            };
+        }
+        member.resume()?;
+        let overslept = passed > u64::from(REMEMBERED_BLOCKS);
+        let how = format!(
+            "{}: {passed} blocks were stored in {:.1} s",
+            slot.name,
+            slept.elapsed().as_secs_f64()
+        );
+        Ok((met && busy && overslept, how))
+    }
+
+    /// How many blocks were ever stored; `None` if the store does not say until the deadline.
+    async fn stored_blocks(&self, deadline: Instant) -> Option<u64> {
+        loop {
+            match self.world.stored_blocks().await {
+                Ok(blocks) => return Some(blocks),
+                // It may be killed just now.
+                Err(_) if Instant::now() < deadline => sleep(LOOK).await,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    async fn add(
+        &self,
+        kind: Kind,
+        service: Service,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        self.history.began(kind, "");
+        let mut member = self.world.start_member(service, "added")?;
+        let ready = member.ready(COME_BACK).await;
+        sleep(lasts).await;
+        let (_, how) = end(&mut member).await?;
+        Ok((ready.is_ok(), format!("joined, then {how}")))
+    }
+
+    async fn roll(&self, kind: Kind, service: Service) -> anyhow::Result<(bool, String)> {
+        self.history.began(kind, "");
+        let mut met = true;
+        for slot in self.slots.of(service) {
+            let mut member = slot.hold().await;
+            met &= end(&mut member).await?.0;
+            member.start_again()?;
+            // A roll goes on once the new process is there; under other faults that may take longer
+            // than is waited for.
+            met &= member.ready(COME_BACK).await.is_ok();
+        }
+        Ok((met, String::new()))
+    }
+
+    /// An aggregator's transactional.id, of one of its producers in rotation.
+    fn transactional_id(&self, pick: u32) -> String {
+        let slot = self.slots.pick(Service::Aggregator, pick);
+        let group = self.world.direct_config().aggregator.group;
+        format!("{group}-{}-0-{}", slot.name, (pick >> 16) % 4)
+    }
+
+    /// Proven by the owner, who says in its log that it was fenced.
+    async fn take_over(&self, pick: u32) -> anyhow::Result<(bool, String)> {
+        let id = self.transactional_id(pick);
+        self.history.began(Kind::TakeOver, &id);
+        let log = self.slots.pick(Service::Aggregator, pick).hold().await.log().to_owned();
+        let read = tokio::fs::read(&log).await?.len();
+        crate::takeover::take_over(&self.world.direct_bootstrap(), &id).await?;
+        let deadline = Instant::now() + NOTICED;
+        loop {
+            let text = tokio::fs::read(&log).await?;
+            let since = text.get(read..).context("an aggregator's log has become shorter")?;
+            let since = String::from_utf8_lossy(since);
+            let noticed = since.contains("fenced by a newer instance");
+            if noticed || Instant::now() >= deadline {
+                return Ok((noticed, id));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn kill_broker(
+        &self,
+        kind: Kind,
+        broker: usize,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let which = format!("broker {broker}");
+        self.history.began(kind, &which);
+        self.world.kill_broker(broker).await?;
+        sleep(lasts).await;
+        self.world.start_broker(broker).await?;
+        self.until_replicated(&which).await?;
+        Ok((true, which))
+    }
+
+    async fn sleep_broker(&self, broker: usize, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let which = format!("broker {broker}");
+        let met = self.leads(broker).await;
+        self.history.began(Kind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
+        self.world.pause_broker(broker)?;
+        sleep(lasts).await;
+        self.world.resume_broker(broker)?;
+        self.until_replicated(&which).await?;
+        Ok((met, which))
+    }
+
+    /// Whether the broker leads a partition that the load writes to.
+    async fn leads(&self, broker: usize) -> bool {
+        let topic = self.world.direct_config().kafka.increments;
+        for partition in 0..PARTITIONS {
+            // One that nobody leads just now is no proof.
+            if self.world.leader_of(&topic, partition).await.is_ok_and(|leader| leader == broker) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits until every replica is in sync, so that the next broker may go.
+    async fn until_replicated(&self, which: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + COME_BACK;
+        loop {
+            match self.world.under_replicated().await {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(_) if Instant::now() < deadline => sleep(LOOK).await,
+                Ok(count) => {
+                    anyhow::bail!(
+                        "{count} partitions are not in sync {COME_BACK:?} after {which} came back"
+                    )
+                }
+                Err(error) => return Err(error).context("ask which replicas are in sync"),
+            }
+        }
+    }
+
+    /// Waits for bytes of the sinks on their way to the store; whether some came.
+    async fn traffic_to_store(&self) -> bool {
+        let link = self.world.link_to_store(Side::Sinks);
+        let before = link.traffic();
+        let deadline = Instant::now() + TRAFFIC;
+        while link.traffic() == before && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+        link.traffic() != before
+    }
+
+    async fn kill_store(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        let met = self.traffic_to_store().await;
+        self.history.began(Kind::KillStore, if met { "mid insert" } else { "idle" });
+        self.world.kill_store().await?;
+        sleep(lasts).await;
+        self.world.start_store().await?;
+        Ok((met, String::new()))
+    }
+
+    /// Kills the registry. Services ask it now and then only, so whether one did is counted on its
+    /// links, which are cut meanwhile.
+    async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
+        self.history.began(Kind::KillRegistry, "");
+        let links = [Side::Aggregators, Side::Gateways, Side::Load]
+            .map(|side| self.world.link_to_registry(side));
+        links.iter().for_each(|link| link.set(Mode::Cut));
+        self.world.kill_registry().await?;
+        sleep(lasts).await;
+        self.world.start_registry().await?;
+        let struck: u64 = links.iter().map(|link| link.struck()).sum();
+        links.iter().for_each(|link| link.set(Mode::Open));
+        Ok((struck > 0, format!("struck {struck}")))
+    }
+
+    async fn link(
+        &self,
+        kind: Kind,
+        pick: u32,
+        mode: Mode,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        let links = self.world.links();
+        ensure!(!links.is_empty(), "the world has no links");
+        let (name, link) = &links[pick as usize % links.len()];
+        self.on_link(kind, Arc::clone(link), name, mode, lasts).await
+    }
+
+    async fn on_link(
+        &self,
+        kind: Kind,
+        link: Arc<Link>,
+        name: &str,
+        mode: Mode,
+        lasts: Duration,
+    ) -> anyhow::Result<(bool, String)> {
+        self.history.began(kind, &format!("{name}, {mode:?} for {:.1} s", lasts.as_secs_f64()));
+        link.set(mode);
+        sleep(lasts).await;
+        let struck = link.struck();
+        link.set(Mode::Open);
+        Ok((struck > 0, format!("{name}: struck {struck}")))
+    }
+}
+
+/// SIGTERM, and SIGKILL for one that does not drain in time, as supervisors do. Whether it ran, and
+/// how it ended.
+pub(crate) async fn end(member: &mut Member) -> anyhow::Result<(bool, String)> {
+    match member.terminate().await {
+        Ok(Some(status)) => Ok((true, format!("ended, {status}"))),
+        Ok(None) => Ok((false, String::from("had ended"))),
+        Err(WorldError::Lingers { .. }) => {
+            Ok((member.kill()?, String::from("did not drain in time: killed")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

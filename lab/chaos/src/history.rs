@@ -1,0 +1,120 @@
+//! What happened when: lines for people, and the same as JSON lines in `<dir>/history.jsonl`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::kind::Kind;
+
+/// A fault's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Struck {
+    /// With increments in flight.
+    Yes,
+    /// Injected, but nothing proves that it met anything: it does not count.
+    Unproven,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    pub struck: u64,
+    pub unproven: u64,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Milliseconds since 1970, as Kafka's timestamps are.
+    unix_ms: i64,
+    /// Seconds since the run began.
+    at: f64,
+    what: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<Kind>,
+    detail: &'a str,
+}
+
+pub(crate) struct History {
+    began: Instant,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    file: BufWriter<File>,
+    faults: BTreeMap<Kind, Tally>,
+    /// What makes the run's verdict unknown.
+    broken: Vec<String>,
+    error: Option<io::Error>,
+}
+
+impl History {
+    pub(crate) fn new(dir: &Path) -> io::Result<History> {
+        let file = BufWriter::new(File::create(dir.join("history.jsonl"))?);
+        let inner = Inner { file, faults: BTreeMap::new(), broken: Vec::new(), error: None };
+        Ok(History { began: Instant::now(), inner: Mutex::new(inner) })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder panics")
+    }
+
+    pub(crate) fn say(&self, what: &str, detail: &str) {
+        self.write(what, None, detail);
+    }
+
+    pub(crate) fn began(&self, fault: Kind, detail: &str) {
+        self.write("fault", Some(fault), detail);
+    }
+
+    pub(crate) fn healed(&self, fault: Kind, struck: Struck, detail: &str) {
+        match (struck, self.inner().faults.entry(fault).or_default()) {
+            (Struck::Yes, tally) => tally.struck += 1,
+            (Struck::Unproven, tally) => tally.unproven += 1,
+        }
+        let what = if struck == Struck::Yes { "healed" } else { "healed, unproven" };
+        self.write(what, Some(fault), detail);
+    }
+
+    /// A fault could not be injected, or the harness itself failed.
+    pub(crate) fn broke(&self, what: &str, error: &anyhow::Error) {
+        let text = format!("{what}: {error:#}");
+        self.write("broken", None, &text);
+        self.inner().broken.push(text);
+    }
+
+    pub(crate) fn faults(&self) -> BTreeMap<Kind, Tally> {
+        self.inner().faults.clone()
+    }
+
+    pub(crate) fn broken(&self) -> Vec<String> {
+        self.inner().broken.clone()
+    }
+
+    /// Everything said so far is in the file.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let mut inner = self.inner();
+        match inner.error.take() {
+            Some(error) => Err(error),
+            None => inner.file.flush(),
+        }
+    }
+
+    fn write(&self, what: &str, fault: Option<Kind>, detail: &str) {
+        let at = self.began.elapsed().as_secs_f64();
+        let name = fault.map_or_else(String::new, |fault| fault.to_string());
+        eprintln!("{at:7.1} s  {what:<16} {name:<28} {detail}");
+        let unix_ms = jiff::Timestamp::now().as_millisecond();
+        let mut inner = self.inner();
+        let mut line = serde_json::to_vec(&Line { unix_ms, at, what, fault, detail })
+            .expect("a line is plain JSON");
+        line.push(b'\n');
+        if let Err(error) = inner.file.write_all(&line) {
+            inner.error = Some(error);
+        }
+    }
+}

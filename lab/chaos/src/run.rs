@@ -1,0 +1,245 @@
+//! One run: world up, load on, faults by schedule, everything healed, audit, verdict.
+//!
+//! ```text
+//!  World::start ─► members ─► load, read checks ─► a lane of faults each ─► heal ─► converge ─► audit, verify ─► Verdict
+//!                                                                            │         │
+//!                            could not be injected: unknown ◄────────────────┘         └─► not in time: failed
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::future::join_all;
+
+use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, Topics};
+use crate::faults::{Ground, PARTITIONS, REMEMBERED_BLOCKS, end};
+use crate::history::History;
+use crate::kind::{Kind, Lane};
+use crate::report::{Report, Verdict};
+use crate::schedule::Schedule;
+use crate::slots::Slots;
+use crate::world::{Kind as Service, Options, Side, World};
+
+/// Between the first increments and the first fault.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// How long after healing each member may take to be ready, and everything to be stored. The load's
+/// last messages have a minute of it.
+const CONVERGE: Duration = Duration::from_secs(240);
+/// With everything healed and ready, the load goes on for so long.
+const CALM: Duration = Duration::from_secs(5);
+/// What members log of themselves that no fault excuses.
+const BUGS: [&str; 2] = ["panicked", "the partition stops; the others go on"];
+const LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    pub seed: u64,
+    pub lasts: Duration,
+    pub kinds: Vec<Kind>,
+    /// Where everything is kept, made anew.
+    pub dir: PathBuf,
+    pub first_port: u16,
+    /// The `tally` program under test.
+    pub program: PathBuf,
+    /// Increments a second.
+    pub rate: u64,
+    pub aggregators: usize,
+    pub sinks: usize,
+    /// Whether the load's messages have ids.
+    pub ids: bool,
+}
+
+/// An error is the harness's own: the verdict is unknown.
+pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
+    let began = Instant::now();
+    let world = World::start(&Options {
+        dir: options.dir.clone(),
+        first_port: options.first_port,
+        program: options.program.clone(),
+        partitions: PARTITIONS,
+    })
+    .await
+    .context("start the stack")?;
+    world
+        .sql(&format!("ALTER TABLE tally.counts MODIFY SETTING non_replicated_deduplication_window = {REMEMBERED_BLOCKS}"))
+        .await
+        .context("shorten the store's memory of tokens")?;
+    let history = History::new(&options.dir)?;
+    history
+        .say("began", &format!("seed {}, {} kinds of faults", options.seed, options.kinds.len()));
+    let members = [
+        (Service::Aggregator, options.aggregators),
+        (Service::Sink, options.sinks),
+        (Service::Producer, 2),
+        (Service::Reader, 1),
+    ];
+    let slots = Slots::start(&world, &members)?;
+    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
+        for slot in slots.of(service) {
+            slot.hold()
+                .await
+                .ready(Duration::from_secs(60))
+                .await
+                .with_context(|| format!("start {service}"))?;
+        }
+    }
+    let load = Load::start(LoadOptions {
+        seed: options.seed,
+        rate: options.rate,
+        bootstrap: world.bootstrap(Side::Load),
+        registry: world.registry_url(Side::Load),
+        ids: options.ids,
+        gateways: slots_urls(&slots, Service::Producer).await,
+        ..LoadOptions::default()
+    })
+    .await
+    .context("start the load")?;
+    let reads = ReadChecker::start(slots_urls(&slots, Service::Reader).await, load.record());
+    tokio::time::sleep(WARM_UP).await;
+
+    let ground = Ground { world: &world, slots: &slots, load: &load, history: &history };
+    let work = async {
+        let deadline = Instant::now() + options.lasts;
+        let lanes = Lane::ALL
+            .into_iter()
+            .filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
+        join_all(lanes.map(|schedule| lane(&ground, schedule, deadline))).await;
+        history.say("healing", "no more faults");
+        let healed = Instant::now();
+        let ready = all_ready(&slots, healed).await;
+        tokio::time::sleep(CALM).await;
+        let record = load.stop().await?;
+        // What their clients gave up may still be in their queues.
+        let mut gateways = Vec::new();
+        for slot in slots.of(Service::Producer) {
+            let mut gateway = slot.hold().await;
+            end(&mut gateway).await?;
+            gateways.push(gateway);
+        }
+        let converged = match ready {
+            Ok(()) => converge(&world, &history, healed).await,
+            Err(late) => Err(late),
+        };
+        let reads = reads.stop().await?;
+        anyhow::Ok((record, reads, converged))
+    };
+    let worked = tokio::select! {
+        worked = work => worked,
+        never = slots.supervise(&history) => match never {},
+    };
+    let (record, reads, converged) = worked?;
+    history.say("audit", "");
+    let audit = audit::audit(&record, &endpoints(&world)).await.context("audit")?;
+    let verified = world.verify().await.context("verify")?;
+    history.flush().context("write the history")?;
+    let report = Report {
+        seed: options.seed,
+        took: began.elapsed(),
+        faults: history.faults(),
+        ended: slots.ended(),
+        bugs: bugs(&options.dir)?,
+        broken: history.broken(),
+        converged,
+        audit,
+        reads,
+        verified,
+    };
+    if report.verdict() != Verdict::Passed {
+        history.say("verdict", &report.to_string());
+        history.flush().context("write the history")?;
+    }
+    world.stop().await.context("stop the stack")?;
+    Ok(report)
+}
+
+async fn lane(ground: &Ground<'_>, schedule: Schedule, deadline: Instant) {
+    for planned in schedule {
+        let strikes_at = Instant::now() + planned.gap;
+        if strikes_at >= deadline {
+            return;
+        }
+        tokio::time::sleep(planned.gap).await;
+        if let Err(error) = ground.inject(&planned).await {
+            ground
+                .history
+                .broke(&format!("{} number {} of its lane", planned.kind, planned.number), &error);
+            return;
+        }
+    }
+}
+
+fn endpoints(world: &World) -> Endpoints {
+    Endpoints {
+        bootstrap: world.direct_bootstrap(),
+        registry: world.direct_registry_url(),
+        store_url: world.direct_store_url(),
+        database: world.direct_config().store.database,
+        topics: Topics::default(),
+    }
+}
+
+async fn slots_urls(slots: &Slots, service: Service) -> Vec<String> {
+    let mut urls = Vec::new();
+    for slot in slots.of(service) {
+        urls.push(slot.hold().await.url());
+    }
+    urls
+}
+
+/// Waits until every member is ready; else says which is not.
+async fn all_ready(slots: &Slots, healed: Instant) -> Result<(), String> {
+    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
+        for slot in slots.of(service) {
+            loop {
+                let ready = slot.hold().await.ready(LOOK).await;
+                match ready {
+                    Ok(()) => break,
+                    // Let go of meanwhile, so that it is started again if it has ended.
+                    Err(_) if healed.elapsed() < CONVERGE => tokio::time::sleep(LOOK).await,
+                    Err(error) => {
+                        return Err(format!("{service} {} is not ready: {error}", slot.name));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lines of the members' logs that are bugs, whatever the counts.
+fn bugs(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let mut bugs = Vec::new();
+    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
+        for entry in std::fs::read_dir(dir.join("logs"))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with(service.name()) {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&std::fs::read(entry.path())?).into_owned();
+            let lines = text.lines().filter(|line| BUGS.iter().any(|bug| line.contains(bug)));
+            bugs.extend(lines.map(|line| format!("{name}: {line}")));
+        }
+    }
+    Ok(bugs)
+}
+
+/// Waits until the store holds all of the log; else says what is missing.
+async fn converge(world: &World, history: &History, healed: Instant) -> Result<Duration, String> {
+    loop {
+        let behind = audit::behind(&endpoints(world)).await;
+        match behind {
+            Ok(behind) if behind.is_empty() => {
+                history.say(
+                    "converged",
+                    &format!("{:.1} s after the last fault", healed.elapsed().as_secs_f64()),
+                );
+                return Ok(healed.elapsed());
+            }
+            _ if healed.elapsed() < CONVERGE => tokio::time::sleep(LOOK).await,
+            Ok(behind) => return Err(behind.join("; ")),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The services' processes, each in a slot, and the supervisor that starts again whatever ended by
+//! itself.
+//!
+//! ```text
+//!  a fault ──holds──► Slot (Member) ◄──looks after── supervisor: ended, and nobody holds it ──► start again, count it
+//! ```
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+
+use crate::history::History;
+use crate::world::{Kind as Service, Member, World};
+
+const LOOK: Duration = Duration::from_millis(300);
+
+pub(crate) struct Slot {
+    pub(crate) service: Service,
+    pub(crate) name: String,
+    member: AsyncMutex<Member>,
+}
+
+impl Slot {
+    /// Holds the member: the supervisor leaves it alone meanwhile.
+    pub(crate) async fn hold(&self) -> MutexGuard<'_, Member> {
+        self.member.lock().await
+    }
+}
+
+pub(crate) struct Slots {
+    slots: Vec<Arc<Slot>>,
+    /// How often members ended by themselves, by the service and the reason that they gave.
+    ended: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Slots {
+    pub(crate) fn start(world: &World, members: &[(Service, usize)]) -> anyhow::Result<Slots> {
+        let mut slots = Vec::new();
+        for &(service, count) in members {
+            for number in 0..count {
+                let name = format!("m{number}");
+                let member = world.start_member(service, &name)?;
+                slots.push(Arc::new(Slot { service, name, member: AsyncMutex::new(member) }));
+            }
+        }
+        Ok(Slots { slots, ended: Mutex::default() })
+    }
+
+    pub(crate) fn of(&self, service: Service) -> Vec<&Arc<Slot>> {
+        self.slots.iter().filter(|slot| slot.service == service).collect()
+    }
+
+    pub(crate) fn pick(&self, service: Service, pick: u32) -> &Arc<Slot> {
+        let slots = self.of(service);
+        slots[pick as usize % slots.len()]
+    }
+
+    pub(crate) fn ended(&self) -> BTreeMap<String, u64> {
+        self.ended.lock().expect("no holder panics").clone()
+    }
+
+    /// Starts again what ended by itself, as a supervisor in production does.
+    pub(crate) async fn supervise(&self, history: &History) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            for slot in &self.slots {
+                let Ok(mut member) = slot.member.try_lock() else { continue };
+                if let Err(error) = self.look_at(slot, &mut member, history) {
+                    history.broke(&format!("look after {} {}", slot.service, slot.name), &error);
+                }
+            }
+        }
+    }
+
+    fn look_at(&self, slot: &Slot, member: &mut Member, history: &History) -> anyhow::Result<()> {
+        let Some(status) = member.has_ended()? else { return Ok(()) };
+        let said = member.last_words()?;
+        history
+            .say("ended by itself", &format!("{} {}: {status}: {said}", slot.service, slot.name));
+        let reason = format!("{}: {}", slot.service, without_numbers(&said));
+        *self.ended.lock().expect("no holder panics").entry(reason).or_default() += 1;
+        Ok(member.start_again()?)
+    }
+}
+
+/// So that equal reasons count as one.
+fn without_numbers(text: &str) -> String {
+    let mut short = String::new();
+    for c in text.chars().take(160) {
+        match c.is_ascii_digit() {
+            true if short.ends_with('#') => {}
+            true => short.push('#'),
+            false => short.push(c),
+        }
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_that_differ_in_numbers_only_are_one() {
+        assert_eq!(
+            without_numbers("id a-0-12 is fenced at 99"),
+            without_numbers("id a-3-1 is fenced at 100")
+        );
+    }
+}

@@ -1,0 +1,360 @@
+//! The stack under fire: brokers, registry, store, services, and the links between them.
+//!
+//! ```text
+//!  aggregators ─┐                  ┌─► broker 0 ◄─link─┐
+//!  sinks ───────┤                  ├─► broker 1 ◄─link─┼─ brokers
+//!  gateways ────┼─ a Link of each ─┼─► broker 2 ◄─link─┘
+//!  readers ─────┤  side to each    ├─► registry
+//!  load ────────┘  peer it uses    └─► store
+//!  auditor, tools ───────────────────► all of them, past the links
+//! ```
+//!
+//! Every process is a child that ends with the harness in whatever way. All is kept in one folder,
+//! made anew:
+//!
+//! ```text
+//! <dir>/broker-N/ registry/ store/   what they keep, over their restarts too
+//! <dir>/members/                     a configuration each, and that of the tools
+//! <dir>/logs/                        what each process prints, over its restarts
+//! ```
+
+mod addresses;
+mod brokers;
+mod error;
+mod folder;
+mod link;
+mod links;
+mod member;
+mod metadata;
+mod nursery;
+mod plan;
+mod ports;
+mod program;
+mod properties;
+mod server;
+mod side;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use serde::Serialize;
+use tally_platform::config::Config;
+use tally_platform::store;
+use tally_stack::{Part, Progress};
+use tokio::process::Command;
+
+pub use error::Error;
+pub use link::{Link, Mode};
+pub use member::{Kind, Member};
+pub use side::Side;
+
+use brokers::Brokers;
+use folder::Folder;
+use links::Links;
+use member::Addresses;
+use nursery::Nursery;
+use plan::Plan;
+use ports::Ports;
+use program::Program;
+use server::{Home, Server};
+
+const BROKERS: usize = 3;
+const HTTP_PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept. What an earlier run left there is removed.
+    pub dir: PathBuf,
+    /// Ports from here up are used, about 60 and two a member.
+    pub first_port: u16,
+    /// The `tally` binary.
+    pub program: PathBuf,
+    /// Of `increments` and `deltas`.
+    pub partitions: i32,
+}
+
+/// What `tally reconciler verify` ended with, and printed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verified {
+    /// None when a signal ended it.
+    pub code: Option<i32>,
+    pub said: String,
+}
+
+/// Every process is killed when this is dropped, members excepted, which are their owners'.
+pub struct World {
+    folder: Folder,
+    program: PathBuf,
+    partitions: i32,
+    plan: Plan,
+    links: Links,
+    brokers: Brokers,
+    registry: Server,
+    store: Server,
+    nursery: Nursery,
+    http: reqwest::Client,
+    roster: Mutex<Roster>,
+}
+
+/// The members that were ever started.
+struct Roster {
+    ports: Ports,
+    addresses: BTreeMap<(Kind, String), Addresses>,
+    programs: Vec<Weak<Program>>,
+}
+
+impl World {
+    /// Returns once everything answers, and topics, subjects and tables are there. No service runs
+    /// yet.
+    pub async fn start(options: &Options) -> Result<World, Error> {
+        let folder = Folder::anew(&options.dir)?;
+        let mut ports = Ports::from(options.first_port);
+        let plan = Plan::new(BROKERS, &mut ports)?;
+        let progress = Progress::auto();
+        let (jars, registry, engine) = tokio::try_join!(
+            Part::Broker.fetch(&progress),
+            Part::Registry.fetch(&progress),
+            Part::Store.fetch(&progress),
+        )?;
+        let links = Links::start(&plan).await?;
+        let nursery = Nursery::new()?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(HTTP_PATIENCE)
+            .build()
+            .map_err(Error::Http)?;
+        let (dir, logs) = (folder.dir(), &folder.logs());
+        let home = Home { dir, logs, nursery: &nursery, http: &http };
+        let (brokers, registry, store) = tokio::try_join!(
+            Brokers::start(&plan, dir, logs, &jars, &nursery),
+            Server::registry(&home, plan.registry.direct, &registry),
+            Server::store(&home, plan.store.direct, &options.program, &engine),
+        )?;
+        let roster = Mutex::new(Roster { ports, addresses: BTreeMap::new(), programs: Vec::new() });
+        let Options { program, partitions, .. } = options.clone();
+        let world = World {
+            folder,
+            program,
+            partitions,
+            plan,
+            links,
+            brokers,
+            registry,
+            store,
+            nursery,
+            http,
+            roster,
+        };
+        world.init().await?;
+        Ok(world)
+    }
+
+    async fn init(&self) -> Result<(), Error> {
+        self.write_config("tools", &self.direct_config())?;
+        let output = self.tally(&["init"]).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = said(&output);
+        Err(Error::Command { command: String::from("init"), status: output.status, said })
+    }
+
+    /// Replays the log past the links, and compares.
+    pub async fn verify(&self) -> Result<Verified, Error> {
+        let output = self.tally(&["reconciler", "verify"]).await?;
+        Ok(Verified { code: output.status.code(), said: said(&output) })
+    }
+
+    async fn tally(&self, args: &[&str]) -> Result<std::process::Output, Error> {
+        let mut command = Command::new(&self.program);
+        command.arg("--config").arg(self.folder.config("tools")).args(args).kill_on_drop(true);
+        let failed = |source| Error::Start { name: format!("tally {}", args.join(" ")), source };
+        command.output().await.map_err(failed)
+    }
+
+    /// Runs a statement on the store, past the links.
+    pub async fn sql(&self, query: &str) -> Result<(), Error> {
+        let client = store::client(&self.direct_config().store);
+        let failed = |source| Error::Query { query: query.to_owned(), source };
+        client.query(query).execute().await.map_err(failed)
+    }
+
+    /// How many blocks the store has taken so far, by the ledger's rows for each.
+    pub async fn stored_blocks(&self) -> Result<u64, Error> {
+        let query = "SELECT uniqExact(partition, key) FROM counts WHERE namespace = '__tally' AND startsWith(key, 'batch:')";
+        let client = store::client(&self.direct_config().store);
+        let failed = |source| Error::Query { query: query.to_owned(), source };
+        client.query(query).fetch_one().await.map_err(failed)
+    }
+
+    /// Starts a service; the name tells it from others of its kind, and is an aggregator's
+    /// instance.
+    pub fn start_member(&self, kind: Kind, name: &str) -> Result<Member, Error> {
+        self.start_member_with(kind, name, |_| {})
+    }
+
+    /// As [`World::start_member`], with a configuration that differs.
+    pub fn start_member_with(
+        &self,
+        kind: Kind,
+        name: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Member, Error> {
+        let full_name = format!("{kind}-{name}");
+        let addresses = self.roster().addresses(kind, name)?;
+        let mut config = self.config(kind.side());
+        config.aggregator.instance = Some(name.to_owned());
+        match kind {
+            Kind::Producer => {
+                (config.producer.listen, config.producer.health) =
+                    (addresses.listen, addresses.health);
+            }
+            Kind::Aggregator => config.aggregator.health = addresses.health,
+            Kind::Sink => config.sink.health = addresses.health,
+            Kind::Reader => {
+                (config.reader.listen, config.reader.health) = (addresses.listen, addresses.health);
+            }
+        }
+        change(&mut config);
+        let file = self.write_config(&full_name, &config)?;
+        let mut command = std::process::Command::new(&self.program);
+        command.arg("--config").arg(file).arg(kind.name()).current_dir(self.folder.dir());
+        let log = self.folder.logs().join(format!("{full_name}.log"));
+        let program = Arc::new(Program::new(&full_name, command, log, &self.nursery)?);
+        self.roster().programs.push(Arc::downgrade(&program));
+        Member::start(addresses, program, self.http.clone())
+    }
+
+    fn write_config(&self, name: &str, config: &Config) -> Result<PathBuf, Error> {
+        let path = self.folder.config(name);
+        let text = toml::to_string(config).expect("a configuration is plain TOML");
+        std::fs::write(&path, text).map_err(Error::file("write", &path))?;
+        Ok(path)
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every link with its name, always in the same order.
+    pub fn links(&self) -> &[(String, Arc<Link>)] {
+        self.links.all()
+    }
+
+    /// # Panics
+    /// If there is no such broker.
+    pub fn link_to_broker(&self, side: Side, broker: usize) -> Arc<Link> {
+        self.links.to_broker(side, broker)
+    }
+
+    /// # Panics
+    /// If that side does not use the registry.
+    pub fn link_to_registry(&self, side: Side) -> Arc<Link> {
+        self.links.to_registry(side)
+    }
+
+    /// # Panics
+    /// If that side does not use the store.
+    pub fn link_to_store(&self, side: Side) -> Arc<Link> {
+        self.links.to_store(side)
+    }
+
+    /// How many brokers there are; they are numbered from zero.
+    pub fn brokers(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// SIGKILL.
+    pub async fn kill_broker(&self, broker: usize) -> Result<(), Error> {
+        self.brokers.kill(broker).await
+    }
+
+    /// Returns once it answers and is part of the cluster again; its replicas may still be behind.
+    pub async fn start_broker(&self, broker: usize) -> Result<(), Error> {
+        self.brokers.start_again(broker).await
+    }
+
+    /// SIGSTOP.
+    pub fn pause_broker(&self, broker: usize) -> Result<(), Error> {
+        self.brokers.pause(broker)
+    }
+
+    /// SIGCONT.
+    pub fn resume_broker(&self, broker: usize) -> Result<(), Error> {
+        self.brokers.resume(broker)
+    }
+
+    /// The broker that coordinates a group; there is none before the first group was used.
+    pub async fn coordinator_of_group(&self, group: &str) -> Result<usize, Error> {
+        self.leader_of(metadata::GROUP_OFFSETS, metadata::internal_partition(group)).await
+    }
+
+    /// The broker that coordinates a transactional.id; there is none before the first transaction.
+    pub async fn coordinator_of_transactions(
+        &self,
+        transactional_id: &str,
+    ) -> Result<usize, Error> {
+        self.leader_of(metadata::TRANSACTION_STATE, metadata::internal_partition(transactional_id))
+            .await
+    }
+
+    pub async fn leader_of(&self, topic: &str, partition: i32) -> Result<usize, Error> {
+        self.brokers.leader(topic, partition).await
+    }
+
+    /// How many partitions lack a replica in sync, as the broker sees it that sees most. An error
+    /// while a broker is away.
+    pub async fn under_replicated(&self) -> Result<usize, Error> {
+        self.brokers.under_replicated().await
+    }
+
+    /// SIGKILL.
+    pub async fn kill_store(&self) -> Result<(), Error> {
+        self.store.kill().await
+    }
+
+    /// Returns once it answers.
+    pub async fn start_store(&self) -> Result<(), Error> {
+        self.store.start().await
+    }
+
+    /// SIGKILL.
+    pub async fn kill_registry(&self) -> Result<(), Error> {
+        self.registry.kill().await
+    }
+
+    /// Returns once it answers.
+    pub async fn start_registry(&self) -> Result<(), Error> {
+        self.registry.start().await
+    }
+
+    /// Kills every process, members that are still there among them; the folder stays.
+    pub async fn stop(self) -> Result<(), Error> {
+        let members: Vec<_> = self.roster().programs.iter().filter_map(Weak::upgrade).collect();
+        let parts = self.brokers.programs().chain([self.registry.program(), self.store.program()]);
+        for program in members.iter().map(Arc::as_ref).chain(parts) {
+            program.kill_and_wait().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Roster {
+    fn addresses(&mut self, kind: Kind, name: &str) -> Result<Addresses, Error> {
+        let member = (kind, name.to_owned());
+        if let Some(addresses) = self.addresses.get(&member) {
+            return Ok(*addresses);
+        }
+        let addresses = Addresses { health: self.ports.take()?, listen: self.ports.take()? };
+        self.addresses.insert(member, addresses);
+        Ok(addresses)
+    }
+}
+
+fn said(output: &std::process::Output) -> String {
+    [&output.stdout, &output.stderr]
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        .concat()
+}

@@ -1,0 +1,160 @@
+//! The brokers' processes, and how each is harmed and brought back.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tally_stack::broker::{Node, new_cluster};
+use tally_stack::sys::Signal;
+
+use super::nursery::Nursery;
+use super::plan::Plan;
+use super::ports::check_free;
+use super::program::Program;
+use super::properties::{node, properties};
+use super::{Error, metadata};
+
+/// Three of them share a machine: a small heap, and no compiler threads that optimise what is
+/// killed soon.
+const JAVA: [&str; 3] = ["-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1"];
+/// A killed broker reads its logs again, while two cores do everything else.
+const COMES_UP: Duration = Duration::from_secs(120);
+
+struct Broker {
+    program: Program,
+    direct: String,
+    /// Where it listens.
+    own: Vec<SocketAddr>,
+    asleep: AtomicBool,
+}
+
+pub(super) struct Brokers(Vec<Broker>);
+
+impl Brokers {
+    /// Formats their storage and starts them; they are whole once each has heard of all.
+    pub(super) async fn start(
+        plan: &Plan,
+        dir: &Path,
+        logs: &Path,
+        jars: &Path,
+        nursery: &Nursery,
+    ) -> Result<Brokers, Error> {
+        let cluster = new_cluster();
+        let prepared = (0..plan.brokers.len()).map(|broker| {
+            let (folder, cluster) = (dir.join(format!("broker-{broker}")), &cluster);
+            async move {
+                fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+                let node = Node { folder: &folder, jars, options: &JAVA };
+                node.configure(&properties(plan, broker))?;
+                node.format(cluster).await?;
+                let name = format!("broker {broker}");
+                let log = logs.join(format!("broker-{broker}.log"));
+                let program = Program::new(&name, node.command().into_std(), log, nursery)?;
+                let plan = &plan.brokers[broker];
+                let (direct, own) = (plan.direct.to_string(), plan.own());
+                Ok::<_, Error>(Broker { program, direct, own, asleep: AtomicBool::new(false) })
+            }
+        });
+        let brokers = Brokers(try_join_all(prepared).await?);
+        for broker in &brokers.0 {
+            broker.program.start()?;
+        }
+        let all: Vec<i32> = (0..brokers.0.len()).map(node).collect();
+        try_join_all((0..all.len()).map(|broker| brokers.until_it_sees(broker, &all))).await?;
+        Ok(brokers)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns once it answers and counts itself to the cluster.
+    pub(super) async fn start_again(&self, broker: usize) -> Result<(), Error> {
+        let Broker { program, own, .. } = &self.0[broker];
+        check_free(program.name(), own)?;
+        program.start()?;
+        self.until_it_sees(broker, &[node(broker)]).await
+    }
+
+    /// Until a broker's own view of the cluster has these nodes: it takes part only once it has
+    /// caught up with what the controllers decided, its own readmission included.
+    async fn until_it_sees(&self, broker: usize, nodes: &[i32]) -> Result<(), Error> {
+        let Broker { program, direct, .. } = &self.0[broker];
+        let sees = async || {
+            let view = metadata::view(direct.clone()).await.map_err(|error| error.to_string())?;
+            match nodes.iter().find(|node| !view.nodes.contains(node)) {
+                None => Ok(()),
+                Some(missing) => Err(format!("it sees nodes {:?}, and not {missing}", view.nodes)),
+            }
+        };
+        program.answers(COMES_UP, sees).await
+    }
+
+    /// SIGKILL.
+    pub(super) async fn kill(&self, broker: usize) -> Result<(), Error> {
+        let Broker { program, asleep, .. } = &self.0[broker];
+        let killed = program.kill_and_wait().await?;
+        asleep.store(false, Ordering::Relaxed);
+        if killed {
+            Ok(())
+        } else {
+            Err(Error::Gone { action: "kill", name: program.name().to_owned() })
+        }
+    }
+
+    pub(super) fn pause(&self, broker: usize) -> Result<(), Error> {
+        self.signal(broker, Signal::Stop, "pause")
+    }
+
+    pub(super) fn resume(&self, broker: usize) -> Result<(), Error> {
+        self.signal(broker, Signal::Continue, "resume")
+    }
+
+    fn signal(&self, broker: usize, signal: Signal, action: &'static str) -> Result<(), Error> {
+        let Broker { program, asleep, .. } = &self.0[broker];
+        if !program.signal(signal)? {
+            return Err(Error::Gone { action, name: program.name().to_owned() });
+        }
+        asleep.store(signal == Signal::Stop, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The broker that leads a partition.
+    pub(super) async fn leader(&self, topic: &str, partition: i32) -> Result<usize, Error> {
+        let mut asked = None;
+        for broker in self.awake()? {
+            match metadata::leader(broker.direct.clone(), topic, partition).await {
+                Ok(leader) => {
+                    return Ok(usize::try_from(leader - 1).expect("nodes are numbered from one"));
+                }
+                Err(error) => asked = Some(error),
+            }
+        }
+        Err(asked.unwrap_or_else(|| Error::NoLeader { topic: topic.to_owned(), partition }))
+    }
+
+    /// The most partitions that any broker sees without all of their replicas. Every broker must
+    /// answer: one that is away or behind may see what is not so any more.
+    pub(super) async fn under_replicated(&self) -> Result<usize, Error> {
+        let views =
+            try_join_all(self.0.iter().map(|broker| metadata::view(broker.direct.clone()))).await?;
+        Ok(views.into_iter().map(|view| view.under_replicated).max().unwrap_or(0))
+    }
+
+    fn awake(&self) -> Result<Vec<&Broker>, Error> {
+        let mut awake = Vec::new();
+        for broker in &self.0 {
+            if !broker.asleep.load(Ordering::Relaxed) && broker.program.has_ended()?.is_none() {
+                awake.push(broker);
+            }
+        }
+        Ok(awake)
+    }
+
+    pub(super) fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.0.iter().map(|broker| &broker.program)
+    }
+}

@@ -1,0 +1,132 @@
+//! A way from one side to one peer that can be harmed.
+//!
+//! ```text
+//! client ──► port of the link ──► relay (a connection) ──► the peer's own port
+//!                                   ▲
+//!                       Setting ────┘  the mode, and how much it has struck
+//! ```
+//!
+//! A mode holds for connections that are there as for those that come.
+
+mod accept;
+mod late_commit;
+mod pump;
+mod relay;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Error;
+use late_commit::KeptCommits;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As if the link were not there.
+    Open,
+    /// Connections are reset, new ones too.
+    Cut,
+    /// Each direction comes so much later, in order.
+    Delay(Duration),
+    /// Half-open: connections stay and new ones are taken, but no byte passes. They are reset when
+    /// this mode ends: what a peer missed cannot be made up for.
+    Stalled,
+    /// What clients send over connections that are there already comes so much later, and comes
+    /// even if the client has hung up by then. Answers are not held, nor new connections: what a
+    /// client sends again over one comes before the first copy.
+    Late(Duration),
+    /// The network sends on a commit that it had lost: the first `EndTxn` of each client is kept
+    /// and its connection reset. The client sends it again. The copy arrives in the middle of that
+    /// client's next transaction, after `AddOffsetsToTxn`. Connections that are there when this
+    /// mode begins are reset, so that each is seen from its first request on, and so are those that
+    /// are there when it ends.
+    LateCommit,
+}
+
+/// One mode, from its beginning to the next one's.
+struct Setting {
+    mode: Mode,
+    struck: AtomicU64,
+    kept: KeptCommits,
+}
+
+impl Setting {
+    fn new(mode: Mode) -> Arc<Setting> {
+        Arc::new(Setting { mode, struck: AtomicU64::new(0), kept: KeptCommits::default() })
+    }
+
+    fn strike(&self, count: u64) {
+        self.struck.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// What the connections of a link share.
+struct Shared {
+    setting: watch::Sender<Arc<Setting>>,
+    traffic: AtomicU64,
+}
+
+impl Shared {
+    fn now(&self) -> Arc<Setting> {
+        Arc::clone(&self.setting.borrow())
+    }
+}
+
+pub struct Link {
+    shared: Arc<Shared>,
+    listeners: Vec<JoinHandle<()>>,
+}
+
+impl Link {
+    /// Listens on the first address of each pair and connects to the second. Several pairs are
+    /// harmed as one.
+    pub(crate) async fn start(ways: &[(SocketAddr, SocketAddr)]) -> Result<Link, Error> {
+        let shared = Arc::new(Shared {
+            setting: watch::Sender::new(Setting::new(Mode::Open)),
+            traffic: AtomicU64::new(0),
+        });
+        let mut link = Link { shared, listeners: Vec::new() };
+        for &(listen, target) in ways {
+            let listener = TcpListener::bind(listen)
+                .await
+                .map_err(|source| Error::Listen { address: listen, source })?;
+            link.listeners.push(tokio::spawn(accept::accept(
+                listener,
+                target,
+                Arc::clone(&link.shared),
+            )));
+        }
+        Ok(link)
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.shared.setting.send_replace(Setting::new(mode));
+    }
+
+    /// Bytes that have passed so far, both ways.
+    pub fn traffic(&self) -> u64 {
+        self.shared.traffic.load(Ordering::Relaxed)
+    }
+
+    /// What the present mode has affected since it was set: connections for [`Mode::Cut`],
+    /// connections that had something to say for [`Mode::Stalled`], commits that came late and were
+    /// answered for [`Mode::LateCommit`], bytes for the others.
+    pub fn struck(&self) -> u64 {
+        self.shared.now().struck.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            listener.abort();
+        }
+    }
+}

@@ -1,0 +1,114 @@
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tally_stack::{NoAnswer, registry, store};
+
+use super::Error;
+use super::nursery::Nursery;
+use super::ports::check_free;
+use super::program::Program;
+
+const COMES_UP: Duration = Duration::from_secs(90);
+/// How often one that ends before it answers is started again, as any supervisor would: the
+/// registry gives its database five seconds to open, which a busy machine may exceed.
+const TRIES_AGAIN: u32 = 3;
+
+#[derive(Clone, Copy)]
+enum What {
+    Registry,
+    Store,
+}
+
+/// The registry or the store: one process, its data in a folder that outlives it.
+pub(super) struct Server {
+    what: What,
+    program: Program,
+    address: SocketAddr,
+    http: reqwest::Client,
+}
+
+/// What both have in common.
+pub(super) struct Home<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) logs: &'a Path,
+    pub(super) nursery: &'a Nursery,
+    pub(super) http: &'a reqwest::Client,
+}
+
+impl Server {
+    pub(super) async fn registry(
+        home: &Home<'_>,
+        address: SocketAddr,
+        unpacked: &Path,
+    ) -> Result<Server, Error> {
+        let folder = folder(home, "registry")?;
+        let command = registry::command(&folder, address, unpacked);
+        Server::begin(What::Registry, "registry", command, address, home).await
+    }
+
+    /// Served by `program`, the `tally` binary.
+    pub(super) async fn store(
+        home: &Home<'_>,
+        address: SocketAddr,
+        program: &Path,
+        unpacked: &Path,
+    ) -> Result<Server, Error> {
+        let folder = folder(home, "store")?;
+        let command = store::command(program, &folder, address, unpacked);
+        Server::begin(What::Store, "store", command, address, home).await
+    }
+
+    async fn begin(
+        what: What,
+        name: &str,
+        command: tokio::process::Command,
+        address: SocketAddr,
+        home: &Home<'_>,
+    ) -> Result<Server, Error> {
+        let log = home.logs.join(format!("{name}.log"));
+        let program = Program::new(name, command.into_std(), log, home.nursery)?;
+        let server = Server { what, program, address, http: home.http.clone() };
+        server.start().await?;
+        Ok(server)
+    }
+
+    /// Returns once it answers.
+    pub(super) async fn start(&self) -> Result<(), Error> {
+        let mut left = TRIES_AGAIN;
+        loop {
+            check_free(self.program.name(), &[self.address])?;
+            self.program.start()?;
+            match self.program.answers(COMES_UP, async || self.probe().await).await {
+                Err(Error::Died { .. }) if left > 0 => left -= 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(), NoAnswer> {
+        match self.what {
+            What::Registry => registry::probe(self.address, &self.http).await,
+            What::Store => store::probe(self.address, &self.http).await,
+        }
+    }
+
+    /// SIGKILL.
+    pub(super) async fn kill(&self) -> Result<(), Error> {
+        match self.program.kill_and_wait().await? {
+            true => Ok(()),
+            false => Err(Error::Gone { action: "kill", name: self.program.name().to_owned() }),
+        }
+    }
+
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+}
+
+fn folder(home: &Home<'_>, name: &str) -> Result<std::path::PathBuf, Error> {
+    let folder = home.dir.join(name);
+    fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+    Ok(folder)
+}

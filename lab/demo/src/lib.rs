@@ -1,0 +1,209 @@
+//! `tally demo`: three million real flights through the log, the sums and the store, and proof of
+//! every count.
+//!
+//! ```text
+//!  flights-3m.parquet ──► load (Avro batches) ────► increments ─► 2 aggregators ─► deltas ─► 2 sinks ─► counts
+//!                     └─► gateway (HTTP, the last) ──┘              one of each is killed midway     │
+//!                     └─► totals: the store's own aggregate over the file ──────── equal? ───────────┘
+//! ```
+
+mod flights;
+mod gateway;
+mod load;
+mod report;
+mod totals;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use indicatif::{HumanCount, MultiProgress};
+use tally_platform::config::Config;
+use tally_platform::store;
+use tally_stack::artifacts::{NpmPackage, npm_package};
+use tally_stack::{Progress, Service, ServiceArgs, Services, StackArgs};
+
+use self::report::Stage;
+use self::watch::Watch;
+use tally_load::Bars;
+
+/// Flights of the United States in early 2001, as the Department of Transportation published them
+/// (public domain).
+const DATA: NpmPackage = NpmPackage {
+    name: "vega-datasets",
+    version: "3.2.1",
+    sha256: "6f72fda460a9863fae5fcb32f85bcd49e1761fdea6dc6cf9f4962472881cc5a3",
+    size_bytes: 17_630_305,
+    files: &["data/flights-3m.parquet"],
+};
+const FILE: &str = "data/flights-3m.parquet";
+
+pub(crate) const NAMESPACE: &str = "flights";
+/// How many of the last flights go through the HTTP gateway.
+const GATEWAY_FLIGHTS: u64 = 100_000;
+/// How long a killed service stays away.
+const AWAY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    stack: StackArgs,
+    #[command(flatten)]
+    services: ServiceArgs,
+    /// Leave everything running at the end, and say what to try.
+    #[arg(long)]
+    keep: bool,
+    /// When an aggregator and a sink are killed, in percent of the increments summed; 100 kills
+    /// none.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    kill_at: u8,
+}
+
+/// Runs the demo; `false` when a count is not right.
+pub async fn run(mut args: DemoArgs) -> anyhow::Result<bool> {
+    // A folder of its own: it begins from nothing, so it removes what an earlier demo left.
+    args.stack.dir = args.stack.dir.join("demo");
+    tally_stack::down(&args.stack).await.context("stop an earlier demo")?;
+    remove(&args.stack.dir)?;
+    let outcome = tokio::select! {
+        outcome = story(&args) => outcome,
+        signal = tokio::signal::ctrl_c() => {
+            signal?;
+            Err(anyhow::anyhow!("interrupted"))
+        }
+    };
+    if args.keep && outcome.is_ok() {
+        return outcome;
+    }
+    eprintln!("stopping everything (--keep leaves it running)");
+    tally_stack::down(&args.stack).await.context("stop the stack")?;
+    if outcome.is_err() {
+        eprintln!("the logs are in {}", args.stack.dir.join("logs").display());
+    }
+    outcome
+}
+
+fn remove(dir: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let bars = MultiProgress::new();
+    let progress = Progress::auto_in(&bars);
+    let (stack, data) =
+        tokio::join!(tally_stack::up(&args.stack, &progress), npm_package(DATA, &progress));
+    let (stack, file) = (stack?, data?.join(FILE));
+
+    let services = Services::new(&stack, &args.services, 2, &Config::default())?;
+    let config = Arc::new(tally_platform::config::load(Some(services.config_file()))?);
+    tally_infra::init(&config).await?;
+    services.up().await?;
+    let names: Vec<&str> = services.all.iter().map(|service| service.name.as_str()).collect();
+    eprintln!("ready after {:.0} s: {}", begun.elapsed().as_secs_f64(), names.join(", "));
+
+    let client = store::client(&config.store);
+    let flights = flights::count(&client, &file).await?;
+    let direct = flights.saturating_sub(GATEWAY_FLIGHTS);
+    let total = flights * flights::INCREMENTS;
+    eprintln!("{flights} flights, {total} increments, from {}", file.display());
+
+    let bars = Bars::new(bars);
+    let watch = Watch::start(&config, &bars, total)?;
+    let sending = bars.bar("sent", total);
+    let load = load::Load::start(&config).await?;
+    // A task of its own, so that it does not hold up what goes on beside it.
+    let send = {
+        let (config, client, file, sending) =
+            (config.clone(), client.clone(), file.clone(), sending.clone());
+        tokio::spawn(async move {
+            // One reading of the file for both ways, so that no flight goes twice or not at all.
+            let mut cursor = flights::read(&client, &file)?;
+            let stage = load.run(&mut cursor, direct, &sending).await?;
+            let gateway = gateway::run(&config, &mut cursor, flights - direct, &sending).await?;
+            anyhow::Ok((stage, gateway))
+        })
+    };
+    let send = async { send.await? };
+    let kill = kill_midway(&services, args.kill_at, &bars, &watch, total);
+    let ((sent, through_gateway), killed) =
+        bars.beside(async { tokio::try_join!(send, kill) }).await?;
+    sending.finish();
+    let (summed, stored) = bars.beside(watch.until_stored()).await?;
+
+    let totals = totals::compare(&client, &file).await?;
+    let read = totals::read_back(&config, &totals.busiest).await?;
+    let verifying = Instant::now();
+    let verify_bar = bars.bar("replayed", 0);
+    let verified = bars.beside(tally_reconciler::verify(&config, &verify_bar)).await?;
+    verify_bar.finish();
+    let replayed = Stage::since("replayed and compared", total, verifying);
+
+    bars.clear();
+    let stages = [sent, through_gateway, summed, stored, replayed];
+    let good = report::print(&report::Outcome {
+        stages: &stages,
+        killed: killed.as_deref(),
+        totals: &totals,
+        read: &read,
+        verified: &verified,
+        total,
+        seconds: begun.elapsed().as_secs_f64(),
+    });
+    if args.keep {
+        report::what_to_try(&stack, &config, services.config_file(), &args.stack.dir);
+    }
+    Ok(good)
+}
+
+/// Kills an aggregator and a sink with SIGKILL once that much was summed, and starts them again.
+async fn kill_midway(
+    services: &Services<'_>,
+    percent: u8,
+    bars: &Bars,
+    watch: &Watch,
+    total: u64,
+) -> anyhow::Result<Option<String>> {
+    if percent == 100 {
+        return Ok(None);
+    }
+    let at = total * u64::from(percent) / 100;
+    while watch.summed() < at {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let summed = watch.summed();
+    let victims: Vec<&Service> = services
+        .all
+        .iter()
+        .filter(|service| ["aggregator-1", "sink-1"].contains(&&*service.name))
+        .collect();
+    for victim in &victims {
+        let process = services.running(&victim.name)?;
+        process.with_context(|| format!("{} does not run", victim.name))?.kill().await?;
+    }
+    let what = format!(
+        "aggregator-1 and sink-1 were killed (SIGKILL) when {} increments were summed",
+        HumanCount(summed)
+    );
+    bars.say(&what);
+    tokio::time::sleep(AWAY).await;
+    for victim in victims {
+        let process = services.start(victim)?;
+        services.wait_ready(victim, process).await?;
+    }
+    bars.say("aggregator-1 and sink-1 are back");
+    Ok(Some(format!("{what}, and started again")))
+}
+
+/// The file's path in a query.
+fn quoted(file: &Path) -> String {
+    let path: PathBuf = file.into();
+    format!("'{}'", path.display().to_string().replace('\\', "\\\\").replace('\'', "\\'"))
+}

@@ -1,0 +1,136 @@
+//! `tally load`: increments by the million, as client libraries send them, and the checksum of what
+//! was sent.
+//!
+//! ```text
+//!  Workload: keys, picks ──► Sender: Avro bodies, the rate ──► increments, partition by partition
+//!                               └──► Checksum: sums of the open bucket ──► fingerprint ──► Summary
+//! ```
+//!
+//! For a seed and a fixed event time the log is the same each time, byte by byte and partition by
+//! partition.
+
+mod bars;
+mod checksum;
+mod deliveries;
+mod random;
+mod sender;
+mod summary;
+mod workload;
+
+use std::time::Duration;
+
+use indicatif::MultiProgress;
+use tally_platform::config::Config;
+use tally_platform::process::signals;
+use tally_platform::registry::Registry;
+use tally_schemas::avsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::bars::Bars;
+pub use self::deliveries::Deliveries;
+pub use self::random::Random;
+use self::sender::{Order, Sender};
+pub use self::summary::Summary;
+use self::workload::MAX_KEYS;
+pub use self::workload::{Distribution, Workload};
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct LoadArgs {
+    /// Increments a second [default: as many as go].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+
+    /// Stop after so many increments [default: at Ctrl-C].
+    #[arg(long, value_name = "INCREMENTS")]
+    count: Option<u64>,
+
+    /// Stop after so many seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
+
+    /// Increments in a message; 0 sends single increments.
+    #[arg(long, value_name = "INCREMENTS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(..=50_000))]
+    batch: u64,
+
+    /// Different counters.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_KEYS)))]
+    keys: u32,
+
+    /// Namespaces that the keys are spread over.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    namespaces: u32,
+
+    /// How often each key comes.
+    #[arg(long, value_enum, default_value_t = Distribution::Zipf)]
+    distribution: Distribution,
+
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Give each increment an id, made of the seed and its number: the same again counts once.
+    #[arg(long)]
+    ids: bool,
+
+    /// Event time of the first increment, in milliseconds since 1970; the others follow at the
+    /// rate, or at a million a second [default: the clock's].
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(..=4_294_967_295_000))]
+    at: Option<u64>,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Sends, and prints what was sent; an error when the log did not take everything.
+pub async fn run(args: LoadArgs, config: Config) -> anyhow::Result<()> {
+    let registry = Registry::new(&config.registry)?;
+    let batch = (args.batch > 0).then_some(args.batch);
+    let schema_id = match batch {
+        Some(_) => registry.register(avsc::INCREMENT_BATCH_SUBJECT, avsc::INCREMENT_BATCH).await?,
+        None => {
+            registry
+                .register(&format!("{}-value", config.kafka.increments), avsc::INCREMENT)
+                .await?
+        }
+    };
+    let order = Order {
+        rate: args.rate,
+        count: args.count,
+        time: args.seconds.map(Duration::from_secs),
+        batch,
+        at_ms: args.at,
+        ids: args.ids.then_some(args.seed),
+        schema_id,
+    };
+    let bars = Bars::new(MultiProgress::new());
+    let expected = match (args.count, args.rate, args.seconds) {
+        (Some(count), ..) => count,
+        (None, Some(rate), Some(seconds)) => rate * seconds,
+        (None, ..) => 0,
+    };
+    let bar = bars.bar("sent", expected);
+    if expected == 0 {
+        bar.unset_length();
+    }
+    let stop = CancellationToken::new();
+    let sending = {
+        let (stop, bar) = (stop.clone(), bar.clone());
+        tokio::task::spawn_blocking(move || {
+            let workload = Workload::new(args.keys, args.namespaces, args.distribution, args.seed);
+            Sender::new(&config, &workload, order)?.run(&stop, &bar)
+        })
+    };
+    let signals = tokio::spawn(signals(stop));
+    let summary = if args.json { sending.await } else { bars.beside(sending).await };
+    signals.abort();
+    bars.clear();
+    let summary = summary??;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        println!("{summary}");
+    }
+    let lost = summary.increments - summary.acknowledged;
+    anyhow::ensure!(lost == 0, "the log did not acknowledge {lost} increments");
+    Ok(())
+}

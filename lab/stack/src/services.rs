@@ -1,0 +1,201 @@
+//! The services as processes of the stack, each this same program with one configuration file and
+//! its own few keys.
+//!
+//! `down` stops them before the parts, so that they drain while the broker is still there.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use tally_platform::config::Config;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use super::error::LogTail;
+use super::part::{get, http_client};
+use super::process::{Liveness, Process};
+use super::state::{Record, StateFile};
+use super::{Error, Stack};
+
+const READY_LIMIT: Duration = Duration::from_secs(120);
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServiceArgs {
+    /// Port of the HTTP gateway.
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub producer_port: u16,
+
+    /// Port of the reader.
+    #[arg(long, value_name = "PORT", default_value_t = 8082, value_parser = clap::value_parser!(u16).range(1..))]
+    pub reader_port: u16,
+
+    /// The first of the ports for health and metrics, one a service.
+    #[arg(long, value_name = "PORT", default_value_t = 9100, value_parser = clap::value_parser!(u16).range(1..=65000))]
+    pub health_port: u16,
+}
+
+/// One service process.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its name in the stack, and its log's.
+    pub name: String,
+    /// The command of `tally` that it is.
+    pub command: &'static str,
+    pub health: SocketAddr,
+}
+
+/// The services of one stack.
+pub struct Services<'s> {
+    stack: &'s Stack,
+    state: StateFile,
+    http: reqwest::Client,
+    config: PathBuf,
+    pub all: Vec<Service>,
+}
+
+impl<'s> Services<'s> {
+    /// One producer and reader, and as many aggregators and sinks as `members` says. Writes the
+    /// configuration that they all share into the stack's folder: `config`, with the stack's
+    /// addresses.
+    pub fn new(
+        stack: &'s Stack,
+        args: &ServiceArgs,
+        members: usize,
+        config: &Config,
+    ) -> Result<Services<'s>, Error> {
+        let config = connected(config, stack, args);
+        let path = stack.dir().join("tally.toml");
+        let text = toml::to_string(&config).expect("the configuration is plain TOML");
+        fs::create_dir_all(stack.dir()).map_err(Error::file("create", stack.dir()))?;
+        fs::write(&path, text).map_err(Error::file("write", &path))?;
+        let numbered = |name: &str, number| match members {
+            1 => name.to_owned(),
+            _ => format!("{name}-{number}"),
+        };
+        let mut named =
+            vec![(String::from("producer"), "producer"), (String::from("reader"), "reader")];
+        for number in 1..=members {
+            named.push((numbered("aggregator", number), "aggregator"));
+            named.push((numbered("sink", number), "sink"));
+        }
+        let all = named.into_iter().zip(args.health_port..).map(|((name, command), port)| {
+            Service { name, command, health: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
+        });
+        Ok(Services {
+            stack,
+            state: StateFile::open(stack.dir())?,
+            http: http_client().map_err(Error::Http)?,
+            config: path,
+            all: all.collect(),
+        })
+    }
+
+    /// The configuration file that all of them read.
+    pub fn config_file(&self) -> &PathBuf {
+        &self.config
+    }
+
+    /// Starts those that do not run, and returns once each is ready.
+    pub async fn up(&self) -> Result<(), Error> {
+        let outcomes = join_all(self.all.iter().map(|service| self.ensure(service))).await;
+        Error::all(outcomes.into_iter().filter_map(Result::err).collect())
+    }
+
+    async fn ensure(&self, service: &Service) -> Result<(), Error> {
+        let process = match self.running(&service.name)? {
+            Some(process) => process,
+            None => self.start(service)?,
+        };
+        self.wait_ready(service, process).await
+    }
+
+    /// Starts one service, without waiting for it to be ready.
+    pub fn start(&self, service: &Service) -> Result<Process, Error> {
+        let health = service.health.to_string();
+        let mut command = Command::new(&self.stack.program);
+        command
+            .arg("--config")
+            .arg(&self.config)
+            .arg(service.command)
+            .current_dir(self.stack.dir());
+        command.env(format!("TALLY_{}__HEALTH", service.command.to_uppercase()), &health);
+        command.env("TALLY_AGGREGATOR__INSTANCE", &service.name);
+        let log = self.stack.log(&service.name);
+        let process = Process::start(command, &log).map_err(|source| Error::ServiceStart {
+            name: service.name.clone(),
+            program: self.stack.program.clone(),
+            source,
+        })?;
+        let started_at =
+            SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+        self.state.insert(
+            &service.name,
+            Record {
+                process: process.identity().clone(),
+                address: service.health,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started_at_s: started_at.as_secs(),
+            },
+        )?;
+        Ok(process)
+    }
+
+    /// The process of that name, if it runs.
+    pub fn running(&self, name: &str) -> Result<Option<Process>, Error> {
+        match self.state.get(name) {
+            None => Ok(None),
+            Some(record) => Process::find(&record.process).map_err(|source| Error::Process {
+                name: name.to_owned(),
+                pid: record.process.pid,
+                source,
+            }),
+        }
+    }
+
+    /// Waits until the service says that it is ready.
+    pub async fn wait_ready(&self, service: &Service, mut process: Process) -> Result<(), Error> {
+        let log = || LogTail::read(self.stack.log(&service.name));
+        let deadline = Instant::now() + READY_LIMIT;
+        let url = format!("http://{}/readyz", service.health);
+        loop {
+            let answer = get(&self.http, &url).await;
+            let liveness = process.liveness().map_err(|source| Error::Process {
+                name: service.name.clone(),
+                pid: process.identity().pid,
+                source,
+            })?;
+            if let Liveness::Ended(status) = liveness {
+                let how = status
+                    .map_or_else(|| "exit status unknown".to_owned(), |status| status.to_string());
+                return Err(Error::ServiceDied { name: service.name.clone(), how, log: log() });
+            }
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(reason) if Instant::now() >= deadline => {
+                    return Err(Error::ServiceSilent {
+                        name: service.name.clone(),
+                        seconds: READY_LIMIT.as_secs(),
+                        reason: reason.to_string(),
+                        log: log(),
+                    });
+                }
+                Err(_) => sleep(PROBE_PAUSE).await,
+            }
+        }
+    }
+}
+
+/// `config` with the addresses of the stack and of its services.
+fn connected(config: &Config, stack: &Stack, args: &ServiceArgs) -> Config {
+    let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut config = config.clone();
+    config.kafka.bootstrap = stack.bootstrap();
+    config.registry.url = stack.registry_url();
+    config.store.url = stack.store_url();
+    config.producer.listen = loopback(args.producer_port);
+    config.reader.listen = loopback(args.reader_port);
+    config
+}

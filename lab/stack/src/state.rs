@@ -1,0 +1,151 @@
+//! `<dir>/stack.json`: which processes this stack started.
+//!
+//! Written after each start and each stop, as a whole, under another name and renamed: whoever
+//! reads it sees one state or the next. Changes happen with the stack's lock held.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::process::Identity;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{action} {}: {source}", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{} is not what this version of tally writes: {source}; stop what the stack left running, then remove it",
+        path.display()
+    )]
+    Content { path: PathBuf, source: serde_json::Error },
+}
+
+/// A process that was started, as it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub process: Identity,
+    pub address: SocketAddr,
+    pub version: String,
+    /// Seconds since the Unix epoch.
+    pub started_at_s: u64,
+}
+
+/// By the process's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    pub processes: BTreeMap<String, Record>,
+}
+
+/// The file and what it says, for parts that start side by side.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+impl StateFile {
+    /// No file is an empty state: nothing was ever started.
+    pub fn open(folder: &Path) -> Result<StateFile, Error> {
+        let path = folder.join("stack.json");
+        let state = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| Error::Content { path: path.clone(), source })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
+            Err(source) => return Err(Error::File { action: "read", path, source }),
+        };
+        Ok(StateFile { path, state: Mutex::new(state) })
+    }
+
+    pub fn get(&self, name: &str) -> Option<Record> {
+        self.lock().processes.get(name).cloned()
+    }
+
+    pub fn all(&self) -> BTreeMap<String, Record> {
+        self.lock().processes.clone()
+    }
+
+    pub fn insert(&self, name: &str, record: Record) -> Result<(), Error> {
+        self.change(|state| {
+            state.processes.insert(name.to_owned(), record);
+        })
+    }
+
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        self.change(|state| {
+            state.processes.remove(name);
+        })
+    }
+
+    /// The write happens under the mutex, so that the last change is what stays on disk. It is a
+    /// small file.
+    fn change(&self, change: impl FnOnce(&mut State)) -> Result<(), Error> {
+        let mut state = self.lock();
+        change(&mut state);
+        let bytes = serde_json::to_vec_pretty(&*state).expect("names and numbers only");
+        let beside = self.path.with_extension("json.new");
+        fs::write(&beside, bytes).map_err(|source| Error::File {
+            action: "write",
+            path: beside.clone(),
+            source,
+        })?;
+        fs::rename(&beside, &self.path).map_err(|source| Error::File {
+            action: "replace",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// A panic elsewhere leaves a whole state behind: changes are single inserts and removals.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(pid: u32) -> Record {
+        Record {
+            process: Identity { pid, start_ticks: 1234, boot_id: "a-boot".to_owned() },
+            address: "127.0.0.1:9092".parse().unwrap(),
+            version: "4.3.1".to_owned(),
+            started_at_s: 1_800_000_000,
+        }
+    }
+
+    #[test]
+    fn what_was_recorded_is_found_by_the_next_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::open(folder.path()).unwrap();
+        file.insert("broker", record(1)).unwrap();
+        file.insert("store", record(2)).unwrap();
+        file.insert("broker", record(3)).unwrap();
+        file.remove("store").unwrap();
+
+        let found = StateFile::open(folder.path()).unwrap().all();
+        assert_eq!(found, BTreeMap::from([("broker".to_owned(), record(3))]));
+    }
+
+    #[test]
+    fn a_missing_file_is_an_empty_state_and_a_damaged_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(StateFile::open(folder.path()).unwrap().all(), BTreeMap::new());
+
+        for damaged in ["", "{\"processes\": {\"broker\": {}}}", "{\"processes\": {}, \"more\": 1}"]
+        {
+            fs::write(folder.path().join("stack.json"), damaged).unwrap();
+            let error = StateFile::open(folder.path()).unwrap_err();
+            assert!(matches!(error, Error::Content { .. }), "{error:?}");
+            assert!(error.to_string().contains("stack.json"), "{error}");
+        }
+    }
+}

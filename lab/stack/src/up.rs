@@ -1,0 +1,300 @@
+//! Brings up what is not there: each part by itself, all side by side.
+//!
+//! ```text
+//! ports, prerequisites ──► broker:   jars ──► format ──► start ──► answers ─┐
+//!                     ├──► registry: tarball ──────────► start ──► answers ─┼──► Stack
+//!                     └──► store:    library ──────────► start ──► answers ─┘
+//! ```
+//!
+//! A part that runs is kept. A part that fails does not hold up the others; the next `up` goes on
+//! from there.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    process::Command,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Error, Part, Progress, Stack, StackArgs, broker,
+    error::LogTail,
+    lock::Lock,
+    part::http_client,
+    prerequisites::{self, Tool},
+    process::{Liveness, Process},
+    progress::Task,
+    registry,
+    state::{Record, StateFile},
+    store,
+};
+
+/// How long another `up` or `down` of the same stack is waited for: as long as its downloads may
+/// take.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60 * 60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Returns once every part answers. Safe to repeat: parts that run are kept, dead ones started.
+pub async fn up(args: &StackArgs, progress: &Progress) -> Result<Stack, Error> {
+    let stack = Stack::new(args)?;
+    let _lock = lock(&stack, progress).await?;
+    let state = StateFile::open(&stack.dir)?;
+    let founds = look_around(&stack, &state)?;
+    let starting =
+        founds.iter().filter(|found| found.process.is_none()).map(|found| found.part).collect();
+    check_prerequisites(starting).await?;
+
+    let http = http_client().map_err(Error::Http)?;
+    let launch = Launch { stack: &stack, state: &state, http: &http, progress };
+    let outcomes = join_all(founds.into_iter().map(|found| launch.bring_up(found))).await;
+    Error::all(outcomes.into_iter().filter_map(Result::err).collect())?;
+    Ok(stack)
+}
+
+pub(super) async fn lock(stack: &Stack, progress: &Progress) -> Result<Lock, Error> {
+    let logs = stack.dir.join("logs");
+    fs::create_dir_all(&logs).map_err(Error::file("create", &logs))?;
+    let mut waits = None;
+    let path = stack.dir.join("stack.lock");
+    let lock = Lock::acquire(&path, LOCK_PATIENCE, || {
+        let task = progress.task("stack");
+        task.step("waits for another command that changes this stack");
+        waits = Some(task);
+    });
+    let lock = lock.await?;
+    if let Some(task) = waits {
+        task.finish("the other command is done");
+    }
+    Ok(lock)
+}
+
+/// A part as it stood before anything was started.
+struct Found {
+    part: Part,
+    process: Option<Process>,
+}
+
+/// Which parts run, and whether those that do not could: every port that is taken is named.
+fn look_around(stack: &Stack, state: &StateFile) -> Result<Vec<Found>, Error> {
+    let mut founds = Vec::new();
+    let mut errors = Vec::new();
+    for part in Part::ALL {
+        let process = match state.get(part.name()) {
+            Some(record) => running(part, &record, stack)?,
+            None => None,
+        };
+        if process.is_none() {
+            for (address, option) in part.ports(stack) {
+                if is_taken(address).map_err(|source| Error::Port { part, address, source })? {
+                    errors.push(Error::PortTaken { part, port: address.port(), option });
+                }
+            }
+        }
+        founds.push(Found { part, process });
+    }
+    Error::all(errors)?;
+    Ok(founds)
+}
+
+fn running(part: Part, record: &Record, stack: &Stack) -> Result<Option<Process>, Error> {
+    let process = Process::find(&record.process).map_err(|source| Error::Process {
+        name: part.name().to_owned(),
+        pid: record.process.pid,
+        source,
+    })?;
+    let asked = part.address(stack);
+    if process.is_some() && record.address != asked {
+        return Err(Error::RunsElsewhere {
+            part,
+            dir: stack.dir.clone(),
+            running: record.address,
+            asked,
+        });
+    }
+    Ok(process)
+}
+
+fn is_taken(address: SocketAddr) -> io::Result<bool> {
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Only what is needed: a machine whose cache is full needs no package manager.
+async fn check_prerequisites(starting: Vec<Part>) -> Result<(), Error> {
+    let mut tools = Vec::new();
+    if starting.iter().any(|part| matches!(part, Part::Broker | Part::Registry)) {
+        tools.push(Tool::Java);
+    }
+    for part in starting {
+        let artifact = part.artifact();
+        if !artifact.is_cached()? {
+            tools.extend(
+                artifact
+                    .tools()
+                    .iter()
+                    .filter(|tool| !tools.contains(tool))
+                    .copied()
+                    .collect::<Vec<_>>(),
+            );
+        }
+    }
+    spawn_blocking(move || prerequisites::check_tools(&tools))
+        .await
+        .expect("the check does not panic")?;
+    Ok(())
+}
+
+struct Launch<'a> {
+    stack: &'a Stack,
+    state: &'a StateFile,
+    http: &'a reqwest::Client,
+    progress: &'a Progress,
+}
+
+impl Launch<'_> {
+    async fn bring_up(&self, Found { part, process }: Found) -> Result<(), Error> {
+        let task = self.progress.task(part.name());
+        let begun = Instant::now();
+        let kept = process.is_some();
+        let mut process = match process {
+            Some(process) => process,
+            None => self.start(part, &task).await?,
+        };
+        if !kept {
+            task.step("waits for its first answer");
+        }
+        self.wait_for_answer(part, &mut process).await?;
+        let address = part.address(self.stack);
+        if kept {
+            task.finish(format_args!("{address}, ran already"));
+        } else {
+            task.finish(format_args!("{address}, up in {:.1} s", begun.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    async fn start(&self, part: Part, task: &Task) -> Result<Process, Error> {
+        let artifact = part.artifact().fetch(task).await?;
+        let data = self.stack.data(part);
+        fs::create_dir_all(&data).map_err(Error::file("create", &data))?;
+        let command = match part {
+            Part::Broker => broker::prepare(self.stack, &artifact, task).await?,
+            Part::Registry => registry::command(&data, self.stack.registry, &artifact),
+            Part::Store => store::command(&self.stack.program, &data, self.stack.store, &artifact),
+        };
+        self.spawn(part, command)
+    }
+
+    fn spawn(&self, part: Part, command: Command) -> Result<Process, Error> {
+        let log = self.stack.log(part.name());
+        let before = log.with_extension("log.1");
+        match fs::rename(&log, &before) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file("rename", &log)(error));
+            }
+            _ => {}
+        }
+        let program = PathBuf::from(command.as_std().get_program());
+        let process = Process::start(command, &log).map_err(|source| Error::Start {
+            part,
+            program,
+            source,
+        })?;
+        let started_at =
+            SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+        self.state.insert(
+            part.name(),
+            Record {
+                process: process.identity().clone(),
+                address: part.address(self.stack),
+                version: part.version().to_owned(),
+                started_at_s: started_at.as_secs(),
+            },
+        )?;
+        Ok(process)
+    }
+
+    async fn wait_for_answer(&self, part: Part, process: &mut Process) -> Result<(), Error> {
+        let address = part.address(self.stack);
+        let log = || LogTail::read(self.stack.log(part.name()));
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        loop {
+            let answer = part.probe(address, self.http).await;
+            // Looked at after the answer: what answered may be a stranger that took the port as the
+            // part died of it.
+            let liveness = process.liveness().map_err(|source| Error::Process {
+                name: part.name().to_owned(),
+                pid: process.identity().pid,
+                source,
+            })?;
+            if let Liveness::Ended(status) = liveness {
+                let how = status
+                    .map_or_else(|| "exit status unknown".to_owned(), |status| status.to_string());
+                return Err(Error::Died { part, how, log: log() });
+            }
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(reason) if Instant::now() >= deadline => {
+                    let reason = reason.to_string();
+                    return Err(Error::Silent {
+                        part,
+                        seconds: ANSWER_LIMIT.as_secs(),
+                        reason,
+                        log: log(),
+                    });
+                }
+                Err(_) => sleep(PROBE_PAUSE).await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_taken_and_a_free_one_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(is_taken(listener.local_addr().unwrap()).unwrap());
+        assert!(!is_taken("127.0.0.1:0".parse().unwrap()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn every_taken_port_is_named_before_anything_is_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let [store, registry, broker, controller] =
+            [0; 4].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let args = StackArgs {
+            dir: folder.path().to_owned(),
+            broker_port: port(&broker),
+            controller_port: Some(port(&controller)),
+            registry_port: port(&registry),
+            store_port: port(&store),
+            program: Some("/nonexistent".into()),
+        };
+        let taken = up(&args, &Progress::silent()).await.unwrap_err().to_string();
+        for (listener, option) in [
+            (&broker, "--broker-port"),
+            (&controller, "--controller-port"),
+            (&registry, "--registry-port"),
+            (&store, "--store-port"),
+        ] {
+            assert!(taken.contains(&format!("port {}, ", port(listener))), "{taken}");
+            assert!(taken.contains(option), "{taken}");
+        }
+        assert!(!folder.path().join("stack.json").exists());
+    }
+}

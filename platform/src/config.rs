@@ -1,0 +1,371 @@
+//! The configuration: one TOML file, each key overridable as `TALLY_SECTION__KEY`, parsed once into
+//! types.
+//!
+//! A key that is not known is an error, so that a typing mistake never runs with a default.
+
+mod load;
+mod secret;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use tally_counts::{BucketWidth, Horizon, Rules};
+use tally_kafka::{Cluster, Fetch};
+
+pub use load::{Error, load};
+pub use secret::Secret;
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub kafka: Kafka,
+    pub registry: Registry,
+    pub store: Store,
+    pub counts: Counts,
+    pub duplicates: Duplicates,
+    pub producer: Producer,
+    pub aggregator: Aggregator,
+    pub sink: Sink,
+    pub reader: Reader,
+    pub reconciler: Reconciler,
+    pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// What decides what counts.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            width: self.counts.bucket_seconds,
+            horizon: Horizon {
+                offsets: self.duplicates.horizon_offsets,
+                ids: self.duplicates.max_ids,
+            },
+            max_future_s: self.counts.max_future_seconds,
+        }
+    }
+}
+
+/// The log.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// `host:port` of one or more brokers, joined by commas.
+    pub bootstrap: String,
+    /// The topics' names.
+    pub increments: String,
+    pub deltas: String,
+    pub rejected: String,
+    /// What `tally init` creates topics with.
+    pub partitions: i32,
+    pub replication: i32,
+    /// Passed to librdkafka as they are, for every client; what exactly-once depends on cannot be
+    /// set here.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for Kafka {
+    fn default() -> Kafka {
+        Kafka {
+            bootstrap: "127.0.0.1:9092".into(),
+            increments: "increments".into(),
+            deltas: "deltas".into(),
+            rejected: "increments.rejected".into(),
+            partitions: 8,
+            replication: 1,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl Kafka {
+    /// How clients reach the brokers.
+    pub fn cluster(&self) -> Cluster {
+        Cluster { bootstrap: self.bootstrap.clone(), properties: self.properties.clone() }
+    }
+}
+
+/// The schema registry, through its Confluent-compatible API.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    pub url: String,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+}
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry { url: "http://127.0.0.1:8081/apis/ccompat/v7".into(), user: None, password: None }
+    }
+}
+
+/// ClickHouse.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    pub url: String,
+    pub database: String,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    /// How the sink's blocks go over the wire.
+    pub compression: Compression,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As they are to a store on this machine, in LZ4 to any other.
+    #[default]
+    Auto,
+    Lz4,
+    None,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store {
+            url: "http://127.0.0.1:8123".into(),
+            database: "tally".into(),
+            user: None,
+            password: None,
+            compression: Compression::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Counts {
+    /// Length of a time bucket, in seconds; divides a day. Fixed once the table is there.
+    #[serde(with = "bucket_seconds")]
+    pub bucket_seconds: BucketWidth,
+    /// How much later than its record's timestamp in the log an event may be, in seconds; a later
+    /// one is rejected. Fixed once the table is there.
+    pub max_future_seconds: u32,
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        let Rules { width, max_future_s, .. } = Rules::default();
+        Counts { bucket_seconds: width, max_future_seconds: max_future_s }
+    }
+}
+
+/// How far back an id is recognised, in each partition. Fixed once the table is there.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Duplicates {
+    /// In offsets: an id that occurred so many ago or fewer makes a duplicate.
+    pub horizon_offsets: u32,
+    /// The most ids that are remembered, those seen last; 40 bytes of the aggregator's memory each.
+    #[serde(deserialize_with = "max_ids")]
+    pub max_ids: NonZeroU32,
+}
+
+impl Default for Duplicates {
+    fn default() -> Duplicates {
+        let Horizon { offsets, ids } = Rules::default().horizon;
+        Duplicates { horizon_offsets: offsets, max_ids: ids }
+    }
+}
+
+/// The HTTP gateway.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Producer {
+    pub listen: SocketAddr,
+    pub health: SocketAddr,
+    /// The longest request body, in bytes; a longer one is answered 413.
+    pub body_limit_bytes: usize,
+    /// Requests in progress at once; more are answered 503.
+    pub max_in_flight: usize,
+    /// Increments per second that this gateway accepts; more are answered 429. No limit when
+    /// absent.
+    pub max_increments_per_second: Option<NonZeroU32>,
+    /// How long a request waits for the log before it is answered 503, in milliseconds.
+    pub delivery_timeout_ms: u64,
+}
+
+impl Default for Producer {
+    fn default() -> Producer {
+        Producer {
+            listen: local(8080),
+            health: local(9100),
+            body_limit_bytes: 1 << 20,
+            max_in_flight: 1024,
+            max_increments_per_second: None,
+            delivery_timeout_ms: 30_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Aggregator {
+    pub group: String,
+    /// Tells this process from the others of its group, across restarts: its transactional ids are
+    /// made from it. The host's name when absent.
+    pub instance: Option<String>,
+    /// Workers in this process, each a member of the group.
+    pub workers: usize,
+    pub health: SocketAddr,
+    /// A flush at least this often, in milliseconds.
+    pub flush_interval_ms: u64,
+    /// A batch of one partition is cut when it is as long as this, in bytes, and the next one
+    /// begins.
+    pub flush_batch_bytes: usize,
+    /// A flush before all sums of a worker would take more than this, in bytes of their encoded
+    /// size.
+    pub flush_total_bytes: usize,
+    /// How long a member may be silent before its partitions go to others, in milliseconds.
+    pub session_timeout_ms: u64,
+    /// What fetches messages.
+    pub fetch: Fetch,
+}
+
+impl Default for Aggregator {
+    fn default() -> Aggregator {
+        Aggregator {
+            group: "tally-aggregator".into(),
+            instance: None,
+            workers: 1,
+            health: local(9101),
+            flush_interval_ms: 1_000,
+            flush_batch_bytes: 14 << 20,
+            flush_total_bytes: 112 << 20,
+            session_timeout_ms: 10_000,
+            fetch: Fetch::default(),
+        }
+    }
+}
+
+impl Aggregator {
+    pub fn flush_interval(&self) -> Duration {
+        Duration::from_millis(self.flush_interval_ms)
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sink {
+    pub group: String,
+    pub health: SocketAddr,
+    /// How long a member may be silent before its partitions go to others, in milliseconds.
+    pub session_timeout_ms: u64,
+    /// Batches of one partition that wait in memory for the one being inserted.
+    pub queued_batches: usize,
+    /// What fetches batches.
+    pub fetch: Fetch,
+}
+
+impl Default for Sink {
+    fn default() -> Sink {
+        Sink {
+            group: "tally-sink".into(),
+            health: local(9102),
+            session_timeout_ms: 10_000,
+            queued_batches: 2,
+            fetch: Fetch::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reader {
+    pub listen: SocketAddr,
+    pub health: SocketAddr,
+    /// Counters kept in memory.
+    pub cached_counters: usize,
+    /// Deltas that are in the log but not yet in the store, kept in memory, in bytes; when they
+    /// would be more, answers fall behind the log instead.
+    pub unstored_bytes: usize,
+    /// The longest that a read with `after` waits, in milliseconds.
+    pub max_wait_ms: u64,
+}
+
+impl Default for Reader {
+    fn default() -> Reader {
+        Reader {
+            listen: local(8082),
+            health: local(9103),
+            cached_counters: 1_000_000,
+            unstored_bytes: 256 << 20,
+            max_wait_ms: 10_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reconciler {
+    /// Partitions replayed at once.
+    pub parallel: usize,
+}
+
+impl Default for Reconciler {
+    fn default() -> Reconciler {
+        Reconciler { parallel: 2 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// What to log: a level, or directives such as `info,tally_sink=debug`.
+    pub log: String,
+    pub log_format: LogFormat,
+    /// Where traces, metrics and logs go over OTLP (HTTP, protobuf); nowhere when absent.
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Telemetry {
+        Telemetry { log: "info".into(), log_format: LogFormat::Auto, otlp_endpoint: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Text,
+    Json,
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn max_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU32, D::Error> {
+    let ids = NonZeroU32::deserialize(deserializer)?;
+    match ids.get() <= Horizon::MAX_IDS {
+        true => Ok(ids),
+        false => {
+            Err(D::Error::custom(format!("max_ids is {ids}, but at most {}", Horizon::MAX_IDS)))
+        }
+    }
+}
+
+mod bucket_seconds {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use tally_counts::BucketWidth;
+
+    pub(super) fn serialize<S: Serializer>(
+        width: &BucketWidth,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(width.as_secs())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BucketWidth, D::Error> {
+        BucketWidth::from_secs(u32::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}

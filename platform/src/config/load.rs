@@ -1,0 +1,168 @@
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::Value;
+use tally_kafka::RESERVED_PROPERTIES;
+
+use super::Config;
+
+/// The file that is read when none is named, if it is there.
+const DEFAULT_FILE: &str = "tally.toml";
+const ENV_PREFIX: &str = "TALLY_";
+/// Variables with the prefix that are not configuration keys: where downloads go, and what tests
+/// use.
+const NOT_KEYS: [&str; 3] = ["cache", "libchdb", "bin"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the configuration file {0} is not there")]
+    NoFile(PathBuf),
+    #[error("configuration: {0}")]
+    Invalid(Box<figment::Error>),
+    #[error(
+        "configuration: kafka.properties.{0} is set by Tally itself, since exactly-once depends on it"
+    )]
+    ReservedProperty(String),
+    #[error("configuration: {key}: {reason}")]
+    OutOfRange { key: &'static str, reason: &'static str },
+}
+
+/// Keys of texts that have no default, which would tell that they are texts.
+const TEXTS: [&str; 6] = [
+    "aggregator.instance",
+    "registry.password",
+    "registry.user",
+    "store.password",
+    "store.user",
+    "telemetry.otlp_endpoint",
+];
+
+/// Loads the configuration: defaults, then the file, then the environment.
+///
+/// `file` must be there when it is named; without it `tally.toml` is read if it is there.
+pub fn load(file: Option<&Path>) -> Result<Config, Error> {
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    match file {
+        Some(path) if !path.is_file() => return Err(Error::NoFile(path.into())),
+        Some(path) => figment = figment.merge(Toml::file_exact(path)),
+        None if Path::new(DEFAULT_FILE).is_file() => {
+            figment = figment.merge(Toml::file_exact(DEFAULT_FILE))
+        }
+        None => {}
+    }
+    let env = Env::prefixed(ENV_PREFIX)
+        .filter(|key| !NOT_KEYS.contains(&key.as_str().to_lowercase().as_str()))
+        .split("__");
+    // A password of digits, or an instance called `0`, must not be taken for a number.
+    let is_text = |key: &str| {
+        TEXTS.contains(&key) || matches!(figment.find_value(key), Ok(Value::String(..)))
+    };
+    let texts: Vec<(String, String)> = env
+        .iter()
+        .map(|(key, value)| (key.as_str().to_lowercase(), value))
+        .filter(|(key, _)| is_text(key))
+        .collect();
+    let others = env.ignore(&texts.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>());
+    figment = texts.into_iter().fold(figment.merge(others), Figment::merge);
+    let config: Config = figment.extract().map_err(|error| Error::Invalid(Box::new(error)))?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    if let Some(name) =
+        config.kafka.properties.keys().find(|name| RESERVED_PROPERTIES.contains(&name.as_str()))
+    {
+        return Err(Error::ReservedProperty(name.clone()));
+    }
+    let ranges = [
+        ("kafka.partitions", config.kafka.partitions >= 1, "must be at least 1"),
+        ("kafka.replication", config.kafka.replication >= 1, "must be at least 1"),
+        ("aggregator.workers", config.aggregator.workers >= 1, "must be at least 1"),
+        (
+            "aggregator.flush_interval_ms",
+            config.aggregator.flush_interval_ms >= 1,
+            "must be at least 1",
+        ),
+        (
+            "aggregator.flush_batch_bytes",
+            (1..=14 << 20).contains(&config.aggregator.flush_batch_bytes),
+            "must be between 1 and 14680064, since a batch is one message of at most 16 MiB",
+        ),
+        ("sink.queued_batches", config.sink.queued_batches >= 1, "must be at least 1"),
+        ("reader.cached_counters", config.reader.cached_counters >= 1, "must be at least 1"),
+        ("producer.max_in_flight", config.producer.max_in_flight >= 1, "must be at least 1"),
+        ("reconciler.parallel", config.reconciler.parallel >= 1, "must be at least 1"),
+        (
+            "store.database",
+            is_identifier(&config.store.database),
+            "must be a name of letters, digits and underscores",
+        ),
+    ];
+    match ranges.into_iter().find(|(_, holds, _)| !holds) {
+        Some((key, _, reason)) => Err(Error::OutOfRange { key, reason }),
+        None => Ok(()),
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn with(toml: &str) -> Result<Config, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tally.toml");
+        std::fs::write(&path, toml).unwrap();
+        load(Some(&path))
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = with("[sink]\nqueud_batches = 3").unwrap_err().to_string();
+        assert!(error.contains("queud_batches") && error.contains("sink"), "{error}");
+        let error = with("[snik]\n").unwrap_err().to_string();
+        assert!(error.contains("snik"), "{error}");
+    }
+
+    #[test]
+    fn what_exactly_once_depends_on_cannot_be_passed_through() {
+        for (name, value) in [
+            ("isolation.level", "read_uncommitted"),
+            ("group.protocol", "consumer"),
+            ("log.connection.close", "false"),
+            ("log.queue", "true"),
+        ] {
+            let error = with(&format!("[kafka.properties]\n\"{name}\" = \"{value}\"")).unwrap_err();
+            assert!(error.to_string().contains(&format!("kafka.properties.{name} ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named() {
+        let error = with("[aggregator]\nworkers = 0").unwrap_err().to_string();
+        assert!(error.contains("aggregator.workers"), "{error}");
+        let error = with("[counts]\nbucket_seconds = 7").unwrap_err().to_string();
+        assert!(error.contains("bucket_seconds"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = with("[store]\nuser = \"tally\"\npassword = 12345").unwrap();
+        assert_eq!(config.store.password.as_ref().map(Secret::expose), Some("12345"));
+        assert!(!format!("{config:?}").contains("12345"));
+        assert!(!toml::to_string(&config).unwrap().contains("12345"));
+    }
+
+    #[test]
+    fn a_named_file_must_be_there() {
+        assert!(matches!(load(Some(Path::new("/nowhere/tally.toml"))), Err(Error::NoFile(_))));
+    }
+}

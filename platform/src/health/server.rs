@@ -1,0 +1,88 @@
+//! `/livez`, `/readyz` and `/metrics` over HTTP: on a port of their own, or among a service's other
+//! routes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::TextEncoder;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::Health;
+
+/// How long requests in progress may take after shutdown has begun.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("listen on {addr} for {what}")]
+    Bind { addr: SocketAddr, what: &'static str, source: io::Error },
+    #[error("serve health and metrics")]
+    Serve(#[source] io::Error),
+}
+
+#[derive(Clone)]
+struct Sources {
+    health: Health,
+    metrics: prometheus::Registry,
+}
+
+/// Takes a port, so that one that is in use is reported before anything else starts. `what` names
+/// its purpose in the error.
+pub async fn bind(addr: SocketAddr, what: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(addr).await.map_err(|source| Error::Bind { addr, what, source })
+}
+
+/// Serves [`routes`] until `shutdown`.
+pub async fn serve(
+    listener: TcpListener,
+    health: Health,
+    metrics: prometheus::Registry,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let drain = shutdown.clone();
+    let server = axum::serve(listener, routes(health, metrics))
+        .with_graceful_shutdown(async move { drain.cancelled().await });
+    tokio::select! {
+        served = server => served.map_err(Error::Serve),
+        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_LIMIT).await } => Ok(()),
+    }
+}
+
+pub fn routes(health: Health, metrics: prometheus::Registry) -> Router {
+    Router::new()
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(scrape))
+        .with_state(Sources { health, metrics })
+}
+
+async fn live(State(sources): State<Sources>) -> Response {
+    match sources.health.alive() {
+        Ok(()) => "alive".into_response(),
+        Err(silent) => (StatusCode::SERVICE_UNAVAILABLE, silent).into_response(),
+    }
+}
+
+async fn ready(State(sources): State<Sources>) -> Response {
+    match sources.health.ready() {
+        Ok(()) => "ready".into_response(),
+        Err(failed) => (StatusCode::SERVICE_UNAVAILABLE, failed).into_response(),
+    }
+}
+
+async fn scrape(State(sources): State<Sources>) -> Response {
+    match TextEncoder::new().encode_to_string(&sources.metrics.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "encode metrics");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

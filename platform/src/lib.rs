@@ -1,0 +1,12 @@
+//! What every service stands on: one configuration, telemetry, health, and the clients of the log,
+//! the schema registry and the store. A service takes its part of the configuration and a shutdown
+//! token, and returns once it has drained.
+
+pub mod config;
+pub mod exit;
+pub mod health;
+pub mod plans;
+pub mod process;
+pub mod registry;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,30 @@
+//! The store: ClickHouse, over HTTP.
+//!
+//! The table `counts` holds data and ledger, a partition of the table for each partition of the
+//! log. Nothing here writes: inserting is the sink's, making tables is `tally init`'s.
+
+mod ledger;
+mod rules;
+
+use clickhouse::Client;
+
+use crate::config;
+
+pub use ledger::{Ledger, ledger, ledgers};
+pub use rules::{rules, rules_comment};
+
+/// The table's name in its database, and the view's that users read.
+pub const COUNTS: &str = "counts";
+pub const COUNTERS: &str = "counters";
+
+/// A client of the configured server and database.
+pub fn client(store: &config::Store) -> Client {
+    let mut client = Client::default().with_url(&store.url).with_database(&store.database);
+    if let Some(user) = &store.user {
+        client = client.with_user(user);
+    }
+    if let Some(password) = &store.password {
+        client = client.with_password(password.expose());
+    }
+    client
+}
