@@ -1,7 +1,7 @@
 use tally_schemas::{Increment, wire};
 
+use crate::check::check;
 use crate::fingerprint::Fingerprinter;
-use crate::ledger::RESERVED_NAMESPACE;
 use crate::memory::{Id, Memory};
 use crate::sums::Place;
 use crate::{Bookmark, Fingerprint, Reject, Rules, Sums, next_offset};
@@ -235,20 +235,13 @@ impl Fold {
         envelope: &Envelope<'_>,
         increments: &[Increment<'_>],
     ) -> Result<bool, Reject> {
-        let latest_ms = envelope.timestamp_ms.map_or(i64::MAX, |at_ms| {
-            at_ms.saturating_add(i64::from(self.rules.max_future_s) * 1000)
-        });
         let mut has_ids = envelope.batch_id.is_some();
         self.places.clear();
-        for increment in increments {
-            let bucket = self.bucket(increment, latest_ms)?;
+        check(&self.rules, envelope.timestamp_ms, increments, |increment, bucket| {
             self.places.push(self.sums.place(increment.namespace, increment.key, bucket));
             has_ids |= increment.id.is_some();
-        }
-        match Self::is_of_countable_size(increments.iter().copied()) {
-            true => Ok(has_ids),
-            false => Err(Reject::TooLarge),
-        }
+        })?;
+        Ok(has_ids)
     }
 
     /// Accounts for the message at `offset` as rejected.
@@ -271,34 +264,9 @@ impl Fold {
         wire::split(payload).is_ok_and(|(schema, _)| self.memory.is_unread(schema, offset))
     }
 
-    /// The bucket of an increment that may be counted.
-    #[inline(always)]
-    fn bucket(&self, increment: &Increment<'_>, latest_ms: i64) -> Result<u32, Reject> {
-        let named = |name: &str| (1..=Self::MAX_NAME_BYTES).contains(&name.len());
-        if !named(increment.namespace) || !named(increment.key) {
-            return Err(Reject::NameOutOfRange);
-        }
-        if increment.namespace == RESERVED_NAMESPACE {
-            return Err(Reject::ReservedNamespace);
-        }
-        let bucket = self.rules.width.bucket(increment.at_ms)?;
-        match increment.at_ms > latest_ms {
-            true => Err(Reject::FutureEventTime),
-            false => Ok(bucket),
-        }
-    }
-
     fn see(&mut self, offset: i64) {
         assert!(offset >= self.to, "offset {offset} comes after {} was seen", self.to);
         self.to = next_offset(offset);
-    }
-
-    /// Whether the increments of a message are not [`Reject::TooLarge`] together.
-    #[inline]
-    pub fn is_of_countable_size<'a>(
-        increments: impl ExactSizeIterator<Item = Increment<'a>>,
-    ) -> bool {
-        Sums::may_fit(increments, Self::MAX_MESSAGE_DELTAS_BYTES)
     }
 
     /// Whether the sums have room for these increments below [`Fold::MAX_DELTAS_BYTES`]: if not,

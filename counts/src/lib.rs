@@ -12,6 +12,7 @@
 //! replay can be compared with what was stored.
 
 mod bucket;
+mod check;
 mod fingerprint;
 mod fold;
 pub mod ledger;
@@ -22,10 +23,11 @@ mod rules;
 mod sums;
 
 pub use bucket::BucketWidth;
+pub use check::{NameError, Violation, check, check_name, check_namespace, check_size};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use fold::{Duplicates, Envelope, Flush, Fold};
 pub use memory::{Bookmark, BookmarkParseError};
-pub use offsets::{Chain, ChainError, Position, PositionParseError, next_offset};
+pub use offsets::{Chain, ChainError, Position, PositionParseError, StoredOffsets, next_offset};
 pub use reject::Reject;
 pub use rules::{Horizon, Rules, RulesParseError};
 pub use sums::Sums;

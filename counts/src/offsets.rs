@@ -52,6 +52,15 @@ impl Chain {
     }
 }
 
+/// How far one partition is stored: everything before these offsets, nothing from them on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredOffsets {
+    /// The next offset of `deltas`.
+    pub deltas: i64,
+    /// The next offset of `increments`, which those deltas are of.
+    pub increments: i64,
+}
+
 /// A place in the log: for each partition the next offset, everything before it included. Written
 /// `partition:offset`, joined by commas, as the gateway answers and the reader accepts it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! From a body's increments to the one message of the log that carries them.
 
 use axum::http::HeaderMap;
-use tally_counts::Fold;
+use tally_counts::check_size;
 use tally_schemas::{BatchEncoder, Increment, encode, wire};
 
 use crate::body::{Item, Parsed, Shape, name};
@@ -47,7 +47,7 @@ impl Message {
             }
             (header, own) => header.or(own),
         };
-        if !Fold::is_of_countable_size(parsed.items.iter().map(Item::increment)) {
+        if check_size(parsed.items.iter().map(Item::increment)).is_err() {
             let detail = format!(
                 "its {} increments could be more than one flush may hold",
                 parsed.items.len()

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Horizon;
+use crate::ledger::RESERVED_NAMESPACE;
 
 fn increment<'a>(key: &'a str, delta: i64, at_ms: i64) -> Increment<'a> {
     Increment { namespace: "ns", key, delta, at_ms, id: None }

@@ -4,7 +4,8 @@ use std::time::Duration;
 use clickhouse::error::Error;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
-use tally_counts::{Fingerprint, ledger};
+use tally_counts::ledger::LedgerError;
+use tally_counts::{Fingerprint, StoredOffsets, ledger};
 
 use super::COUNTS;
 
@@ -26,6 +27,17 @@ pub struct Ledger {
     /// partition to read.
     pub fingerprint: Fingerprint,
     pub events: i64,
+}
+
+impl Ledger {
+    /// How far the partition is stored; where it has no ledger, the default one says 0. An error if
+    /// the ledger contradicts itself.
+    pub fn stored_offsets(&self) -> Result<StoredOffsets, LedgerError> {
+        Ok(StoredOffsets {
+            deltas: self.deltas.position()?,
+            increments: self.increments.position()?,
+        })
+    }
 }
 
 #[derive(Row, Deserialize)]

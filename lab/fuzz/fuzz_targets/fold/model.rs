@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use tally_counts::ledger::RESERVED_NAMESPACE;
-use tally_counts::{Duplicates, Envelope, Fingerprint, Flush, Fold, Horizon, Reject, Rules, Sums};
+use tally_counts::{
+    Duplicates, Envelope, Fingerprint, Flush, Fold, Horizon, Reject, Rules, Sums, check_size,
+};
 use tally_schemas::Increment;
 
 /// What is counted, and what of.
@@ -86,9 +88,7 @@ impl Model {
             .iter()
             .map(|increment| self.counter(increment, envelope.timestamp_ms))
             .collect::<Result<_, _>>()?;
-        if !Fold::is_of_countable_size(increments.iter().copied()) {
-            return Err(Reject::TooLarge);
-        }
+        check_size(increments.iter().copied())?;
         let mut new = Vec::new();
         for (increment, counter) in increments.iter().zip(counters) {
             if increment.id.is_none_or(|id| !self.see((false, id), envelope.offset)) {
