@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tally_counts::{Envelope, Reject};
-use tally_kafka::Fetched;
+use tally_kafka::FetchedMessage;
 use tally_platform::plans::{Decoded, Plans, Refusal, Undecoded};
 use tally_platform::registry;
 use tally_schemas::Increment;
@@ -36,8 +36,8 @@ impl Folding {
     }
 
     /// Counts or rejects a message.
-    pub(crate) fn fold(&mut self, message: &Fetched<'_>, now: Instant) -> Result<(), Error> {
-        let &Fetched { partition, offset, key, payload, .. } = message;
+    pub(crate) fn fold(&mut self, message: &FetchedMessage<'_>, now: Instant) -> Result<(), Error> {
+        let &FetchedMessage { partition, offset, key, payload, .. } = message;
         let bytes = payload.unwrap_or(b"");
         if self.core.is_before_fold(partition, offset) {
             return self.remember(message, bytes, now);
@@ -64,8 +64,13 @@ impl Folding {
     }
 
     /// Remembers the ids of a message that is counted or rejected already.
-    fn remember(&mut self, message: &Fetched<'_>, bytes: &[u8], now: Instant) -> Result<(), Error> {
-        let &Fetched { partition, offset, .. } = message;
+    fn remember(
+        &mut self,
+        message: &FetchedMessage<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let &FetchedMessage { partition, offset, .. } = message;
         if self.core.was_unread(partition, offset, bytes) {
             self.core.pass_over(partition, offset, Reject::UnknownSchema, bytes, now);
             return Ok(());
@@ -116,7 +121,7 @@ impl Folding {
     }
 }
 
-fn envelope<'a>(message: &Fetched<'_>, decoded: Decoded<'a>) -> Envelope<'a> {
+fn envelope<'a>(message: &FetchedMessage<'_>, decoded: Decoded<'a>) -> Envelope<'a> {
     let Decoded { schema, batch_id } = decoded;
     Envelope { offset: message.offset, timestamp_ms: message.timestamp_ms, schema, batch_id }
 }

@@ -20,7 +20,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::Bookmark;
-use tally_kafka::{Fetched, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
+use tally_kafka::{FetchedMessage, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
 
 use crate::Error;
 use crate::core::Start;
@@ -59,7 +59,7 @@ impl<'c> Reading<'c> {
     }
 
     /// The next message of any partition, if one is there; or an error of a partition.
-    pub(crate) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Error>> {
+    pub(crate) fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Error>> {
         let (consumer, topic, topic_id) = (self.consumer, self.topic, &self.topic_id);
         let unreadable = move |reason| unreadable(consumer, topic, topic_id, reason);
         self.fetcher.fetch().map(|fetched| fetched.map_err(unreadable))

@@ -12,7 +12,7 @@
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
-use tally_kafka::REJECTED_MESSAGE_BYTES;
+use tally_kafka::MAX_TRANSACTION_MESSAGE_BYTES;
 
 use crate::core::Rejected;
 
@@ -37,7 +37,7 @@ pub(crate) fn record<'a>(
     from: &str,
     rejected: &'a Rejected,
 ) -> BaseRecord<'a, [u8], [u8]> {
-    let (key, payload, truncated) = fitting(rejected, REJECTED_MESSAGE_BYTES - AROUND_BYTES);
+    let (key, payload, truncated) = fitting(rejected, MAX_TRANSACTION_MESSAGE_BYTES - AROUND_BYTES);
     let (partition, offset) = (rejected.partition.to_string(), rejected.offset.to_string());
     let header = |key, value| Header { key, value: Some(value) };
     let mut headers = OwnedHeaders::new()

@@ -38,7 +38,7 @@ use uuid::Uuid;
 use self::chunk::{Chunk, Message};
 use self::leaders::Leaders;
 use self::shared::{Partition, Shared};
-use super::{Fetched, Kept, Membership, Unreadable};
+use super::{FetchedMessage, KeptMessage, Membership, Unreadable};
 
 pub(super) struct Direct {
     shared: Arc<Shared>,
@@ -150,7 +150,7 @@ impl Direct {
     /// The next message, if one is there; never waits. A partition that cannot be read on says so
     /// once.
     #[inline]
-    pub(super) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
+    pub(super) fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Unreadable>> {
         let (partition, message) = match self.advance()? {
             Ok(next) => next,
             Err(unreadable) => return Some(Err(unreadable)),
@@ -158,18 +158,18 @@ impl Direct {
         let Message { offset, timestamp_ms, key, value } = message;
         let body = self.current().body();
         let (key, payload) = (key.map(|range| &body[range]), value.map(|range| &body[range]));
-        Some(Ok(Fetched { partition, offset, timestamp_ms, key, payload }))
+        Some(Ok(FetchedMessage { partition, offset, timestamp_ms, key, payload }))
     }
 
     /// As [`Direct::fetch`], to be kept.
-    pub(super) fn fetch_to_keep(&mut self) -> Option<Result<Kept, Unreadable>> {
+    pub(super) fn fetch_to_keep(&mut self) -> Option<Result<KeptMessage, Unreadable>> {
         let (partition, message) = match self.advance()? {
             Ok(next) => next,
             Err(unreadable) => return Some(Err(unreadable)),
         };
         let Message { offset, timestamp_ms, value, .. } = message;
         let payload = value.map(|range| self.current().share(range));
-        Some(Ok(Kept { partition, offset, timestamp_ms, payload }))
+        Some(Ok(KeptMessage { partition, offset, timestamp_ms, payload }))
     }
 
     /// The next message, of what is current then; a partition that cannot be read on is given up.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 /// A message that lives in the fetcher's memory until the next one is asked for.
 #[derive(Clone, Copy, Debug)]
-pub struct Fetched<'m> {
+pub struct FetchedMessage<'m> {
     pub partition: i32,
     pub offset: i64,
     /// In milliseconds since the Unix epoch, if the log has one.
@@ -30,7 +30,7 @@ pub struct Fetched<'m> {
 
 /// A message that is kept for as long as anybody likes.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct KeptMessage {
     pub partition: i32,
     pub offset: i64,
     /// In milliseconds since the Unix epoch, if the log has one.
@@ -133,7 +133,7 @@ impl Fetcher {
 
     /// The next message, if there is one; never waits.
     #[inline]
-    pub fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
+    pub fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Unreadable>> {
         match &mut self.0 {
             Way::Direct(direct) => direct.fetch(),
             Way::Queues(queues) => queues.fetch(),
@@ -141,14 +141,16 @@ impl Fetcher {
     }
 
     /// As [`Fetcher::fetch`], without copying a large message where that can be had.
-    pub fn fetch_to_keep(&mut self) -> Option<Result<Kept, Unreadable>> {
+    pub fn fetch_to_keep(&mut self) -> Option<Result<KeptMessage, Unreadable>> {
         match &mut self.0 {
             Way::Direct(direct) => direct.fetch_to_keep(),
             Way::Queues(queues) => queues.fetch().map(|fetched| {
-                fetched.map(|Fetched { partition, offset, timestamp_ms, payload, .. }| {
-                    let payload = payload.map(Bytes::copy_from_slice);
-                    Kept { partition, offset, timestamp_ms, payload }
-                })
+                fetched.map(
+                    |FetchedMessage { partition, offset, timestamp_ms, payload, .. }| {
+                        let payload = payload.map(Bytes::copy_from_slice);
+                        KeptMessage { partition, offset, timestamp_ms, payload }
+                    },
+                )
             }),
         }
     }

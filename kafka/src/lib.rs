@@ -13,10 +13,11 @@ mod topics;
 
 pub use buffer_pool::BufferPool;
 pub use cluster::{Cluster, RESERVED_PROPERTIES};
-pub use fetcher::{Fetch, Fetched, Fetcher, Kept, Unreadable};
+pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unreadable};
 pub use member::{Member, group_metadata};
 pub use membership::{Membership, Rebalance, let_go, take_on};
 pub use settings::{
-    REJECTED_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer, transactional_producer,
+    MAX_TRANSACTION_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer,
+    transactional_producer,
 };
 pub use topics::{TopicError, partition_count, patiently, topic_id, topic_id_within, watermarks};

@@ -25,7 +25,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use rdkafka_sys as sys;
 
-use super::{Fetched, Membership, Unreadable};
+use super::{FetchedMessage, Membership, Unreadable};
 
 /// Messages taken in one call.
 const BATCH: usize = 512;
@@ -180,7 +180,7 @@ impl Queues {
     }
 
     /// The next message, if there is one; never waits. An error is the partition's.
-    pub(super) fn fetch(&mut self) -> Option<Result<Fetched<'_>, Unreadable>> {
+    pub(super) fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Unreadable>> {
         let message = loop {
             self.current = None;
             if self.at == self.batch.len() && !self.refill() {
@@ -201,7 +201,7 @@ impl Queues {
                 }
             }
         };
-        Some(Ok(Fetched {
+        Some(Ok(FetchedMessage {
             partition: message.partition,
             offset: message.offset,
             timestamp_ms: timestamp_ms(message),

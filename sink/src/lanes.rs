@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tally_kafka::Kept;
+use tally_kafka::KeptMessage;
 use tally_platform::store::{self, Ledger};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -28,7 +28,7 @@ const RELEASE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Lane {
     task: JoinHandle<End>,
-    pub(crate) batches: mpsc::Sender<Kept>,
+    pub(crate) batches: mpsc::Sender<KeptMessage>,
     /// There is no room for another batch.
     pub(crate) is_full: bool,
     pub(crate) position: watch::Receiver<i64>,

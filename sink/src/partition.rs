@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use clickhouse::Client;
 use tally_counts::ledger::BatchOffsets;
 use tally_counts::{Chain, next_offset};
-use tally_kafka::Kept;
+use tally_kafka::KeptMessage;
 use tally_platform::store::{self, COUNTS, Ledger};
 use tally_schemas::{DeltaBatch, wire};
 use tokio::sync::{mpsc, watch};
@@ -105,7 +105,7 @@ impl Partition {
     /// Stores every batch that comes, and tells the position after each.
     pub(crate) async fn run(
         mut self,
-        mut batches: mpsc::Receiver<Kept>,
+        mut batches: mpsc::Receiver<KeptMessage>,
         position: watch::Sender<i64>,
     ) -> End {
         let pauses = self.attempt.saturating_sub(1).min(MAX_START_PAUSES);
@@ -126,7 +126,7 @@ impl Partition {
         }
     }
 
-    async fn take(&mut self, message: Kept) -> Result<(), End> {
+    async fn take(&mut self, message: KeptMessage) -> Result<(), End> {
         let (prepared, place) = self.prepare(&message)?;
         // Its memory is the next one's while the store works.
         drop(message);
@@ -137,7 +137,7 @@ impl Partition {
         Ok(())
     }
 
-    fn prepare(&mut self, message: &Kept) -> Result<(Prepared, BatchOffsets), Broken> {
+    fn prepare(&mut self, message: &KeptMessage) -> Result<(Prepared, BatchOffsets), Broken> {
         let offset = message.offset;
         let payload = message.payload.as_deref().ok_or(Broken::Empty { offset })?;
         let (_, body) =

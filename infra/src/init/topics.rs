@@ -5,7 +5,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tally_kafka::REJECTED_MESSAGE_BYTES;
+use tally_kafka::MAX_TRANSACTION_MESSAGE_BYTES;
 use tally_platform::config;
 
 use super::{Error, Report};
@@ -126,9 +126,9 @@ impl Topics<'_> {
         let increments = &self.kafka.increments;
         self.partitions(increments).await.map_err(|error| refused(increments, error))?;
         let taken = max_message_bytes(increments, &self.settings(increments).await?)?;
-        let bytes = taken.max(REJECTED_MESSAGE_BYTES as u64) + COPY_BYTES;
+        let bytes = taken.max(MAX_TRANSACTION_MESSAGE_BYTES as u64) + COPY_BYTES;
         let reason = format!(
-            "copies of up to {REJECTED_MESSAGE_BYTES} bytes go there, and the {MAX_MESSAGE} of {increments} is {taken}"
+            "copies of up to {MAX_TRANSACTION_MESSAGE_BYTES} bytes go there, and the {MAX_MESSAGE} of {increments} is {taken}"
         );
         Ok(Longest { bytes, reason })
     }

@@ -23,7 +23,7 @@ fn partition(deltas: i64, increments: i64) -> Partition {
     }
 }
 
-fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) -> Kept {
+fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) -> KeptMessage {
     let header = DeltaBatchHeader {
         topic_id,
         partition,
@@ -42,8 +42,8 @@ fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) 
     kept(offset, Some(payload))
 }
 
-fn kept(offset: i64, payload: Option<Vec<u8>>) -> Kept {
-    Kept {
+fn kept(offset: i64, payload: Option<Vec<u8>>) -> KeptMessage {
+    KeptMessage {
         partition: 3,
         offset,
         timestamp_ms: Some(1_767_225_600_000),
@@ -53,7 +53,7 @@ fn kept(offset: i64, payload: Option<Vec<u8>>) -> Kept {
 
 /// What is said of a message by a partition that has stored up to offset 7 of deltas, 40 of
 /// increments.
-fn refused(message: &Kept) -> String {
+fn refused(message: &KeptMessage) -> String {
     partition(7, 40).prepare(message).map(drop).unwrap_err().to_string()
 }
 
