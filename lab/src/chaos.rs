@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use tally_chaos::{Kind, RunOptions, Verdict};
+use tally_chaos::{FaultKind, RunOptions, Verdict};
 use tally_platform::exit::{FAILED, MISMATCH};
 
 #[derive(clap::Args)]
@@ -20,7 +20,7 @@ pub struct ChaosArgs {
 
     /// Only these kinds of faults, joined by commas [default: all].
     #[arg(long, value_delimiter = ',', value_name = "KINDS")]
-    faults: Vec<Kind>,
+    faults: Vec<FaultKind>,
 
     /// Send increments without ids. Kafka's clients then append some twice, and the audit says so.
     #[arg(long)]
@@ -55,7 +55,7 @@ impl ChaosArgs {
             "tally chaos --seed {seed} --minutes {minutes} --rate {rate} --members {members}"
         );
         if !self.faults.is_empty() {
-            let kinds: Vec<String> = self.faults.iter().map(Kind::to_string).collect();
+            let kinds: Vec<String> = self.faults.iter().map(FaultKind::to_string).collect();
             again += &format!(" --faults {}", kinds.join(","));
         }
         if self.no_ids {
@@ -68,7 +68,7 @@ impl ChaosArgs {
 /// 0: exact; 1: not; 70: nothing is known, since the harness itself failed.
 pub(crate) async fn run(args: ChaosArgs) -> anyhow::Result<Verdict> {
     let again = args.again();
-    let kinds = if args.faults.is_empty() { Kind::all().to_vec() } else { args.faults };
+    let kinds = if args.faults.is_empty() { FaultKind::all().to_vec() } else { args.faults };
     let options = RunOptions {
         seed: args.seed,
         lasts: Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?,

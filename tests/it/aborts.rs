@@ -3,7 +3,7 @@
 use crate::broker_proxy::BrokerProxy;
 use crate::feeder::Feeder;
 use crate::installation::{Installation, OVERTAKEN};
-use crate::service::Kind;
+use crate::service::Service;
 
 const BATCHES: &str = "tally_sink_batches_total";
 /// Each of the producers in rotation has had its turn by then, with each partition.
@@ -20,8 +20,8 @@ async fn after_an_abort_no_batch_passes_for_one_that_was_appended_before() {
     let broker = BrokerProxy::start(&tally.config.kafka).await;
     let bootstrap = broker.bootstrap();
     let mut aggregator =
-        tally.start_with(Kind::Aggregator, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
-    let mut sink = tally.start(Kind::Sink, "a");
+        tally.start_with(Service::Aggregator, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
+    let mut sink = tally.start(Service::Sink, "a");
     let load = Feeder::start(&tally.source().await, 15);
     sink.counts_beyond(A_ROUND, BATCHES, "").await;
 

@@ -10,7 +10,7 @@ use tally_schemas::{BatchEncoder, Increment, encode, wire};
 
 use crate::installation::{Installation, OVERTAKEN};
 use crate::model::{Event, Model};
-use crate::service::{Kind, Service};
+use crate::service::{Service, ServiceProcess};
 use crate::source::Source;
 use crate::wait::until;
 
@@ -48,7 +48,7 @@ fn batch(source: &Source, batch_id: Option<&str>, items: &[(&Event, Option<&str>
 }
 
 /// Sends a request under its Idempotency-Key and returns the partition that it went to.
-async fn post_once(gateway: &Service, key: &str, body: &serde_json::Value) -> String {
+async fn post_once(gateway: &ServiceProcess, key: &str, body: &serde_json::Value) -> String {
     let url = format!("{}/v1/increments", gateway.url());
     let request = gateway.http().post(url).header("idempotency-key", key).json(body);
     let (status, answer) = gateway.call(request).await;
@@ -62,9 +62,9 @@ async fn a_retried_request_counts_once_whatever_died_in_between() {
     let mut tally = Installation::new("retried").await;
     tally.allow(OVERTAKEN);
     tally.allow("read committed offsets again");
-    let mut gateway = tally.start(Kind::Producer, "a");
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut gateway = tally.start(Service::Producer, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     let mut model = Model::default();
     let mut partitions: BTreeMap<String, String> = BTreeMap::new();
     let mut sent = 0;
@@ -112,7 +112,7 @@ async fn a_retried_request_counts_once_whatever_died_in_between() {
 async fn a_single_increment_with_an_id_is_sent_where_it_was_sent_before() {
     let tally = Installation::new("single_id").await;
     let mut services =
-        [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }
@@ -135,8 +135,8 @@ async fn a_single_increment_with_an_id_is_sent_where_it_was_sent_before() {
 async fn ids_outlive_the_aggregator_that_saw_them() {
     let tally = Installation::new("ids").await;
     let source = tally.source().await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     let (one, two, three) = (event("one", 1), event("two", 20), event("three", 300));
     let mut model = Model::default();
 
@@ -194,8 +194,8 @@ async fn beyond_the_horizon_an_id_counts_again_and_verify_knows() {
     });
     tally.tally(&["init"]).await.expect_code(0);
     let source = tally.source().await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     let one = event("one", 1);
     let mut model = Model::default();
     // The fourth pushes out `a`, which is not the one that was seen last.

@@ -12,7 +12,7 @@ use crate::dice::Dice;
 use crate::feeder::random_events;
 use crate::installation::Installation;
 use crate::model::{Event, Model};
-use crate::service::Kind;
+use crate::service::Service;
 
 /// Fields in another order, one more that Tally does not know, and one fewer.
 fn evolved_increment() -> serde_json::Value {
@@ -78,7 +78,7 @@ async fn evolved_writers_count_beside_those_of_today() {
         "schemas of their own have ids of their own"
     );
 
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     let events = random_events(&mut Dice(5), 600);
     for (number, events) in events.chunks(6).enumerate() {
         let partition = i32::try_from(number).expect("few") % source.partitions();

@@ -13,7 +13,7 @@ use crate::dice::Dice;
 use crate::feeder::random_events;
 use crate::installation::Installation;
 use crate::model::Model;
-use crate::service::Kind;
+use crate::service::Service;
 use crate::source::Source;
 use crate::stack;
 use crate::topics::ends;
@@ -87,8 +87,8 @@ async fn counts_every_kind(name: &str, fetch: Fetch, compression: Compression, s
     });
     // Half of it is there before the aggregator is, half comes while it runs.
     let mut model = every_kind(&tally, seed).await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     aggregator.ready().await;
     model.merge(every_kind(&tally, seed + 1).await);
     tally.prove(&model).await;
@@ -147,8 +147,8 @@ impl Damage {
 async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partition_alone() {
     let mut tally = Installation::new("damaged").await;
     tally.allow("the partition stops; the others go on");
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     let (source, mut model, mut dice) = (tally.source().await, Model::default(), Dice(87));
     let mut feed = async || {
         let events = random_events(&mut dice, 60);

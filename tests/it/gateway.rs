@@ -6,14 +6,18 @@ use tally_platform::store;
 
 use crate::installation::Installation;
 use crate::model::{Event, Model};
-use crate::service::{Kind, Service};
+use crate::service::{Service, ServiceProcess};
 use crate::source::batch_body;
 use crate::topics;
 use crate::wait::until;
 
 const AT_MS: i64 = 1_780_000_000_123;
 
-async fn post(gateway: &Service, media_type: &str, body: Vec<u8>) -> (u16, serde_json::Value) {
+async fn post(
+    gateway: &ServiceProcess,
+    media_type: &str,
+    body: Vec<u8>,
+) -> (u16, serde_json::Value) {
     let url = format!("{}/v1/increments", gateway.url());
     gateway.call(gateway.http().post(url).header("content-type", media_type).body(body)).await
 }
@@ -32,7 +36,7 @@ fn as_json(event: &Event) -> serde_json::Value {
 async fn every_increment_is_counted_once_whichever_way_it_came() {
     let tally = Installation::new("ways").await;
     let mut services =
-        [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }
@@ -90,7 +94,7 @@ async fn every_increment_is_counted_once_whichever_way_it_came() {
 async fn a_request_with_a_bad_item_is_refused_as_a_whole_and_names_it() {
     let tally = Installation::new("bad_item").await;
     let mut services =
-        [Kind::Producer, Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }
@@ -115,8 +119,8 @@ async fn what_is_not_stored_yet_is_lag_and_not_a_mismatch() {
     let source = tally.source().await;
     let (before, after) = (events("before", 300), events("after", 300));
     let mut model = Model::default();
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     source.spread(&before, 20).await;
     model.add_all(&before);
     tally.prove(&model).await;

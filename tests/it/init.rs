@@ -4,7 +4,7 @@ use rdkafka::client::DefaultClientContext;
 use tally_counts::BucketWidth;
 
 use crate::installation::Installation;
-use crate::service::Kind;
+use crate::service::Service;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn init_may_be_repeated_and_changes_nothing() {
@@ -87,7 +87,7 @@ async fn init_refuses_a_topic_of_rejections_that_takes_less_than_increments() {
 async fn without_init_a_service_says_what_to_run() {
     let mut tally = Installation::bare("no_init");
     tally.allow("run `tally init`");
-    for kind in [Kind::Aggregator, Kind::Sink] {
+    for kind in [Service::Aggregator, Service::Sink] {
         let mut service = tally.start(kind, "a");
         assert_ne!(service.ended().await.code(), Some(0));
         service.logs("run `tally init`").await;

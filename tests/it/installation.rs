@@ -17,7 +17,7 @@ use tally_platform::store;
 use crate::model::{Cell, Model, Total};
 use crate::ports::free_port;
 use crate::run::{Ended, run, std_tally, tally};
-use crate::service::{Kind, Launch, Service};
+use crate::service::{Launch, Service, ServiceProcess};
 use crate::source::Source;
 use crate::stack;
 use crate::topics;
@@ -144,37 +144,37 @@ impl Installation {
     }
 
     /// Starts a service; `member` tells it from others of its kind.
-    pub(crate) fn start(&self, kind: Kind, member: &str) -> Service {
+    pub(crate) fn start(&self, kind: Service, member: &str) -> ServiceProcess {
         self.start_with(kind, member, &[])
     }
 
     /// As [`Installation::start`], with some keys of the configuration overridden.
     pub(crate) fn start_with(
         &self,
-        kind: Kind,
+        kind: Service,
         member: &str,
         overrides: &[(&str, &str)],
-    ) -> Service {
+    ) -> ServiceProcess {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (health, listen) = (loopback(free_port()), loopback(free_port()));
         let mut command = std_tally(&self.folder);
         command.arg("--config").arg(self.config_file()).arg(kind.name());
         command.env(format!("TALLY_{}__HEALTH", kind.name().to_uppercase()), health.to_string());
         match kind {
-            Kind::Producer | Kind::Reader => {
+            Service::Producer | Service::Reader => {
                 command.env(
                     format!("TALLY_{}__LISTEN", kind.name().to_uppercase()),
                     listen.to_string(),
                 );
             }
-            Kind::Aggregator => {
+            Service::Aggregator => {
                 command.env("TALLY_AGGREGATOR__INSTANCE", member);
             }
-            Kind::Sink => {}
+            Service::Sink => {}
         }
         command.envs(overrides.iter().copied());
         let log = self.folder.join(format!("{}-{member}.log", kind.name()));
-        Service::start(Launch { kind, command, log, health, listen })
+        ServiceProcess::start(Launch { kind, command, log, health, listen })
     }
 
     /// Waits until everything that is in the log is in the store.

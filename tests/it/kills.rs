@@ -3,7 +3,7 @@
 use crate::dice::Dice;
 use crate::feeder::Feeder;
 use crate::installation::{Installation, OVERTAKEN};
-use crate::service::{Kind, Service};
+use crate::service::{Service, ServiceProcess};
 
 const FLUSHES: &str = "tally_aggregator_flushes_total";
 const BATCHES: &str = "tally_sink_batches_total";
@@ -17,7 +17,7 @@ enum End {
 }
 
 impl End {
-    async fn of(self, service: &mut Service) {
+    async fn of(self, service: &mut ServiceProcess) {
         match self {
             End::Kill => service.kill(),
             End::Terminate => service.terminate().await,
@@ -28,8 +28,8 @@ impl End {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_under_load_drains_and_goes_on_where_it_was() {
     let tally = Installation::new("restart").await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     let load = Feeder::start(&tally.source().await, 1);
     aggregator.counts_beyond(2.0, FLUSHES, "committed").await;
     sink.counts_beyond(2.0, BATCHES, "").await;
@@ -67,8 +67,8 @@ async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
     tally.allow(OVERTAKEN);
     // Offsets of a transaction that nobody ends are not stable until the broker gives it up.
     tally.allow("read committed offsets again");
-    let mut aggregators = MEMBERS.map(|member| tally.start(Kind::Aggregator, member));
-    let mut sinks = MEMBERS.map(|member| tally.start(Kind::Sink, member));
+    let mut aggregators = MEMBERS.map(|member| tally.start(Service::Aggregator, member));
+    let mut sinks = MEMBERS.map(|member| tally.start(Service::Sink, member));
     for service in aggregators.iter_mut().chain(&mut sinks) {
         service.ready().await;
     }
@@ -90,8 +90,8 @@ async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
 /// work, or before.
 async fn end_members_at_any_moment(tally: &Installation, end: End, seed: u64) {
     let mut dice = Dice(seed);
-    let mut aggregators = MEMBERS.map(|member| tally.start(Kind::Aggregator, member));
-    let mut sinks = MEMBERS.map(|member| tally.start(Kind::Sink, member));
+    let mut aggregators = MEMBERS.map(|member| tally.start(Service::Aggregator, member));
+    let mut sinks = MEMBERS.map(|member| tally.start(Service::Sink, member));
     for service in aggregators.iter_mut().chain(&mut sinks) {
         service.ready().await;
     }

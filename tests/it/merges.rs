@@ -9,7 +9,7 @@ use crate::dice::Dice;
 use crate::installation::Installation;
 
 #[derive(Clone, Debug, Row, Serialize, Deserialize)]
-struct Stored {
+struct CountsRow {
     partition: u32,
     namespace: String,
     key: String,
@@ -19,15 +19,15 @@ struct Stored {
     high: i64,
 }
 
-impl Stored {
+impl CountsRow {
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of_row(&self.namespace, &self.key, self.bucket, self.sum)
     }
 }
 
-fn random_row(dice: &mut Dice) -> Stored {
+fn random_row(dice: &mut Dice) -> CountsRow {
     let namespace = [dice.text(), String::from("a")][dice.roll(2)].clone();
-    Stored {
+    CountsRow {
         partition: 7,
         namespace,
         key: dice.text(),
@@ -39,8 +39,9 @@ fn random_row(dice: &mut Dice) -> Stored {
 }
 
 impl Installation {
-    async fn insert(&self, rows: &[Stored]) {
-        let mut insert = self.store().insert::<Stored>("counts").await.expect("an insert begins");
+    async fn insert(&self, rows: &[CountsRow]) {
+        let mut insert =
+            self.store().insert::<CountsRow>("counts").await.expect("an insert begins");
         for row in rows {
             insert.write(row).await.expect("a row is written");
         }
@@ -60,10 +61,10 @@ impl Installation {
 async fn the_fingerprint_is_the_same_in_clickhouse_before_and_after_merges() {
     let tally = Installation::new("fingerprint").await;
     let mut dice = Dice(11);
-    let mut rows: Vec<Stored> = (0..2_000).map(|_| random_row(&mut dice)).collect();
+    let mut rows: Vec<CountsRow> = (0..2_000).map(|_| random_row(&mut dice)).collect();
     // Half of them again, with other sums: these merge.
-    let again: Vec<Stored> =
-        rows[..1_000].iter().map(|row| Stored { sum: dice.long(), ..row.clone() }).collect();
+    let again: Vec<CountsRow> =
+        rows[..1_000].iter().map(|row| CountsRow { sum: dice.long(), ..row.clone() }).collect();
     for rows in [&rows, &again] {
         tally.insert(rows).await;
     }
@@ -86,7 +87,7 @@ async fn the_fingerprint_is_the_same_in_clickhouse_before_and_after_merges() {
     }
 
     let expected =
-        rows.iter().map(Stored::fingerprint).fold(Fingerprint::ZERO, |sum, row| sum + row);
+        rows.iter().map(CountsRow::fingerprint).fold(Fingerprint::ZERO, |sum, row| sum + row);
     let stored = async || {
         let ledgers = store::ledgers(tally.store(), true).await.expect("the table can be read");
         (ledgers[&7].fingerprint, ledgers[&7].events)
@@ -99,7 +100,7 @@ async fn the_fingerprint_is_the_same_in_clickhouse_before_and_after_merges() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn merges_keep_the_ledger_and_counters_that_come_to_zero() {
     let tally = Installation::new("merges").await;
-    let row = |namespace: &str, key: &str, sum, high| Stored {
+    let row = |namespace: &str, key: &str, sum, high| CountsRow {
         partition: 0,
         namespace: namespace.to_owned(),
         key: key.to_owned(),

@@ -15,7 +15,7 @@ use crate::intercept::{Call, Interceptor, Then};
 use crate::model::{Event, Model};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
-use crate::service::{Kind, Service};
+use crate::service::{Service, ServiceProcess};
 
 const BATCHES: &str = "tally_sink_batches_total";
 const INSERTS: &str = "tally_sink_inserts_total";
@@ -41,7 +41,7 @@ async fn a_registry_that_is_down_at_the_start_is_waited_for() {
 
     let port = free_port();
     let url = format!("http://127.0.0.1:{port}{REGISTRY_PATH}");
-    let mut services = [Kind::Producer, Kind::Aggregator, Kind::Sink]
+    let mut services = [Service::Producer, Service::Aggregator, Service::Sink]
         .map(|kind| tally.start_with(kind, "a", &[("TALLY_REGISTRY__URL", &url)]));
     services[0].logs("waiting for the schemas").await;
     services[1].logs("wait for the schema registry").await;
@@ -78,8 +78,9 @@ async fn a_schema_that_the_registry_cannot_tell_of_yet_is_waited_for_and_not_rej
     tally.allow("the partition waits for the schema registry");
     let registry = Proxy::start(free_port(), address(&tally.config.registry.url)).await;
     let url = registry.url(REGISTRY_PATH);
-    let mut aggregator = tally.start_with(Kind::Aggregator, "a", &[("TALLY_REGISTRY__URL", &url)]);
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator =
+        tally.start_with(Service::Aggregator, "a", &[("TALLY_REGISTRY__URL", &url)]);
+    let mut sink = tally.start(Service::Sink, "a");
     aggregator.ready().await;
     sink.ready().await;
 
@@ -101,15 +102,16 @@ async fn partitions_that_wait_for_the_registry_can_move_to_another_member() {
     tally.allow(OVERTAKEN);
     let registry = Proxy::start(free_port(), address(&tally.config.registry.url)).await;
     let url = registry.url(REGISTRY_PATH);
-    let mut first = tally.start_with(Kind::Aggregator, "first", &[("TALLY_REGISTRY__URL", &url)]);
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut first =
+        tally.start_with(Service::Aggregator, "first", &[("TALLY_REGISTRY__URL", &url)]);
+    let mut sink = tally.start(Service::Sink, "a");
     first.ready().await;
     registry.set(Mode::Refusing);
     let events = random_events(&mut Dice(81), 300);
     tally.source().await.spread(&events, 10).await;
     first.logs("the partition waits for the schema registry").await;
 
-    let mut second = tally.start(Kind::Aggregator, "second");
+    let mut second = tally.start(Service::Aggregator, "second");
     second.counts_beyond(0.0, "tally_aggregator_increments_total", "").await;
     first.terminate().await;
     let mut model = Model::default();
@@ -127,8 +129,8 @@ async fn a_store_that_goes_away_for_a_while_loses_and_repeats_nothing() {
     tally.allow("read the ledger again");
     tally.allow("check the ledger later");
     let store = Proxy::start(free_port(), address(&tally.config.store.url)).await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start_with(Service::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);
     let load = Feeder::start(&tally.source().await, 9);
     sink.counts_beyond(1.0, BATCHES, "").await;
 
@@ -159,9 +161,12 @@ async fn a_verify_that_cannot_reach_the_store_says_so_and_not_that_counts_differ
 }
 
 /// An aggregator, and a sink that reaches the store by way of `store`, ready.
-async fn services_before(tally: &Installation, store: &Interceptor) -> (Service, Service) {
-    let aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
+async fn services_before(
+    tally: &Installation,
+    store: &Interceptor,
+) -> (ServiceProcess, ServiceProcess) {
+    let aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start_with(Service::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
     sink.ready().await;
     (aggregator, sink)
 }
@@ -278,7 +283,7 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     let broker = address(&format!("http://{}", tally.config.kafka.bootstrap));
     let port = free_port();
     let bootstrap = format!("127.0.0.1:{port}");
-    let mut services = [Kind::Aggregator, Kind::Sink]
+    let mut services = [Service::Aggregator, Service::Sink]
         .map(|kind| tally.start_with(kind, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]));
     for service in &services {
         service.logs("wait for the brokers").await;
@@ -305,7 +310,7 @@ async fn a_sink_whose_topic_was_deleted_and_made_again_stops_and_says_so() {
         tally.allow(told);
     }
     let kafka = tally.config.kafka.clone();
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     sink.ready().await;
     let admin: AdminClient<DefaultClientContext> =
         tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made");

@@ -5,7 +5,7 @@ use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, Then};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
-use crate::service::Kind;
+use crate::service::Service;
 
 const STOPPED: &str = "breaks a promise that exactly-once rests on";
 
@@ -21,7 +21,7 @@ async fn refuses(name: &str, promise: &str, change: impl Fn(&mut Call) + Send + 
         Then::Forward
     })
     .await;
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
+    let mut sink = tally.start_with(Service::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);
     let status = sink.ended().await;
     assert_eq!(status.code(), Some(70), "{status}");
     let version: String = tally
@@ -87,7 +87,7 @@ async fn a_store_that_is_away_at_the_start_is_waited_for_and_a_real_one_keeps_it
         tally.config.store.url.strip_prefix("http://").expect("a URL").parse().expect("an address");
     let store = Proxy::start(free_port(), address).await;
     store.set(Mode::Refusing);
-    let mut sink = tally.start_with(Kind::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);
+    let mut sink = tally.start_with(Service::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);
     sink.logs("wait for the store").await;
     let reasons = sink.readiness().await.expect_err("not ready without a store");
     assert!(reasons.contains("store keeps its promises: "), "{reasons}");

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::installation::Installation;
 use crate::run::run;
-use crate::service::Kind;
+use crate::service::Service;
 
 /// A virtual environment with what the example requires; one that an earlier run made is used
 /// again.
@@ -47,7 +47,7 @@ async fn python() -> PathBuf {
 async fn a_producer_of_another_language_and_library_lands_its_counts() {
     let tally = Installation::new("python").await;
     let python = python().await;
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     let (kafka, registry) = (&tally.config.kafka, &tally.config.registry);
     let mut producer = Command::new(python);
     producer

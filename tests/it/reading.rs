@@ -9,20 +9,20 @@ use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::model::{Event, Model};
-use crate::service::{Kind, Service};
+use crate::service::{Service, ServiceProcess};
 
 /// What a query may ask for.
 const MOST_COUNTERS: usize = 1_000;
 
 /// A counter's path, its names escaped.
-fn counter_url(reader: &Service, namespace: &str, key: &str, query: &str) -> reqwest::Url {
+fn counter_url(reader: &ServiceProcess, namespace: &str, key: &str, query: &str) -> reqwest::Url {
     let mut url = reqwest::Url::parse(&reader.url()).expect("an address makes a URL");
     url.path_segments_mut().expect("it has a path").extend(["v1", "counters", namespace, key]);
     url.set_query((!query.is_empty()).then_some(query));
     url
 }
 
-async fn read(reader: &Service, namespace: &str, key: &str, query: &str) -> Value {
+async fn read(reader: &ServiceProcess, namespace: &str, key: &str, query: &str) -> Value {
     let request = reader.http().get(counter_url(reader, namespace, key, query));
     let (status, answer) = reader.call(request).await;
     assert_eq!(status, 200, "{namespace}/{key}?{query}: {answer}");
@@ -37,7 +37,7 @@ fn total(answer: &Value) -> (i64, i64) {
 }
 
 /// Every counter of the model in the model's order, as many in a call as it takes, as of `after`.
-async fn read_all(reader: &Service, model: &Model, after: &str) -> Vec<(i64, i64)> {
+async fn read_all(reader: &ServiceProcess, model: &Model, after: &str) -> Vec<(i64, i64)> {
     let names: Vec<_> = model.counters().into_keys().collect();
     let mut totals = Vec::new();
     for names in names.chunks(MOST_COUNTERS) {
@@ -76,11 +76,11 @@ async fn the_reader_answers_what_the_log_comes_to_under_load_and_after_it() {
     let early = random_events(&mut Dice(16), 2_000);
     source.spread(&early, 50).await;
     model.add_all(&early);
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     tally.caught_up().await;
 
     // What it starts with is in the store; what comes then, it reads from the log.
-    let mut reader = tally.start(Kind::Reader, "a");
+    let mut reader = tally.start(Service::Reader, "a");
     reader.ready().await;
     let expected = |model: &Model| model.counters().into_values().collect::<Vec<_>>();
     assert_eq!(read_all(&reader, &model, "").await, expected(&model));
@@ -118,7 +118,7 @@ async fn the_reader_answers_what_the_log_comes_to_under_load_and_after_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_that_sends_back_the_position_of_a_write_includes_it() {
     let tally = Installation::new("own_writes").await;
-    let kinds = [Kind::Producer, Kind::Aggregator, Kind::Sink, Kind::Reader];
+    let kinds = [Service::Producer, Service::Aggregator, Service::Sink, Service::Reader];
     let mut services = kinds.map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
@@ -152,7 +152,7 @@ async fn a_reader_whose_store_is_behind_answers_from_the_log() {
     let tally = Installation::new("unstored").await;
     let source = tally.source().await;
     let mut services =
-        [Kind::Aggregator, Kind::Sink, Kind::Reader].map(|kind| tally.start(kind, "a"));
+        [Service::Aggregator, Service::Sink, Service::Reader].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }

@@ -10,7 +10,7 @@ use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::{Installation, OVERTAKEN};
 use crate::model::Model;
-use crate::service::Kind;
+use crate::service::Service;
 use crate::topics;
 use crate::wait::until;
 
@@ -19,7 +19,7 @@ async fn partitions_move_to_a_second_member_and_back_under_load() {
     let mut tally = Installation::new("rebalance").await;
     tally.allow(OVERTAKEN);
     let (aggregated, stored) = ("tally_aggregator_increments_total", "tally_sink_batches_total");
-    let mut first = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "first"));
+    let mut first = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "first"));
     for service in &mut first {
         service.ready().await;
     }
@@ -27,7 +27,7 @@ async fn partitions_move_to_a_second_member_and_back_under_load() {
     first[0].counts_beyond(0.0, aggregated, "").await;
     first[1].counts_beyond(0.0, stored, "").await;
 
-    let mut second = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "second"));
+    let mut second = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "second"));
     second[0].counts_beyond(0.0, aggregated, "").await;
     second[1].counts_beyond(0.0, stored, "").await;
     let kept = [
@@ -52,8 +52,8 @@ async fn two_workers_of_one_process_share_the_partitions() {
     let mut tally = Installation::new("workers").await;
     tally.allow(OVERTAKEN);
     let mut aggregator =
-        tally.start_with(Kind::Aggregator, "a", &[("TALLY_AGGREGATOR__WORKERS", "2")]);
-    let mut sink = tally.start(Kind::Sink, "a");
+        tally.start_with(Service::Aggregator, "a", &[("TALLY_AGGREGATOR__WORKERS", "2")]);
+    let mut sink = tally.start(Service::Sink, "a");
     // Each of them has to be assigned something.
     aggregator.ready().await;
     let load = Feeder::start(&tally.source().await, 5);
@@ -99,7 +99,7 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     let config = tally.config.clone();
     let dead =
         tokio::task::spawn_blocking(move || leave_open(&config, 2, 0)).await.expect("no panic");
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     let source = tally.source().await;
     let mut model = Model::default();
     let events = random_events(&mut Dice(91), 300);

@@ -15,7 +15,7 @@ use tally_schemas::wire;
 use crate::dice::Dice;
 use crate::installation::Installation;
 use crate::model::{Event, Model};
-use crate::service::Kind;
+use crate::service::Service;
 use crate::topics;
 
 const AT_MS: i64 = 1_780_000_000_000;
@@ -31,7 +31,7 @@ struct Poison {
 /// of all.
 async fn expect_rejected(tally: &Installation, poisons: Vec<Poison>) {
     let source = tally.source().await;
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     let mut model = Model::default();
     let mut sent: BTreeMap<(i32, i64), Poison> = BTreeMap::new();
     for (number, poison) in poisons.into_iter().enumerate() {
@@ -185,7 +185,7 @@ async fn what_is_too_long_to_be_copied_is_rejected_without_its_payload() {
     let mut model = Model::default();
     model.add(&good);
 
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     tally.prove(&model).await;
     let rejected = topics::messages(&tally.config.kafka, &tally.config.kafka.rejected).await;
     let [message] = rejected.as_slice() else { panic!("one rejected message: {rejected:?}") };
@@ -223,7 +223,7 @@ async fn verify_waits_for_rejections_behind_an_open_transaction() {
             FutureRecord::<str, str>::to(&kafka.rejected).partition(partition).payload("open");
         open.send(record, Timeout::Never).await.expect("the broker takes it");
     }
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     tally.source().await.send(0, Some(b"poison")).await;
     tally.caught_up().await;
 
@@ -246,7 +246,7 @@ async fn verify_waits_for_rejections_behind_an_open_transaction() {
 async fn verify_agrees_where_only_all_flushes_together_overflow() {
     let tally = Installation::new("wraps").await;
     let source = tally.source().await;
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     for _ in 0..2 {
         source.single(0, &Event::new("wraps", "most", i64::MAX, AT_MS)).await;
         tally.caught_up().await;

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::installation::Installation;
 use crate::model::{Event, Model};
-use crate::service::Kind;
+use crate::service::Service;
 use crate::source::Source;
 
 const AT_MS: i64 = 1_780_000_000_000;
@@ -90,8 +90,8 @@ async fn ids_that_a_lagging_registry_hides_are_waited_for() {
     let mut tally = Installation::new("lagging").await;
     tally.allow("the partition waits for the schema registry");
     let source = tally.source().await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     let mut model = Model::default();
     send(&source, &event("first"), "first").await;
     model.add(&event("first"));
@@ -116,8 +116,8 @@ async fn ids_that_a_lagging_registry_hides_are_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_aggregator_by_other_rules_than_those_before_it_does_not_count() {
     let mut tally = Installation::new("other_rules").await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
-    let mut sink = tally.start(Kind::Sink, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
     let mut model = Model::default();
     tally.source().await.single(0, &event("first")).await;
     model.add(&event("first"));

@@ -17,27 +17,27 @@ const READY: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Service {
     Producer,
     Aggregator,
     Sink,
     Reader,
 }
 
-impl Kind {
+impl Service {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Kind::Producer => "producer",
-            Kind::Aggregator => "aggregator",
-            Kind::Sink => "sink",
-            Kind::Reader => "reader",
+            Service::Producer => "producer",
+            Service::Aggregator => "aggregator",
+            Service::Sink => "sink",
+            Service::Reader => "reader",
         }
     }
 }
 
 /// What it takes to start a service, and to start it again.
 pub(crate) struct Launch {
-    pub(crate) kind: Kind,
+    pub(crate) kind: Service,
     pub(crate) command: std::process::Command,
     pub(crate) log: PathBuf,
     pub(crate) health: SocketAddr,
@@ -46,18 +46,18 @@ pub(crate) struct Launch {
 }
 
 /// A running service; it is killed when dropped.
-pub(crate) struct Service {
+pub(crate) struct ServiceProcess {
     launch: Launch,
     child: Child,
     http: reqwest::Client,
 }
 
-impl Service {
-    pub(crate) fn start(mut launch: Launch) -> Service {
+impl ServiceProcess {
+    pub(crate) fn start(mut launch: Launch) -> ServiceProcess {
         sys::ends_with_its_test(&mut launch.command);
         let child = spawn(&mut launch);
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build();
-        Service { launch, child, http: http.expect("a client is made") }
+        ServiceProcess { launch, child, http: http.expect("a client is made") }
     }
 
     /// Starts it again under the same name, on the same ports.
@@ -200,7 +200,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for ServiceProcess {
     fn drop(&mut self) {
         // One that ended by itself is waited for already, and both calls say so.
         let killed = self.child.kill().and_then(|()| self.child.wait());

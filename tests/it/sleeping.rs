@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feeder::Feeder;
 use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, Then};
-use crate::service::Kind;
+use crate::service::Service;
 use crate::wait::until;
 
 /// Tokens that the table remembers in this test.
@@ -78,15 +78,15 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
         move |call| held.rule(call)
     })
     .await;
-    let mut aggregator = tally.start(Kind::Aggregator, "a");
+    let mut aggregator = tally.start(Service::Aggregator, "a");
     let mut sleeper =
-        tally.start_with(Kind::Sink, "sleeper", &[("TALLY_STORE__URL", &store.url())]);
+        tally.start_with(Service::Sink, "sleeper", &[("TALLY_STORE__URL", &store.url())]);
     sleeper.ready().await;
     let load = Feeder::start(&tally.source().await, 12);
     let query_id = until("an insert to be held", PATIENCE, async || held.query_id()).await;
     sleeper.freeze();
 
-    let mut other = tally.start(Kind::Sink, "other");
+    let mut other = tally.start(Service::Sink, "other");
     let before = tally.blocks().await.expect("the store answers");
     until("the other sink to store more blocks than the store remembers", PATIENCE, async || {
         let stored = tally.blocks().await? - before;

@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::model::Model;
-use crate::service::{Kind, Service};
+use crate::service::{Service, ServiceProcess};
 use crate::wait::until;
 
 const BATCHES: &str = "tally_sink_batches_total";
@@ -32,16 +32,16 @@ const BROKEN: &str = "the partition stops; the others go on";
 struct Filled {
     tally: Installation,
     model: Model,
-    aggregator: Service,
-    sink: Service,
+    aggregator: ServiceProcess,
+    sink: ServiceProcess,
 }
 
 impl Filled {
     async fn new(mut tally: Installation) -> Filled {
         tally.allow(REWOUND);
         tally.execute("SYSTEM STOP MERGES counts").await;
-        let mut aggregator = tally.start(Kind::Aggregator, "a");
-        let mut sink = tally.start(Kind::Sink, "a");
+        let mut aggregator = tally.start(Service::Aggregator, "a");
+        let mut sink = tally.start(Service::Sink, "a");
         aggregator.ready().await;
         sink.ready().await;
         let (source, mut model) = (tally.source().await, Model::default());

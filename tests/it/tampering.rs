@@ -4,7 +4,7 @@ use crate::dice::Dice;
 use crate::feeder::random_events;
 use crate::installation::Installation;
 use crate::model::Model;
-use crate::service::Kind;
+use crate::service::Service;
 
 /// The partition that is tampered with.
 const VICTIM: i32 = 1;
@@ -20,7 +20,7 @@ async fn counted(name: &str) -> (Installation, Model) {
     for (events, partition) in events[300..].chunks(50).zip([0, 2].into_iter().cycle()) {
         source.batch(partition, events).await;
     }
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     tally.prove(&model).await;
     for service in &mut services {
         service.terminate().await;
@@ -90,7 +90,7 @@ async fn a_block_that_was_stored_twice_is_found_by_verify_and_stops_its_partitio
     tally.expect_mismatch("a batch was stored twice").await;
 
     tally.allow("the partition stops; the others go on");
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     services[0].ready().await;
     services[1].logs("the partition stops; the others go on").await;
     let reasons = services[1].readiness().await.expect_err("not ready with a broken partition");

@@ -13,7 +13,7 @@ use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::{Installation, OVERTAKEN};
 use crate::model::Model;
-use crate::service::{Kind, Service};
+use crate::service::{Service, ServiceProcess};
 use crate::topics;
 use crate::wait::until;
 
@@ -62,8 +62,8 @@ async fn add_partitions(tally: &Installation, topic: &str, count: usize) {
 }
 
 /// Both services, and increments that they have counted.
-async fn counted(tally: &Installation, seed: u64) -> ([Service; 2], Model) {
-    let mut services = [Kind::Aggregator, Kind::Sink].map(|kind| tally.start(kind, "a"));
+async fn counted(tally: &Installation, seed: u64) -> ([ServiceProcess; 2], Model) {
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     for service in &mut services {
         service.ready().await;
     }
@@ -74,7 +74,7 @@ async fn counted(tally: &Installation, seed: u64) -> ([Service; 2], Model) {
     (services, model)
 }
 
-async fn ends_saying(aggregator: &mut Service, texts: &[&str]) {
+async fn ends_saying(aggregator: &mut ServiceProcess, texts: &[&str]) {
     assert_eq!(aggregator.ended().await.code(), Some(FAILED));
     for text in texts {
         aggregator.logs(text).await;

@@ -41,8 +41,10 @@ impl Unit {
 /// What a figure is held against: measured in the same run, in the same unit.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Yardstick {
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     pub(crate) value: f64,
+    /// CPU of the yardstick for each increment or row, in microseconds, where it was measured.
+    pub(crate) cpu_us: Option<f64>,
 }
 
 /// One line of the table.
@@ -83,8 +85,14 @@ impl Figure {
         }
     }
 
-    pub(crate) fn beside(mut self, what: &'static str, value: f64) -> Figure {
-        self.yardstick = Some(Yardstick { what, value });
+    pub(crate) fn beside(mut self, what: impl Into<String>, value: f64) -> Figure {
+        self.yardstick = Some(Yardstick { what: what.into(), value, cpu_us: None });
+        self
+    }
+
+    /// The CPU of the yardstick, which must be there already.
+    pub(crate) fn beside_cpu_us(mut self, cpu_us: f64) -> Figure {
+        self.yardstick.as_mut().expect("the figure has a yardstick").cpu_us = Some(cpu_us);
         self
     }
 
@@ -108,15 +116,32 @@ impl Figure {
         self
     }
 
+    /// Not sound if something was `wrong`, which is then told as a detail.
+    pub(crate) fn verified(self, wrong: Option<String>) -> Figure {
+        match wrong {
+            None => self,
+            Some(wrong) => self.sound(false).detail("wrong", wrong),
+        }
+    }
+
     /// How much of the yardstick's speed it has: more is better, whatever the unit.
     fn ratio(&self) -> Option<f64> {
         let yardstick = self.yardstick.as_ref()?;
-        let (over, under) = match self.unit.more_is_better() {
-            true => (self.value, yardstick.value),
-            false => (yardstick.value, self.value),
-        };
-        (under > 0.0).then(|| over / under)
+        if self.unit.more_is_better() {
+            divided(self.value, yardstick.value)
+        } else {
+            divided(yardstick.value, self.value)
+        }
     }
+
+    /// How many times its own CPU the yardstick needed for the same: more is better.
+    fn cpu_ratio(&self) -> Option<f64> {
+        divided(self.yardstick.as_ref()?.cpu_us?, self.cpu_us?)
+    }
+}
+
+fn divided(over: f64, under: f64) -> Option<f64> {
+    (under > 0.0).then(|| over / under)
 }
 
 #[derive(Serialize)]
@@ -144,6 +169,7 @@ impl Report<'_> {
             "",
             "speed",
             "CPU each",
+            "CPU ratio",
             "peak",
         ]);
         for figure in self.figures {
@@ -153,13 +179,14 @@ impl Report<'_> {
                 figure.case.clone(),
                 figure.unit.show(figure.value),
                 yardstick.map_or_else(String::new, |yardstick| figure.unit.show(yardstick.value)),
-                yardstick.map_or_else(String::new, |yardstick| yardstick.what.to_owned()),
+                yardstick.map_or_else(String::new, |yardstick| yardstick.what.clone()),
                 figure.ratio().map_or_else(String::new, |ratio| format!("{ratio:.2}×")),
                 figure.cpu_us.map_or_else(String::new, |cpu| format!("{cpu:.3} µs")),
+                figure.cpu_ratio().map_or_else(String::new, |ratio| format!("{ratio:.2}×")),
                 figure.peak_bytes.map_or_else(String::new, |bytes| format!("{} MiB", bytes >> 20)),
             ]);
         }
-        for column in [2, 3, 5, 6, 7] {
+        for column in [2, 3, 5, 6, 7, 8] {
             let column = table.column_mut(column).expect("the header has as many");
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -198,5 +225,7 @@ mod tests {
         let time = Figure::new("b", "c", 50.0, Unit::Nanoseconds).beside("y", 100.0);
         assert_eq!((rate.ratio(), time.ratio()), (Some(0.5), Some(2.0)));
         assert_eq!(Figure::new("b", "c", 0.0, Unit::Nanoseconds).beside("y", 1.0).ratio(), None);
+        assert_eq!(rate.clone().cpu_us(2.0).cpu_ratio(), None);
+        assert_eq!(rate.cpu_us(2.0).beside_cpu_us(5.0).cpu_ratio(), Some(2.5));
     }
 }

@@ -18,46 +18,46 @@ const NAME: &str = "live";
 const HIGHEST: &str = "live, highest";
 
 /// What a load is, and the rate that it is asked for.
-struct Kind {
+struct LoadShape {
     name: &'static str,
     topic: &'static str,
     batch: u64,
     rate: u64,
 }
 
-const KINDS: [Kind; 2] = [
-    Kind { name: "batches of 500", topic: "live-batches", batch: 500, rate: 1_000_000 },
-    Kind { name: "singles", topic: "live-singles", batch: 0, rate: 500_000 },
+const LOADS: [LoadShape; 2] = [
+    LoadShape { name: "batches of 500", topic: "live-batches", batch: 500, rate: 1_000_000 },
+    LoadShape { name: "singles", topic: "live-singles", batch: 0, rate: 500_000 },
 ];
 
 /// The figures, and the highest sustained rate of batches.
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<(Vec<Figure>, Option<f64>)> {
     let mut figures = Vec::new();
     let mut highest_of_batches = None;
-    for kind in &KINDS {
-        let (fixed, highest, rate) = of_kind(rig, kind).await?;
+    for load in &LOADS {
+        let (fixed, highest, rate) = under_load(rig, load).await?;
         figures.extend([fixed, highest]);
-        if kind.batch > 0 {
+        if load.batch > 0 {
             highest_of_batches = rate;
         }
     }
     Ok((figures, highest_of_batches))
 }
 
-async fn of_kind(rig: &Rig, kind: &Kind) -> anyhow::Result<(Figure, Figure, Option<f64>)> {
-    let case = Case::new(rig, kind.topic).await?;
+async fn under_load(rig: &Rig, load: &LoadShape) -> anyhow::Result<(Figure, Figure, Option<f64>)> {
+    let case = Case::new(rig, load.topic).await?;
     let all = start_all(&case).await?;
-    let fixed = Trial::run(&case, &all, Some(kind.rate), kind.batch, rig.size(60, 12)).await?;
+    let fixed = Trial::run(&case, &all, Some(load.rate), load.batch, rig.size(60, 12)).await?;
     let mut sent = vec![fixed.sent.clone()];
     let seconds = rig.size(20, 8);
-    let free = Trial::run(&case, &all, None, kind.batch, seconds).await?;
+    let free = Trial::run(&case, &all, None, load.batch, seconds).await?;
     sent.push(free.sent.clone());
     let mut search =
         Search { low: free.stored_per_second() / 2.0, high: free.sent.per_second(), best: None };
     let mut trials = Vec::new();
     for _ in 0..rig.size(6, 3) {
         let rate = search.next();
-        let trial = Trial::run(&case, &all, Some(rate as u64), kind.batch, seconds).await?;
+        let trial = Trial::run(&case, &all, Some(rate as u64), load.batch, seconds).await?;
         let (middle, last) = trial.lag_seconds();
         trials.push(format!(
             "{}/s {}, {middle:.1} s then {last:.1} s behind ({:.1} s to the aggregator)",
@@ -73,9 +73,9 @@ async fn of_kind(rig: &Rig, kind: &Kind) -> anyhow::Result<(Figure, Figure, Opti
 
     let increments = fixed.increments_seen();
     let (middle, last) = fixed.lag_seconds();
-    let name = format!("{}, {}/s", kind.name, HumanCount(kind.rate));
+    let name = format!("{}, {}/s", load.name, HumanCount(load.rate));
     let figure = Figure::new(NAME, name, fixed.sent.sent_per_second(), Unit::IncrementsPerSecond)
-        .beside("the rate asked for", kind.rate as f64)
+        .beside("the rate asked for", load.rate as f64)
         .cpu_us(fixed.used.iter().map(|used| used.micros_each(increments)).sum())
         .peak_bytes(fixed.used.iter().map(|used| used.peak_bytes).sum())
         .detail("for", format!("{:.0} s", fixed.sent.seconds))
@@ -93,7 +93,7 @@ async fn of_kind(rig: &Rig, kind: &Kind) -> anyhow::Result<(Figure, Figure, Opti
         .detail("verify", verdict(&sent, wrong.as_deref()))
         .sound(wrong.is_none());
     let highest =
-        Figure::new(HIGHEST, kind.name, search.best.unwrap_or(0.0), Unit::IncrementsPerSecond)
+        Figure::new(HIGHEST, load.name, search.best.unwrap_or(0.0), Unit::IncrementsPerSecond)
             .beside("the load alone decides", free.sent.per_second())
             .detail(
                 "stored meanwhile",

@@ -61,14 +61,11 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
 
     let name = format!("SIGKILL with {} increments to go", HumanCount(left));
-    let mut figure = Figure::new(NAME, name, whole.as_secs_f64(), Unit::Seconds)
+    let figure = Figure::new(NAME, name, whole.as_secs_f64(), Unit::Seconds)
         .beside("the same rest, nobody killed", calm.last_of(committed).as_secs_f64())
         .detail("first commit after", format!("{:.1} s", first.as_secs_f64()))
         .detail("stored after", format!("{:.1} s", stored.as_secs_f64()))
         .detail("session timeout", format!("{} ms", case.config.aggregator.session_timeout_ms))
-        .sound(wrong.is_none());
-    if let Some(wrong) = wrong {
-        figure = figure.detail("wrong", wrong);
-    }
+        .verified(wrong);
     Ok(vec![figure])
 }

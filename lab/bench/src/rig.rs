@@ -13,7 +13,7 @@ use tally_platform::config::Config;
 use tally_platform::store;
 use tally_platform::telemetry::sum_of_series;
 use tally_stack::state::StateFile;
-use tally_stack::{Service, ServiceArgs, Services, Stack};
+use tally_stack::{ServiceArgs, ServiceProcess, Services, Stack};
 use tokio::process::{Child, Command};
 
 use super::discard::Discarded;
@@ -166,7 +166,7 @@ impl<'r> Case<'r> {
         store::client(&self.config.store)
     }
 
-    fn service(&self, name: &str) -> &Service {
+    fn service(&self, name: &str) -> &ServiceProcess {
         let named = self.services.all.iter().find(|service| service.name == name);
         named.expect("the stack has a service of that name")
     }

@@ -108,15 +108,11 @@ async fn measure(case: &Case<'_>) -> anyhow::Result<Vec<Figure>> {
         let pause = longest(looks.of(step.kind), *begun, *end);
         let over_after = over_after(looks.of(step.kind), *begun, *end, calm.mul_f64(BEYOND_CALM));
         let name = format!("{}s, {} to {}", step.kind, step.from, step.to);
-        let mut figure = Figure::new(NAME, name, pause.as_secs_f64(), Unit::Seconds)
+        Figure::new(NAME, name, pause.as_secs_f64(), Unit::Seconds)
             .beside("nobody comes or goes", calm.as_secs_f64())
             .detail("it was over after", format!("{:.1} s", over_after.as_secs_f64()))
             .detail("load", format!("{rate} incr/s, {} partitions", case.config.kafka.partitions))
-            .sound(wrong.is_none());
-        if let Some(wrong) = &wrong {
-            figure = figure.detail("wrong", wrong);
-        }
-        figure
+            .verified(wrong.clone())
     });
     Ok(figures.collect())
 }
@@ -151,6 +147,7 @@ async fn watch(case: &Case<'_>, looks: &RefCell<Looks>) -> anyhow::Result<Infall
     }
 }
 
+/// As [`Case::until_stored`], which looks after one aggregator and one sink.
 async fn until_stored(case: &Case<'_>) -> anyhow::Result<()> {
     let begun = Instant::now();
     let ends = tokio::task::block_in_place(|| case.log.ends())?;

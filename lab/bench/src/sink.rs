@@ -70,7 +70,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
             .join(", ")
     };
     let used = total(stored.iter().map(|stored| &stored.used[..]));
-    let mut figure = Figure::new(
+    let figure = Figure::new(
         NAME,
         format!("{rows} rows in {batches} batches"),
         all as f64 / took.as_secs_f64(),
@@ -89,10 +89,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     )
     .detail("seconds", seconds(&stored))
     .detail("bare, before, between and after", seconds(&bare))
-    .sound(wrong.is_none());
-    if let Some(wrong) = wrong {
-        figure = figure.detail("wrong", wrong);
-    }
+    .verified(wrong);
     Ok(vec![figure])
 }
 

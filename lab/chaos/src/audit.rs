@@ -3,7 +3,7 @@
 //! ```text
 //!  Load ──messages──► increments, gateways ──► (the pipeline under faults) ──► log, store, readers
 //!   │                                                                            │        │
-//!   └──► Book ──────────────────────────────────────────────────► ReadChecker ◄──┼────────┘
+//!   └──► LiveRecord ──────────────────────────────────────────────────► ReadChecker ◄──┼────────┘
 //!         │                                                                      │
 //!         └──► Record ──► audit: Evidence ◄──────────────────────────────────────┘
 //!                             └──► Audit
@@ -13,13 +13,13 @@
 //! else.
 
 mod auditor;
-mod book;
 mod codec;
 mod content;
 mod counters;
 mod dice;
 mod error;
 mod evidence;
+mod live_record;
 mod load;
 mod reads;
 mod record;
@@ -29,9 +29,9 @@ mod topics;
 mod verdict;
 
 pub use auditor::{Endpoints, Topics, audit, behind};
-pub use book::{Book, Progress};
 pub use error::Error;
+pub use live_record::{LiveRecord, Progress};
 pub use load::{Load, LoadOptions};
 pub use reads::{ReadChecker, ReadReport, Violation};
 pub use record::Record;
-pub use verdict::{Audit, Finding, Findings, Logged, Sent, Wrong};
+pub use verdict::{Audit, Finding, FindingKind, Findings, Logged, Sent};

@@ -13,11 +13,11 @@ use anyhow::{Context, ensure};
 use tokio::time::sleep;
 
 use crate::audit::Load;
+use crate::fault::FaultKind;
 use crate::history::{History, Struck};
-use crate::kind::Kind;
 use crate::schedule::Planned;
-use crate::slots::{Slot, Slots};
-use crate::world::{Error as WorldError, Kind as Service, Link, Member, Mode, Side, World};
+use crate::supervisor::{MemberSlot, Supervisor};
+use crate::world::{Caller, Error as WorldError, LinkMode, Member, NetworkLink, Service, World};
 
 /// How long a broker, the store or the registry may take to come back, and the cluster to be whole
 /// again.
@@ -39,14 +39,14 @@ pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
 /// The event clock's jumps, milliseconds: back and forth, within a day.
 const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
 
-pub(crate) struct Ground<'a> {
+pub(crate) struct Injector<'a> {
     pub(crate) world: &'a World,
-    pub(crate) slots: &'a Slots,
+    pub(crate) supervisor: &'a Supervisor,
     pub(crate) load: &'a Load,
     pub(crate) history: &'a History,
 }
 
-impl Ground<'_> {
+impl Injector<'_> {
     /// Makes one fault happen, and heals it. An error means that it could not be made or healed.
     pub(crate) async fn inject(&self, planned: &Planned) -> anyhow::Result<()> {
         let before = self.load.progress();
@@ -62,58 +62,58 @@ impl Ground<'_> {
     async fn strike(&self, planned: &Planned) -> anyhow::Result<(bool, String)> {
         let &Planned { kind, lasts, pick, .. } = planned;
         match kind {
-            Kind::KillAggregator => {
-                self.kill(kind, self.slots.pick(Service::Aggregator, pick), lasts).await
+            FaultKind::KillAggregator => {
+                self.kill(kind, self.supervisor.pick(Service::Aggregator, pick), lasts).await
             }
-            Kind::KillSink => {
+            FaultKind::KillSink => {
                 let (slot, busy) = self.busy_sink(pick).await;
                 let (met, how) = self.kill(kind, slot, lasts).await?;
                 Ok((met && busy, how))
             }
-            Kind::KillGateway => {
-                self.kill(kind, self.slots.pick(Service::Producer, pick), lasts).await
+            FaultKind::KillGateway => {
+                self.kill(kind, self.supervisor.pick(Service::Producer, pick), lasts).await
             }
-            Kind::KillReader => {
-                self.kill(kind, self.slots.pick(Service::Reader, pick), lasts).await
+            FaultKind::KillReader => {
+                self.kill(kind, self.supervisor.pick(Service::Reader, pick), lasts).await
             }
-            Kind::StopAggregator => self.stop(kind, Service::Aggregator, pick, lasts).await,
-            Kind::StopSink => self.stop(kind, Service::Sink, pick, lasts).await,
-            Kind::SleepAggregator => {
-                self.sleep(kind, self.slots.pick(Service::Aggregator, pick), lasts).await
+            FaultKind::StopAggregator => self.stop(kind, Service::Aggregator, pick, lasts).await,
+            FaultKind::StopSink => self.stop(kind, Service::Sink, pick, lasts).await,
+            FaultKind::SleepAggregator => {
+                self.sleep(kind, self.supervisor.pick(Service::Aggregator, pick), lasts).await
             }
-            Kind::SleepSink => {
+            FaultKind::SleepSink => {
                 let (slot, busy) = self.busy_sink(pick).await;
                 let (met, how) = self.sleep(kind, slot, lasts).await?;
                 Ok((met && busy, how))
             }
-            Kind::OversleepSink => self.oversleep(pick, lasts).await,
-            Kind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
-            Kind::AddSink => self.add(kind, Service::Sink, lasts).await,
-            Kind::RollAggregators => self.roll(kind, Service::Aggregator).await,
-            Kind::RollSinks => self.roll(kind, Service::Sink).await,
-            Kind::TakeOver => self.take_over(pick).await,
-            Kind::KillBroker => {
+            FaultKind::OversleepSink => self.oversleep(pick, lasts).await,
+            FaultKind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
+            FaultKind::AddSink => self.add(kind, Service::Sink, lasts).await,
+            FaultKind::RollAggregators => self.roll(kind, Service::Aggregator).await,
+            FaultKind::RollSinks => self.roll(kind, Service::Sink).await,
+            FaultKind::TakeOver => self.take_over(pick).await,
+            FaultKind::KillBroker => {
                 let broker = pick as usize % self.world.brokers();
                 let leads = self.leads(broker).await;
                 let (_, how) = self.kill_broker(kind, broker, lasts).await?;
                 Ok((leads, how))
             }
-            Kind::KillGroupCoordinator => {
+            FaultKind::KillGroupCoordinator => {
                 let group = self.world.direct_config().aggregator.group;
                 let broker = self.world.coordinator_of_group(&group).await?;
                 self.kill_broker(kind, broker, lasts).await
             }
-            Kind::KillTransactionCoordinator => {
+            FaultKind::KillTransactionCoordinator => {
                 let broker =
                     self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
                 self.kill_broker(kind, broker, lasts).await
             }
-            Kind::SleepBroker => {
+            FaultKind::SleepBroker => {
                 self.sleep_broker(pick as usize % self.world.brokers(), lasts).await
             }
-            Kind::KillStore => self.kill_store(lasts).await,
-            Kind::KillRegistry => self.kill_registry(lasts).await,
-            Kind::StepClock => {
+            FaultKind::KillStore => self.kill_store(lasts).await,
+            FaultKind::KillRegistry => self.kill_registry(lasts).await,
+            FaultKind::StepClock => {
                 let step = CLOCK_STEPS[pick as usize % CLOCK_STEPS.len()];
                 self.history.began(kind, &format!("by {} s", step / 1000));
                 self.load.step_clock(step);
@@ -121,16 +121,16 @@ impl Ground<'_> {
                 self.load.step_clock(-step);
                 Ok((true, String::new()))
             }
-            Kind::CutLink => self.link(kind, pick, Mode::Cut, lasts).await,
-            Kind::StallLink => self.link(kind, pick, Mode::Stalled, lasts).await,
-            Kind::DelayLink => {
+            FaultKind::CutLink => self.link(kind, pick, LinkMode::Cut, lasts).await,
+            FaultKind::StallLink => self.link(kind, pick, LinkMode::Stalled, lasts).await,
+            FaultKind::DelayLink => {
                 let delay = Duration::from_millis(20 + u64::from(pick >> 8) % 600);
-                self.link(kind, pick, Mode::Delay(delay), lasts).await
+                self.link(kind, pick, LinkMode::Delay(delay), lasts).await
             }
-            Kind::LateRequests => {
-                self.commits(kind, pick, Mode::Late(lasts.mul_f64(0.8)), lasts).await
+            FaultKind::LateRequests => {
+                self.commits(kind, pick, LinkMode::Late(lasts.mul_f64(0.8)), lasts).await
             }
-            Kind::LateCommit => self.commits(kind, pick, Mode::LateCommit, lasts).await,
+            FaultKind::LateCommit => self.commits(kind, pick, LinkMode::LateCommit, lasts).await,
         }
     }
 
@@ -138,20 +138,20 @@ impl Ground<'_> {
     /// transactional.ids.
     async fn commits(
         &self,
-        kind: Kind,
+        kind: FaultKind,
         pick: u32,
-        mode: Mode,
+        mode: LinkMode,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
         let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
-        let link = self.world.link_to_broker(Side::Aggregators, broker);
+        let link = self.world.link_to_broker(Caller::Aggregators, broker);
         self.on_link(kind, link, &format!("aggregators to broker {broker}"), mode, lasts).await
     }
 
     async fn kill(
         &self,
-        kind: Kind,
-        slot: &Slot,
+        kind: FaultKind,
+        slot: &MemberSlot,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
         let mut member = slot.hold().await;
@@ -164,12 +164,12 @@ impl Ground<'_> {
 
     async fn stop(
         &self,
-        kind: Kind,
+        kind: FaultKind,
         service: Service,
         pick: u32,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
-        let slot = self.slots.pick(service, pick);
+        let slot = self.supervisor.pick(service, pick);
         let mut member = slot.hold().await;
         self.history.began(kind, &slot.name);
         let (met, how) = end(&mut member).await?;
@@ -181,8 +181,8 @@ impl Ground<'_> {
     /// SIGSTOP. When it wakes, it does not know that it slept.
     async fn sleep(
         &self,
-        kind: Kind,
-        slot: &Slot,
+        kind: FaultKind,
+        slot: &MemberSlot,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
         let mut member = slot.hold().await;
@@ -195,8 +195,8 @@ impl Ground<'_> {
 
     /// A sink that has stored a block just now, and whether there was one: the others' bytes on the
     /// link tell nothing of it.
-    async fn busy_sink(&self, pick: u32) -> (&Slot, bool) {
-        let sinks = self.slots.of(Service::Sink);
+    async fn busy_sink(&self, pick: u32) -> (&MemberSlot, bool) {
+        let sinks = self.supervisor.of(Service::Sink);
         let deadline = Instant::now() + TRAFFIC;
         let mut before = vec![None; sinks.len()];
         loop {
@@ -216,7 +216,7 @@ impl Ground<'_> {
                 }
             }
             if Instant::now() >= deadline {
-                return (self.slots.pick(Service::Sink, pick), false);
+                return (self.supervisor.pick(Service::Sink, pick), false);
             }
             sleep(BUSY_LOOK).await;
         }
@@ -228,7 +228,7 @@ impl Ground<'_> {
         let (slot, busy) = self.busy_sink(pick).await;
         let mut member = slot.hold().await;
         self.history.began(
-            Kind::OversleepSink,
+            FaultKind::OversleepSink,
             &format!("{} for {:.1} s at least", slot.name, lasts.as_secs_f64()),
         );
         let met = member.pause()?;
@@ -267,7 +267,7 @@ impl Ground<'_> {
 
     async fn add(
         &self,
-        kind: Kind,
+        kind: FaultKind,
         service: Service,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
@@ -279,10 +279,10 @@ impl Ground<'_> {
         Ok((ready.is_ok(), format!("joined, then {how}")))
     }
 
-    async fn roll(&self, kind: Kind, service: Service) -> anyhow::Result<(bool, String)> {
+    async fn roll(&self, kind: FaultKind, service: Service) -> anyhow::Result<(bool, String)> {
         self.history.began(kind, "");
         let mut met = true;
-        for slot in self.slots.of(service) {
+        for slot in self.supervisor.of(service) {
             let mut member = slot.hold().await;
             met &= end(&mut member).await?.0;
             member.start_again()?;
@@ -295,7 +295,7 @@ impl Ground<'_> {
 
     /// An aggregator's transactional.id, of one of its producers in rotation.
     fn transactional_id(&self, pick: u32) -> String {
-        let slot = self.slots.pick(Service::Aggregator, pick);
+        let slot = self.supervisor.pick(Service::Aggregator, pick);
         let group = self.world.direct_config().aggregator.group;
         format!("{group}-{}-0-{}", slot.name, (pick >> 16) % 4)
     }
@@ -303,8 +303,8 @@ impl Ground<'_> {
     /// Proven by the owner, who says in its log that it was fenced.
     async fn take_over(&self, pick: u32) -> anyhow::Result<(bool, String)> {
         let id = self.transactional_id(pick);
-        self.history.began(Kind::TakeOver, &id);
-        let log = self.slots.pick(Service::Aggregator, pick).hold().await.log().to_owned();
+        self.history.began(FaultKind::TakeOver, &id);
+        let log = self.supervisor.pick(Service::Aggregator, pick).hold().await.log().to_owned();
         let read = tokio::fs::read(&log).await?.len();
         crate::takeover::take_over(&self.world.direct_bootstrap(), &id).await?;
         let deadline = Instant::now() + NOTICED;
@@ -322,7 +322,7 @@ impl Ground<'_> {
 
     async fn kill_broker(
         &self,
-        kind: Kind,
+        kind: FaultKind,
         broker: usize,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
@@ -338,7 +338,8 @@ impl Ground<'_> {
     async fn sleep_broker(&self, broker: usize, lasts: Duration) -> anyhow::Result<(bool, String)> {
         let which = format!("broker {broker}");
         let met = self.leads(broker).await;
-        self.history.began(Kind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
+        self.history
+            .began(FaultKind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
         self.world.pause_broker(broker)?;
         sleep(lasts).await;
         self.world.resume_broker(broker)?;
@@ -377,7 +378,7 @@ impl Ground<'_> {
 
     /// Waits for bytes of the sinks on their way to the store; whether some came.
     async fn traffic_to_store(&self) -> bool {
-        let link = self.world.link_to_store(Side::Sinks);
+        let link = self.world.link_to_store(Caller::Sinks);
         let before = link.traffic();
         let deadline = Instant::now() + TRAFFIC;
         while link.traffic() == before && Instant::now() < deadline {
@@ -388,7 +389,7 @@ impl Ground<'_> {
 
     async fn kill_store(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
         let met = self.traffic_to_store().await;
-        self.history.began(Kind::KillStore, if met { "mid insert" } else { "idle" });
+        self.history.began(FaultKind::KillStore, if met { "mid insert" } else { "idle" });
         self.world.kill_store().await?;
         sleep(lasts).await;
         self.world.start_store().await?;
@@ -398,23 +399,23 @@ impl Ground<'_> {
     /// Kills the registry. Services ask it now and then only, so whether one did is counted on its
     /// links, which are cut meanwhile.
     async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
-        self.history.began(Kind::KillRegistry, "");
-        let links = [Side::Aggregators, Side::Gateways, Side::Load]
+        self.history.began(FaultKind::KillRegistry, "");
+        let links = [Caller::Aggregators, Caller::Gateways, Caller::Load]
             .map(|side| self.world.link_to_registry(side));
-        links.iter().for_each(|link| link.set(Mode::Cut));
+        links.iter().for_each(|link| link.set(LinkMode::Cut));
         self.world.kill_registry().await?;
         sleep(lasts).await;
         self.world.start_registry().await?;
         let struck: u64 = links.iter().map(|link| link.struck()).sum();
-        links.iter().for_each(|link| link.set(Mode::Open));
+        links.iter().for_each(|link| link.set(LinkMode::Open));
         Ok((struck > 0, format!("struck {struck}")))
     }
 
     async fn link(
         &self,
-        kind: Kind,
+        kind: FaultKind,
         pick: u32,
-        mode: Mode,
+        mode: LinkMode,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
         let links = self.world.links();
@@ -425,17 +426,17 @@ impl Ground<'_> {
 
     async fn on_link(
         &self,
-        kind: Kind,
-        link: Arc<Link>,
+        kind: FaultKind,
+        link: Arc<NetworkLink>,
         name: &str,
-        mode: Mode,
+        mode: LinkMode,
         lasts: Duration,
     ) -> anyhow::Result<(bool, String)> {
         self.history.began(kind, &format!("{name}, {mode:?} for {:.1} s", lasts.as_secs_f64()));
         link.set(mode);
         sleep(lasts).await;
         let struck = link.struck();
-        link.set(Mode::Open);
+        link.set(LinkMode::Open);
         Ok((struck > 0, format!("{name}: struck {struck}")))
     }
 }

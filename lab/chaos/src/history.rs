@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::kind::Kind;
+use crate::fault::FaultKind;
 
 /// A fault's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +22,7 @@ pub(crate) enum Struck {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
+pub struct FaultCounts {
     pub struck: u64,
     pub unproven: u64,
 }
@@ -35,7 +35,7 @@ struct Line<'a> {
     at: f64,
     what: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fault: Option<Kind>,
+    fault: Option<FaultKind>,
     detail: &'a str,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct History {
 
 struct Inner {
     file: BufWriter<File>,
-    faults: BTreeMap<Kind, Tally>,
+    faults: BTreeMap<FaultKind, FaultCounts>,
     /// What makes the run's verdict unknown.
     broken: Vec<String>,
     error: Option<io::Error>,
@@ -67,11 +67,11 @@ impl History {
         self.write(what, None, detail);
     }
 
-    pub(crate) fn began(&self, fault: Kind, detail: &str) {
+    pub(crate) fn began(&self, fault: FaultKind, detail: &str) {
         self.write("fault", Some(fault), detail);
     }
 
-    pub(crate) fn healed(&self, fault: Kind, struck: Struck, detail: &str) {
+    pub(crate) fn healed(&self, fault: FaultKind, struck: Struck, detail: &str) {
         match (struck, self.inner().faults.entry(fault).or_default()) {
             (Struck::Yes, tally) => tally.struck += 1,
             (Struck::Unproven, tally) => tally.unproven += 1,
@@ -87,7 +87,7 @@ impl History {
         self.inner().broken.push(text);
     }
 
-    pub(crate) fn faults(&self) -> BTreeMap<Kind, Tally> {
+    pub(crate) fn faults(&self) -> BTreeMap<FaultKind, FaultCounts> {
         self.inner().faults.clone()
     }
 
@@ -104,7 +104,7 @@ impl History {
         }
     }
 
-    fn write(&self, what: &str, fault: Option<Kind>, detail: &str) {
+    fn write(&self, what: &str, fault: Option<FaultKind>, detail: &str) {
         let at = self.began.elapsed().as_secs_f64();
         let name = fault.map_or_else(String::new, |fault| fault.to_string());
         eprintln!("{at:7.1} s  {what:<16} {name:<28} {detail}");

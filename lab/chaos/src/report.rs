@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::audit::{Audit, ReadReport};
-use crate::history::Tally;
-use crate::kind::Kind;
-use crate::world::Verified;
+use crate::fault::FaultKind;
+use crate::history::FaultCounts;
+use crate::world::VerifyOutput;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,7 +23,7 @@ pub enum Verdict {
 pub struct Report {
     pub seed: u64,
     pub took: Duration,
-    pub faults: BTreeMap<Kind, Tally>,
+    pub faults: BTreeMap<FaultKind, FaultCounts>,
     /// Members that ended by themselves and were started again, by reason.
     pub ended: BTreeMap<String, u64>,
     /// Lines of the members' logs that no fault excuses.
@@ -34,7 +34,7 @@ pub struct Report {
     pub converged: Result<Duration, String>,
     pub audit: Audit,
     pub reads: ReadReport,
-    pub verified: Verified,
+    pub verified: VerifyOutput,
 }
 
 impl Report {
@@ -71,7 +71,7 @@ impl fmt::Display for Report {
         };
         writeln!(f, "seed {}: {verdict} after {:.0} s", self.seed, self.took.as_secs_f64())?;
         writeln!(f, "  {:<30} {:>7} {:>9}", "faults", "struck", "unproven")?;
-        for (kind, Tally { struck, unproven }) in &self.faults {
+        for (kind, FaultCounts { struck, unproven }) in &self.faults {
             writeln!(f, "  {:<30} {struck:>7} {unproven:>9}", kind.to_string())?;
         }
         let unproven: u64 = self.faults.values().map(|tally| tally.unproven).sum();

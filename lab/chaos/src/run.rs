@@ -13,13 +13,13 @@ use anyhow::Context;
 use futures_util::future::join_all;
 
 use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, Topics};
-use crate::faults::{Ground, PARTITIONS, REMEMBERED_BLOCKS, end};
+use crate::fault::{FaultKind, FaultLane};
+use crate::faults::{Injector, PARTITIONS, REMEMBERED_BLOCKS, end};
 use crate::history::History;
-use crate::kind::{Kind, Lane};
 use crate::report::{Report, Verdict};
 use crate::schedule::Schedule;
-use crate::slots::Slots;
-use crate::world::{Kind as Service, Options, Side, World};
+use crate::supervisor::Supervisor;
+use crate::world::{Caller, Options, Service, World};
 
 /// Between the first increments and the first fault.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct RunOptions {
     pub seed: u64,
     pub lasts: Duration,
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<FaultKind>,
     /// Where everything is kept, made anew.
     pub dir: PathBuf,
     pub first_port: u16,
@@ -74,9 +74,9 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         (Service::Producer, 2),
         (Service::Reader, 1),
     ];
-    let slots = Slots::start(&world, &members)?;
+    let supervisor = Supervisor::start(&world, &members)?;
     for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
-        for slot in slots.of(service) {
+        for slot in supervisor.of(service) {
             slot.hold()
                 .await
                 .ready(Duration::from_secs(60))
@@ -87,32 +87,33 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     let load = Load::start(LoadOptions {
         seed: options.seed,
         rate: options.rate,
-        bootstrap: world.bootstrap(Side::Load),
-        registry: world.registry_url(Side::Load),
+        bootstrap: world.bootstrap(Caller::Load),
+        registry: world.registry_url(Caller::Load),
         ids: options.ids,
-        gateways: slots_urls(&slots, Service::Producer).await,
+        gateways: urls_of(&supervisor, Service::Producer).await,
         ..LoadOptions::default()
     })
     .await
     .context("start the load")?;
-    let reads = ReadChecker::start(slots_urls(&slots, Service::Reader).await, load.record());
+    let reads = ReadChecker::start(urls_of(&supervisor, Service::Reader).await, load.record());
     tokio::time::sleep(WARM_UP).await;
 
-    let ground = Ground { world: &world, slots: &slots, load: &load, history: &history };
+    let injector =
+        Injector { world: &world, supervisor: &supervisor, load: &load, history: &history };
     let work = async {
         let deadline = Instant::now() + options.lasts;
-        let lanes = Lane::ALL
+        let lanes = FaultLane::ALL
             .into_iter()
             .filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
-        join_all(lanes.map(|schedule| lane(&ground, schedule, deadline))).await;
+        join_all(lanes.map(|schedule| lane(&injector, schedule, deadline))).await;
         history.say("healing", "no more faults");
         let healed = Instant::now();
-        let ready = all_ready(&slots, healed).await;
+        let ready = all_ready(&supervisor, healed).await;
         tokio::time::sleep(CALM).await;
         let record = load.stop().await?;
         // What their clients gave up may still be in their queues.
         let mut gateways = Vec::new();
-        for slot in slots.of(Service::Producer) {
+        for slot in supervisor.of(Service::Producer) {
             let mut gateway = slot.hold().await;
             end(&mut gateway).await?;
             gateways.push(gateway);
@@ -126,7 +127,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     };
     let worked = tokio::select! {
         worked = work => worked,
-        never = slots.supervise(&history) => match never {},
+        never = supervisor.supervise(&history) => match never {},
     };
     let (record, reads, converged) = worked?;
     history.say("audit", "");
@@ -137,7 +138,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         seed: options.seed,
         took: began.elapsed(),
         faults: history.faults(),
-        ended: slots.ended(),
+        ended: supervisor.ended(),
         bugs: bugs(&options.dir)?,
         broken: history.broken(),
         converged,
@@ -153,15 +154,15 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn lane(ground: &Ground<'_>, schedule: Schedule, deadline: Instant) {
+async fn lane(injector: &Injector<'_>, schedule: Schedule, deadline: Instant) {
     for planned in schedule {
         let strikes_at = Instant::now() + planned.gap;
         if strikes_at >= deadline {
             return;
         }
         tokio::time::sleep(planned.gap).await;
-        if let Err(error) = ground.inject(&planned).await {
-            ground
+        if let Err(error) = injector.inject(&planned).await {
+            injector
                 .history
                 .broke(&format!("{} number {} of its lane", planned.kind, planned.number), &error);
             return;
@@ -179,18 +180,18 @@ fn endpoints(world: &World) -> Endpoints {
     }
 }
 
-async fn slots_urls(slots: &Slots, service: Service) -> Vec<String> {
+async fn urls_of(supervisor: &Supervisor, service: Service) -> Vec<String> {
     let mut urls = Vec::new();
-    for slot in slots.of(service) {
+    for slot in supervisor.of(service) {
         urls.push(slot.hold().await.url());
     }
     urls
 }
 
 /// Waits until every member is ready; else says which is not.
-async fn all_ready(slots: &Slots, healed: Instant) -> Result<(), String> {
+async fn all_ready(supervisor: &Supervisor, healed: Instant) -> Result<(), String> {
     for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
-        for slot in slots.of(service) {
+        for slot in supervisor.of(service) {
             loop {
                 let ready = slot.hold().await.ready(LOOK).await;
                 match ready {

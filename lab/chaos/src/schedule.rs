@@ -7,15 +7,15 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::kind::{Kind, Lane};
+use crate::fault::{FaultKind, FaultLane};
 
 /// One fault to come.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Planned {
-    pub(crate) lane: Lane,
+    pub(crate) lane: FaultLane,
     /// Its number within the lane.
     pub(crate) number: usize,
-    pub(crate) kind: Kind,
+    pub(crate) kind: FaultKind,
     /// After the one before it has healed.
     pub(crate) gap: Duration,
     pub(crate) lasts: Duration,
@@ -27,17 +27,17 @@ pub(crate) struct Planned {
 ///
 /// The kinds come in shuffled rounds, so that each has its turn before any has a second one.
 pub(crate) struct Schedule {
-    lane: Lane,
-    kinds: Vec<Kind>,
-    round: Vec<Kind>,
+    lane: FaultLane,
+    kinds: Vec<FaultKind>,
+    round: Vec<FaultKind>,
     number: usize,
     dice: ChaCha8Rng,
 }
 
 impl Schedule {
     /// `None` if no kind is of this lane.
-    pub(crate) fn new(seed: u64, lane: Lane, kinds: &[Kind]) -> Option<Schedule> {
-        let mut kinds: Vec<Kind> =
+    pub(crate) fn new(seed: u64, lane: FaultLane, kinds: &[FaultKind]) -> Option<Schedule> {
+        let mut kinds: Vec<FaultKind> =
             kinds.iter().copied().filter(|kind| kind.lane() == lane).collect();
         kinds.sort();
         kinds.dedup();
@@ -81,13 +81,13 @@ impl Iterator for Schedule {
 mod tests {
     use super::*;
 
-    fn first(seed: u64, lane: Lane) -> Vec<Planned> {
-        Schedule::new(seed, lane, Kind::all()).unwrap().take(40).collect()
+    fn first(seed: u64, lane: FaultLane) -> Vec<Planned> {
+        Schedule::new(seed, lane, FaultKind::all()).unwrap().take(40).collect()
     }
 
     #[test]
     fn a_seed_gives_one_schedule_and_another_seed_another() {
-        for lane in Lane::ALL {
+        for lane in FaultLane::ALL {
             assert_eq!(first(7, lane), first(7, lane));
             assert_ne!(first(7, lane), first(8, lane));
         }
@@ -96,24 +96,24 @@ mod tests {
     #[test]
     fn every_kind_has_its_turn_before_any_has_a_second_one() {
         let mut seen = Vec::new();
-        for lane in Lane::ALL {
-            let of_lane = Kind::all().iter().filter(|kind| kind.lane() == lane).count();
-            let mut round: Vec<Kind> =
+        for lane in FaultLane::ALL {
+            let of_lane = FaultKind::all().iter().filter(|kind| kind.lane() == lane).count();
+            let mut round: Vec<FaultKind> =
                 first(3, lane).iter().take(of_lane).map(|planned| planned.kind).collect();
             seen.append(&mut round);
         }
         seen.sort();
-        assert_eq!(seen, Kind::all());
+        assert_eq!(seen, FaultKind::all());
     }
 
     #[test]
     fn a_lane_without_kinds_has_no_schedule() {
-        assert!(Schedule::new(1, Lane::Links, &[Kind::KillSink]).is_none());
-        let only: Vec<Kind> = Schedule::new(1, Lane::Sinks, &[Kind::KillSink])
+        assert!(Schedule::new(1, FaultLane::Links, &[FaultKind::KillSink]).is_none());
+        let only: Vec<FaultKind> = Schedule::new(1, FaultLane::Sinks, &[FaultKind::KillSink])
             .unwrap()
             .take(3)
             .map(|planned| planned.kind)
             .collect();
-        assert_eq!(only, [Kind::KillSink; 3]);
+        assert_eq!(only, [FaultKind::KillSink; 3]);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  aggregators ─┐                  ┌─► broker 0 ◄─link─┐
 //!  sinks ───────┤                  ├─► broker 1 ◄─link─┼─ brokers
-//!  gateways ────┼─ a Link of each ─┼─► broker 2 ◄─link─┘
+//!  gateways ────┼─ a link of each ─┼─► broker 2 ◄─link─┘
 //!  readers ─────┤  side to each    ├─► registry
 //!  load ────────┘  peer it uses    └─► store
 //!  auditor, tools ───────────────────► all of them, past the links
@@ -18,21 +18,21 @@
 //! <dir>/logs/                        what each process prints, over its restarts
 //! ```
 
+mod address_plan;
 mod addresses;
 mod brokers;
+mod caller;
+mod child_process;
 mod error;
 mod folder;
 mod link;
 mod links;
 mod member;
 mod metadata;
-mod nursery;
-mod plan;
 mod ports;
-mod program;
 mod properties;
 mod server;
-mod side;
+mod spawner;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,20 +45,20 @@ use tally_platform::store;
 use tally_stack::{Part, Progress};
 use tokio::process::Command;
 
+pub use caller::Caller;
 pub use error::Error;
-pub use link::{Link, Mode};
-pub use member::{Kind, Member};
-pub use side::Side;
+pub use link::{LinkMode, NetworkLink};
+pub use member::{Member, Service};
 
+use address_plan::AddressPlan;
 use brokers::Brokers;
+use child_process::ChildProcess;
 use folder::Folder;
-use links::Links;
+use links::NetworkLinks;
 use member::Addresses;
-use nursery::Nursery;
-use plan::Plan;
 use ports::Ports;
-use program::Program;
-use server::{Home, Server};
+use server::{Server, ServerContext};
+use spawner::Spawner;
 
 const BROKERS: usize = 3;
 const HTTP_PATIENCE: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ pub struct Options {
 
 /// What `tally reconciler verify` ended with, and printed.
 #[derive(Clone, Debug, Serialize)]
-pub struct Verified {
+pub struct VerifyOutput {
     /// None when a signal ended it.
     pub code: Option<i32>,
     pub said: String,
@@ -88,21 +88,21 @@ pub struct World {
     folder: Folder,
     program: PathBuf,
     partitions: i32,
-    plan: Plan,
-    links: Links,
+    plan: AddressPlan,
+    links: NetworkLinks,
     brokers: Brokers,
     registry: Server,
     store: Server,
-    nursery: Nursery,
+    spawner: Spawner,
     http: reqwest::Client,
-    roster: Mutex<Roster>,
+    members: Mutex<MemberRegistry>,
 }
 
 /// The members that were ever started.
-struct Roster {
+struct MemberRegistry {
     ports: Ports,
-    addresses: BTreeMap<(Kind, String), Addresses>,
-    programs: Vec<Weak<Program>>,
+    addresses: BTreeMap<(Service, String), Addresses>,
+    programs: Vec<Weak<ChildProcess>>,
 }
 
 impl World {
@@ -111,28 +111,29 @@ impl World {
     pub async fn start(options: &Options) -> Result<World, Error> {
         let folder = Folder::anew(&options.dir)?;
         let mut ports = Ports::from(options.first_port);
-        let plan = Plan::new(BROKERS, &mut ports)?;
+        let plan = AddressPlan::new(BROKERS, &mut ports)?;
         let progress = Progress::auto();
         let (jars, registry, engine) = tokio::try_join!(
             Part::Broker.fetch(&progress),
             Part::Registry.fetch(&progress),
             Part::Store.fetch(&progress),
         )?;
-        let links = Links::start(&plan).await?;
-        let nursery = Nursery::new()?;
+        let links = NetworkLinks::start(&plan).await?;
+        let spawner = Spawner::new()?;
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(HTTP_PATIENCE)
             .build()
             .map_err(Error::Http)?;
         let (dir, logs) = (folder.dir(), &folder.logs());
-        let home = Home { dir, logs, nursery: &nursery, http: &http };
+        let context = ServerContext { dir, logs, spawner: &spawner, http: &http };
         let (brokers, registry, store) = tokio::try_join!(
-            Brokers::start(&plan, dir, logs, &jars, &nursery),
-            Server::registry(&home, plan.registry.direct, &registry),
-            Server::store(&home, plan.store.direct, &options.program, &engine),
+            Brokers::start(&plan, dir, logs, &jars, &spawner),
+            Server::registry(&context, plan.registry.direct, &registry),
+            Server::store(&context, plan.store.direct, &options.program, &engine),
         )?;
-        let roster = Mutex::new(Roster { ports, addresses: BTreeMap::new(), programs: Vec::new() });
+        let members =
+            Mutex::new(MemberRegistry { ports, addresses: BTreeMap::new(), programs: Vec::new() });
         let Options { program, partitions, .. } = options.clone();
         let world = World {
             folder,
@@ -143,9 +144,9 @@ impl World {
             brokers,
             registry,
             store,
-            nursery,
+            spawner,
             http,
-            roster,
+            members,
         };
         world.init().await?;
         Ok(world)
@@ -162,9 +163,9 @@ impl World {
     }
 
     /// Replays the log past the links, and compares.
-    pub async fn verify(&self) -> Result<Verified, Error> {
+    pub async fn verify(&self) -> Result<VerifyOutput, Error> {
         let output = self.tally(&["reconciler", "verify"]).await?;
-        Ok(Verified { code: output.status.code(), said: said(&output) })
+        Ok(VerifyOutput { code: output.status.code(), said: said(&output) })
     }
 
     async fn tally(&self, args: &[&str]) -> Result<std::process::Output, Error> {
@@ -191,29 +192,29 @@ impl World {
 
     /// Starts a service; the name tells it from others of its kind, and is an aggregator's
     /// instance.
-    pub fn start_member(&self, kind: Kind, name: &str) -> Result<Member, Error> {
+    pub fn start_member(&self, kind: Service, name: &str) -> Result<Member, Error> {
         self.start_member_with(kind, name, |_| {})
     }
 
     /// As [`World::start_member`], with a configuration that differs.
     pub fn start_member_with(
         &self,
-        kind: Kind,
+        kind: Service,
         name: &str,
         change: impl FnOnce(&mut Config),
     ) -> Result<Member, Error> {
         let full_name = format!("{kind}-{name}");
-        let addresses = self.roster().addresses(kind, name)?;
-        let mut config = self.config(kind.side());
+        let addresses = self.members().addresses(kind, name)?;
+        let mut config = self.config(kind.caller());
         config.aggregator.instance = Some(name.to_owned());
         match kind {
-            Kind::Producer => {
+            Service::Producer => {
                 (config.producer.listen, config.producer.health) =
                     (addresses.listen, addresses.health);
             }
-            Kind::Aggregator => config.aggregator.health = addresses.health,
-            Kind::Sink => config.sink.health = addresses.health,
-            Kind::Reader => {
+            Service::Aggregator => config.aggregator.health = addresses.health,
+            Service::Sink => config.sink.health = addresses.health,
+            Service::Reader => {
                 (config.reader.listen, config.reader.health) = (addresses.listen, addresses.health);
             }
         }
@@ -222,8 +223,8 @@ impl World {
         let mut command = std::process::Command::new(&self.program);
         command.arg("--config").arg(file).arg(kind.name()).current_dir(self.folder.dir());
         let log = self.folder.logs().join(format!("{full_name}.log"));
-        let program = Arc::new(Program::new(&full_name, command, log, &self.nursery)?);
-        self.roster().programs.push(Arc::downgrade(&program));
+        let program = Arc::new(ChildProcess::new(&full_name, command, log, &self.spawner)?);
+        self.members().programs.push(Arc::downgrade(&program));
         Member::start(addresses, program, self.http.clone())
     }
 
@@ -234,31 +235,31 @@ impl World {
         Ok(path)
     }
 
-    fn roster(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    fn members(&self) -> MutexGuard<'_, MemberRegistry> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every link with its name, always in the same order.
-    pub fn links(&self) -> &[(String, Arc<Link>)] {
+    pub fn links(&self) -> &[(String, Arc<NetworkLink>)] {
         self.links.all()
     }
 
     /// # Panics
     /// If there is no such broker.
-    pub fn link_to_broker(&self, side: Side, broker: usize) -> Arc<Link> {
-        self.links.to_broker(side, broker)
+    pub fn link_to_broker(&self, caller: Caller, broker: usize) -> Arc<NetworkLink> {
+        self.links.to_broker(caller, broker)
     }
 
     /// # Panics
-    /// If that side does not use the registry.
-    pub fn link_to_registry(&self, side: Side) -> Arc<Link> {
-        self.links.to_registry(side)
+    /// If that caller does not use the registry.
+    pub fn link_to_registry(&self, caller: Caller) -> Arc<NetworkLink> {
+        self.links.to_registry(caller)
     }
 
     /// # Panics
-    /// If that side does not use the store.
-    pub fn link_to_store(&self, side: Side) -> Arc<Link> {
-        self.links.to_store(side)
+    /// If that caller does not use the store.
+    pub fn link_to_store(&self, caller: Caller) -> Arc<NetworkLink> {
+        self.links.to_store(caller)
     }
 
     /// How many brokers there are; they are numbered from zero.
@@ -332,7 +333,7 @@ impl World {
 
     /// Kills every process, members that are still there among them; the folder stays.
     pub async fn stop(self) -> Result<(), Error> {
-        let members: Vec<_> = self.roster().programs.iter().filter_map(Weak::upgrade).collect();
+        let members: Vec<_> = self.members().programs.iter().filter_map(Weak::upgrade).collect();
         let parts = self.brokers.programs().chain([self.registry.program(), self.store.program()]);
         for program in members.iter().map(Arc::as_ref).chain(parts) {
             program.kill_and_wait().await?;
@@ -341,8 +342,8 @@ impl World {
     }
 }
 
-impl Roster {
-    fn addresses(&mut self, kind: Kind, name: &str) -> Result<Addresses, Error> {
+impl MemberRegistry {
+    fn addresses(&mut self, kind: Service, name: &str) -> Result<Addresses, Error> {
         let member = (kind, name.to_owned());
         if let Some(addresses) = self.addresses.get(&member) {
             return Ok(*addresses);

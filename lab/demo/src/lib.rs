@@ -23,7 +23,7 @@ use indicatif::{HumanCount, MultiProgress};
 use tally_platform::config::Config;
 use tally_platform::store;
 use tally_stack::artifacts::{NpmPackage, npm_package};
-use tally_stack::{Progress, Service, ServiceArgs, Services, StackArgs};
+use tally_stack::{Progress, ServiceArgs, ServiceProcess, Services, StackArgs};
 
 use self::report::Stage;
 use self::watch::Watch;
@@ -179,7 +179,7 @@ async fn kill_midway(
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let summed = watch.summed();
-    let victims: Vec<&Service> = services
+    let victims: Vec<&ServiceProcess> = services
         .all
         .iter()
         .filter(|service| ["aggregator-1", "sink-1"].contains(&&*service.name))

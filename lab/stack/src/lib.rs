@@ -41,7 +41,7 @@ pub use error::Error;
 pub use part::{NoAnswer, Part};
 pub use prerequisites::{Error as MissingPrerequisites, check as check_prerequisites};
 pub use progress::Progress;
-pub use services::{Service, ServiceArgs, Services};
+pub use services::{ServiceArgs, ServiceProcess, Services};
 pub use stack::{Stack, StackArgs};
 pub use status::{Condition, PartStatus, Status, status};
 pub use store::store_library;

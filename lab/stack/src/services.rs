@@ -39,7 +39,7 @@ pub struct ServiceArgs {
 
 /// One service process.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub struct ServiceProcess {
     /// Its name in the stack, and its log's.
     pub name: String,
     /// The command of `tally` that it is.
@@ -53,7 +53,7 @@ pub struct Services<'s> {
     state: StateFile,
     http: reqwest::Client,
     config: PathBuf,
-    pub all: Vec<Service>,
+    pub all: Vec<ServiceProcess>,
 }
 
 impl<'s> Services<'s> {
@@ -82,7 +82,7 @@ impl<'s> Services<'s> {
             named.push((numbered("sink", number), "sink"));
         }
         let all = named.into_iter().zip(args.health_port..).map(|((name, command), port)| {
-            Service { name, command, health: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
+            ServiceProcess { name, command, health: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
         });
         Ok(Services {
             stack,
@@ -104,7 +104,7 @@ impl<'s> Services<'s> {
         Error::all(outcomes.into_iter().filter_map(Result::err).collect())
     }
 
-    async fn ensure(&self, service: &Service) -> Result<(), Error> {
+    async fn ensure(&self, service: &ServiceProcess) -> Result<(), Error> {
         let process = match self.running(&service.name)? {
             Some(process) => process,
             None => self.start(service)?,
@@ -113,7 +113,7 @@ impl<'s> Services<'s> {
     }
 
     /// Starts one service, without waiting for it to be ready.
-    pub fn start(&self, service: &Service) -> Result<Process, Error> {
+    pub fn start(&self, service: &ServiceProcess) -> Result<Process, Error> {
         let health = service.health.to_string();
         let mut command = Command::new(&self.stack.program);
         command
@@ -156,7 +156,11 @@ impl<'s> Services<'s> {
     }
 
     /// Waits until the service says that it is ready.
-    pub async fn wait_ready(&self, service: &Service, mut process: Process) -> Result<(), Error> {
+    pub async fn wait_ready(
+        &self,
+        service: &ServiceProcess,
+        mut process: Process,
+    ) -> Result<(), Error> {
         let log = || LogTail::read(self.stack.log(&service.name));
         let deadline = Instant::now() + READY_LIMIT;
         let url = format!("http://{}/readyz", service.health);

@@ -16,7 +16,7 @@ const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// How a message goes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Way {
+pub(super) enum Route {
     /// One increment, by a Kafka producer.
     Single,
     /// A batch, by a Kafka producer.
@@ -27,13 +27,13 @@ pub(super) enum Way {
     Bad,
 }
 
-impl Way {
+impl Route {
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Way::Single => "single",
-            Way::Batch => "batch",
-            Way::Request => "request",
-            Way::Bad => "bad",
+            Route::Single => "single",
+            Route::Batch => "batch",
+            Route::Request => "request",
+            Route::Bad => "bad",
         }
     }
 }
@@ -59,7 +59,7 @@ pub(super) struct Content {
     pub(super) is_single: bool,
 }
 
-struct Shape {
+struct ContentTraits {
     counts: Counts,
     repeats: bool,
     /// Some of its increments have ids that others have too.
@@ -74,7 +74,7 @@ pub(super) struct Bad {
     pub(super) payload: Vec<u8>,
 }
 
-pub(super) struct Plan {
+pub(super) struct LoadPlan {
     seed: u64,
     /// Whether ids are used, and messages sent more than once.
     ids: bool,
@@ -82,9 +82,9 @@ pub(super) struct Plan {
     pub(super) counters: Counters,
 }
 
-impl Plan {
-    pub(super) fn new(seed: u64, ids: bool, schemas: SchemaIds) -> Plan {
-        Plan { seed, ids, schemas, counters: Counters::new() }
+impl LoadPlan {
+    pub(super) fn new(seed: u64, ids: bool, schemas: SchemaIds) -> LoadPlan {
+        LoadPlan { seed, ids, schemas, counters: Counters::new() }
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -96,13 +96,13 @@ impl Plan {
     }
 
     /// Dice for what happens to a message on its way, which its content does not depend on.
-    pub(super) fn fate(&self, way: Way, number: u32) -> Dice {
+    pub(super) fn fate(&self, way: Route, number: u32) -> Dice {
         Dice::new(self.seed, 16 + way as u64, number.into())
     }
 
-    pub(super) fn content(&self, way: Way, number: u32, clock_ms: i64) -> Content {
+    pub(super) fn content(&self, way: Route, number: u32, clock_ms: i64) -> Content {
         let mut dice = Dice::new(self.seed, way as u64, number.into());
-        let Shape { counts, repeats, shares_ids, is_single } = self.shape(way, &mut dice);
+        let ContentTraits { counts, repeats, shares_ids, is_single } = self.shape(way, &mut dice);
         let count = if is_single { 1 } else { 1 + dice.below(MOST_IN_BATCH) };
         let name = format!("{}-{number}", way.as_str());
         let increments = (0..count)
@@ -122,7 +122,7 @@ impl Plan {
             })
             .collect();
         // A request is recognised by its id, whether or not ids are on.
-        let has_id = counts == Counts::OnceByBatch || (way == Way::Request && !self.ids);
+        let has_id = counts == Counts::OnceByBatch || (way == Route::Request && !self.ids);
         Content {
             counts,
             repeats,
@@ -134,11 +134,11 @@ impl Plan {
     /// With ids on, every message has one, as everybody's should that must count once end to end:
     /// librdkafka itself, its idempotence on, appends messages twice when it begins a new epoch
     /// with requests whose answers it has lost.
-    fn shape(&self, way: Way, dice: &mut Dice) -> Shape {
+    fn shape(&self, way: Route, dice: &mut Dice) -> ContentTraits {
         let roll = dice.below(100);
-        let is_single = way == Way::Single || (way == Way::Request && self.ids && roll >= 85);
+        let is_single = way == Route::Single || (way == Route::Request && self.ids && roll >= 85);
         if !self.ids {
-            return Shape {
+            return ContentTraits {
                 counts: Counts::EachTime,
                 repeats: false,
                 shares_ids: false,
@@ -146,12 +146,12 @@ impl Plan {
             };
         }
         let (counts, shares_ids) = match (way, roll) {
-            (Way::Batch, ..4) => (Counts::OnceByBatch, true),
-            (Way::Batch, ..60) | (Way::Request, ..70) => (Counts::OnceByBatch, false),
+            (Route::Batch, ..4) => (Counts::OnceByBatch, true),
+            (Route::Batch, ..60) | (Route::Request, ..70) => (Counts::OnceByBatch, false),
             _ => (Counts::OnceByIncrement, false),
         };
-        let repeats = way == Way::Request || dice.below(100) < 15;
-        Shape { counts, repeats, shares_ids, is_single }
+        let repeats = way == Route::Request || dice.below(100) < 15;
+        ContentTraits { counts, repeats, shares_ids, is_single }
     }
 
     /// The message of a Kafka producer.
@@ -163,7 +163,7 @@ impl Plan {
     }
 
     pub(super) fn bad(&self, number: u32, clock_ms: i64) -> Bad {
-        let mut dice = Dice::new(self.seed, Way::Bad as u64, number.into());
+        let mut dice = Dice::new(self.seed, Route::Bad as u64, number.into());
         let sound = Increment {
             namespace: "bad".into(),
             key: format!("bad-{number}"),
@@ -216,9 +216,9 @@ mod tests {
 
     #[test]
     fn a_message_is_made_again_as_it_was() {
-        let (one, again) = (Plan::new(5, true, SCHEMAS), Plan::new(5, true, SCHEMAS));
+        let (one, again) = (LoadPlan::new(5, true, SCHEMAS), LoadPlan::new(5, true, SCHEMAS));
         for number in 0..200 {
-            for way in [Way::Single, Way::Batch, Way::Request] {
+            for way in [Route::Single, Route::Batch, Route::Request] {
                 let content = one.content(way, number, CLOCK_MS);
                 assert_eq!(content.batch, again.content(way, number, CLOCK_MS).batch);
                 let read = codec::read_message(SCHEMAS, &one.payload(&content)).unwrap();
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn with_ids_all_kinds_come_up_and_every_message_is_safe_to_send_again() {
-        let plan = Plan::new(1, true, SCHEMAS);
-        for way in [Way::Single, Way::Batch, Way::Request] {
+        let plan = LoadPlan::new(1, true, SCHEMAS);
+        for way in [Route::Single, Route::Batch, Route::Request] {
             let contents: Vec<_> =
                 (0..500).map(|number| plan.content(way, number, CLOCK_MS)).collect();
             for content in &contents {
@@ -241,13 +241,14 @@ mod tests {
                 assert!(content.batch.id.is_some() || by_items);
             }
             let repeated = contents.iter().filter(|content| content.repeats).count();
-            assert_eq!(repeated == contents.len(), way == Way::Request);
+            assert_eq!(repeated == contents.len(), way == Route::Request);
             assert!(repeated > 0);
         }
         let reasons: BTreeSet<_> =
             (0..100).map(|number| plan.bad(number, CLOCK_MS).reason).collect();
         assert_eq!(reasons.len(), 7);
-        let shared = (0..500).flat_map(|n| plan.content(Way::Batch, n, CLOCK_MS).batch.increments);
+        let shared =
+            (0..500).flat_map(|n| plan.content(Route::Batch, n, CLOCK_MS).batch.increments);
         let shared: Vec<_> =
             shared.filter(|i| i.id.as_deref().is_some_and(|id| id.starts_with("shared"))).collect();
         assert!(!shared.is_empty() && shared.iter().all(|increment| increment.namespace != READS));
@@ -255,12 +256,12 @@ mod tests {
 
     #[test]
     fn without_ids_there_are_none_but_for_recognising_requests() {
-        let plan = Plan::new(1, false, SCHEMAS);
+        let plan = LoadPlan::new(1, false, SCHEMAS);
         for number in 0..500 {
-            for way in [Way::Single, Way::Batch, Way::Request] {
+            for way in [Route::Single, Route::Batch, Route::Request] {
                 let content = plan.content(way, number, CLOCK_MS);
                 assert_eq!((content.counts, content.repeats), (Counts::EachTime, false));
-                assert_eq!(content.batch.id.is_some(), way == Way::Request);
+                assert_eq!(content.batch.id.is_some(), way == Route::Request);
                 assert!(content.batch.increments.iter().all(|increment| increment.id.is_none()));
             }
         }

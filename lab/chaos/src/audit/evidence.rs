@@ -24,11 +24,11 @@ mod tests;
 use std::collections::HashMap;
 
 use self::cells::Names;
-use self::messages::Found;
+use self::messages::Occurrences;
 use self::partition::Partition;
-use super::content::Way;
+use super::content::Route;
 use super::record::{Record, State};
-use super::verdict::{Audit, Findings, Sent, Wrong};
+use super::verdict::{Audit, FindingKind, Findings, Sent};
 
 pub(super) use self::rejected::Rejection;
 
@@ -37,7 +37,7 @@ pub(super) struct Evidence<'r> {
     /// The entry of each request by its number.
     requests: HashMap<u32, u32>,
     /// What was found of each entry.
-    found: Vec<Found>,
+    found: Vec<Occurrences>,
     names: Names,
     partitions: Vec<Partition>,
     topic_id: Option<String>,
@@ -64,16 +64,16 @@ impl<'r> Evidence<'r> {
     /// `begins` are the offsets that the partitions of `increments` begin at.
     pub(super) fn new(record: &'r Record, begins: &[i64]) -> Evidence<'r> {
         let entries = record.entries.iter().zip(0u32..);
-        let requests = entries.filter(|(entry, _)| entry.way == Way::Request);
+        let requests = entries.filter(|(entry, _)| entry.way == Route::Request);
         let requests = requests.map(|(entry, mark)| (entry.number, mark)).collect();
         let mut audit = Audit { sent: sent(record), ..Audit::default() };
         for oddity in &record.oddities {
-            audit.findings.add(Wrong::Answer, None, || oddity.clone());
+            audit.findings.add(FindingKind::Answer, None, || oddity.clone());
         }
         Evidence {
             record,
             requests,
-            found: vec![Found::default(); record.entries.len()],
+            found: vec![Occurrences::default(); record.entries.len()],
             names: Names::default(),
             partitions: begins.iter().map(|begin| Partition::new(*begin)).collect(),
             topic_id: None,
@@ -87,14 +87,14 @@ impl<'r> Evidence<'r> {
         let Some(partition) = partition.and_then(|number| self.partitions.get_mut(number)) else {
             self.audit
                 .findings
-                .add(Wrong::Ledger, None, || format!("a row of no partition: {row:?}"));
+                .add(FindingKind::Ledger, None, || format!("a row of no partition: {row:?}"));
             return;
         };
         if row.namespace == LEDGER {
             partition.ledger.push(row);
         } else {
-            let place = (self.names.number(&row.namespace, &row.key), row.bucket);
-            cells::add(&mut partition.store, place, row.sum, row.events);
+            let cell = (self.names.number(&row.namespace, &row.key), row.bucket);
+            cells::add(&mut partition.store, cell, row.sum, row.events);
         }
     }
 
@@ -118,7 +118,7 @@ impl<'r> Evidence<'r> {
 fn sent(record: &Record) -> Sent {
     let mut sent = Sent::default();
     for entry in &record.entries {
-        if entry.way == Way::Bad {
+        if entry.way == Route::Bad {
             sent.bad += 1;
             continue;
         }

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!            ┌─► direct: singles ──┐
-//!  Plan ─────┼─► direct: batches ──┼──────────────► increments
+//!  LoadPlan ─────┼─► direct: batches ──┼──────────────► increments
 //!  (seed)    ├─► direct: bad ──────┘                   ▲
 //!            └─► gateway: requests ──► gateways ───────┘
 //!                        │
-//!                        └──► Book: attempted, then acknowledged, unknown or not applied
+//!                        └──► LiveRecord: attempted, then acknowledged, unknown or not applied
 //! ```
 //!
-//! The lanes do not wait for each other: a gateway that is down stops no producer.
+//! The writers do not wait for each other: a gateway that is down stops no producer.
 
 mod client;
 mod direct;
@@ -23,9 +23,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::client::Client;
-use super::book::{Book, Progress};
-use super::content::{Plan, Way};
+use super::content::{LoadPlan, Route};
 use super::error::Error;
+use super::live_record::{LiveRecord, Progress};
 use super::record::Record;
 use super::registry;
 
@@ -68,64 +68,70 @@ impl Default for LoadOptions {
 
 /// The load as it runs.
 pub struct Load {
-    book: Arc<Book>,
+    record: Arc<LiveRecord>,
     stop: CancellationToken,
-    lanes: Mutex<Option<JoinSet<Result<(), Error>>>>,
+    writers: Mutex<Option<JoinSet<Result<(), Error>>>>,
 }
 
 impl Load {
     /// Starts to write. The registry must have the schemas, and a broker must answer.
     pub async fn start(options: LoadOptions) -> Result<Load, Error> {
         let schemas = registry::sources(&options.registry, &options.topic).await?;
-        let book = Arc::new(Book::new(Plan::new(options.seed, options.ids, schemas)));
+        let record = Arc::new(LiveRecord::new(LoadPlan::new(options.seed, options.ids, schemas)));
         let stop = CancellationToken::new();
-        let mut lanes = JoinSet::new();
+        let mut writers = JoinSet::new();
         let rate = options.rate as f64;
         let requests = if options.gateways.is_empty() { 0.0 } else { REQUESTS };
         let shares = [
-            (Way::Single, SINGLES * rate),
-            (Way::Batch, (1.0 - SINGLES - requests) * rate),
-            (Way::Bad, BAD),
+            (Route::Single, SINGLES * rate),
+            (Route::Batch, (1.0 - SINGLES - requests) * rate),
+            (Route::Bad, BAD),
         ];
         for (way, per_second) in shares {
-            let client = Client::new(&options.bootstrap, &options.topic, Arc::clone(&book))?;
+            let client = Client::new(&options.bootstrap, &options.topic, Arc::clone(&record))?;
             let (client, partitions) =
                 blocking(move || client.partitions().map(|count| (client, count))).await?;
-            let lane =
-                direct::Lane { way, per_second, partitions, client, book: Arc::clone(&book) };
-            lanes.spawn(lane.run(stop.clone()));
+            let writer = direct::KafkaWriter {
+                way,
+                per_second,
+                partitions,
+                client,
+                record: Arc::clone(&record),
+            };
+            writers.spawn(writer.run(stop.clone()));
         }
         if requests > 0.0 {
             let (per_second, gateways) = (requests * rate, options.gateways);
-            let lane = gateway::Lane { per_second, gateways, book: Arc::clone(&book) };
-            lanes.spawn(lane.run(stop.clone()));
+            let writer =
+                gateway::GatewayWriter { per_second, gateways, record: Arc::clone(&record) };
+            writers.spawn(writer.run(stop.clone()));
         }
-        Ok(Load { book, stop, lanes: Mutex::new(Some(lanes)) })
+        Ok(Load { record, stop, writers: Mutex::new(Some(writers)) })
     }
 
     /// What is known so far, for those who check while it runs.
-    pub fn record(&self) -> Arc<Book> {
-        Arc::clone(&self.book)
+    pub fn record(&self) -> Arc<LiveRecord> {
+        Arc::clone(&self.record)
     }
 
     pub fn progress(&self) -> Progress {
-        self.book.progress()
+        self.record.progress()
     }
 
     /// The clock that events happen by jumps from where it is.
     pub fn step_clock(&self, ms: i64) {
-        self.book.step_clock(ms);
+        self.record.step_clock(ms);
     }
 
     /// Stops writing, waits until everything is settled or given up, and hands the record over.
     pub async fn stop(&self) -> Result<Record, Error> {
-        let mut lanes = self.lanes.lock().await.take().ok_or(Error::Stopped)?;
+        let mut writers = self.writers.lock().await.take().ok_or(Error::Stopped)?;
         self.stop.cancel();
-        while let Some(ended) = lanes.join_next().await {
+        while let Some(ended) = writers.join_next().await {
             ended.map_err(|error| Error::Task { task: "load", reason: error.to_string() })??;
         }
-        let book = Arc::clone(&self.book);
-        blocking(move || Ok(book.close())).await
+        let record = Arc::clone(&self.record);
+        blocking(move || Ok(record.close())).await
     }
 }
 

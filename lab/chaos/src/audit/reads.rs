@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::book::{Acknowledged, Book, ReadCounter};
 use super::counters::{READ_COUNTERS, READS};
 use super::dice::Dice;
 use super::error::Error;
+use super::live_record::{Acknowledged, LiveRecord, ReadCounter};
 
 /// How many read at once, and how long each rests.
 const READERS: u64 = 4;
@@ -38,7 +38,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads until it is stopped.
 pub struct ReadChecker {
-    reader: Reader,
+    reader: ReadClient,
     stop: CancellationToken,
     readers: JoinSet<Result<(), Error>>,
 }
@@ -71,7 +71,7 @@ pub struct Violation {
 }
 
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct CounterAnswer {
     value: i64,
     events: i64,
     as_of: String,
@@ -82,11 +82,11 @@ type Position = BTreeMap<i32, i64>;
 
 impl ReadChecker {
     /// Reads from each of the readers whose URLs are given. Without any, nothing is read.
-    pub fn start(urls: Vec<String>, book: Arc<Book>) -> ReadChecker {
+    pub fn start(urls: Vec<String>, record: Arc<LiveRecord>) -> ReadChecker {
         let (stop, report) =
             (CancellationToken::new(), Arc::new(Mutex::new(ReadReport::default())));
         let mut readers = JoinSet::new();
-        let reader = Reader { urls, book, report };
+        let reader = ReadClient { urls, record, report };
         for number in (0..READERS).filter(|_| !reader.urls.is_empty()) {
             let (reader, stop) = (reader.clone(), stop.clone());
             readers.spawn(async move {
@@ -112,43 +112,44 @@ impl ReadChecker {
 }
 
 #[derive(Clone)]
-struct Reader {
+struct ReadClient {
     urls: Vec<String>,
-    book: Arc<Book>,
+    record: Arc<LiveRecord>,
     report: Arc<Mutex<ReadReport>>,
 }
 
 /// What a read came to.
-enum Read {
+enum ReadResult {
     Sound,
     Unanswered(String),
-    Wrong { answer: String, fault: Fault },
+    FindingKind { answer: String, fault: ReadFault },
 }
 
 /// What is wrong with an answer.
 #[derive(Debug, PartialEq, Eq)]
-struct Fault {
+struct ReadFault {
     what: String,
     /// As in [`Violation`].
     newest: Vec<(i32, i64, i64)>,
 }
 
-impl Fault {
-    fn new(what: String) -> Fault {
-        Fault { what, newest: Vec::new() }
+impl ReadFault {
+    fn new(what: String) -> ReadFault {
+        ReadFault { what, newest: Vec::new() }
     }
 }
 
-impl Reader {
+impl ReadClient {
     async fn run(self, number: u64) -> Result<(), Error> {
         let http =
             reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(Error::Http)?;
-        let mut dice = Dice::new(self.book.plan.seed(), DICE, number);
+        let mut dice = Dice::new(self.record.plan.seed(), DICE, number);
         loop {
             let counter = dice.below(READ_COUNTERS.into()) as usize;
             let base = self.urls[dice.below(self.urls.len() as u64) as usize].trim_end_matches('/');
             let mut url = format!("{base}/v1/counters/{READS}/read-{counter}");
-            let newest = self.book.with_reads(|reads| reads[counter].acknowledged.last().copied());
+            let newest =
+                self.record.with_reads(|reads| reads[counter].acknowledged.last().copied());
             let after = newest.filter(|_| dice.below(100) < AFTER_PERCENT);
             if let Some(Acknowledged { partition, next, .. }) = after {
                 url.push_str(&format!("?after={partition}:{next}"));
@@ -169,14 +170,14 @@ impl Reader {
                     format!("{}/v1/counters/{READS}/read-{counter}", base.trim_end_matches('/'));
                 let read = loop {
                     match self.read(&http, &url, counter, None).await {
-                        Read::Unanswered(_) if Instant::now() < deadline => {
+                        ReadResult::Unanswered(_) if Instant::now() < deadline => {
                             tokio::time::sleep(REST).await
                         }
-                        Read::Unanswered(why) => {
-                            let fault = Fault::new(String::from(
+                        ReadResult::Unanswered(why) => {
+                            let fault = ReadFault::new(String::from(
                                 "not answered, though everything has healed",
                             ));
-                            break Read::Wrong { answer: why, fault };
+                            break ReadResult::FindingKind { answer: why, fault };
                         }
                         read => break read,
                     }
@@ -193,41 +194,41 @@ impl Reader {
         url: &str,
         counter: usize,
         after: Option<Acknowledged>,
-    ) -> Read {
+    ) -> ReadResult {
         let answer = async {
             let answer = http.get(url).send().await?;
             Ok((answer.status(), answer.text().await?))
         };
         let (status, text) = match answer.await {
             Ok(answer) => answer,
-            Err(error) => return Read::Unanswered(unanswered(&error).to_owned()),
+            Err(error) => return ReadResult::Unanswered(unanswered(&error).to_owned()),
         };
         if status.is_server_error() || status.as_u16() == 429 {
-            return Read::Unanswered(format!("{} {}", status.as_u16(), problem(&text)));
+            return ReadResult::Unanswered(format!("{} {}", status.as_u16(), problem(&text)));
         }
         let checked = if status.is_success() {
-            self.book.with_reads(|reads| judge(&text, &reads[counter], after))
+            self.record.with_reads(|reads| judge(&text, &reads[counter], after))
         } else {
-            Err(Fault::new(format!("answered {status}")))
+            Err(ReadFault::new(format!("answered {status}")))
         };
         match checked {
-            Ok(()) => Read::Sound,
-            Err(fault) => Read::Wrong { answer: text, fault },
+            Ok(()) => ReadResult::Sound,
+            Err(fault) => ReadResult::FindingKind { answer: text, fault },
         }
     }
 
-    fn report(&self, url: String, asked_after: bool, read: Read) {
+    fn report(&self, url: String, asked_after: bool, read: ReadResult) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
-            Read::Sound => {
+            ReadResult::Sound => {
                 report.answered += 1;
                 report.after += u64::from(asked_after);
             }
-            Read::Unanswered(why) => *report.unanswered.entry(why).or_insert(0) += 1,
-            Read::Wrong { answer, fault: Fault { what, newest } } => {
+            ReadResult::Unanswered(why) => *report.unanswered.entry(why).or_insert(0) += 1,
+            ReadResult::FindingKind { answer, fault: ReadFault { what, newest } } => {
                 report.violated += 1;
                 if report.violations.len() < VIOLATIONS_KEPT {
-                    let at_ms = self.book.elapsed_ms();
+                    let at_ms = self.record.elapsed_ms();
                     report.violations.push(Violation { at_ms, url, what, answer, newest });
                 }
             }
@@ -258,20 +259,20 @@ fn problem(text: &str) -> String {
     )
 }
 
-fn judge(text: &str, counter: &ReadCounter, after: Option<Acknowledged>) -> Result<(), Fault> {
-    let answer: Answer = serde_json::from_str(text)
-        .map_err(|error| Fault::new(format!("not a counter: {error}")))?;
+fn judge(text: &str, counter: &ReadCounter, after: Option<Acknowledged>) -> Result<(), ReadFault> {
+    let answer: CounterAnswer = serde_json::from_str(text)
+        .map_err(|error| ReadFault::new(format!("not a counter: {error}")))?;
     let as_of = position(&answer.as_of)
-        .ok_or_else(|| Fault::new(format!("{:?} is no position", answer.as_of)))?;
+        .ok_or_else(|| ReadFault::new(format!("{:?} is no position", answer.as_of)))?;
     check(counter, &answer, &as_of, after)
 }
 
 fn check(
     counter: &ReadCounter,
-    answer: &Answer,
+    answer: &CounterAnswer,
     as_of: &Position,
     after: Option<Acknowledged>,
-) -> Result<(), Fault> {
+) -> Result<(), ReadFault> {
     let is_included = |ack: &&Acknowledged| {
         as_of.get(&ack.partition).is_some_and(|included| ack.next <= *included)
     };
@@ -292,7 +293,10 @@ fn check(
         return Ok(());
     };
     let newest = included().rev().take(ACKNOWLEDGED_SHOWN);
-    Err(Fault { what, newest: newest.map(|ack| (ack.partition, ack.next, ack.delta)).collect() })
+    Err(ReadFault {
+        what,
+        newest: newest.map(|ack| (ack.partition, ack.next, ack.delta)).collect(),
+    })
 }
 
 fn position(text: &str) -> Option<Position> {

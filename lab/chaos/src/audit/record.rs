@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use super::content::{Content, Plan, Way};
+use super::content::{Content, LoadPlan, Route};
 
 /// A message on its way, or a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    pub(super) way: Way,
+    pub(super) way: Route,
     /// Which message of this way: with the clock, all that its content takes.
     pub(super) number: u32,
     /// The event clock when it was first sent.
@@ -34,7 +34,7 @@ pub(super) enum State {
 }
 
 impl Entry {
-    pub(super) fn new(way: Way, number: u32, clock_ms: i64, sent_ms: u32) -> Entry {
+    pub(super) fn new(way: Route, number: u32, clock_ms: i64, sent_ms: u32) -> Entry {
         Entry {
             way,
             number,
@@ -49,7 +49,7 @@ impl Entry {
     }
 
     /// Where its acknowledgement said that it is.
-    pub(super) fn place(&self) -> Option<(i32, i64)> {
+    pub(super) fn acknowledged_at(&self) -> Option<(i32, i64)> {
         (self.state == State::Acknowledged && self.partition >= 0 && self.offset >= 0)
             .then_some((self.partition, self.offset))
     }
@@ -59,7 +59,7 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let copy = if self.is_copy { ", again" } else { "" };
         write!(f, "{} {}{copy}, sent at {} ms", self.way.as_str(), self.number, self.sent_ms)?;
-        match (self.state, self.place()) {
+        match (self.state, self.acknowledged_at()) {
             (State::Acknowledged, Some((partition, offset))) => {
                 write!(f, ", acknowledged at {} ms as {partition}:{offset}", self.settled_ms)
             }
@@ -75,7 +75,7 @@ impl fmt::Display for Entry {
 
 /// All that was sent.
 pub struct Record {
-    pub(super) plan: Plan,
+    pub(super) plan: LoadPlan,
     pub(super) entries: Vec<Entry>,
     /// What should not have been answered, the first of them.
     pub(super) oddities: Vec<String>,

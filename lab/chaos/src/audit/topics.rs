@@ -16,7 +16,7 @@ const STALLED: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
 
 /// Where the partitions of a topic begin and end.
-pub(super) struct Extent {
+pub(super) struct TopicExtent {
     pub(super) begins: Vec<i64>,
     pub(super) ends: Vec<i64>,
 }
@@ -44,7 +44,7 @@ impl Topic {
         Ok(Topic { name: name.to_owned(), consumer })
     }
 
-    pub(super) fn extent(&self) -> Result<Extent, Error> {
+    pub(super) fn extent(&self) -> Result<TopicExtent, Error> {
         let metadata = self.consumer.fetch_metadata(Some(&self.name), CALL_TIMEOUT);
         let metadata = metadata.map_err(Error::kafka(&self.name))?;
         let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
@@ -59,13 +59,13 @@ impl Topic {
                 .map_err(Error::kafka(&self.name))
         });
         let (begins, ends) = extents.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        Ok(Extent { begins, ends })
+        Ok(TopicExtent { begins, ends })
     }
 
     /// Hands over every message, each partition's in order.
     pub(super) fn read(
         &self,
-        extent: &Extent,
+        extent: &TopicExtent,
         mut see: impl FnMut(&BorrowedMessage<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut assignment = TopicPartitionList::new();

@@ -9,7 +9,7 @@ const LISTED_OF_EACH: usize = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wrong {
+pub enum FindingKind {
     /// Acknowledged, and not in the log.
     Lost,
     /// In the log more often than it was sent, or in several partitions, so that it counts twice.
@@ -41,7 +41,7 @@ pub enum Wrong {
 /// One thing that is wrong.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    pub kind: Wrong,
+    pub kind: FindingKind,
     /// Partition and offset in `increments`, where it can be told.
     pub at: Option<(i32, i64)>,
     pub what: String,
@@ -64,12 +64,16 @@ pub struct Findings {
     pub omitted: u64,
 }
 
-impl Wrong {
+impl FindingKind {
     /// Whether its offset is a message's own, not the beginning of a batch.
     pub(super) fn names_message(self) -> bool {
         !matches!(
             self,
-            Wrong::Chain | Wrong::Accounting | Wrong::Sums | Wrong::Ledger | Wrong::Answer
+            FindingKind::Chain
+                | FindingKind::Accounting
+                | FindingKind::Sums
+                | FindingKind::Ledger
+                | FindingKind::Answer
         )
     }
 }
@@ -78,7 +82,7 @@ impl Findings {
     /// Takes the finding in; its text is made only if it is listed.
     pub(super) fn add(
         &mut self,
-        kind: Wrong,
+        kind: FindingKind,
         at: Option<(i32, i64)>,
         what: impl FnOnce() -> String,
     ) {

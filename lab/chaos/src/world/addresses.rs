@@ -1,10 +1,10 @@
-//! How each side finds what it needs.
+//! How each caller finds what it needs.
 
 use std::net::SocketAddr;
 
 use tally_platform::config::{self, Config, LogFormat};
 
-use super::{Side, World};
+use super::{Caller, World};
 
 const REPLICATION: i32 = 3;
 /// The least that the brokers allow.
@@ -12,12 +12,12 @@ const SESSION_TIMEOUT_MS: u64 = 6_000;
 const FLUSH_INTERVAL_MS: u64 = 200;
 
 impl World {
-    /// A configuration that goes through the links of one side.
-    pub fn config(&self, side: Side) -> Config {
+    /// A configuration that goes through the links of one caller.
+    pub fn config(&self, caller: Caller) -> Config {
         let mut config = self.direct_config();
-        config.kafka.bootstrap = self.bootstrap(side);
-        config.registry.url = registry_url(self.plan.registry.of(side));
-        config.store.url = store_url(self.plan.store.of(side));
+        config.kafka.bootstrap = self.bootstrap(caller);
+        config.registry.url = registry_url(self.plan.registry.of(caller));
+        config.store.url = store_url(self.plan.store.of(caller));
         config
     }
 
@@ -52,16 +52,16 @@ impl World {
         }
     }
 
-    pub fn bootstrap(&self, side: Side) -> String {
-        self.plan.bootstrap(side)
+    pub fn bootstrap(&self, caller: Caller) -> String {
+        self.plan.bootstrap(caller)
     }
 
     pub fn direct_bootstrap(&self) -> String {
         self.plan.direct_bootstrap()
     }
 
-    pub fn registry_url(&self, side: Side) -> String {
-        registry_url(self.plan.registry.of(side))
+    pub fn registry_url(&self, caller: Caller) -> String {
+        registry_url(self.plan.registry.of(caller))
     }
 
     pub fn direct_registry_url(&self) -> String {

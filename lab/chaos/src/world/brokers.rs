@@ -10,11 +10,11 @@ use futures_util::future::try_join_all;
 use tally_stack::broker::{Node, new_cluster};
 use tally_stack::sys::Signal;
 
-use super::nursery::Nursery;
-use super::plan::Plan;
+use super::address_plan::AddressPlan;
+use super::child_process::ChildProcess;
 use super::ports::check_free;
-use super::program::Program;
 use super::properties::{node, properties};
+use super::spawner::Spawner;
 use super::{Error, metadata};
 
 /// Three of them share a machine: a small heap, and no compiler threads that optimise what is
@@ -24,7 +24,7 @@ const JAVA: [&str; 3] = ["-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1"];
 const COMES_UP: Duration = Duration::from_secs(120);
 
 struct Broker {
-    program: Program,
+    program: ChildProcess,
     direct: String,
     /// Where it listens.
     own: Vec<SocketAddr>,
@@ -36,11 +36,11 @@ pub(super) struct Brokers(Vec<Broker>);
 impl Brokers {
     /// Formats their storage and starts them; they are whole once each has heard of all.
     pub(super) async fn start(
-        plan: &Plan,
+        plan: &AddressPlan,
         dir: &Path,
         logs: &Path,
         jars: &Path,
-        nursery: &Nursery,
+        spawner: &Spawner,
     ) -> Result<Brokers, Error> {
         let cluster = new_cluster();
         let prepared = (0..plan.brokers.len()).map(|broker| {
@@ -52,7 +52,7 @@ impl Brokers {
                 node.format(cluster).await?;
                 let name = format!("broker {broker}");
                 let log = logs.join(format!("broker-{broker}.log"));
-                let program = Program::new(&name, node.command().into_std(), log, nursery)?;
+                let program = ChildProcess::new(&name, node.command().into_std(), log, spawner)?;
                 let plan = &plan.brokers[broker];
                 let (direct, own) = (plan.direct.to_string(), plan.own());
                 Ok::<_, Error>(Broker { program, direct, own, asleep: AtomicBool::new(false) })
@@ -154,7 +154,7 @@ impl Brokers {
         Ok(awake)
     }
 
-    pub(super) fn programs(&self) -> impl Iterator<Item = &Program> {
+    pub(super) fn programs(&self) -> impl Iterator<Item = &ChildProcess> {
         self.0.iter().map(|broker| &broker.program)
     }
 }

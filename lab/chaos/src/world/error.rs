@@ -24,7 +24,7 @@ pub enum Error {
     #[error(transparent)]
     Prepare(#[from] tally_stack::Error),
     #[error("the thread that starts processes: {0}")]
-    Nursery(io::Error),
+    Spawner(io::Error),
     #[error("start {name}: {source}")]
     Start { name: String, source: io::Error },
     #[error("{action} {name}: {source}")]

@@ -28,7 +28,7 @@ use super::Error;
 use late_commit::KeptCommits;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum LinkMode {
     /// As if the link were not there.
     Open,
     /// Connections are reset, new ones too.
@@ -52,13 +52,13 @@ pub enum Mode {
 
 /// One mode, from its beginning to the next one's.
 struct Setting {
-    mode: Mode,
+    mode: LinkMode,
     struck: AtomicU64,
     kept: KeptCommits,
 }
 
 impl Setting {
-    fn new(mode: Mode) -> Arc<Setting> {
+    fn new(mode: LinkMode) -> Arc<Setting> {
         Arc::new(Setting { mode, struck: AtomicU64::new(0), kept: KeptCommits::default() })
     }
 
@@ -79,20 +79,20 @@ impl Shared {
     }
 }
 
-pub struct Link {
+pub struct NetworkLink {
     shared: Arc<Shared>,
     listeners: Vec<JoinHandle<()>>,
 }
 
-impl Link {
+impl NetworkLink {
     /// Listens on the first address of each pair and connects to the second. Several pairs are
     /// harmed as one.
-    pub(crate) async fn start(ways: &[(SocketAddr, SocketAddr)]) -> Result<Link, Error> {
+    pub(crate) async fn start(ways: &[(SocketAddr, SocketAddr)]) -> Result<NetworkLink, Error> {
         let shared = Arc::new(Shared {
-            setting: watch::Sender::new(Setting::new(Mode::Open)),
+            setting: watch::Sender::new(Setting::new(LinkMode::Open)),
             traffic: AtomicU64::new(0),
         });
-        let mut link = Link { shared, listeners: Vec::new() };
+        let mut link = NetworkLink { shared, listeners: Vec::new() };
         for &(listen, target) in ways {
             let listener = TcpListener::bind(listen)
                 .await
@@ -106,7 +106,7 @@ impl Link {
         Ok(link)
     }
 
-    pub fn set(&self, mode: Mode) {
+    pub fn set(&self, mode: LinkMode) {
         self.shared.setting.send_replace(Setting::new(mode));
     }
 
@@ -115,15 +115,15 @@ impl Link {
         self.shared.traffic.load(Ordering::Relaxed)
     }
 
-    /// What the present mode has affected since it was set: connections for [`Mode::Cut`],
-    /// connections that had something to say for [`Mode::Stalled`], commits that came late and were
-    /// answered for [`Mode::LateCommit`], bytes for the others.
+    /// What the present mode has affected since it was set: connections for [`LinkMode::Cut`],
+    /// connections that had something to say for [`LinkMode::Stalled`], commits that came late and were
+    /// answered for [`LinkMode::LateCommit`], bytes for the others.
     pub fn struck(&self) -> u64 {
         self.shared.now().struck.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Link {
+impl Drop for NetworkLink {
     fn drop(&mut self) {
         for listener in &self.listeners {
             listener.abort();

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::plan::{Plan, ServerPlan};
-use super::{Error, Link, Side};
+use super::address_plan::{AddressPlan, ServerPlan};
+use super::{Caller, Error, NetworkLink};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Peer {
@@ -12,62 +12,68 @@ enum Peer {
     Store,
 }
 
-pub(super) struct Links {
-    ends: Vec<(Side, Peer)>,
+pub(super) struct NetworkLinks {
+    ends: Vec<(Caller, Peer)>,
     /// In the order of `ends`.
-    links: Vec<(String, Arc<Link>)>,
+    links: Vec<(String, Arc<NetworkLink>)>,
 }
 
-impl Links {
-    pub(super) async fn start(plan: &Plan) -> Result<Links, Error> {
-        let mut links = Links { ends: Vec::new(), links: Vec::new() };
+impl NetworkLinks {
+    pub(super) async fn start(plan: &AddressPlan) -> Result<NetworkLinks, Error> {
+        let mut links = NetworkLinks { ends: Vec::new(), links: Vec::new() };
         for (number, broker) in plan.brokers.iter().enumerate() {
-            for side in Side::CLIENTS.into_iter().chain([Side::Brokers]) {
-                let name = format!("{side} to broker {number}");
-                links.add(side, Peer::Broker(number), name, Link::start(&broker.ways(side)).await?);
+            for caller in Caller::CLIENTS.into_iter().chain([Caller::Brokers]) {
+                let name = format!("{caller} to broker {number}");
+                links.add(
+                    caller,
+                    Peer::Broker(number),
+                    name,
+                    NetworkLink::start(&broker.ways(caller)).await?,
+                );
             }
         }
         for (peer, name, server) in
             [(Peer::Registry, "registry", &plan.registry), (Peer::Store, "store", &plan.store)]
         {
             let ServerPlan { direct, links: ways } = server;
-            for &(side, listen) in ways {
+            for &(caller, listen) in ways {
                 links.add(
-                    side,
+                    caller,
                     peer,
-                    format!("{side} to {name}"),
-                    Link::start(&[(listen, *direct)]).await?,
+                    format!("{caller} to {name}"),
+                    NetworkLink::start(&[(listen, *direct)]).await?,
                 );
             }
         }
         Ok(links)
     }
 
-    fn add(&mut self, side: Side, peer: Peer, name: String, link: Link) {
-        self.ends.push((side, peer));
+    fn add(&mut self, caller: Caller, peer: Peer, name: String, link: NetworkLink) {
+        self.ends.push((caller, peer));
         self.links.push((name, Arc::new(link)));
     }
 
-    pub(super) fn all(&self) -> &[(String, Arc<Link>)] {
+    pub(super) fn all(&self) -> &[(String, Arc<NetworkLink>)] {
         &self.links
     }
 
-    pub(super) fn to_broker(&self, side: Side, broker: usize) -> Arc<Link> {
-        self.find(side, Peer::Broker(broker))
-            .unwrap_or_else(|| panic!("no link from {side} to broker {broker}"))
+    pub(super) fn to_broker(&self, caller: Caller, broker: usize) -> Arc<NetworkLink> {
+        self.find(caller, Peer::Broker(broker))
+            .unwrap_or_else(|| panic!("no link from {caller} to broker {broker}"))
     }
 
-    pub(super) fn to_registry(&self, side: Side) -> Arc<Link> {
-        self.find(side, Peer::Registry)
-            .unwrap_or_else(|| panic!("no link from {side} to the registry"))
+    pub(super) fn to_registry(&self, caller: Caller) -> Arc<NetworkLink> {
+        self.find(caller, Peer::Registry)
+            .unwrap_or_else(|| panic!("no link from {caller} to the registry"))
     }
 
-    pub(super) fn to_store(&self, side: Side) -> Arc<Link> {
-        self.find(side, Peer::Store).unwrap_or_else(|| panic!("no link from {side} to the store"))
+    pub(super) fn to_store(&self, caller: Caller) -> Arc<NetworkLink> {
+        self.find(caller, Peer::Store)
+            .unwrap_or_else(|| panic!("no link from {caller} to the store"))
     }
 
-    fn find(&self, side: Side, peer: Peer) -> Option<Arc<Link>> {
-        let at = self.ends.iter().position(|ends| *ends == (side, peer))?;
+    fn find(&self, caller: Caller, peer: Peer) -> Option<Arc<NetworkLink>> {
+        let at = self.ends.iter().position(|ends| *ends == (caller, peer))?;
         Some(Arc::clone(&self.links[at].1))
     }
 }

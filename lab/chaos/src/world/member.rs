@@ -10,42 +10,42 @@ use std::time::Duration;
 use tally_platform::telemetry::sum_of_series;
 use tally_stack::sys::Signal;
 
-use super::program::Program;
-use super::{Error, Side};
+use super::child_process::ChildProcess;
+use super::{Caller, Error};
 
 /// What supervisors grant a drain before they kill.
 const DRAINS: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum Service {
     Producer,
     Aggregator,
     Sink,
     Reader,
 }
 
-impl Kind {
+impl Service {
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Producer => "producer",
-            Kind::Aggregator => "aggregator",
-            Kind::Sink => "sink",
-            Kind::Reader => "reader",
+            Service::Producer => "producer",
+            Service::Aggregator => "aggregator",
+            Service::Sink => "sink",
+            Service::Reader => "reader",
         }
     }
 
     /// Whose links it uses.
-    pub fn side(self) -> Side {
+    pub fn caller(self) -> Caller {
         match self {
-            Kind::Producer => Side::Gateways,
-            Kind::Aggregator => Side::Aggregators,
-            Kind::Sink => Side::Sinks,
-            Kind::Reader => Side::Readers,
+            Service::Producer => Caller::Gateways,
+            Service::Aggregator => Caller::Aggregators,
+            Service::Sink => Caller::Sinks,
+            Service::Reader => Caller::Readers,
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -61,14 +61,14 @@ pub(super) struct Addresses {
 /// A service process; killed when dropped.
 pub struct Member {
     addresses: Addresses,
-    program: Arc<Program>,
+    program: Arc<ChildProcess>,
     http: reqwest::Client,
 }
 
 impl Member {
     pub(super) fn start(
         addresses: Addresses,
-        program: Arc<Program>,
+        program: Arc<ChildProcess>,
         http: reqwest::Client,
     ) -> Result<Member, Error> {
         program.start()?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::plan::{BrokerPlan, Plan};
+use super::address_plan::{AddressPlan, BrokerPlan};
 
 /// What the internal topics have, each.
 pub(super) const INTERNAL_PARTITIONS: i32 = 8;
@@ -53,14 +53,14 @@ pub(super) fn node(broker: usize) -> i32 {
     i32::try_from(broker).expect("brokers are few") + 1
 }
 
-pub(super) fn properties(plan: &Plan, broker: usize) -> String {
+pub(super) fn properties(plan: &AddressPlan, broker: usize) -> String {
     let BrokerPlan { direct, clients, brokers, controllers } = &plan.brokers[broker];
     let mut listeners = vec![format!("DIRECT://{direct}"), format!("BROKERS://{}", brokers.own)];
     let mut advertised = vec![format!("DIRECT://{direct}"), format!("BROKERS://{}", brokers.link)];
-    for (side, door) in clients {
-        let name = side.name().to_uppercase();
-        listeners.push(format!("{name}://{}", door.own));
-        advertised.push(format!("{name}://{}", door.link));
+    for (caller, listener) in clients {
+        let name = caller.name().to_uppercase();
+        listeners.push(format!("{name}://{}", listener.own));
+        advertised.push(format!("{name}://{}", listener.link));
     }
     listeners.push(format!("CONTROLLERS://{}", controllers.own));
     advertised.push(format!("CONTROLLERS://{}", controllers.link));

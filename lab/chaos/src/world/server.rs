@@ -6,9 +6,9 @@ use std::time::Duration;
 use tally_stack::{NoAnswer, registry, store};
 
 use super::Error;
-use super::nursery::Nursery;
+use super::child_process::ChildProcess;
 use super::ports::check_free;
-use super::program::Program;
+use super::spawner::Spawner;
 
 const COMES_UP: Duration = Duration::from_secs(90);
 /// How often one that ends before it answers is started again, as any supervisor would: the
@@ -16,60 +16,60 @@ const COMES_UP: Duration = Duration::from_secs(90);
 const TRIES_AGAIN: u32 = 3;
 
 #[derive(Clone, Copy)]
-enum What {
+enum ServerKind {
     Registry,
     Store,
 }
 
 /// The registry or the store: one process, its data in a folder that outlives it.
 pub(super) struct Server {
-    what: What,
-    program: Program,
+    kind: ServerKind,
+    program: ChildProcess,
     address: SocketAddr,
     http: reqwest::Client,
 }
 
 /// What both have in common.
-pub(super) struct Home<'a> {
+pub(super) struct ServerContext<'a> {
     pub(super) dir: &'a Path,
     pub(super) logs: &'a Path,
-    pub(super) nursery: &'a Nursery,
+    pub(super) spawner: &'a Spawner,
     pub(super) http: &'a reqwest::Client,
 }
 
 impl Server {
     pub(super) async fn registry(
-        home: &Home<'_>,
+        context: &ServerContext<'_>,
         address: SocketAddr,
         unpacked: &Path,
     ) -> Result<Server, Error> {
-        let folder = folder(home, "registry")?;
+        let folder = folder(context, "registry")?;
         let command = registry::command(&folder, address, unpacked);
-        Server::begin(What::Registry, "registry", command, address, home).await
+        Server::begin(ServerKind::Registry, "registry", command, address, context).await
     }
 
     /// Served by `program`, the `tally` binary.
     pub(super) async fn store(
-        home: &Home<'_>,
+        context: &ServerContext<'_>,
         address: SocketAddr,
         program: &Path,
         unpacked: &Path,
     ) -> Result<Server, Error> {
-        let folder = folder(home, "store")?;
+        let folder = folder(context, "store")?;
         let command = store::command(program, &folder, address, unpacked);
-        Server::begin(What::Store, "store", command, address, home).await
+        Server::begin(ServerKind::Store, "store", command, address, context).await
     }
 
     async fn begin(
-        what: What,
+        kind: ServerKind,
         name: &str,
         command: tokio::process::Command,
         address: SocketAddr,
-        home: &Home<'_>,
+        context: &ServerContext<'_>,
     ) -> Result<Server, Error> {
-        let log = home.logs.join(format!("{name}.log"));
-        let program = Program::new(name, command.into_std(), log, home.nursery)?;
-        let server = Server { what, program, address, http: home.http.clone() };
+        let log = context.logs.join(format!("{name}.log"));
+        let program = ChildProcess::new(name, command.into_std(), log, context.spawner)?;
+        let server = Server { kind, program, address, http: context.http.clone() };
         server.start().await?;
         Ok(server)
     }
@@ -88,9 +88,9 @@ impl Server {
     }
 
     async fn probe(&self) -> Result<(), NoAnswer> {
-        match self.what {
-            What::Registry => registry::probe(self.address, &self.http).await,
-            What::Store => store::probe(self.address, &self.http).await,
+        match self.kind {
+            ServerKind::Registry => registry::probe(self.address, &self.http).await,
+            ServerKind::Store => store::probe(self.address, &self.http).await,
         }
     }
 
@@ -102,13 +102,13 @@ impl Server {
         }
     }
 
-    pub(super) fn program(&self) -> &Program {
+    pub(super) fn program(&self) -> &ChildProcess {
         &self.program
     }
 }
 
-fn folder(home: &Home<'_>, name: &str) -> Result<std::path::PathBuf, Error> {
-    let folder = home.dir.join(name);
+fn folder(context: &ServerContext<'_>, name: &str) -> Result<std::path::PathBuf, Error> {
+    let folder = context.dir.join(name);
     fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
     Ok(folder)
 }

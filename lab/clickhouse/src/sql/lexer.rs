@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     /// A keyword or a bare identifier.
     Word,
     /// `"…"` or `` `…` ``.
@@ -19,7 +19,7 @@ pub(super) enum Kind {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
-    pub(super) kind: Kind,
+    pub(super) kind: TokenKind,
     pub(super) span: Range<usize>,
 }
 
@@ -90,17 +90,19 @@ impl<'a> Lexer<'a> {
         (rest[length] == b'$').then(|| &rest[..=length])
     }
 
-    fn token_end(&mut self, first: u8) -> (Kind, usize) {
+    fn token_end(&mut self, first: u8) -> (TokenKind, usize) {
         match first {
-            b'\'' => (Kind::String, self.end_of_quoted(first)),
-            b'"' | b'`' => (Kind::QuotedIdentifier, self.end_of_quoted(first)),
+            b'\'' => (TokenKind::String, self.end_of_quoted(first)),
+            b'"' | b'`' => (TokenKind::QuotedIdentifier, self.end_of_quoted(first)),
             b'$' => match self.heredoc_tag() {
-                Some(tag) => (Kind::String, self.end_of(tag, self.at + tag.len())),
-                None => (Kind::Punctuation(first), self.at + 1),
+                Some(tag) => (TokenKind::String, self.end_of(tag, self.at + tag.len())),
+                None => (TokenKind::Punctuation(first), self.at + 1),
             },
-            b'0'..=b'9' => (Kind::Number, self.end_of_run(|byte| is_word(byte) || byte == b'.')),
-            _ if is_word(first) => (Kind::Word, self.end_of_run(is_word)),
-            _ => (Kind::Punctuation(first), self.at + 1),
+            b'0'..=b'9' => {
+                (TokenKind::Number, self.end_of_run(|byte| is_word(byte) || byte == b'.'))
+            }
+            _ if is_word(first) => (TokenKind::Word, self.end_of_run(is_word)),
+            _ => (TokenKind::Punctuation(first), self.at + 1),
         }
     }
 
@@ -131,13 +133,13 @@ fn is_word(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn tokens(text: &str) -> Vec<(Kind, &str)> {
+    fn tokens(text: &str) -> Vec<(TokenKind, &str)> {
         Lexer::new(text.as_bytes(), 0).map(|token| (token.kind, &text[token.span])).collect()
     }
 
     #[test]
     fn quotes_hold_escapes_and_doubled_quotes() {
-        use Kind::*;
+        use TokenKind::*;
         assert_eq!(
             tokens(r#"'it''s' 'a\'b' `x``y` "q\"w" z"#),
             [
@@ -161,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_heredoc_is_one_string() {
-        use Kind::*;
+        use TokenKind::*;
         assert_eq!(
             tokens("$$it's$$ $t$ $$ $t$;"),
             [(String, "$$it's$$"), (String, "$t$ $$ $t$"), (Punctuation(b';'), ";")]
@@ -178,7 +180,7 @@ mod tests {
 
     #[test]
     fn numbers_and_words_part_at_punctuation() {
-        use Kind::*;
+        use TokenKind::*;
         assert_eq!(
             tokens("1.5e3,0xff t1.a"),
             [

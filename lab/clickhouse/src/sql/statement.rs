@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::lexer::{Kind, Lexer, Token};
+use super::lexer::{Lexer, Token, TokenKind};
 use crate::exception::{Code, Exception};
 
 /// `name = literal`, the literal as SQL.
@@ -110,25 +110,27 @@ impl Parser<'_> {
         let mut format = None;
         while let Some(token) = self.lexer.next() {
             match token.kind {
-                Kind::Punctuation(b'(' | b'[' | b'{') => self.depth += 1,
-                Kind::Punctuation(b')' | b']' | b'}') => self.depth = self.depth.saturating_sub(1),
-                Kind::Punctuation(b';') if self.depth == 0 => {
+                TokenKind::Punctuation(b'(' | b'[' | b'{') => self.depth += 1,
+                TokenKind::Punctuation(b')' | b']' | b'}') => {
+                    self.depth = self.depth.saturating_sub(1)
+                }
+                TokenKind::Punctuation(b';') if self.depth == 0 => {
                     self.nothing_follows()?;
                     break;
                 }
-                Kind::Word if self.before.is_none() => {
+                TokenKind::Word if self.before.is_none() => {
                     inserts = self.is(&token, "INSERT");
                     with = self.is(&token, "WITH");
                 }
-                Kind::Word if with && self.depth == 0 && self.is(&token, "INSERT") => {
+                TokenKind::Word if with && self.depth == 0 && self.is(&token, "INSERT") => {
                     inserts = true
                 }
-                Kind::Word if inserts => {
+                TokenKind::Word if inserts => {
                     if let Some(insert) = self.insert_word(&token)? {
                         return Ok(Statement::Insert(insert));
                     }
                 }
-                Kind::Word
+                TokenKind::Word
                     if self.depth == 0 && self.is(&token, "FORMAT") && self.clause_may_begin() =>
                 {
                     format = self.format_name().map(|name| self.string(&name)).or(format);
@@ -186,7 +188,7 @@ impl Parser<'_> {
     fn format_name(&self) -> Option<Token> {
         let at = self.lexer.position();
         let name = Lexer::new(self.text, at).next()?;
-        (name.kind == Kind::Word
+        (name.kind == TokenKind::Word
             && !self.is_any(&name, &["FROM", "AS", "IN", "LIKE", "IS", "AND", "OR"]))
         .then_some(name)
     }
@@ -201,9 +203,9 @@ impl Parser<'_> {
         ];
         let Some(before) = &self.before else { return false };
         match before.kind {
-            Kind::Punctuation(byte) => matches!(byte, b')' | b']' | b'}' | b'*'),
-            Kind::Word => !self.is_any(before, EXPECTING),
-            Kind::QuotedIdentifier | Kind::String | Kind::Number => true,
+            TokenKind::Punctuation(byte) => matches!(byte, b')' | b']' | b'}' | b'*'),
+            TokenKind::Word => !self.is_any(before, EXPECTING),
+            TokenKind::QuotedIdentifier | TokenKind::String | TokenKind::Number => true,
         }
     }
 
@@ -211,12 +213,12 @@ impl Parser<'_> {
     /// none.
     fn input_call(&mut self, word: &Token) -> Result<(), Exception> {
         let reads_from = match &self.before {
-            Some(Token { kind: Kind::Punctuation(b','), .. }) => true,
+            Some(Token { kind: TokenKind::Punctuation(b','), .. }) => true,
             Some(before) => self.is_any(before, &["FROM", "JOIN"]),
             None => false,
         };
         let mut lexer = Lexer::new(self.text, word.span.end);
-        let opening = lexer.next().filter(|token| token.kind == Kind::Punctuation(b'('));
+        let opening = lexer.next().filter(|token| token.kind == TokenKind::Punctuation(b'('));
         let (true, Some(opening)) = (reads_from, opening) else { return Ok(()) };
         if self.input.is_some() {
             return Err(Exception::new(
@@ -227,15 +229,15 @@ impl Parser<'_> {
         let mut depth = 0_usize;
         for token in lexer {
             match token.kind {
-                Kind::Punctuation(b'(') => depth += 1,
-                Kind::Punctuation(b')') if depth == 0 => {
+                TokenKind::Punctuation(b'(') => depth += 1,
+                TokenKind::Punctuation(b')') if depth == 0 => {
                     self.input = Some(Input {
                         call: word.span.start..token.span.end,
                         structure: opening.span.end..token.span.start,
                     });
                     return Ok(());
                 }
-                Kind::Punctuation(b')') => depth -= 1,
+                TokenKind::Punctuation(b')') => depth -= 1,
                 _ => {}
             }
         }
@@ -249,15 +251,15 @@ impl Parser<'_> {
         let mut settings = Vec::new();
         if !lexer
             .next()
-            .is_some_and(|token| token.kind == Kind::Word && self.is(&token, "SETTINGS"))
+            .is_some_and(|token| token.kind == TokenKind::Word && self.is(&token, "SETTINGS"))
         {
             return Ok((settings, at));
         }
         loop {
-            let name = lexer
-                .next()
-                .filter(|token| matches!(token.kind, Kind::Word | Kind::QuotedIdentifier));
-            let equals = lexer.next().filter(|token| token.kind == Kind::Punctuation(b'='));
+            let name = lexer.next().filter(|token| {
+                matches!(token.kind, TokenKind::Word | TokenKind::QuotedIdentifier)
+            });
+            let equals = lexer.next().filter(|token| token.kind == TokenKind::Punctuation(b'='));
             let (Some(name), Some(_)) = (name, equals) else {
                 return Err(Exception::new(
                     Code::SYNTAX_ERROR,
@@ -277,7 +279,7 @@ impl Parser<'_> {
                 literal: String::from_utf8_lossy(&self.text[value]).into_owned(),
             });
             match lexer.next() {
-                Some(Token { kind: Kind::Punctuation(b','), .. }) => {}
+                Some(Token { kind: TokenKind::Punctuation(b','), .. }) => {}
                 _ => return Ok((settings, end)),
             }
         }
@@ -297,7 +299,7 @@ impl Parser<'_> {
     }
 
     fn nothing_follows(&mut self) -> Result<(), Exception> {
-        match self.lexer.find(|token| token.kind != Kind::Punctuation(b';')) {
+        match self.lexer.find(|token| token.kind != TokenKind::Punctuation(b';')) {
             None => Ok(()),
             Some(token) => Err(Exception::new(
                 Code::SYNTAX_ERROR,
@@ -327,23 +329,23 @@ fn literal(lexer: &mut Lexer<'_>) -> Option<Range<usize>> {
     let first = lexer.next()?;
     let start = first.span.start;
     match first.kind {
-        Kind::Word | Kind::String | Kind::Number => Some(first.span),
-        Kind::Punctuation(b'-' | b'+') => {
-            let number = lexer.next().filter(|token| token.kind == Kind::Number)?;
+        TokenKind::Word | TokenKind::String | TokenKind::Number => Some(first.span),
+        TokenKind::Punctuation(b'-' | b'+') => {
+            let number = lexer.next().filter(|token| token.kind == TokenKind::Number)?;
             Some(start..number.span.end)
         }
-        Kind::Punctuation(b'(' | b'[' | b'{') => {
+        TokenKind::Punctuation(b'(' | b'[' | b'{') => {
             let mut depth = 1_usize;
             lexer.find_map(|token| {
                 match token.kind {
-                    Kind::Punctuation(b'(' | b'[' | b'{') => depth += 1,
-                    Kind::Punctuation(b')' | b']' | b'}') => depth -= 1,
+                    TokenKind::Punctuation(b'(' | b'[' | b'{') => depth += 1,
+                    TokenKind::Punctuation(b')' | b']' | b'}') => depth -= 1,
                     _ => {}
                 }
                 (depth == 0).then_some(start..token.span.end)
             })
         }
-        Kind::QuotedIdentifier | Kind::Punctuation(_) => None,
+        TokenKind::QuotedIdentifier | TokenKind::Punctuation(_) => None,
     }
 }
 

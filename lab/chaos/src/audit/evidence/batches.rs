@@ -1,9 +1,9 @@
 //! The chain of `deltas`: each batch beside the messages that it says it is of.
 
-use super::partition::{Batch, Numbers};
+use super::partition::{Batch, MessageCounts};
 use super::{Evidence, cells, kafka};
 use crate::audit::codec::DeltaBatch;
-use crate::audit::verdict::Wrong;
+use crate::audit::verdict::FindingKind;
 
 impl Evidence<'_> {
     /// The next batch of a partition of `deltas`.
@@ -13,12 +13,12 @@ impl Evidence<'_> {
         let mut events = 0;
         let deltas = &mut self.partitions[partition.cast_unsigned() as usize].deltas;
         for delta in &batch.deltas {
-            let place = (self.names.number(&delta.namespace, &delta.key), delta.bucket);
-            cells::add(deltas, place, delta.sum.into(), delta.events);
-            digest.add(place, delta.sum, delta.events);
+            let cell = (self.names.number(&delta.namespace, &delta.key), delta.bucket);
+            cells::add(deltas, cell, delta.sum.into(), delta.events);
+            digest.add(cell, delta.sum, delta.events);
             events += delta.events;
         }
-        let numbers = Numbers {
+        let numbers = MessageCounts {
             counted: batch.counted,
             duplicate: batch.duplicate,
             rejected: batch.rejected,
@@ -41,9 +41,9 @@ impl Evidence<'_> {
             ),
         ];
         for (_, what) in faults.iter().filter(|(is_wrong, _)| *is_wrong) {
-            self.audit
-                .findings
-                .add(Wrong::Accounting, at, || format!("the batch at {offset} of deltas: {what}"));
+            self.audit.findings.add(FindingKind::Accounting, at, || {
+                format!("the batch at {offset} of deltas: {what}")
+            });
         }
         let (from, to) = (batch.from, batch.to);
         let batches = &mut self.partitions[partition.cast_unsigned() as usize].batches;
@@ -65,18 +65,18 @@ impl Evidence<'_> {
                         "the batch at {offset} of deltas is of [{from}, {to}), but {expected} is next: {kind}"
                     )
                 };
-                findings.add(Wrong::Chain, Some((kafka(number), from.min(expected))), what);
+                findings.add(FindingKind::Chain, Some((kafka(number), from.min(expected))), what);
             }
             expected = to;
             let messages = partition.between(from, to);
-            let own = Numbers::of(messages);
+            let own = MessageCounts::of(messages);
             if own != numbers {
                 let what = || {
                     format!(
                         "the batch at {offset} of deltas, of [{from}, {to}), has {numbers:?}; the log has {own:?}"
                     )
                 };
-                findings.add(Wrong::Accounting, at, what);
+                findings.add(FindingKind::Accounting, at, what);
             }
             let mut sums = cells::Digest::default();
             messages.iter().for_each(|seen| sums.join(seen.digest));
@@ -86,7 +86,7 @@ impl Evidence<'_> {
                         "the deltas of the batch at {offset}, of [{from}, {to}), are not what its messages come to"
                     )
                 };
-                findings.add(Wrong::Sums, at, what);
+                findings.add(FindingKind::Sums, at, what);
             }
         }
         if expected != partition.end() {
@@ -96,7 +96,11 @@ impl Evidence<'_> {
                     partition.end()
                 )
             };
-            findings.add(Wrong::Chain, Some((kafka(number), expected.min(partition.end()))), what);
+            findings.add(
+                FindingKind::Chain,
+                Some((kafka(number), expected.min(partition.end()))),
+                what,
+            );
         }
     }
 }

@@ -34,33 +34,33 @@ impl Names {
     }
 }
 
-/// A counter and the start of a time bucket, in seconds since 1970.
-pub(super) type Place = (u32, i64);
+/// A counter, by its number in [`Names`], in one time bucket, by its start in seconds since 1970.
+pub(super) type Cell = (u32, i64);
 
-/// What a counter gained in a bucket.
+/// What a cell comes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cell {
+pub(super) struct CellTotal {
     pub(super) sum: i128,
     pub(super) events: i64,
 }
 
-pub(super) type Cells = HashMap<Place, Cell>;
+pub(super) type CellTotals = HashMap<Cell, CellTotal>;
 
-pub(super) fn add(cells: &mut Cells, place: Place, sum: i128, events: i64) {
-    let cell = cells.entry(place).or_insert(Cell { sum: 0, events: 0 });
-    cell.sum += sum;
-    cell.events += events;
+pub(super) fn add(cells: &mut CellTotals, cell: Cell, sum: i128, events: i64) {
+    let total = cells.entry(cell).or_default();
+    total.sum += sum;
+    total.events += events;
 }
 
 pub(super) fn bucket(at_ms: i64) -> i64 {
     at_ms.div_euclid(BUCKET_MS) * (BUCKET_MS / 1000)
 }
 
-pub(super) fn place(names: &mut Names, increment: &Increment) -> Place {
+pub(super) fn cell_of(names: &mut Names, increment: &Increment) -> Cell {
     (names.number(&increment.namespace, &increment.key), bucket(increment.at))
 }
 
-/// Of many cells, however they are grouped and ordered: equal cells have equal digests, others but
+/// Digest of many cells and their totals, however they are grouped and ordered: equal cells have equal digests, others but
 /// by a chance of 2⁻⁶⁴.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest {
@@ -69,8 +69,8 @@ pub(super) struct Digest {
 }
 
 impl Digest {
-    pub(super) fn add(&mut self, place: Place, sum: i64, events: i64) {
-        let hash = mix(mix(u64::from(place.0)) ^ place.1.cast_unsigned());
+    pub(super) fn add(&mut self, cell: Cell, sum: i64, events: i64) {
+        let hash = mix(mix(u64::from(cell.0)) ^ cell.1.cast_unsigned());
         self.sums = self.sums.wrapping_add((hash | 1).wrapping_mul(sum.cast_unsigned()));
         self.events =
             self.events.wrapping_add((mix(hash) | 1).wrapping_mul(events.cast_unsigned()));
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn a_digest_tells_what_a_plain_sum_does_not() {
-        let of = |parts: &[(Place, i64, i64)]| {
+        let of = |parts: &[(Cell, i64, i64)]| {
             let mut digest = Digest::default();
-            parts.iter().for_each(|(place, sum, events)| digest.add(*place, *sum, *events));
+            parts.iter().for_each(|(cell, sum, events)| digest.add(*cell, *sum, *events));
             digest
         };
         assert_eq!(of(&[((1, 60), 5, 1), ((1, 60), -2, 1)]), of(&[((1, 60), 3, 2)]));

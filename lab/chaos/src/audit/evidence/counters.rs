@@ -1,10 +1,10 @@
 //! The store's counters beside the log's.
 
-use super::cells::{self, Cell, Place};
+use super::cells::{self, Cell, CellTotal};
 use super::partition::Fate;
 use super::{Evidence, kafka};
-use crate::audit::content::Way;
-use crate::audit::verdict::Wrong;
+use crate::audit::content::Route;
+use crate::audit::verdict::FindingKind;
 
 /// For so many wrong counters the message is looked for: each look makes the partition's messages
 /// again.
@@ -14,32 +14,32 @@ impl Evidence<'_> {
     pub(super) fn judge_counters(&mut self, number: usize) {
         let partition = &self.partitions[number];
         self.audit.logged.counters += partition.log.len() as u64;
-        let of = |cells: &cells::Cells, place: &Place| cells.get(place).copied();
-        let nothing = Cell { sum: 0, events: 0 };
-        let extra = partition.store.keys().filter(|place| !partition.log.contains_key(*place));
-        let mut wrong: Vec<Place> = partition.log.keys().chain(extra).copied().collect();
-        wrong.retain(|place| {
-            of(&partition.log, place).unwrap_or(nothing)
-                != of(&partition.store, place).unwrap_or(nothing)
+        let of = |cells: &cells::CellTotals, cell: &Cell| cells.get(cell).copied();
+        let nothing = CellTotal { sum: 0, events: 0 };
+        let extra = partition.store.keys().filter(|cell| !partition.log.contains_key(*cell));
+        let mut wrong: Vec<Cell> = partition.log.keys().chain(extra).copied().collect();
+        wrong.retain(|cell| {
+            of(&partition.log, cell).unwrap_or(nothing)
+                != of(&partition.store, cell).unwrap_or(nothing)
         });
         wrong.sort_by_key(|(name, bucket)| (self.names.name(*name), *bucket));
         self.audit.wrong_counters += wrong.len() as u64;
-        for (index, place) in wrong.iter().enumerate() {
-            let (log, store) = (of(&partition.log, place), of(&partition.store, place));
+        for (index, cell) in wrong.iter().enumerate() {
+            let (log, store) = (of(&partition.log, cell), of(&partition.store, cell));
             let gap = log.unwrap_or(nothing).events - store.unwrap_or(nothing).events;
             let total = if gap > 0 { &mut self.audit.lost } else { &mut self.audit.doubled };
             *total += gap.unsigned_abs();
-            let at = (index < LOOKED_FOR).then(|| self.culprit(number, *place)).flatten();
-            let show = |cell: Option<Cell>| match cell {
-                Some(Cell { sum, events }) => format!("{sum} of {events}"),
+            let at = (index < LOOKED_FOR).then(|| self.culprit(number, *cell)).flatten();
+            let show = |cell: Option<CellTotal>| match cell {
+                Some(CellTotal { sum, events }) => format!("{sum} of {events}"),
                 None => String::from("nothing"),
             };
-            let (namespace, key) = self.names.name(place.0);
-            let deltas = of(&partition.deltas, place);
-            self.audit.findings.add(Wrong::Counter, at.map(|offset| (kafka(number), offset)), || {
+            let (namespace, key) = self.names.name(cell.0);
+            let deltas = of(&partition.deltas, cell);
+            self.audit.findings.add(FindingKind::Counter, at.map(|offset| (kafka(number), offset)), || {
                 format!(
                     "partition {number}, {namespace:?} {key:?}, bucket {}: the store has {}, deltas {}, the log {}",
-                    place.1,
+                    cell.1,
                     show(store),
                     show(deltas),
                     show(log)
@@ -50,16 +50,16 @@ impl Evidence<'_> {
 
     /// The message whose loss or doubling would explain a wrong counter; else the first that it is
     /// of.
-    fn culprit(&self, number: usize, (name, bucket): Place) -> Option<i64> {
+    fn culprit(&self, number: usize, (name, bucket): Cell) -> Option<i64> {
         let partition = &self.partitions[number];
-        let sum = |cells: &cells::Cells| cells.get(&(name, bucket)).map_or(0, |cell| cell.sum);
+        let sum = |cells: &cells::CellTotals| cells.get(&(name, bucket)).map_or(0, |cell| cell.sum);
         let gap = (sum(&partition.log) - sum(&partition.store)).abs();
         let mut first = None;
         for seen in partition.seen.iter().filter(|seen| seen.fate == Fate::Counted) {
             let Some(entry) = seen.mark.map(|mark| &self.record.entries[mark as usize]) else {
                 continue;
             };
-            if entry.way == Way::Bad {
+            if entry.way == Route::Bad {
                 continue;
             }
             for increment in self.record.content(entry).batch.increments {

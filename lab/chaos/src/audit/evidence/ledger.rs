@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::partition::Numbers;
+use super::partition::MessageCounts;
 use super::{Evidence, Row, kafka};
-use crate::audit::verdict::Wrong;
+use crate::audit::verdict::FindingKind;
 
 const BATCH: &str = "batch:";
 
@@ -16,7 +16,8 @@ impl Evidence<'_> {
         let partition = &self.partitions[number];
         let findings = &mut self.audit.findings;
         let batches = partition.batches.len() as i64;
-        let Numbers { counted, duplicate, rejected, increments } = Numbers::of(&partition.seen);
+        let MessageCounts { counted, duplicate, rejected, increments } =
+            MessageCounts::of(&partition.seen);
         let mut expected: BTreeMap<String, Entry> = BTreeMap::new();
         if let Some(last) = partition.batches.last() {
             let position = |next: i64| (i128::from(next), batches, next);
@@ -49,7 +50,7 @@ impl Evidence<'_> {
                 let what = || {
                     format!("partition {number}, {key}: {}, should be {}", show(have), show(want))
                 };
-                findings.add(Wrong::Ledger, at, what);
+                findings.add(FindingKind::Ledger, at, what);
             }
         }
     }

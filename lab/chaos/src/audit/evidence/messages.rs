@@ -4,13 +4,13 @@
 use super::partition::Fate;
 use super::{Evidence, kafka};
 use crate::audit::codec::{self, IncrementBatch};
-use crate::audit::content::{Counts, Way};
+use crate::audit::content::{Counts, Route};
 use crate::audit::record::{Entry, State};
-use crate::audit::verdict::Wrong;
+use crate::audit::verdict::FindingKind;
 
 /// What the log has of an entry.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Found {
+pub(super) struct Occurrences {
     times: u32,
     /// Partition and offset of the first time.
     first: (i32, i64),
@@ -36,12 +36,12 @@ impl Evidence<'_> {
                 self.find(mark, partition, offset);
                 self.compare(mark, (partition, offset), payload, read.as_ref());
             }
-            None => self.findings().add(Wrong::Foreign, at, || match &read {
+            None => self.findings().add(FindingKind::Foreign, at, || match &read {
                 Ok(message) => format!("nobody sent it: {message:?}"),
                 Err(error) => format!("nobody sent it: {} bytes, {error}", payload.len()),
             }),
         }
-        let is_bad = known.is_some_and(|mark| self.record.entries[mark as usize].way == Way::Bad);
+        let is_bad = known.is_some_and(|mark| self.record.entries[mark as usize].way == Route::Bad);
         let folded = &mut self.partitions[partition.cast_unsigned() as usize];
         match read {
             Ok(message) if !is_bad => {
@@ -55,13 +55,13 @@ impl Evidence<'_> {
     fn recognise(&self, mark: Option<u32>, message: Option<&IncrementBatch>) -> Option<u32> {
         if let Some(mark) = mark {
             let entry = self.record.entries.get(mark as usize)?;
-            return (entry.way != Way::Request).then_some(mark);
+            return (entry.way != Route::Request).then_some(mark);
         }
         let message = message?;
         let id = message.id.as_deref().or_else(|| message.increments.first()?.id.as_deref())?;
         let mut parts = id.split('-');
         let number = match (parts.next(), parts.next()) {
-            (Some(way), Some(number)) if way == Way::Request.as_str() => {
+            (Some(way), Some(number)) if way == Route::Request.as_str() => {
                 number.parse::<u32>().ok()?
             }
             _ => return None,
@@ -77,7 +77,7 @@ impl Evidence<'_> {
         found.is_spread |= found.first.0 != partition;
         found.times += 1;
         found.is_in_place |=
-            self.record.entries[mark as usize].place() == Some((partition, offset));
+            self.record.entries[mark as usize].acknowledged_at() == Some((partition, offset));
     }
 
     fn compare(
@@ -89,14 +89,14 @@ impl Evidence<'_> {
     ) {
         let entry = &self.record.entries[mark as usize];
         let is_same = match entry.way {
-            Way::Bad => self.record.plan.bad(entry.number, entry.clock_ms).payload == payload,
-            Way::Single | Way::Batch | Way::Request => {
+            Route::Bad => self.record.plan.bad(entry.number, entry.clock_ms).payload == payload,
+            Route::Single | Route::Batch | Route::Request => {
                 read.is_ok_and(|message| *message == self.record.content(entry).batch)
             }
         };
         if !is_same {
             let what = || format!("it is not what was sent as {entry}: {read:?}");
-            self.audit.findings.add(Wrong::Altered, Some((partition, offset)), what);
+            self.audit.findings.add(FindingKind::Altered, Some((partition, offset)), what);
         }
     }
 
@@ -116,7 +116,7 @@ impl Evidence<'_> {
                 }
                 let holds = seen.mark.map(|mark| &self.record.entries[mark as usize]);
                 let holds = holds
-                    .filter(|entry| entry.way != Way::Bad)
+                    .filter(|entry| entry.way != Route::Bad)
                     .map(|entry| self.record.content(entry));
                 let holds = holds.map_or(0, |content| content.batch.increments.len() as u64);
                 logged.skipped += holds.saturating_sub(seen.increments.into());
@@ -125,42 +125,42 @@ impl Evidence<'_> {
             if let Some(pair) = pairs.into_iter().find(|pair| pair[0].offset >= pair[1].offset) {
                 let at = Some((kafka(number), pair[1].offset));
                 let what = || format!("it comes after {}", pair[0].offset);
-                self.audit.findings.add(Wrong::Misplaced, at, what);
+                self.audit.findings.add(FindingKind::Misplaced, at, what);
             }
         }
     }
 
-    fn judge_entry(&mut self, entry: &Entry, found: Found) {
-        let at = entry.place().or((found.times > 0).then_some(found.first));
-        let content = (entry.way != Way::Bad).then(|| self.record.content(entry));
+    fn judge_entry(&mut self, entry: &Entry, found: Occurrences) {
+        let at = entry.acknowledged_at().or((found.times > 0).then_some(found.first));
+        let content = (entry.way != Route::Bad).then(|| self.record.content(entry));
         let increments =
             content.as_ref().map_or(0, |content| content.batch.increments.len() as u64);
         // A bad one is rejected as often as it is there.
         let may_repeat = content.is_none_or(|content| content.counts != Counts::EachTime);
-        if found.times > 1 && entry.way != Way::Request {
+        if found.times > 1 && entry.way != Route::Request {
             self.audit.logged.repeated += u64::from(found.times) - 1;
         }
         match (entry.state, found.times) {
             (State::Acknowledged, 0) => {
                 self.audit.lost += increments;
-                self.findings().add(Wrong::Lost, at, || format!("not in the log: {entry}"));
+                self.findings().add(FindingKind::Lost, at, || format!("not in the log: {entry}"));
             }
             (State::NotApplied, 1..) => {
-                self.findings().add(Wrong::Applied, at, || {
+                self.findings().add(FindingKind::Applied, at, || {
                     format!("{} times in the log: {entry}", found.times)
                 });
             }
             (_, 2..) if !may_repeat || found.is_spread => {
                 self.audit.doubled += increments;
                 let spread = if found.is_spread { " in several partitions" } else { "" };
-                self.findings().add(Wrong::Doubled, at, || {
+                self.findings().add(FindingKind::Doubled, at, || {
                     format!("{} times in the log{spread}: {entry}", found.times)
                 });
             }
-            (State::Acknowledged, _) if entry.place().is_some() && !found.is_in_place => {
+            (State::Acknowledged, _) if entry.acknowledged_at().is_some() && !found.is_in_place => {
                 let (partition, offset) = found.first;
                 let what = || format!("it is at {partition}:{offset} instead: {entry}");
-                self.findings().add(Wrong::Misplaced, at, what);
+                self.findings().add(FindingKind::Misplaced, at, what);
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use super::cells::{self, Cells, Digest, Names};
+use super::cells::{self, CellTotals, Digest, Names};
 use super::{Rejection, Row};
 use crate::audit::codec::IncrementBatch;
 
@@ -14,7 +14,7 @@ pub(super) enum Fate {
 
 /// A message of the log.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct LogMessage {
     pub(super) offset: i64,
     /// The entry of the record that it is of.
     pub(super) mark: Option<u32>,
@@ -31,21 +31,21 @@ pub(super) struct Batch {
     pub(super) offset: i64,
     pub(super) from: i64,
     pub(super) to: i64,
-    pub(super) numbers: Numbers,
+    pub(super) numbers: MessageCounts,
     pub(super) digest: Digest,
 }
 
 /// Messages by their fate, and increments that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Numbers {
+pub(super) struct MessageCounts {
     pub(super) counted: i64,
     pub(super) duplicate: i64,
     pub(super) rejected: i64,
     pub(super) increments: i64,
 }
 
-impl Numbers {
-    pub(super) fn see(&mut self, seen: &Seen) {
+impl MessageCounts {
+    pub(super) fn see(&mut self, seen: &LogMessage) {
         match seen.fate {
             Fate::Counted => self.counted += 1,
             Fate::Duplicate => self.duplicate += 1,
@@ -54,8 +54,8 @@ impl Numbers {
         self.increments += i64::from(seen.increments);
     }
 
-    pub(super) fn of<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Numbers {
-        let mut numbers = Numbers::default();
+    pub(super) fn of<'a>(seen: impl IntoIterator<Item = &'a LogMessage>) -> MessageCounts {
+        let mut numbers = MessageCounts::default();
         seen.into_iter().for_each(|seen| numbers.see(seen));
         numbers
     }
@@ -66,14 +66,14 @@ pub(super) struct Partition {
     /// The first offset of `increments`.
     pub(super) begin: i64,
     /// In the order of their offsets.
-    pub(super) seen: Vec<Seen>,
+    pub(super) seen: Vec<LogMessage>,
     pub(super) batches: Vec<Batch>,
     pub(super) rejections: Vec<Rejection>,
     pub(super) ledger: Vec<Row>,
     /// The counters by the log, by `deltas`, and by the store.
-    pub(super) log: Cells,
-    pub(super) deltas: Cells,
-    pub(super) store: Cells,
+    pub(super) log: CellTotals,
+    pub(super) deltas: CellTotals,
+    pub(super) store: CellTotals,
     ids: Ids,
 }
 
@@ -93,9 +93,9 @@ impl Partition {
             batches: Vec::new(),
             rejections: Vec::new(),
             ledger: Vec::new(),
-            log: Cells::new(),
-            deltas: Cells::new(),
-            store: Cells::new(),
+            log: CellTotals::new(),
+            deltas: CellTotals::new(),
+            store: CellTotals::new(),
             ids: Ids::default(),
         }
     }
@@ -105,13 +105,13 @@ impl Partition {
         self.seen.last().map_or(self.begin, |seen| seen.offset + 1)
     }
 
-    pub(super) fn at(&self, offset: i64) -> Option<&Seen> {
+    pub(super) fn at(&self, offset: i64) -> Option<&LogMessage> {
         let index = self.seen.binary_search_by_key(&offset, |seen| seen.offset).ok()?;
         Some(&self.seen[index])
     }
 
     /// The messages in [from, to).
-    pub(super) fn between(&self, from: i64, to: i64) -> &[Seen] {
+    pub(super) fn between(&self, from: i64, to: i64) -> &[LogMessage] {
         let index = |offset| self.seen.partition_point(|seen| seen.offset < offset);
         let (start, end) = (index(from), index(to));
         &self.seen[start.min(end)..end]
@@ -119,7 +119,7 @@ impl Partition {
 
     pub(super) fn reject(&mut self, offset: i64, mark: Option<u32>) {
         let (fate, increments, digest) = (Fate::Rejected, 0, Digest::default());
-        self.seen.push(Seen { offset, mark, fate, increments, digest });
+        self.seen.push(LogMessage { offset, mark, fate, increments, digest });
     }
 
     /// Folds a message: what an id was seen for before does not count again.
@@ -137,13 +137,13 @@ impl Partition {
             let is_first =
                 increment.id.as_ref().is_none_or(|id| self.ids.increments.insert(id.clone()));
             if is_new && is_first {
-                let place = cells::place(names, increment);
-                cells::add(&mut self.log, place, increment.delta.into(), 1);
-                digest.add(place, increment.delta, 1);
+                let cell = cells::cell_of(names, increment);
+                cells::add(&mut self.log, cell, increment.delta.into(), 1);
+                digest.add(cell, increment.delta, 1);
                 increments += 1;
             }
         }
         let fate = if increments > 0 { Fate::Counted } else { Fate::Duplicate };
-        self.seen.push(Seen { offset, mark, fate, increments, digest });
+        self.seen.push(LogMessage { offset, mark, fate, increments, digest });
     }
 }

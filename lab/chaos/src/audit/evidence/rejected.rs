@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::partition::Fate;
 use super::{Evidence, kafka};
-use crate::audit::content::Way;
-use crate::audit::verdict::Wrong;
+use crate::audit::content::Route;
+use crate::audit::verdict::FindingKind;
 
 /// A message of `increments.rejected`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Evidence<'_> {
             Some(partition) => partition.rejections.push(rejection),
             None => {
                 let what = || format!("partition {} is none of the log's", rejection.partition);
-                self.audit.findings.add(Wrong::Rejected, None, what);
+                self.audit.findings.add(FindingKind::Rejected, None, what);
             }
         }
     }
@@ -38,38 +38,44 @@ impl Evidence<'_> {
             let at = Some((kafka(number), *offset));
             *times.entry(*offset).or_insert(0) += 1;
             let Some(seen) = partition.at(*offset) else {
-                findings.add(Wrong::Rejected, at, || format!("{reason}: there is no such message"));
+                findings.add(FindingKind::Rejected, at, || {
+                    format!("{reason}: there is no such message")
+                });
                 continue;
             };
             let entry = seen.mark.map(|mark| &self.record.entries[mark as usize]);
-            let bad = entry.filter(|entry| entry.way == Way::Bad);
+            let bad = entry.filter(|entry| entry.way == Route::Bad);
             let bad = bad.map(|entry| self.record.plan.bad(entry.number, entry.clock_ms));
             match bad {
                 Some(bad) if bad.reason != reason => {
-                    findings
-                        .add(Wrong::Rejected, at, || format!("{reason}, but it is {}", bad.reason));
+                    findings.add(FindingKind::Rejected, at, || {
+                        format!("{reason}, but it is {}", bad.reason)
+                    });
                 }
                 Some(bad) if bad.payload != *payload => {
-                    findings
-                        .add(Wrong::Rejected, at, || format!("{reason}: not the original bytes"));
+                    findings.add(FindingKind::Rejected, at, || {
+                        format!("{reason}: not the original bytes")
+                    });
                 }
                 Some(_) => {}
                 None if seen.fate == Fate::Rejected => {}
                 None => {
                     let of = entry
                         .map_or_else(|| String::from("a foreign message"), ToString::to_string);
-                    findings
-                        .add(Wrong::Rejected, at, || format!("{reason}, but it is sound: {of}"));
+                    findings.add(FindingKind::Rejected, at, || {
+                        format!("{reason}, but it is sound: {of}")
+                    });
                 }
             }
         }
         for (offset, times) in times.iter().filter(|(_, times)| **times > 1) {
-            findings
-                .add(Wrong::Rejected, Some((kafka(number), *offset)), || format!("{times} times"));
+            findings.add(FindingKind::Rejected, Some((kafka(number), *offset)), || {
+                format!("{times} times")
+            });
         }
         let missing = partition.seen.iter().filter(|seen| seen.fate == Fate::Rejected);
         for seen in missing.filter(|seen| !times.contains_key(&seen.offset)) {
-            findings.add(Wrong::Rejected, Some((kafka(number), seen.offset)), || {
+            findings.add(FindingKind::Rejected, Some((kafka(number), seen.offset)), || {
                 String::from("not there")
             });
         }

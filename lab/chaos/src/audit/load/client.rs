@@ -1,4 +1,4 @@
-//! A Kafka producer as any client would use it, whose delivery reports go into the book.
+//! A Kafka producer as any client would use it, whose delivery reports go into the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::util::Timeout;
 use rdkafka::{ClientConfig, ClientContext};
 
-use crate::audit::book::{Book, Outcome};
 use crate::audit::error::Error;
+use crate::audit::live_record::{DeliveryOutcome, LiveRecord};
 
 /// The header that the auditor recognises a message by.
 pub(in crate::audit) const MARK: &str = "audit.seq";
@@ -23,7 +23,7 @@ const REPORT_MARGIN: Duration = Duration::from_secs(10);
 pub(super) struct Client {
     config: ClientConfig,
     topic: String,
-    book: Arc<Book>,
+    record: Arc<LiveRecord>,
     producer: Arc<ThreadedProducer<Reports>>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Outgoing<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum EnqueueResult {
     Queued,
     /// Try again in a moment.
     Full,
@@ -45,7 +45,11 @@ pub(super) enum Sent {
 }
 
 impl Client {
-    pub(super) fn new(bootstrap: &str, topic: &str, book: Arc<Book>) -> Result<Client, Error> {
+    pub(super) fn new(
+        bootstrap: &str,
+        topic: &str,
+        record: Arc<LiveRecord>,
+    ) -> Result<Client, Error> {
         let mut config = ClientConfig::new();
         config
             .set("client.id", "audit-load")
@@ -56,8 +60,8 @@ impl Client {
             .set("linger.ms", "5")
             .set("queue.buffering.max.messages", "50000")
             .set("reconnect.backoff.max.ms", "1000");
-        let producer = Arc::new(make(&config, &book).map_err(Error::kafka(topic))?);
-        Ok(Client { config, topic: topic.to_owned(), book, producer })
+        let producer = Arc::new(make(&config, &record).map_err(Error::kafka(topic))?);
+        Ok(Client { config, topic: topic.to_owned(), record, producer })
     }
 
     /// How many partitions the topic has. Blocks.
@@ -76,19 +80,21 @@ impl Client {
     }
 
     /// Hands a message to librdkafka. What it becomes is written down when it is known.
-    pub(super) async fn send(&mut self, outgoing: Outgoing<'_>) -> Result<Sent, Error> {
+    pub(super) async fn send(&mut self, outgoing: Outgoing<'_>) -> Result<EnqueueResult, Error> {
         let mut tried = self.try_send(outgoing);
         if matches!(tried, Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fatal))) {
             self.replace().await?;
             tried = self.try_send(outgoing);
         }
         match tried {
-            Ok(()) => Ok(Sent::Queued),
-            Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => Ok(Sent::Full),
+            Ok(()) => Ok(EnqueueResult::Queued),
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
+                Ok(EnqueueResult::Full)
+            }
             Err(error @ KafkaError::MessageProduction(_)) => {
                 tracing::warn!(%error, mark = outgoing.mark, "the load's producer took no message");
-                self.book.settle(outgoing.mark, Outcome::NotApplied);
-                Ok(Sent::Refused)
+                self.record.settle(outgoing.mark, DeliveryOutcome::NotApplied);
+                Ok(EnqueueResult::Refused)
             }
             Err(error) => Err(Error::kafka(&self.topic)(error)),
         }
@@ -110,7 +116,7 @@ impl Client {
     /// An idempotent producer that lost its sequence takes no more messages. What it has is given
     /// up, and never sent again.
     async fn replace(&mut self) -> Result<(), Error> {
-        let next = Arc::new(make(&self.config, &self.book).map_err(Error::kafka(&self.topic))?);
+        let next = Arc::new(make(&self.config, &self.record).map_err(Error::kafka(&self.topic))?);
         let broken = std::mem::replace(&mut self.producer, next);
         tracing::warn!(error = ?broken.client().fatal_error(), "the load's producer is replaced");
         let dropped = tokio::task::spawn_blocking(move || drop(broken)).await;
@@ -127,12 +133,15 @@ impl Client {
     }
 }
 
-fn make(config: &ClientConfig, book: &Arc<Book>) -> Result<ThreadedProducer<Reports>, KafkaError> {
-    config.create_with_context(Reports { book: Arc::clone(book) })
+fn make(
+    config: &ClientConfig,
+    record: &Arc<LiveRecord>,
+) -> Result<ThreadedProducer<Reports>, KafkaError> {
+    config.create_with_context(Reports { record: Arc::clone(record) })
 }
 
 struct Reports {
-    book: Arc<Book>,
+    record: Arc<LiveRecord>,
 }
 
 impl ClientContext for Reports {
@@ -153,10 +162,10 @@ impl ProducerContext for Reports {
             Ok(message) => {
                 let place =
                     (message.offset() >= 0).then(|| (message.partition(), message.offset()));
-                Outcome::Acknowledged(place)
+                DeliveryOutcome::Acknowledged(place)
             }
-            Err(_) => Outcome::Unknown,
+            Err(_) => DeliveryOutcome::Unknown,
         };
-        self.book.settle(u32::try_from(mark).expect("marks are 32 bits"), outcome);
+        self.record.settle(u32::try_from(mark).expect("marks are 32 bits"), outcome);
     }
 }

@@ -2,7 +2,7 @@
 //! its own.
 //!
 //! ```text
-//!  Plan ─► Pace ─► Client ─► increments
+//!  LoadPlan ─► Pace ─► Client ─► increments
 //!            │        ▲
 //!            └► copies, some seconds later, to the same partition
 //! ```
@@ -13,26 +13,26 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Outgoing, Sent};
+use super::client::{Client, EnqueueResult, Outgoing};
 use super::pace::Pace;
-use crate::audit::book::Book;
-use crate::audit::content::{Content, Way};
+use crate::audit::content::{Content, Route};
 use crate::audit::error::Error;
+use crate::audit::live_record::LiveRecord;
 
 /// The latest that a message is sent once more.
 const COPIED_WITHIN_MS: u64 = 20_000;
 const MOST_COPIES_WAITING: usize = 10_000;
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) struct Lane {
-    pub(super) way: Way,
+pub(super) struct KafkaWriter {
+    pub(super) way: Route,
     pub(super) per_second: f64,
     pub(super) partitions: i32,
     pub(super) client: Client,
-    pub(super) book: Arc<Book>,
+    pub(super) record: Arc<LiveRecord>,
 }
 
-impl Lane {
+impl KafkaWriter {
     /// Sends until it is stopped, then waits for what is under way.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut pace = Pace::new(self.per_second, Instant::now());
@@ -53,7 +53,7 @@ impl Lane {
                 break;
             }
             let mark =
-                self.book.attempt(self.way, number, message.clock_ms, message.content.as_ref());
+                self.record.attempt(self.way, number, message.clock_ms, message.content.as_ref());
             let (partition, again_after) = match message.fate {
                 Some(fate) => (Some(fate.partition), fate.again_after),
                 None => (None, Vec::new()),
@@ -68,15 +68,15 @@ impl Lane {
         finished.map_err(|error| Error::Task { task: "load", reason: error.to_string() })?
     }
 
-    fn message(&self, number: u32) -> Made {
-        let plan = &self.book.plan;
-        let clock_ms = self.book.clock_ms();
-        if self.way == Way::Bad {
+    fn message(&self, number: u32) -> PreparedMessage {
+        let plan = &self.record.plan;
+        let clock_ms = self.record.clock_ms();
+        if self.way == Route::Bad {
             let payload = plan.bad(number, clock_ms).payload;
-            return Made { clock_ms, content: None, increments: 1, fate: None, payload };
+            return PreparedMessage { clock_ms, content: None, increments: 1, fate: None, payload };
         }
         let content = plan.content(self.way, number, clock_ms);
-        Made {
+        PreparedMessage {
             clock_ms,
             increments: content.batch.increments.len(),
             fate: content.repeats.then(|| self.fate(number)),
@@ -85,22 +85,22 @@ impl Lane {
         }
     }
 
-    fn fate(&self, number: u32) -> Fate {
-        let mut dice = self.book.plan.fate(self.way, number);
+    fn fate(&self, number: u32) -> Resends {
+        let mut dice = self.record.plan.fate(self.way, number);
         let partition = dice.below(u64::from(self.partitions.cast_unsigned())) as i32;
         let times = 1 + dice.below(2);
         let again_after = (0..times).map(|_| Duration::from_millis(dice.below(COPIED_WITHIN_MS)));
-        Fate { partition, again_after: again_after.collect() }
+        Resends { partition, again_after: again_after.collect() }
     }
 
     async fn copy(&mut self, of: u32, stop: &CancellationToken) -> Result<(), Error> {
-        let original = self.book.entry(of);
+        let original = self.record.entry(of);
         let payload = {
-            let plan = &self.book.plan;
+            let plan = &self.record.plan;
             plan.payload(&plan.content(original.way, original.number, original.clock_ms))
         };
         let partition = Some(self.fate(original.number).partition);
-        let mark = self.book.attempt_copy(of);
+        let mark = self.record.attempt_copy(of);
         self.send(Outgoing { mark, partition, payload: &payload }, stop).await
     }
 
@@ -111,7 +111,7 @@ impl Lane {
         outgoing: Outgoing<'_>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        while self.client.send(outgoing).await? == Sent::Full {
+        while self.client.send(outgoing).await? == EnqueueResult::Full {
             if !wait_until(Instant::now() + QUEUE_FULL_PAUSE, stop).await {
                 break;
             }
@@ -120,17 +120,17 @@ impl Lane {
     }
 }
 
-struct Made {
+struct PreparedMessage {
     clock_ms: i64,
     content: Option<Content>,
     increments: usize,
-    fate: Option<Fate>,
+    fate: Option<Resends>,
     payload: Vec<u8>,
 }
 
 /// What happens to a message that counts once: the same content goes to the same partition several
 /// times.
-struct Fate {
+struct Resends {
     partition: i32,
     again_after: Vec<Duration>,
 }

@@ -3,7 +3,7 @@
 //! acknowledged.
 //!
 //! ```text
-//!  Plan ─► Pace ─► request ─► one gateway, then the next ─► 200: settled; now and then sent again all the same
+//!  LoadPlan ─► Pace ─► request ─► one gateway, then the next ─► 200: settled; now and then sent again all the same
 //!                     ▲                │
 //!                     └── back-off ◄───┴─ no answer, 408, 429, 5xx
 //! ```
@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::direct::wait_until;
 use super::pace::Pace;
-use crate::audit::book::{Book, Outcome};
 use crate::audit::codec::Increment;
-use crate::audit::content::{Content, Counts, Way};
+use crate::audit::content::{Content, Counts, Route};
 use crate::audit::error::Error;
+use crate::audit::live_record::{DeliveryOutcome, LiveRecord};
 
 /// Requests in progress at once.
 const REQUESTS: usize = 48;
@@ -38,10 +38,10 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 /// After the load's end, unacknowledged requests are tried for so long.
 const LAST_TRIES: Duration = Duration::from_secs(60);
 
-pub(super) struct Lane {
+pub(super) struct GatewayWriter {
     pub(super) per_second: f64,
     pub(super) gateways: Vec<String>,
-    pub(super) book: Arc<Book>,
+    pub(super) record: Arc<LiveRecord>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +58,7 @@ struct Refused {
 }
 
 /// What one try came to.
-enum Try {
+enum GatewayAnswer {
     Accepted(Option<(i32, i64)>),
     /// It may be stored.
     Unknown(Option<Duration>),
@@ -68,19 +68,19 @@ enum Try {
     Odd(String),
 }
 
-impl Lane {
+impl GatewayWriter {
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let http = reqwest::Client::builder().no_proxy().build().map_err(Error::Http)?;
-        let lane = Arc::new(self);
+        let writer = Arc::new(self);
         let room = Arc::new(Semaphore::new(REQUESTS));
         let mut requests = JoinSet::new();
-        let mut pace = Pace::new(lane.per_second, Instant::now());
+        let mut pace = Pace::new(writer.per_second, Instant::now());
         for number in 0.. {
             while let Some(ended) = requests.try_join_next() {
                 settled(ended)?;
             }
-            let clock_ms = lane.book.clock_ms();
-            let content = lane.book.plan.content(Way::Request, number, clock_ms);
+            let clock_ms = writer.record.clock_ms();
+            let content = writer.record.plan.content(Route::Request, number, clock_ms);
             if !wait_until(pace.take(content.batch.increments.len(), Instant::now()), &stop).await {
                 break;
             }
@@ -88,9 +88,9 @@ impl Lane {
                 permit = Arc::clone(&room).acquire_owned() => permit.expect("the semaphore is never closed"),
                 () = stop.cancelled() => break,
             };
-            let (lane, http, stop) = (Arc::clone(&lane), http.clone(), stop.clone());
+            let (writer, http, stop) = (Arc::clone(&writer), http.clone(), stop.clone());
             requests.spawn(async move {
-                lane.request(&http, number, clock_ms, &content, &stop).await;
+                writer.request(&http, number, clock_ms, &content, &stop).await;
                 drop(permit);
             });
         }
@@ -110,8 +110,8 @@ impl Lane {
         stop: &CancellationToken,
     ) {
         let body = body(content);
-        let mut fate = self.book.plan.fate(Way::Request, number);
-        let mark = self.book.attempt(Way::Request, number, clock_ms, Some(content));
+        let mut fate = self.record.plan.fate(Route::Request, number);
+        let mark = self.record.attempt(Route::Request, number, clock_ms, Some(content));
         let mut timeout =
             if fate.below(100) < IMPATIENT_PERCENT { IMPATIENT } else { ANSWER_TIMEOUT };
         let mut back_off = FIRST_BACK_OFF;
@@ -120,24 +120,24 @@ impl Lane {
         for attempt in 0.. {
             let gateway = &self.gateways[(number as usize + attempt) % self.gateways.len()];
             let pause = match self.attempt(http, gateway, content, &body, timeout).await {
-                Try::Accepted(place) => {
-                    self.book.settle(mark, Outcome::Acknowledged(place));
+                GatewayAnswer::Accepted(place) => {
+                    self.record.settle(mark, DeliveryOutcome::Acknowledged(place));
                     if content.counts != Counts::EachTime && fate.below(100) < AGAIN_PERCENT {
                         self.again(http, content, &body, number).await;
                     }
                     return;
                 }
-                Try::Unknown(pause) => {
+                GatewayAnswer::Unknown(pause) => {
                     may_be_stored = true;
                     if content.counts == Counts::EachTime {
-                        return self.book.settle(mark, Outcome::Unknown);
+                        return self.record.settle(mark, DeliveryOutcome::Unknown);
                     }
                     pause
                 }
-                Try::NotApplied(pause) => pause,
-                Try::Odd(what) => {
-                    self.book.odd(format!("request {number} to {gateway}: {what}"));
-                    return self.book.settle(mark, Outcome::Unknown);
+                GatewayAnswer::NotApplied(pause) => pause,
+                GatewayAnswer::Odd(what) => {
+                    self.record.odd(format!("request {number} to {gateway}: {what}"));
+                    return self.record.settle(mark, DeliveryOutcome::Unknown);
                 }
             };
             timeout = ANSWER_TIMEOUT;
@@ -149,15 +149,18 @@ impl Lane {
                 break;
             }
         }
-        let outcome = if may_be_stored { Outcome::Unknown } else { Outcome::NotApplied };
-        self.book.settle(mark, outcome);
+        let outcome =
+            if may_be_stored { DeliveryOutcome::Unknown } else { DeliveryOutcome::NotApplied };
+        self.record.settle(mark, outcome);
     }
 
     /// Sends what was acknowledged once more, as a client that lost the answer would.
     async fn again(&self, http: &reqwest::Client, content: &Content, body: &Value, number: u32) {
         let gateway = &self.gateways[(number as usize + 1) % self.gateways.len()];
-        if let Try::Odd(what) = self.attempt(http, gateway, content, body, ANSWER_TIMEOUT).await {
-            self.book.odd(format!("request {number} again to {gateway}: {what}"));
+        if let GatewayAnswer::Odd(what) =
+            self.attempt(http, gateway, content, body, ANSWER_TIMEOUT).await
+        {
+            self.record.odd(format!("request {number} again to {gateway}: {what}"));
         }
     }
 
@@ -168,7 +171,7 @@ impl Lane {
         content: &Content,
         body: &Value,
         timeout: Duration,
-    ) -> Try {
+    ) -> GatewayAnswer {
         let url = format!("{}/v1/increments", gateway.trim_end_matches('/'));
         let mut request = http.post(url).timeout(timeout).json(body);
         if let Some(id) = &content.batch.id {
@@ -176,8 +179,8 @@ impl Lane {
         }
         match request.send().await {
             Ok(response) => judge(response, content.batch.increments.len()).await,
-            Err(error) if error.is_connect() => Try::NotApplied(None),
-            Err(_) => Try::Unknown(None),
+            Err(error) if error.is_connect() => GatewayAnswer::NotApplied(None),
+            Err(_) => GatewayAnswer::Unknown(None),
         }
     }
 }
@@ -186,41 +189,46 @@ fn settled(ended: Result<(), tokio::task::JoinError>) -> Result<(), Error> {
     ended.map_err(|error| Error::Task { task: "load", reason: error.to_string() })
 }
 
-async fn judge(response: Response, sent: usize) -> Try {
+async fn judge(response: Response, sent: usize) -> GatewayAnswer {
     let status = response.status();
     let retry_after = response.headers().get(reqwest::header::RETRY_AFTER);
     let pause =
         retry_after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
     // An answer that breaks off says nothing.
-    let Ok(body) = response.bytes().await else { return Try::Unknown(pause) };
+    let Ok(body) = response.bytes().await else { return GatewayAnswer::Unknown(pause) };
     if status == StatusCode::OK {
         return accepted(&body, sent);
     }
     let refused = serde_json::from_slice::<Refused>(&body);
     let may_try_again = matches!(status.as_u16(), 408 | 429) || status.is_server_error();
     match refused {
-        Ok(refused) if !may_try_again => Try::Odd(format!("{status}, {}", refused.detail)),
-        Err(error) if !may_try_again => Try::Odd(format!("{status}, {error}")),
-        Ok(refused) if refused.outcome == "not_applied" => Try::NotApplied(pause),
-        Ok(_) | Err(_) => Try::Unknown(pause),
+        Ok(refused) if !may_try_again => {
+            GatewayAnswer::Odd(format!("{status}, {}", refused.detail))
+        }
+        Err(error) if !may_try_again => GatewayAnswer::Odd(format!("{status}, {error}")),
+        Ok(refused) if refused.outcome == "not_applied" => GatewayAnswer::NotApplied(pause),
+        Ok(_) | Err(_) => GatewayAnswer::Unknown(pause),
     }
 }
 
-fn accepted(body: &[u8], sent: usize) -> Try {
+fn accepted(body: &[u8], sent: usize) -> GatewayAnswer {
     let answer: Accepted = match serde_json::from_slice(body) {
         Ok(answer) => answer,
-        Err(error) => return Try::Odd(format!("200, but {error}")),
+        Err(error) => return GatewayAnswer::Odd(format!("200, but {error}")),
     };
     if answer.accepted != sent {
-        return Try::Odd(format!("{sent} increments were sent, {} accepted", answer.accepted));
+        return GatewayAnswer::Odd(format!(
+            "{sent} increments were sent, {} accepted",
+            answer.accepted
+        ));
     }
-    let Some(position) = answer.position else { return Try::Accepted(None) };
+    let Some(position) = answer.position else { return GatewayAnswer::Accepted(None) };
     let place = position.split_once(':').and_then(|(partition, next)| {
         Some((partition.parse::<i32>().ok()?, next.parse::<i64>().ok()?.checked_sub(1)?))
     });
     match place {
-        Some(place) => Try::Accepted(Some(place)),
-        None => Try::Odd(format!("its position is {position:?}")),
+        Some(place) => GatewayAnswer::Accepted(Some(place)),
+        None => GatewayAnswer::Odd(format!("its position is {position:?}")),
     }
 }
 
@@ -252,11 +260,11 @@ mod tests {
         let answer = |body: &str| accepted(body.as_bytes(), 3);
         assert!(matches!(
             answer(r#"{"accepted": 3, "position": "2:41"}"#),
-            Try::Accepted(Some((2, 40)))
+            GatewayAnswer::Accepted(Some((2, 40)))
         ));
-        assert!(matches!(answer(r#"{"accepted": 3}"#), Try::Accepted(None)));
-        assert!(matches!(answer(r#"{"accepted": 2, "position": "2:41"}"#), Try::Odd(_)));
-        assert!(matches!(answer(r#"{"accepted": 3, "position": "2"}"#), Try::Odd(_)));
-        assert!(matches!(answer("{"), Try::Odd(_)));
+        assert!(matches!(answer(r#"{"accepted": 3}"#), GatewayAnswer::Accepted(None)));
+        assert!(matches!(answer(r#"{"accepted": 2, "position": "2:41"}"#), GatewayAnswer::Odd(_)));
+        assert!(matches!(answer(r#"{"accepted": 3, "position": "2"}"#), GatewayAnswer::Odd(_)));
+        assert!(matches!(answer("{"), GatewayAnswer::Odd(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! A connection of a Kafka client under [`super::Mode::LateCommit`]: its requests are told apart.
+//! A connection of a Kafka client under [`super::LinkMode::LateCommit`]: its requests are told apart.
 //!
 //! ```text
 //! EndTxn, none kept ──► kept, connection reset          EndTxn, one kept ──► passed on: the client's second try
@@ -33,7 +33,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct KeptCommits(Mutex<HashMap<Vec<u8>, Vec<u8>>>);
 
-/// Until an end or an error of either side, or a commit that is kept.
+/// Until an end or an error of either end, or a commit that is kept.
 pub(super) async fn talk(
     client: &TcpStream,
     peer: &TcpStream,

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Mode, Setting, Shared};
+use super::{LinkMode, Setting, Shared};
 
 const READ_BYTES: usize = 32 << 10;
 /// What one direction of one connection holds at most: beyond it the sender is made to wait, as by
@@ -39,9 +39,13 @@ pub(super) async fn asks(
     born: &Arc<Setting>,
 ) -> bool {
     let delay = |setting: &Arc<Setting>| match setting.mode {
-        Mode::Delay(by) => by,
-        Mode::Late(by) if !Arc::ptr_eq(setting, born) => by,
-        Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) | Mode::LateCommit => Duration::ZERO,
+        LinkMode::Delay(by) => by,
+        LinkMode::Late(by) if !Arc::ptr_eq(setting, born) => by,
+        LinkMode::Open
+        | LinkMode::Cut
+        | LinkMode::Stalled
+        | LinkMode::Late(_)
+        | LinkMode::LateCommit => Duration::ZERO,
     };
     pass(client, peer, shared, delay).await
 }
@@ -49,13 +53,17 @@ pub(super) async fn asks(
 /// From the peer to the client; whether the peer ended in order.
 pub(super) async fn answers(peer: &TcpStream, client: &TcpStream, shared: &Shared) -> bool {
     let delay = |setting: &Arc<Setting>| match setting.mode {
-        Mode::Delay(by) => by,
-        Mode::Open | Mode::Cut | Mode::Stalled | Mode::Late(_) | Mode::LateCommit => Duration::ZERO,
+        LinkMode::Delay(by) => by,
+        LinkMode::Open
+        | LinkMode::Cut
+        | LinkMode::Stalled
+        | LinkMode::Late(_)
+        | LinkMode::LateCommit => Duration::ZERO,
     };
     pass(peer, client, shared, delay).await
 }
 
-/// What was read is delivered, whatever became of the reading side meanwhile. Where nobody takes it
+/// What was read is delivered, whatever became of the reading end meanwhile. Where nobody takes it
 /// any more, it is thrown away: the other direction may still have something to deliver.
 async fn pass(
     from: &TcpStream,

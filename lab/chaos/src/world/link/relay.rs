@@ -8,25 +8,25 @@ use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{Mode, Setting, Shared, late_commit, pump};
+use super::{LinkMode, Setting, Shared, late_commit, pump};
 
 type Settings = watch::Receiver<Arc<Setting>>;
 
-/// What goes wrong on either side is for the sides to notice.
+/// What goes wrong on either end is for the sides to notice.
 pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared) {
     let mut settings = shared.setting.subscribe();
     let setting = shared.now();
     match setting.mode {
-        Mode::Cut => {
+        LinkMode::Cut => {
             setting.strike(1);
             return reset(client);
         }
-        Mode::Stalled => {
+        LinkMode::Stalled => {
             setting.strike(1);
             changed(&mut settings).await;
             return reset(client);
         }
-        Mode::Open | Mode::Delay(_) | Mode::Late(_) | Mode::LateCommit => {}
+        LinkMode::Open | LinkMode::Delay(_) | LinkMode::Late(_) | LinkMode::LateCommit => {}
     }
     let Ok(peer) = TcpStream::connect(target).await else { return reset(client) };
     if client.set_nodelay(true).and_then(|()| peer.set_nodelay(true)).is_err() {
@@ -35,34 +35,38 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
     let whole = {
         let mut talk = pin!(async {
             match setting.mode {
-                Mode::LateCommit => late_commit::talk(&client, &peer, shared, &setting).await,
-                Mode::Open | Mode::Cut | Mode::Delay(_) | Mode::Stalled | Mode::Late(_) => {
-                    talk(&client, &peer, shared, &setting).await
-                }
+                LinkMode::LateCommit => late_commit::talk(&client, &peer, shared, &setting).await,
+                LinkMode::Open
+                | LinkMode::Cut
+                | LinkMode::Delay(_)
+                | LinkMode::Stalled
+                | LinkMode::Late(_) => talk(&client, &peer, shared, &setting).await,
             }
         });
         // Not polled while the mode is stalled: then nothing moves.
         loop {
             let now = settings.borrow_and_update().clone();
             match now.mode {
-                Mode::Cut => {
+                LinkMode::Cut => {
                     now.strike(1);
                     break false;
                 }
                 // Its connections live and end with it.
-                mode if [mode, setting.mode].contains(&Mode::LateCommit)
+                mode if [mode, setting.mode].contains(&LinkMode::LateCommit)
                     && !Arc::ptr_eq(&now, &setting) =>
                 {
                     break false;
                 }
-                Mode::Stalled => {
+                LinkMode::Stalled => {
                     stalled(&client, &peer, &now, &mut settings).await;
                     break false;
                 }
-                Mode::Open | Mode::Delay(_) | Mode::Late(_) | Mode::LateCommit => tokio::select! {
-                    whole = &mut talk => break whole,
-                    () = changed(&mut settings) => {}
-                },
+                LinkMode::Open | LinkMode::Delay(_) | LinkMode::Late(_) | LinkMode::LateCommit => {
+                    tokio::select! {
+                        whole = &mut talk => break whole,
+                        () = changed(&mut settings) => {}
+                    }
+                }
             }
         }
     };

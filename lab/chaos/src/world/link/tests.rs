@@ -14,7 +14,7 @@ const DELAY: Duration = Duration::from_millis(300);
 
 /// A link to a peer that the test plays itself.
 struct Way {
-    link: Link,
+    link: NetworkLink,
     listen: SocketAddr,
     peer: TcpListener,
 }
@@ -51,10 +51,10 @@ fn free_address() -> SocketAddr {
 }
 
 /// Another test may take the port just before.
-async fn link_to(target: SocketAddr) -> (Link, SocketAddr) {
+async fn link_to(target: SocketAddr) -> (NetworkLink, SocketAddr) {
     loop {
         let listen = free_address();
-        match Link::start(&[(listen, target)]).await {
+        match NetworkLink::start(&[(listen, target)]).await {
             Ok(link) => return (link, listen),
             Err(Error::Listen { source, .. }) if source.kind() == ErrorKind::AddrInUse => {}
             Err(error) => panic!("{error}"),
@@ -139,14 +139,14 @@ async fn a_peer_that_is_not_there_resets_its_clients() {
 async fn a_cut_link_resets_old_and_new_connections_until_it_opens() {
     let way = Way::new().await;
     let (mut client, mut peer) = way.pair().await;
-    way.link.set(Mode::Cut);
+    way.link.set(LinkMode::Cut);
     is_reset(&mut client).await;
     is_reset(&mut peer).await;
     let mut another = way.connect().await;
     is_reset(&mut another).await;
     assert_eq!(way.link.struck(), 2);
 
-    way.link.set(Mode::Open);
+    way.link.set(LinkMode::Open);
     assert_eq!(way.link.struck(), 0);
     let (mut client, mut peer) = way.pair().await;
     says(&mut client, "again").await;
@@ -157,16 +157,16 @@ async fn a_cut_link_resets_old_and_new_connections_until_it_opens() {
 async fn a_delaying_link_holds_both_directions_in_order_and_then_no_more() {
     let way = Way::new().await;
     let (mut client, mut peer) = way.pair().await;
-    way.link.set(Mode::Delay(DELAY));
+    way.link.set(LinkMode::Delay(DELAY));
     let asked = Instant::now();
     says(&mut client, "first").await;
     way.until_struck().await;
-    way.link.set(Mode::Open);
+    way.link.set(LinkMode::Open);
     says(&mut client, "second").await;
     hears(&mut peer, "firstsecond").await;
     assert!(asked.elapsed() >= DELAY, "{:?}", asked.elapsed());
 
-    way.link.set(Mode::Delay(DELAY));
+    way.link.set(LinkMode::Delay(DELAY));
     let answered = Instant::now();
     says(&mut peer, "answer").await;
     hears(&mut client, "answer").await;
@@ -179,7 +179,7 @@ async fn a_stalled_link_keeps_connections_silent_and_resets_them_in_the_end() {
     let way = Way::new().await;
     let (mut quiet, mut quiet_peer) = way.pair().await;
     let (mut client, mut peer) = way.pair().await;
-    way.link.set(Mode::Stalled);
+    way.link.set(LinkMode::Stalled);
     says(&mut client, "lost").await;
     hears_nothing(&mut peer).await;
     assert_eq!(way.link.struck(), 1);
@@ -189,7 +189,7 @@ async fn a_stalled_link_keeps_connections_silent_and_resets_them_in_the_end() {
     hears_nothing(&mut another).await;
     assert_eq!(way.link.struck(), 2);
 
-    way.link.set(Mode::Open);
+    way.link.set(LinkMode::Open);
     for stream in [&mut client, &mut peer, &mut another, &mut quiet, &mut quiet_peer] {
         is_reset(stream).await;
     }
@@ -202,7 +202,7 @@ async fn a_stalled_link_keeps_connections_silent_and_resets_them_in_the_end() {
 async fn a_late_request_arrives_though_its_client_has_hung_up() {
     let way = Way::new().await;
     let (mut client, mut peer) = way.pair().await;
-    way.link.set(Mode::Late(DELAY));
+    way.link.set(LinkMode::Late(DELAY));
     let asked = Instant::now();
     says(&mut client, "EndTxn").await;
     way.until_struck().await;
@@ -219,7 +219,7 @@ async fn a_late_request_arrives_though_its_client_has_hung_up() {
 async fn what_is_sent_again_over_a_new_connection_comes_first() {
     let way = Way::new().await;
     let (mut client, _first) = way.pair().await;
-    way.link.set(Mode::Late(LONG * 10));
+    way.link.set(LinkMode::Late(LONG * 10));
     says(&mut client, "EndTxn").await;
     way.until_struck().await;
     let (mut again, mut second) = way.pair().await;
@@ -231,7 +231,7 @@ async fn what_is_sent_again_over_a_new_connection_comes_first() {
 async fn answers_are_not_late() {
     let way = Way::new().await;
     let (mut client, mut peer) = way.pair().await;
-    way.link.set(Mode::Late(LONG * 10));
+    way.link.set(LinkMode::Late(LONG * 10));
     says(&mut peer, "at once").await;
     hears(&mut client, "at once").await;
     assert_eq!(way.link.struck(), 0);
@@ -242,11 +242,11 @@ async fn the_listeners_of_one_link_are_harmed_as_one() {
     let peer = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let (link, listens) = loop {
         let listens = [free_address(), free_address()];
-        if let Ok(link) = Link::start(&listens.map(|listen| (listen, peer))).await {
+        if let Ok(link) = NetworkLink::start(&listens.map(|listen| (listen, peer))).await {
             break (link, listens);
         }
     };
-    link.set(Mode::Cut);
+    link.set(LinkMode::Cut);
     for listen in listens {
         is_reset(&mut TcpStream::connect(listen).await.unwrap()).await;
     }
@@ -289,7 +289,7 @@ impl Way {
 async fn a_late_commit_is_sent_again_first_and_arrives_in_the_next_transaction() {
     let way = Way::new().await;
     let (mut before, _peer) = way.pair().await;
-    way.link.set(Mode::LateCommit);
+    way.link.set(LinkMode::LateCommit);
     is_reset(&mut before).await;
 
     let (mut client, mut peer) = way.pair().await;
@@ -315,6 +315,6 @@ async fn a_late_commit_is_sent_again_first_and_arrives_in_the_next_transaction()
     assert_eq!(answer, [0, 0, 0, 1, 1]);
     assert_eq!(way.link.struck(), 1);
 
-    way.link.set(Mode::Open);
+    way.link.set(LinkMode::Open);
     is_reset(&mut client).await;
 }

@@ -12,7 +12,7 @@ use tally_stack::sys::{self, Signal};
 use tokio::time::sleep;
 
 use super::Error;
-use super::nursery::Nursery;
+use super::spawner::Spawner;
 
 #[cfg(test)]
 mod tests;
@@ -25,22 +25,22 @@ const TAIL_BYTES: u64 = 16 << 10;
 const SHOWN_CHARS: usize = 300;
 
 /// It is killed when dropped.
-pub(super) struct Program {
+pub(super) struct ChildProcess {
     name: String,
     log: PathBuf,
     command: Arc<Mutex<Command>>,
-    nursery: Nursery,
+    spawner: Spawner,
     child: Mutex<Option<Child>>,
 }
 
-impl Program {
+impl ChildProcess {
     /// Starts nothing yet. Standard output and error go to the log.
     pub(super) fn new(
         name: &str,
         mut command: Command,
         log: PathBuf,
-        nursery: &Nursery,
-    ) -> Result<Program, Error> {
+        spawner: &Spawner,
+    ) -> Result<ChildProcess, Error> {
         let out = OpenOptions::new()
             .create(true)
             .append(true)
@@ -52,11 +52,11 @@ impl Program {
         sys::in_new_session(&mut command);
         sys::ends_with_parent(&mut command);
         let command = Arc::new(Mutex::new(command));
-        Ok(Program {
+        Ok(ChildProcess {
             name: name.to_owned(),
             log,
             command,
-            nursery: nursery.clone(),
+            spawner: spawner.clone(),
             child: Mutex::new(None),
         })
     }
@@ -76,7 +76,7 @@ impl Program {
         {
             return Err(Error::Runs { name: self.name.clone() });
         }
-        let born = self.nursery.spawn(&self.command);
+        let born = self.spawner.spawn(&self.command);
         *child = Some(born.map_err(|source| Error::Start { name: self.name.clone(), source })?);
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Program {
         }
     }
 
-    /// As [`Program::kill`] for a large process, whose end takes longer.
+    /// As [`ChildProcess::kill`] for a large process, whose end takes longer.
     pub(super) async fn kill_and_wait(&self) -> Result<bool, Error> {
         Ok(self.signal(Signal::Kill)? && was_killed(self.ended(KILL_PATIENCE).await?))
     }
@@ -207,7 +207,7 @@ fn was_killed(status: ExitStatus) -> bool {
     status.signal() == Some(libc::SIGKILL)
 }
 
-impl Drop for Program {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         if let Err(error) = self.kill() {
             tracing::warn!(%error, "end a process");

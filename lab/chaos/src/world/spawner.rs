@@ -11,32 +11,32 @@ use std::{io, iter};
 
 use super::Error;
 
-struct Birth {
+struct SpawnRequest {
     command: Arc<Mutex<Command>>,
     child: SyncSender<io::Result<Child>>,
 }
 
 /// Clones share the thread.
 #[derive(Clone)]
-pub(super) struct Nursery(Arc<Thread>);
+pub(super) struct Spawner(Arc<Thread>);
 
 struct Thread {
-    births: Option<SyncSender<Birth>>,
+    births: Option<SyncSender<SpawnRequest>>,
     handle: Option<JoinHandle<()>>,
 }
 
-impl Nursery {
-    pub(super) fn new() -> Result<Nursery, Error> {
+impl Spawner {
+    pub(super) fn new() -> Result<Spawner, Error> {
         let (births, wanted) = sync_channel(0);
-        let handle = thread::Builder::new().name(String::from("nursery")).spawn(|| serve(wanted));
-        let handle = Some(handle.map_err(Error::Nursery)?);
-        Ok(Nursery(Arc::new(Thread { births: Some(births), handle })))
+        let handle = thread::Builder::new().name(String::from("spawner")).spawn(|| serve(wanted));
+        let handle = Some(handle.map_err(Error::Spawner)?);
+        Ok(Spawner(Arc::new(Thread { births: Some(births), handle })))
     }
 
     /// Blocks for as long as the system takes to start a process.
     pub(super) fn spawn(&self, command: &Arc<Mutex<Command>>) -> io::Result<Child> {
         let (child, born) = sync_channel(1);
-        let birth = Birth { command: Arc::clone(command), child };
+        let birth = SpawnRequest { command: Arc::clone(command), child };
         self.0
             .births
             .as_ref()
@@ -47,8 +47,8 @@ impl Nursery {
     }
 }
 
-fn serve(wanted: Receiver<Birth>) {
-    for Birth { command, child } in iter::from_fn(|| wanted.recv().ok()) {
+fn serve(wanted: Receiver<SpawnRequest>) {
+    for SpawnRequest { command, child } in iter::from_fn(|| wanted.recv().ok()) {
         let born = command.lock().unwrap_or_else(PoisonError::into_inner).spawn();
         if let Err(unwanted) = child.send(born) {
             tracing::warn!(process = ?unwanted.0, "nobody waits for this process any more");

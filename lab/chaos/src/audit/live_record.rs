@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::content::{Content, Plan, Way};
+use super::content::{Content, LoadPlan, Route};
 use super::counters::{READ_COUNTERS, READS};
 use super::record::{Entry, Record, State};
 
@@ -27,11 +27,11 @@ impl Progress {
 }
 
 /// The record as it grows.
-pub struct Book {
+pub struct LiveRecord {
     began: Instant,
     began_ms: i64,
     clock_step_ms: AtomicI64,
-    pub(super) plan: Plan,
+    pub(super) plan: LoadPlan,
     entries: Mutex<Vec<Entry>>,
     attempted: AtomicU64,
     acknowledged: AtomicU64,
@@ -58,17 +58,17 @@ pub(super) struct Acknowledged {
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome {
+pub(super) enum DeliveryOutcome {
     /// Partition and offset, where they were told.
     Acknowledged(Option<(i32, i64)>),
     Unknown,
     NotApplied,
 }
 
-impl Book {
-    pub(super) fn new(plan: Plan) -> Book {
+impl LiveRecord {
+    pub(super) fn new(plan: LoadPlan) -> LiveRecord {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
-        Book {
+        LiveRecord {
             began: Instant::now(),
             began_ms: i64::try_from(since_1970.as_millis())
                 .expect("it is before the year 292 million"),
@@ -100,7 +100,7 @@ impl Book {
     /// Writes down that a message is about to be sent; its mark comes back.
     pub(super) fn attempt(
         &self,
-        way: Way,
+        way: Route,
         number: u32,
         clock_ms: i64,
         content: Option<&Content>,
@@ -135,23 +135,23 @@ impl Book {
         lock(&self.entries)[mark as usize]
     }
 
-    pub(super) fn settle(&self, mark: u32, outcome: Outcome) {
+    pub(super) fn settle(&self, mark: u32, outcome: DeliveryOutcome) {
         let settled_ms = self.elapsed_ms();
         let entry = {
             let mut entries = lock(&self.entries);
             let entry = &mut entries[mark as usize];
             entry.settled_ms = settled_ms;
             match outcome {
-                Outcome::Acknowledged(place) => {
+                DeliveryOutcome::Acknowledged(place) => {
                     entry.state = State::Acknowledged;
                     (entry.partition, entry.offset) = place.unwrap_or((-1, -1));
                 }
-                Outcome::Unknown => entry.state = State::Unknown,
-                Outcome::NotApplied => entry.state = State::NotApplied,
+                DeliveryOutcome::Unknown => entry.state = State::Unknown,
+                DeliveryOutcome::NotApplied => entry.state = State::NotApplied,
             }
             *entry
         };
-        if entry.is_copy || entry.way == Way::Bad {
+        if entry.is_copy || entry.way == Route::Bad {
             return;
         }
         let content = self.plan.content(entry.way, entry.number, entry.clock_ms);
@@ -161,7 +161,7 @@ impl Book {
             return;
         }
         self.acknowledged.fetch_add(increments, Ordering::Relaxed);
-        if let Some((partition, offset)) = entry.place() {
+        if let Some((partition, offset)) = entry.acknowledged_at() {
             let mut reads = lock(&self.reads);
             for (counter, delta) in reads_of(&content) {
                 reads[counter].acknowledged.push(Acknowledged {
@@ -199,7 +199,7 @@ impl Book {
             entry.state = State::Unknown;
             entry.settled_ms = self.elapsed_ms();
         }
-        let plan = Plan::new(self.plan.seed(), self.plan.ids(), self.plan.schemas);
+        let plan = LoadPlan::new(self.plan.seed(), self.plan.ids(), self.plan.schemas);
         Record { plan, entries, oddities: lock(&self.oddities).clone() }
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 /// What can go wrong. The names are those of `--faults`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum FaultKind {
     /// SIGKILL an aggregator; it comes back after a while.
     KillAggregator,
     /// SIGTERM an aggregator; it comes back after a while.
@@ -66,7 +66,7 @@ pub enum Kind {
 /// Faults of one lane come one after the other; lanes run side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Lane {
+pub enum FaultLane {
     Aggregators,
     Sinks,
     Brokers,
@@ -74,87 +74,93 @@ pub enum Lane {
     Links,
 }
 
-impl Lane {
-    pub const ALL: [Lane; 5] =
-        [Lane::Aggregators, Lane::Sinks, Lane::Brokers, Lane::Surroundings, Lane::Links];
+impl FaultLane {
+    pub const ALL: [FaultLane; 5] = [
+        FaultLane::Aggregators,
+        FaultLane::Sinks,
+        FaultLane::Brokers,
+        FaultLane::Surroundings,
+        FaultLane::Links,
+    ];
 
     /// Between two faults, seconds: the least and the most. After a broker's, the system gets time
     /// to go on: what never works is not put to the test.
     pub(crate) fn gap(self) -> (f64, f64) {
         match self {
-            Lane::Brokers => (5.0, 15.0),
-            Lane::Aggregators => (2.0, 8.0),
-            Lane::Sinks | Lane::Surroundings | Lane::Links => (1.0, 6.0),
+            FaultLane::Brokers => (5.0, 15.0),
+            FaultLane::Aggregators => (2.0, 8.0),
+            FaultLane::Sinks | FaultLane::Surroundings | FaultLane::Links => (1.0, 6.0),
         }
     }
 }
 
-impl Kind {
-    pub fn all() -> &'static [Kind] {
-        Kind::value_variants()
+impl FaultKind {
+    pub fn all() -> &'static [FaultKind] {
+        FaultKind::value_variants()
     }
 
-    pub fn lane(self) -> Lane {
+    pub fn lane(self) -> FaultLane {
         match self {
-            Kind::KillAggregator
-            | Kind::StopAggregator
-            | Kind::SleepAggregator
-            | Kind::TakeOver
-            | Kind::AddAggregator
-            | Kind::RollAggregators => Lane::Aggregators,
-            Kind::KillSink
-            | Kind::StopSink
-            | Kind::SleepSink
-            | Kind::OversleepSink
-            | Kind::AddSink
-            | Kind::RollSinks => Lane::Sinks,
-            Kind::KillBroker
-            | Kind::KillGroupCoordinator
-            | Kind::KillTransactionCoordinator
-            | Kind::SleepBroker => Lane::Brokers,
-            Kind::KillStore
-            | Kind::KillRegistry
-            | Kind::KillGateway
-            | Kind::KillReader
-            | Kind::StepClock => Lane::Surroundings,
-            Kind::CutLink
-            | Kind::DelayLink
-            | Kind::StallLink
-            | Kind::LateRequests
-            | Kind::LateCommit => Lane::Links,
+            FaultKind::KillAggregator
+            | FaultKind::StopAggregator
+            | FaultKind::SleepAggregator
+            | FaultKind::TakeOver
+            | FaultKind::AddAggregator
+            | FaultKind::RollAggregators => FaultLane::Aggregators,
+            FaultKind::KillSink
+            | FaultKind::StopSink
+            | FaultKind::SleepSink
+            | FaultKind::OversleepSink
+            | FaultKind::AddSink
+            | FaultKind::RollSinks => FaultLane::Sinks,
+            FaultKind::KillBroker
+            | FaultKind::KillGroupCoordinator
+            | FaultKind::KillTransactionCoordinator
+            | FaultKind::SleepBroker => FaultLane::Brokers,
+            FaultKind::KillStore
+            | FaultKind::KillRegistry
+            | FaultKind::KillGateway
+            | FaultKind::KillReader
+            | FaultKind::StepClock => FaultLane::Surroundings,
+            FaultKind::CutLink
+            | FaultKind::DelayLink
+            | FaultKind::StallLink
+            | FaultKind::LateRequests
+            | FaultKind::LateCommit => FaultLane::Links,
         }
     }
 
     /// How long the fault lasts, seconds: the least and the most.
     pub(crate) fn seconds(self) -> (f64, f64) {
         match self {
-            Kind::KillAggregator | Kind::KillSink | Kind::KillGateway | Kind::KillReader => {
-                (0.0, 5.0)
-            }
-            Kind::StopAggregator | Kind::StopSink => (0.0, 3.0),
+            FaultKind::KillAggregator
+            | FaultKind::KillSink
+            | FaultKind::KillGateway
+            | FaultKind::KillReader => (0.0, 5.0),
+            FaultKind::StopAggregator | FaultKind::StopSink => (0.0, 3.0),
             // The session is 6 s.
-            Kind::SleepAggregator | Kind::SleepSink => (7.0, 11.0),
+            FaultKind::SleepAggregator | FaultKind::SleepSink => (7.0, 11.0),
             // At least: until the store has forgotten enough.
-            Kind::OversleepSink => (7.0, 11.0),
-            Kind::TakeOver | Kind::RollAggregators | Kind::RollSinks => (0.0, 1.0),
-            Kind::AddAggregator | Kind::AddSink => (3.0, 8.0),
-            Kind::KillBroker | Kind::KillGroupCoordinator | Kind::KillTransactionCoordinator => {
-                (0.0, 6.0)
-            }
-            Kind::SleepBroker => (2.0, 9.0),
-            Kind::KillStore | Kind::KillRegistry => (0.0, 4.0),
-            Kind::StepClock => (1.0, 4.0),
-            Kind::CutLink | Kind::StallLink => (1.0, 10.0),
-            Kind::DelayLink => (2.0, 8.0),
+            FaultKind::OversleepSink => (7.0, 11.0),
+            FaultKind::TakeOver | FaultKind::RollAggregators | FaultKind::RollSinks => (0.0, 1.0),
+            FaultKind::AddAggregator | FaultKind::AddSink => (3.0, 8.0),
+            FaultKind::KillBroker
+            | FaultKind::KillGroupCoordinator
+            | FaultKind::KillTransactionCoordinator => (0.0, 6.0),
+            FaultKind::SleepBroker => (2.0, 9.0),
+            FaultKind::KillStore | FaultKind::KillRegistry => (0.0, 4.0),
+            FaultKind::StepClock => (1.0, 4.0),
+            FaultKind::CutLink | FaultKind::StallLink => (1.0, 10.0),
+            FaultKind::DelayLink => (2.0, 8.0),
             // Beyond the clients' own patience of 4 s, so that they ask again.
-            Kind::LateRequests => (7.0, 14.0),
+            FaultKind::LateRequests => (7.0, 14.0),
             // Several rounds of the producers that take turns.
-            Kind::LateCommit => (10.0, 15.0),
+            FaultKind::LateCommit => (10.0, 15.0),
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.to_possible_value().expect("every kind has a name");
         f.pad(value.get_name())

@@ -2,7 +2,7 @@
 //! itself.
 //!
 //! ```text
-//!  a fault ──holds──► Slot (Member) ◄──looks after── supervisor: ended, and nobody holds it ──► start again, count it
+//!  a fault ──holds──► MemberSlot (Member) ◄──looks after── supervisor: ended, and nobody holds it ──► start again, count it
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,47 +13,47 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use crate::history::History;
-use crate::world::{Kind as Service, Member, World};
+use crate::world::{Member, Service, World};
 
 const LOOK: Duration = Duration::from_millis(300);
 
-pub(crate) struct Slot {
+pub(crate) struct MemberSlot {
     pub(crate) service: Service,
     pub(crate) name: String,
     member: AsyncMutex<Member>,
 }
 
-impl Slot {
+impl MemberSlot {
     /// Holds the member: the supervisor leaves it alone meanwhile.
     pub(crate) async fn hold(&self) -> MutexGuard<'_, Member> {
         self.member.lock().await
     }
 }
 
-pub(crate) struct Slots {
-    slots: Vec<Arc<Slot>>,
+pub(crate) struct Supervisor {
+    slots: Vec<Arc<MemberSlot>>,
     /// How often members ended by themselves, by the service and the reason that they gave.
     ended: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Slots {
-    pub(crate) fn start(world: &World, members: &[(Service, usize)]) -> anyhow::Result<Slots> {
+impl Supervisor {
+    pub(crate) fn start(world: &World, members: &[(Service, usize)]) -> anyhow::Result<Supervisor> {
         let mut slots = Vec::new();
         for &(service, count) in members {
             for number in 0..count {
                 let name = format!("m{number}");
                 let member = world.start_member(service, &name)?;
-                slots.push(Arc::new(Slot { service, name, member: AsyncMutex::new(member) }));
+                slots.push(Arc::new(MemberSlot { service, name, member: AsyncMutex::new(member) }));
             }
         }
-        Ok(Slots { slots, ended: Mutex::default() })
+        Ok(Supervisor { slots, ended: Mutex::default() })
     }
 
-    pub(crate) fn of(&self, service: Service) -> Vec<&Arc<Slot>> {
+    pub(crate) fn of(&self, service: Service) -> Vec<&Arc<MemberSlot>> {
         self.slots.iter().filter(|slot| slot.service == service).collect()
     }
 
-    pub(crate) fn pick(&self, service: Service, pick: u32) -> &Arc<Slot> {
+    pub(crate) fn pick(&self, service: Service, pick: u32) -> &Arc<MemberSlot> {
         let slots = self.of(service);
         slots[pick as usize % slots.len()]
     }
@@ -75,7 +75,12 @@ impl Slots {
         }
     }
 
-    fn look_at(&self, slot: &Slot, member: &mut Member, history: &History) -> anyhow::Result<()> {
+    fn look_at(
+        &self,
+        slot: &MemberSlot,
+        member: &mut Member,
+        history: &History,
+    ) -> anyhow::Result<()> {
         let Some(status) = member.has_ended()? else { return Ok(()) };
         let said = member.last_words()?;
         history

@@ -9,23 +9,23 @@ const LONG: Duration = Duration::from_secs(20);
 
 struct Bench {
     folder: TempDir,
-    nursery: Nursery,
+    spawner: Spawner,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench { folder: tempfile::tempdir().unwrap(), nursery: Nursery::new().unwrap() }
+        Bench { folder: tempfile::tempdir().unwrap(), spawner: Spawner::new().unwrap() }
     }
 
-    fn shell(&self, script: &str) -> Program {
+    fn shell(&self, script: &str) -> ChildProcess {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Program::new("shell", command, self.folder.path().join("log"), &self.nursery).unwrap()
+        ChildProcess::new("shell", command, self.folder.path().join("log"), &self.spawner).unwrap()
     }
 }
 
 /// Returns once the log holds as many lines: what the script does before them is done.
-async fn prints(program: &Program, lines: usize) {
+async fn prints(program: &ChildProcess, lines: usize) {
     let ask = async || match fs::read_to_string(program.log()).unwrap().lines().count() {
         count if count >= lines => Ok(()),
         count => Err(count),
@@ -117,10 +117,10 @@ fn it_outlives_the_thread_that_asked_for_it_and_not_its_owner() {
 
 #[test]
 fn what_nobody_could_end_any_more_ends_with_the_thread_that_started_it() {
-    let Bench { folder, nursery } = Bench::new();
-    let bench = Bench { folder, nursery: nursery.clone() };
+    let Bench { folder, spawner } = Bench::new();
+    let bench = Bench { folder, spawner: spawner.clone() };
     let command = Arc::clone(&bench.shell("exec sleep 600").command);
-    let mut child = nursery.spawn(&command).unwrap();
-    drop((bench, nursery));
+    let mut child = spawner.spawn(&command).unwrap();
+    drop((bench, spawner));
     assert!(was_killed(child.wait().unwrap()));
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::cells::bucket;
 use super::super::{Evidence, Rejection, Row};
 use crate::audit::codec::{self, Delta, DeltaBatch, SchemaIds};
-use crate::audit::content::{Plan, Way};
+use crate::audit::content::{LoadPlan, Route};
 use crate::audit::record::{Entry, Record, State};
 use crate::audit::verdict::Audit;
 
@@ -25,7 +25,7 @@ pub(super) struct Message {
     pub(super) payload: Vec<u8>,
 }
 
-pub(super) struct Scene {
+pub(super) struct RunFixture {
     pub(super) record: Record,
     pub(super) log: Vec<Message>,
     /// With the offset in `deltas`.
@@ -34,20 +34,20 @@ pub(super) struct Scene {
     pub(super) rows: Vec<Row>,
 }
 
-impl Scene {
+impl RunFixture {
     /// A run of every kind of message, nothing wrong with it. Each message has ids.
-    pub(super) fn new() -> Scene {
-        Scene::of_plan(Plan::new(11, true, SCHEMAS))
+    pub(super) fn new() -> RunFixture {
+        RunFixture::of_plan(LoadPlan::new(11, true, SCHEMAS))
     }
 
     /// The same, but each message counts as often as it is there.
-    pub(super) fn without_ids() -> Scene {
-        Scene::of_plan(Plan::new(11, false, SCHEMAS))
+    pub(super) fn without_ids() -> RunFixture {
+        RunFixture::of_plan(LoadPlan::new(11, false, SCHEMAS))
     }
 
-    fn of_plan(plan: Plan) -> Scene {
+    fn of_plan(plan: LoadPlan) -> RunFixture {
         let record = Record { plan, entries: Vec::new(), oddities: Vec::new() };
-        let mut scene = Scene {
+        let mut scene = RunFixture {
             record,
             log: Vec::new(),
             batches: Vec::new(),
@@ -55,7 +55,7 @@ impl Scene {
             rows: Vec::new(),
         };
         for number in 0..MESSAGES {
-            for way in [Way::Single, Way::Batch, Way::Request, Way::Bad] {
+            for way in [Route::Single, Route::Batch, Route::Request, Route::Bad] {
                 let partition = (number % 2).cast_signed();
                 scene.send(way, number, partition);
             }
@@ -66,11 +66,11 @@ impl Scene {
     }
 
     /// Writes a message down and into the log, and once more if it is sent again on purpose.
-    fn send(&mut self, way: Way, number: u32, partition: i32) {
+    fn send(&mut self, way: Route, number: u32, partition: i32) {
         let mark = self.record.entries.len() as u32;
         let mut entry =
             Entry { state: State::Acknowledged, ..Entry::new(way, number, CLOCK_MS, number) };
-        let (payload, twice) = if way == Way::Bad {
+        let (payload, twice) = if way == Route::Bad {
             (self.record.plan.bad(number, CLOCK_MS).payload, false)
         } else {
             let content = self.record.content(&entry);
@@ -78,7 +78,7 @@ impl Scene {
         };
         (entry.partition, entry.offset) = (partition, self.end(partition));
         self.record.entries.push(entry);
-        let header = (way != Way::Request).then_some(mark);
+        let header = (way != Route::Request).then_some(mark);
         self.log.push(Message {
             partition,
             offset: entry.offset,
@@ -88,7 +88,7 @@ impl Scene {
         if twice {
             let offset = self.end(partition);
             let mut header = None;
-            if way != Way::Request {
+            if way != Route::Request {
                 header = Some(self.record.entries.len() as u32);
                 self.record.entries.push(Entry { is_copy: true, offset, ..entry });
             }
@@ -175,7 +175,7 @@ impl Scene {
 
     fn rejection(&self, message: &Message) -> Option<Rejection> {
         let entry = &self.record.entries[message.mark? as usize];
-        (entry.way == Way::Bad).then(|| Rejection {
+        (entry.way == Route::Bad).then(|| Rejection {
             partition: message.partition,
             offset: message.offset,
             reason: self.record.plan.bad(entry.number, entry.clock_ms).reason.into(),
@@ -238,12 +238,12 @@ impl Scene {
     }
 
     /// Those of the log's messages of one way that were sent once, as indexes into it.
-    pub(super) fn of(&self, way: Way) -> Vec<usize> {
+    pub(super) fn of(&self, way: Route) -> Vec<usize> {
         let is_once = |index: &usize| {
             let mark = self.log[*index].mark;
             mark.is_some_and(|mark| {
                 let entry = &self.record.entries[mark as usize];
-                entry.way == way && (way == Way::Bad || !self.record.content(entry).repeats)
+                entry.way == way && (way == Route::Bad || !self.record.content(entry).repeats)
             })
         };
         (0..self.log.len()).filter(is_once).collect()
