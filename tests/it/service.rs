@@ -114,14 +114,11 @@ impl ServiceProcess {
 
     /// Waits for a log line whose text contains `text`, since the first start.
     pub(crate) async fn logs(&self, text: &str) {
-        until(
-            &format!("{} to log {text:?}", self.log_name()),
-            Duration::from_secs(30),
-            async || match self.log_text().map_err(|error| error.to_string())?.contains(text) {
-                true => Ok(()),
-                false => Err(String::from("no such line")),
-            },
-        )
+        let what = format!("{} to log {text:?}", self.log_name());
+        until(&what, Duration::from_secs(30), async || {
+            let log = self.log_text().map_err(|error| error.to_string())?;
+            if log.contains(text) { Ok(()) } else { Err(String::from("no such line")) }
+        })
         .await;
     }
 

@@ -29,7 +29,6 @@ mod sink;
 mod sum;
 mod trial;
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -130,8 +129,7 @@ pub fn child(args: &ChildArgs, config: &Config) -> anyhow::Result<()> {
 pub async fn run(mut args: BenchArgs, config: Config) -> anyhow::Result<bool> {
     // A folder of its own: it begins from nothing, so it removes what an earlier run left.
     args.stack.dir = args.stack.dir.join("bench");
-    tally_stack::down(&args.stack).await.context("stop an earlier bench")?;
-    remove(&args.stack.dir)?;
+    tally_stack::start_over(&args.stack).await.context("stop an earlier bench")?;
     let outcome = tokio::select! {
         outcome = measure_all(&args, config) => outcome,
         signal = tokio::signal::ctrl_c() => {
@@ -142,21 +140,12 @@ pub async fn run(mut args: BenchArgs, config: Config) -> anyhow::Result<bool> {
     tally_stack::down(&args.stack).await.context("stop the stack")?;
     match &outcome {
         // Gigabytes, and nothing to be learned from them.
-        Ok(true) => remove(&args.stack.dir)?,
+        Ok(true) => tally_stack::remove_folder(&args.stack)?,
         Ok(false) | Err(_) => {
             eprintln!("the logs are in {}", args.stack.dir.join("logs").display())
         }
     }
     outcome
-}
-
-fn remove(dir: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 async fn measure_all(args: &BenchArgs, config: Config) -> anyhow::Result<bool> {
@@ -184,9 +173,10 @@ async fn measure_all(args: &BenchArgs, config: Config) -> anyhow::Result<bool> {
         eprintln!("{}: {:.0} s", bench.name(), begun.elapsed().as_secs_f64());
     }
     let report = Report { machine: &machine, figures: &figures, failures: &failures };
-    match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => println!("{report}"),
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
     }
     anyhow::ensure!(failures.is_empty(), "not measured: {}", failed(&failures));
     Ok(figures.iter().all(|figure| figure.sound))

@@ -332,12 +332,10 @@ impl<'r> Case<'r> {
         for summary in sent {
             loaded = loaded.wrapping_add(u64::from_str_radix(&summary.checksum, 16)?);
         }
-        Ok(match stored == loaded {
-            true => Ok(()),
-            false => Err(format!(
-                "what was sent comes to {loaded:016x}, what is stored to {stored:016x}"
-            )),
-        })
+        if stored == loaded {
+            return Ok(Ok(()));
+        }
+        Ok(Err(format!("what was sent comes to {loaded:016x}, what is stored to {stored:016x}")))
     }
 }
 

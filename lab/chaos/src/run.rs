@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use futures_util::future::join_all;
 
-use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, Topics};
+use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, ReadReport, Record, Topics};
 use crate::fault::{FaultKind, FaultLane};
 use crate::faults::{Injector, PARTITIONS, REMEMBERED_BLOCKS, end};
 use crate::history::History;
@@ -21,6 +21,8 @@ use crate::schedule::Schedule;
 use crate::supervisor::Supervisor;
 use crate::world::{Caller, Options, Service, World};
 
+/// How long each member may take to be ready at the start.
+const FIRST_READY: Duration = Duration::from_secs(60);
 /// Between the first increments and the first fault.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// How long after healing each member may take to be ready, and everything to be stored. The load's
@@ -30,6 +32,9 @@ const CONVERGE: Duration = Duration::from_secs(240);
 const CALM: Duration = Duration::from_secs(5);
 /// What members log of themselves that no fault excuses.
 const BUGS: [&str; 2] = ["panicked", "the partition stops; the others go on"];
+/// In the order in which they are waited for.
+const SERVICES: [Service; 4] =
+    [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader];
 const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug)]
@@ -53,85 +58,23 @@ pub struct RunOptions {
 /// An error is the harness's own: the verdict is unknown.
 pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     let began = Instant::now();
-    let world = World::start(&Options {
-        dir: options.dir.clone(),
-        first_port: options.first_port,
-        program: options.program.clone(),
-        partitions: PARTITIONS,
-    })
-    .await
-    .context("start the stack")?;
-    world
-        .sql(&format!("ALTER TABLE tally.counts MODIFY SETTING non_replicated_deduplication_window = {REMEMBERED_BLOCKS}"))
-        .await
-        .context("shorten the store's memory of tokens")?;
+    let world = start_world(options).await?;
     let history = History::new(&options.dir)?;
     history
         .say("began", &format!("seed {}, {} kinds of faults", options.seed, options.kinds.len()));
-    let members = [
-        (Service::Aggregator, options.aggregators),
-        (Service::Sink, options.sinks),
-        (Service::Producer, 2),
-        (Service::Reader, 1),
-    ];
-    let supervisor = Supervisor::start(&world, &members)?;
-    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
-        for slot in supervisor.of(service) {
-            slot.hold()
-                .await
-                .ready(Duration::from_secs(60))
-                .await
-                .with_context(|| format!("start {service}"))?;
-        }
-    }
-    let load = Load::start(LoadOptions {
-        seed: options.seed,
-        rate: options.rate,
-        bootstrap: world.bootstrap(Caller::Load),
-        registry: world.registry_url(Caller::Load),
-        ids: options.ids,
-        gateways: urls_of(&supervisor, Service::Producer).await,
-        ..LoadOptions::default()
-    })
-    .await
-    .context("start the load")?;
+    let supervisor = start_members(options, &world).await?;
+    let load = start_load(options, &world, &supervisor).await?;
     let reads = ReadChecker::start(urls_of(&supervisor, Service::Reader).await, load.record());
     tokio::time::sleep(WARM_UP).await;
 
     let injector =
         Injector { world: &world, supervisor: &supervisor, load: &load, history: &history };
-    let work = async {
-        let deadline = Instant::now() + options.lasts;
-        let lanes = FaultLane::ALL
-            .into_iter()
-            .filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
-        join_all(lanes.map(|schedule| lane(&injector, schedule, deadline))).await;
-        history.say("healing", "no more faults");
-        let healed = Instant::now();
-        let ready = all_ready(&supervisor, healed).await;
-        tokio::time::sleep(CALM).await;
-        let record = load.stop().await?;
-        // What their clients gave up may still be in their queues.
-        let mut gateways = Vec::new();
-        for slot in supervisor.of(Service::Producer) {
-            let mut gateway = slot.hold().await;
-            end(&mut gateway).await?;
-            gateways.push(gateway);
-        }
-        let converged = match ready {
-            Ok(()) => converge(&world, &history, healed).await,
-            Err(late) => Err(late),
-        };
-        let reads = reads.stop().await?;
-        anyhow::Ok((record, reads, converged))
-    };
-    let worked = tokio::select! {
-        worked = work => worked,
+    let ended = tokio::select! {
+        ended = harm_and_heal(options, &injector, reads) => ended?,
         never = supervisor.supervise(&history) => match never {},
     };
-    let (record, reads, converged) = worked?;
     history.say("audit", "");
-    let audit = audit::audit(&record, &endpoints(&world)).await.context("audit")?;
+    let audit = audit::audit(&ended.record, &endpoints(&world)).await.context("audit")?;
     let verified = world.verify().await.context("verify")?;
     history.flush().context("write the history")?;
     let report = Report {
@@ -141,9 +84,9 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         ended: supervisor.ended(),
         bugs: bugs(&options.dir)?,
         broken: history.broken(),
-        converged,
+        converged: ended.converged,
         audit,
-        reads,
+        reads: ended.reads,
         verified,
     };
     if report.verdict() != Verdict::Passed {
@@ -154,7 +97,100 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn lane(injector: &Injector<'_>, schedule: Schedule, deadline: Instant) {
+async fn start_world(options: &RunOptions) -> anyhow::Result<World> {
+    let options = Options {
+        dir: options.dir.clone(),
+        first_port: options.first_port,
+        program: options.program.clone(),
+        partitions: PARTITIONS,
+    };
+    let world = World::start(&options).await.context("start the stack")?;
+    let shorter = format!(
+        "ALTER TABLE tally.counts \
+         MODIFY SETTING non_replicated_deduplication_window = {REMEMBERED_BLOCKS}"
+    );
+    world.sql(&shorter).await.context("shorten ClickHouse's memory of tokens")?;
+    Ok(world)
+}
+
+/// Returns once every member is ready.
+async fn start_members(options: &RunOptions, world: &World) -> anyhow::Result<Supervisor> {
+    let members = [
+        (Service::Aggregator, options.aggregators),
+        (Service::Sink, options.sinks),
+        (Service::Producer, 2),
+        (Service::Reader, 1),
+    ];
+    let supervisor = Supervisor::start(world, &members)?;
+    for service in SERVICES {
+        for slot in supervisor.of(service) {
+            let mut member = slot.hold().await;
+            member.ready(FIRST_READY).await.with_context(|| format!("start {service}"))?;
+        }
+    }
+    Ok(supervisor)
+}
+
+async fn start_load(
+    options: &RunOptions,
+    world: &World,
+    supervisor: &Supervisor,
+) -> anyhow::Result<Load> {
+    let load = Load::start(LoadOptions {
+        seed: options.seed,
+        rate: options.rate,
+        bootstrap: world.bootstrap(Caller::Load),
+        registry: world.registry_url(Caller::Load),
+        ids: options.ids,
+        gateways: urls_of(supervisor, Service::Producer).await,
+        ..LoadOptions::default()
+    });
+    load.await.context("start the load")
+}
+
+/// What a run came to before the audit.
+struct Ended {
+    record: Record,
+    reads: ReadReport,
+    /// How long after the last fault ClickHouse held everything, or what it lacked.
+    converged: Result<Duration, String>,
+}
+
+/// Faults in every lane until the time is up, then none: load, gateways and read checks end, and
+/// the rest catches up.
+async fn harm_and_heal(
+    options: &RunOptions,
+    injector: &Injector<'_>,
+    reads: ReadChecker,
+) -> anyhow::Result<Ended> {
+    let &Injector { world, supervisor, load, history } = injector;
+    let deadline = Instant::now() + options.lasts;
+    let lanes = FaultLane::ALL
+        .into_iter()
+        .filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
+    join_all(lanes.map(|schedule| inject_by(schedule, injector, deadline))).await;
+    history.say("healing", "no more faults");
+    let healed = Instant::now();
+    let ready = all_ready(supervisor, healed).await;
+    tokio::time::sleep(CALM).await;
+    let record = load.stop().await?;
+    // What their clients gave up may still be in their queues. They are held, so that the
+    // supervisor does not start them again.
+    let mut gateways = Vec::new();
+    for slot in supervisor.of(Service::Producer) {
+        let mut gateway = slot.hold().await;
+        end(&mut gateway).await?;
+        gateways.push(gateway);
+    }
+    let converged = match ready {
+        Ok(()) => converge(world, history, healed).await,
+        Err(late) => Err(late),
+    };
+    Ok(Ended { record, reads: reads.stop().await?, converged })
+}
+
+/// Injects the faults of one lane, one after the other; ends at the first that cannot be injected.
+async fn inject_by(schedule: Schedule, injector: &Injector<'_>, deadline: Instant) {
     for planned in schedule {
         let strikes_at = Instant::now() + planned.gap;
         if strikes_at >= deadline {
@@ -190,7 +226,7 @@ async fn urls_of(supervisor: &Supervisor, service: Service) -> Vec<String> {
 
 /// Waits until every member is ready; else says which is not.
 async fn all_ready(supervisor: &Supervisor, healed: Instant) -> Result<(), String> {
-    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
+    for service in SERVICES {
         for slot in supervisor.of(service) {
             loop {
                 let ready = slot.hold().await.ready(LOOK).await;
@@ -211,7 +247,7 @@ async fn all_ready(supervisor: &Supervisor, healed: Instant) -> Result<(), Strin
 /// Lines of the members' logs that are bugs, whatever the counts.
 fn bugs(dir: &Path) -> anyhow::Result<Vec<String>> {
     let mut bugs = Vec::new();
-    for service in [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader] {
+    for service in SERVICES {
         for entry in std::fs::read_dir(dir.join("logs"))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -95,10 +95,10 @@ impl Supervisor {
 fn without_numbers(text: &str) -> String {
     let mut short = String::new();
     for c in text.chars().take(160) {
-        match c.is_ascii_digit() {
-            true if short.ends_with('#') => {}
-            true => short.push('#'),
-            false => short.push(c),
+        if !c.is_ascii_digit() {
+            short.push(c);
+        } else if !short.ends_with('#') {
+            short.push('#');
         }
     }
     short

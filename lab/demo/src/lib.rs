@@ -65,8 +65,7 @@ pub struct DemoArgs {
 pub async fn run(mut args: DemoArgs) -> anyhow::Result<bool> {
     // A folder of its own: it begins from nothing, so it removes what an earlier demo left.
     args.stack.dir = args.stack.dir.join("demo");
-    tally_stack::down(&args.stack).await.context("stop an earlier demo")?;
-    remove(&args.stack.dir)?;
+    tally_stack::start_over(&args.stack).await.context("stop an earlier demo")?;
     let outcome = tokio::select! {
         outcome = story(&args) => outcome,
         signal = tokio::signal::ctrl_c() => {
@@ -83,15 +82,6 @@ pub async fn run(mut args: DemoArgs) -> anyhow::Result<bool> {
         eprintln!("the logs are in {}", args.stack.dir.join("logs").display());
     }
     outcome
-}
-
-fn remove(dir: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 async fn story(args: &DemoArgs) -> anyhow::Result<bool> {

@@ -139,7 +139,7 @@ async fn format_storage(folder: &Path, jars: &Path, cluster: &str) -> Result<(),
     // A first attempt that was cut short is taken up, not refused.
     command.args(["--ignore-formatted", "--config", "server.properties", "--cluster-id", cluster]);
     let output = command.kill_on_drop(true).output().await.map_err(|source: io::Error| {
-        Error::Start { part: Part::Broker, program: "java".into(), source }
+        Error::Start { name: "Kafka's StorageTool".into(), program: "java".into(), source }
     })?;
     if output.status.success() {
         return Ok(());

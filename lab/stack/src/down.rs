@@ -1,6 +1,6 @@
 //! Stops what the stack started, and nothing else.
 
-use std::{fmt, time::Duration};
+use std::{fmt, fs, io, time::Duration};
 
 use futures_util::future::join_all;
 
@@ -41,11 +41,26 @@ pub async fn down(args: &StackArgs) -> Result<Down, Error> {
     Ok(Down(ended.into_iter().filter_map(Result::ok).collect()))
 }
 
+/// As [`down`], and removes the stack's folder: what begins from nothing begins with this.
+pub async fn start_over(args: &StackArgs) -> Result<(), Error> {
+    down(args).await?;
+    remove_folder(args)
+}
+
+/// Removes the folder of a stack that is down, if it is there.
+pub fn remove_folder(args: &StackArgs) -> Result<(), Error> {
+    match fs::remove_dir_all(&args.dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", &args.dir)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 async fn stop(state: &StateFile, name: String, record: Record) -> Result<(String, Ending), Error> {
-    let pid = record.process.pid;
-    let fail = |source| Error::Process { name: name.clone(), pid, source };
-    let ending = match Process::find(&record.process).map_err(fail)? {
-        Some(process) => process.stop(GRACE).await.map_err(fail)?,
+    let fail = || Error::process(&name, record.process.pid);
+    let ending = match Process::find(&record.process).map_err(fail())? {
+        Some(process) => process.stop(GRACE).await.map_err(fail())?,
         None => Ending::WasGone,
     };
     state.remove(&name)?;

@@ -21,35 +21,31 @@ pub enum Error {
     #[error("{first} and {second} are both {port}: choose another for one of them")]
     SamePort { port: u16, first: &'static str, second: &'static str },
     #[error(
-        "after --broker-port 65535 no port is left for the controller: choose one with --controller-port"
+        "after --broker-port 65535 no port is left for the controller: \
+         choose one with --controller-port"
     )]
     NoControllerPort,
     #[error(
-        "port {port}, which the {part} needs, is already in use by something that this stack did not start: stop that, \
-         or choose another port with {option}"
+        "port {port}, which the {part} needs, is already in use by something that this stack did \
+         not start: stop that, or choose another port with {option}"
     )]
     PortTaken { part: Part, port: u16, option: &'static str },
     #[error(
-        "the {part} of {} already runs at {running}, not at {asked}: stop it first, or choose another --dir",
+        "the {part} of {} already runs at {running}, not at {asked}: stop it first, \
+         or choose another --dir",
         dir.display()
     )]
     RunsElsewhere { part: Part, dir: PathBuf, running: SocketAddr, asked: SocketAddr },
     #[error("find this program's own file: {source}")]
     OwnProgram { source: io::Error },
-    #[error("start the {part}: {program}: {source}", program = program.display())]
-    Start { part: Part, program: PathBuf, source: io::Error },
     #[error("start {name}: {program}: {source}", program = program.display())]
-    ServiceStart { name: String, program: PathBuf, source: io::Error },
+    Start { name: String, program: PathBuf, source: io::Error },
     #[error("{name} ended ({how}) before it was ready\n{log}")]
-    ServiceDied { name: String, how: String, log: LogTail },
+    Died { name: String, how: String, log: LogTail },
     #[error("{name} is not ready after {seconds} s: {reason}\n{log}")]
-    ServiceSilent { name: String, seconds: u64, reason: String, log: LogTail },
+    Silent { name: String, seconds: u64, reason: String, log: LogTail },
     #[error("prepare the broker's data folder: Kafka's StorageTool failed:\n{said}")]
     Format { said: String },
-    #[error("the {part} ended ({how}) before it answered\n{log}")]
-    Died { part: Part, how: String, log: LogTail },
-    #[error("the {part} has not answered within {seconds} s: {reason}\n{log}")]
-    Silent { part: Part, seconds: u64, reason: String, log: LogTail },
     #[error("look after process {pid} ({name}): {source}")]
     Process { name: String, pid: u32, source: io::Error },
     #[error("try port {} for the {part}: {source}", address.port())]
@@ -67,6 +63,10 @@ impl Error {
         move |source| Error::File { action, path: path.to_owned(), source }
     }
 
+    pub(super) fn process(name: &str, pid: u32) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Process { name: name.to_owned(), pid, source }
+    }
+
     /// Nothing, the one error, or all of them.
     pub(super) fn all(mut errors: Vec<Error>) -> Result<(), Error> {
         match errors.len() {
@@ -81,7 +81,7 @@ fn lines(errors: &[Error]) -> String {
     errors.iter().map(Error::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// The end of a part's log, for an error that shows it.
+/// The end of a process's log, for an error that shows it.
 #[derive(Debug)]
 pub struct LogTail {
     path: PathBuf,

@@ -27,6 +27,7 @@ mod part;
 mod prerequisites;
 pub mod process;
 mod progress;
+mod ready;
 pub mod registry;
 mod services;
 mod stack;
@@ -36,7 +37,7 @@ pub mod store;
 pub mod sys;
 mod up;
 
-pub use down::{Down, down};
+pub use down::{Down, down, remove_folder, start_over};
 pub use error::Error;
 pub use part::{NoAnswer, Part};
 pub use prerequisites::{Error as MissingPrerequisites, check as check_prerequisites};

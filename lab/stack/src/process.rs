@@ -164,16 +164,12 @@ impl Process {
     /// SIGKILL at once; returns when the process is gone.
     pub async fn kill(mut self) -> io::Result<()> {
         sys::send(Signal::Kill, self.identity.pid)?;
-        match self.gone_by(Instant::now() + KILL_GRACE).await? {
-            true => Ok(()),
-            false => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!(
-                    "process {} is still there {KILL_GRACE:?} after SIGKILL",
-                    self.identity.pid
-                ),
-            )),
+        if self.gone_by(Instant::now() + KILL_GRACE).await? {
+            return Ok(());
         }
+        let pid = self.identity.pid;
+        let reason = format!("process {pid} is still there {KILL_GRACE:?} after SIGKILL");
+        Err(io::Error::new(io::ErrorKind::TimedOut, reason))
     }
 
     async fn gone_by(&mut self, deadline: Instant) -> io::Result<bool> {

@@ -6,34 +6,32 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use tally_platform::config::Config;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep};
 
-use super::error::LogTail;
 use super::part::{get, http_client};
-use super::process::{Liveness, Process};
+use super::process::Process;
+use super::ready::until_ready;
 use super::state::{Record, StateFile};
 use super::{Error, Stack};
-
-const READY_LIMIT: Duration = Duration::from_secs(120);
-const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServiceArgs {
     /// Port of the HTTP gateway.
-    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub producer_port: u16,
 
     /// Port of the reader.
-    #[arg(long, value_name = "PORT", default_value_t = 8082, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 8082)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub reader_port: u16,
 
     /// The first of the ports for health and metrics, one a service.
-    #[arg(long, value_name = "PORT", default_value_t = 9100, value_parser = clap::value_parser!(u16).range(1..=65000))]
+    #[arg(long, value_name = "PORT", default_value_t = 9100)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=65000))]
     pub health_port: u16,
 }
 
@@ -124,22 +122,13 @@ impl<'s> Services<'s> {
         command.env(format!("TALLY_{}__HEALTH", service.command.to_uppercase()), &health);
         command.env("TALLY_AGGREGATOR__INSTANCE", &service.name);
         let log = self.stack.log(&service.name);
-        let process = Process::start(command, &log).map_err(|source| Error::ServiceStart {
+        let process = Process::start(command, &log).map_err(|source| Error::Start {
             name: service.name.clone(),
             program: self.stack.program.clone(),
             source,
         })?;
-        let started_at =
-            SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-        self.state.insert(
-            &service.name,
-            Record {
-                process: process.identity().clone(),
-                address: service.health,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                started_at_s: started_at.as_secs(),
-            },
-        )?;
+        let record = Record::new(&process, service.health, env!("CARGO_PKG_VERSION"));
+        self.state.insert(&service.name, record)?;
         Ok(process)
     }
 
@@ -147,11 +136,9 @@ impl<'s> Services<'s> {
     pub fn running(&self, name: &str) -> Result<Option<Process>, Error> {
         match self.state.get(name) {
             None => Ok(None),
-            Some(record) => Process::find(&record.process).map_err(|source| Error::Process {
-                name: name.to_owned(),
-                pid: record.process.pid,
-                source,
-            }),
+            Some(Record { process, .. }) => {
+                Process::find(&process).map_err(Error::process(name, process.pid))
+            }
         }
     }
 
@@ -161,34 +148,9 @@ impl<'s> Services<'s> {
         service: &ServiceProcess,
         mut process: Process,
     ) -> Result<(), Error> {
-        let log = || LogTail::read(self.stack.log(&service.name));
-        let deadline = Instant::now() + READY_LIMIT;
         let url = format!("http://{}/readyz", service.health);
-        loop {
-            let answer = get(&self.http, &url).await;
-            let liveness = process.liveness().map_err(|source| Error::Process {
-                name: service.name.clone(),
-                pid: process.identity().pid,
-                source,
-            })?;
-            if let Liveness::Ended(status) = liveness {
-                let how = status
-                    .map_or_else(|| "exit status unknown".to_owned(), |status| status.to_string());
-                return Err(Error::ServiceDied { name: service.name.clone(), how, log: log() });
-            }
-            match answer {
-                Ok(_) => return Ok(()),
-                Err(reason) if Instant::now() >= deadline => {
-                    return Err(Error::ServiceSilent {
-                        name: service.name.clone(),
-                        seconds: READY_LIMIT.as_secs(),
-                        reason: reason.to_string(),
-                        log: log(),
-                    });
-                }
-                Err(_) => sleep(PROBE_PAUSE).await,
-            }
-        }
+        let ask = async || get(&self.http, &url).await.map(drop);
+        until_ready(&mut process, &service.name, self.stack.log(&service.name), ask).await
     }
 }
 

@@ -15,7 +15,8 @@ pub struct StackArgs {
     pub dir: PathBuf,
 
     /// Port of the Kafka broker.
-    #[arg(long, value_name = "PORT", default_value_t = 9092, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 9092)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub broker_port: u16,
 
     /// Port of the Kafka controller, which only the broker talks to [default: the broker's port +
@@ -24,11 +25,13 @@ pub struct StackArgs {
     pub controller_port: Option<u16>,
 
     /// Port of the schema registry.
-    #[arg(long, value_name = "PORT", default_value_t = 8081, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 8081)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub registry_port: u16,
 
     /// Port of ClickHouse's HTTP interface.
-    #[arg(long, value_name = "PORT", default_value_t = 8123, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 8123)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub store_port: u16,
 
     /// The `tally` program whose `local engine` serves the store, where this process is another

@@ -9,18 +9,20 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::process::Identity;
+use super::process::{Identity, Process};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{action} {}: {source}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "{} is not what this version of tally writes: {source}; stop what the stack left running, then remove it",
+        "{} is not what this version of tally writes: {source}; \
+         stop what the stack left running, then remove it",
         path.display()
     )]
     Content { path: PathBuf, source: serde_json::Error },
@@ -35,6 +37,20 @@ pub struct Record {
     pub version: String,
     /// Seconds since the Unix epoch.
     pub started_at_s: u64,
+}
+
+impl Record {
+    /// Of a process that has just been started.
+    pub(super) fn new(process: &Process, address: SocketAddr, version: &str) -> Record {
+        let since_1970 =
+            SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+        Record {
+            process: process.identity().clone(),
+            address,
+            version: version.to_owned(),
+            started_at_s: since_1970.as_secs(),
+        }
+    }
 }
 
 /// By the process's name.

@@ -76,12 +76,8 @@ async fn look_at(
 ) -> Result<PartStatus, Error> {
     let alive = match record {
         Some(record) => {
-            let alive = record.process.is_alive().map_err(|source| Error::Process {
-                name: part.name().to_owned(),
-                pid: record.process.pid,
-                source,
-            })?;
-            alive.then_some(record)
+            let is_alive = record.process.is_alive();
+            is_alive.map_err(Error::process(part.name(), record.process.pid))?.then_some(record)
         }
         None => None,
     };

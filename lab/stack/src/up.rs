@@ -13,24 +13,20 @@ use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
-use tokio::{
-    process::Command,
-    task::spawn_blocking,
-    time::{Instant, sleep},
-};
+use tokio::{process::Command, task::spawn_blocking, time::Instant};
 
 use super::{
     Error, Part, Progress, Stack, StackArgs, broker,
-    error::LogTail,
     lock::Lock,
     part::http_client,
     prerequisites::{self, Tool},
-    process::{Liveness, Process},
+    process::Process,
     progress::Task,
+    ready::until_ready,
     registry,
     state::{Record, StateFile},
     store,
@@ -39,8 +35,6 @@ use super::{
 /// How long another `up` or `down` of the same stack is waited for: as long as its downloads may
 /// take.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60 * 60);
-const ANSWER_LIMIT: Duration = Duration::from_secs(120);
-const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns once every part answers. Safe to repeat: parts that run are kept, dead ones started.
 pub async fn up(args: &StackArgs, progress: &Progress) -> Result<Stack, Error> {
@@ -105,11 +99,8 @@ fn look_around(stack: &Stack, state: &StateFile) -> Result<Vec<Found>, Error> {
 }
 
 fn running(part: Part, record: &Record, stack: &Stack) -> Result<Option<Process>, Error> {
-    let process = Process::find(&record.process).map_err(|source| Error::Process {
-        name: part.name().to_owned(),
-        pid: record.process.pid,
-        source,
-    })?;
+    let process =
+        Process::find(&record.process).map_err(Error::process(part.name(), record.process.pid))?;
     let asked = part.address(stack);
     if process.is_some() && record.address != asked {
         return Err(Error::RunsElsewhere {
@@ -174,8 +165,9 @@ impl Launch<'_> {
         if !kept {
             task.step("waits for its first answer");
         }
-        self.wait_for_answer(part, &mut process).await?;
         let address = part.address(self.stack);
+        let ask = async || part.probe(address, self.http).await;
+        until_ready(&mut process, part.name(), self.stack.log(part.name()), ask).await?;
         if kept {
             task.finish(format_args!("{address}, ran already"));
         } else {
@@ -206,57 +198,15 @@ impl Launch<'_> {
             _ => {}
         }
         let program = PathBuf::from(command.as_std().get_program());
+        let name = part.name().to_owned();
         let process = Process::start(command, &log).map_err(|source| Error::Start {
-            part,
+            name,
             program,
             source,
         })?;
-        let started_at =
-            SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-        self.state.insert(
-            part.name(),
-            Record {
-                process: process.identity().clone(),
-                address: part.address(self.stack),
-                version: part.version().to_owned(),
-                started_at_s: started_at.as_secs(),
-            },
-        )?;
+        let record = Record::new(&process, part.address(self.stack), part.version());
+        self.state.insert(part.name(), record)?;
         Ok(process)
-    }
-
-    async fn wait_for_answer(&self, part: Part, process: &mut Process) -> Result<(), Error> {
-        let address = part.address(self.stack);
-        let log = || LogTail::read(self.stack.log(part.name()));
-        let deadline = Instant::now() + ANSWER_LIMIT;
-        loop {
-            let answer = part.probe(address, self.http).await;
-            // Looked at after the answer: what answered may be a stranger that took the port as the
-            // part died of it.
-            let liveness = process.liveness().map_err(|source| Error::Process {
-                name: part.name().to_owned(),
-                pid: process.identity().pid,
-                source,
-            })?;
-            if let Liveness::Ended(status) = liveness {
-                let how = status
-                    .map_or_else(|| "exit status unknown".to_owned(), |status| status.to_string());
-                return Err(Error::Died { part, how, log: log() });
-            }
-            match answer {
-                Ok(()) => return Ok(()),
-                Err(reason) if Instant::now() >= deadline => {
-                    let reason = reason.to_string();
-                    return Err(Error::Silent {
-                        part,
-                        seconds: ANSWER_LIMIT.as_secs(),
-                        reason,
-                        log: log(),
-                    });
-                }
-                Err(_) => sleep(PROBE_PAUSE).await,
-            }
-        }
     }
 }
 

@@ -125,9 +125,10 @@ impl ChildProcess {
 
     /// SIGTERM, and its status when it has ended; none if it did not run.
     pub(super) async fn terminate(&self, patience: Duration) -> Result<Option<ExitStatus>, Error> {
-        match self.signal(Signal::Terminate)? {
-            true => Ok(Some(self.ended(patience).await?)),
-            false => Ok(None),
+        if self.signal(Signal::Terminate)? {
+            Ok(Some(self.ended(patience).await?))
+        } else {
+            Ok(None)
         }
     }
 

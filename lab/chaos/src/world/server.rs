@@ -96,9 +96,10 @@ impl Server {
 
     /// SIGKILL.
     pub(super) async fn kill(&self) -> Result<(), Error> {
-        match self.program.kill_and_wait().await? {
-            true => Ok(()),
-            false => Err(Error::Gone { action: "kill", name: self.program.name().to_owned() }),
+        if self.program.kill_and_wait().await? {
+            Ok(())
+        } else {
+            Err(Error::Gone { action: "kill", name: self.program.name().to_owned() })
         }
     }
 

@@ -148,8 +148,5 @@ async fn fill(from: &TcpStream, mut buffer: &mut [u8]) -> io::Result<()> {
 }
 
 async fn write(to: &TcpStream, bytes: &[u8], shared: &Shared) -> io::Result<()> {
-    match pump::write(to, bytes, shared).await {
-        true => Ok(()),
-        false => Err(ErrorKind::BrokenPipe.into()),
-    }
+    if pump::write(to, bytes, shared).await { Ok(()) } else { Err(ErrorKind::BrokenPipe.into()) }
 }
