@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tally_platform::exit::Failure;
 use tally_platform::process::runtime;
+use tally_platform::service::Service;
 
 use crate::cli::{Cli, Command};
 
@@ -34,10 +35,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             println!("{report}");
             Ok(ExitCode::SUCCESS)
         }
-        Command::Producer => service::run(service::Kind::Producer, &config()?),
-        Command::Aggregator => service::run(service::Kind::Aggregator, &config()?),
-        Command::Sink => service::run(service::Kind::Sink, &config()?),
-        Command::Reader => service::run(service::Kind::Reader, &config()?),
+        Command::Producer => service::run(Service::Producer, &config()?),
+        Command::Aggregator => service::run(Service::Aggregator, &config()?),
+        Command::Sink => service::run(Service::Sink, &config()?),
+        Command::Reader => service::run(Service::Reader, &config()?),
         Command::Reconciler { command } => reconciler::run(&command, &config()?),
         Command::Config { check } => {
             let config = config()?;

@@ -2,76 +2,61 @@
 
 use std::process::ExitCode;
 
+use tally_platform::causes::with_causes;
 use tally_platform::config::Config;
 use tally_platform::exit::Failure;
 use tally_platform::health::{self, Health};
 use tally_platform::process::{runtime, signals};
-use tally_platform::{exit, telemetry};
+use tally_platform::service::Service;
+use tally_platform::telemetry;
 use tokio_util::sync::CancellationToken;
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
-    Producer,
-    Aggregator,
-    Sink,
-    Reader,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Producer => "producer",
-            Kind::Aggregator => "aggregator",
-            Kind::Sink => "sink",
-            Kind::Reader => "reader",
-        }
-    }
-}
-
-pub(crate) fn run(kind: Kind, config: &Config) -> Result<ExitCode, Failure> {
+pub(crate) fn run(service: Service, config: &Config) -> Result<ExitCode, Failure> {
     let instance = instance(config)?;
     let guard =
-        telemetry::start(&config.telemetry, kind.name(), &instance).map_err(Failure::config)?;
+        telemetry::start(&config.telemetry, service.name(), &instance).map_err(Failure::config)?;
     let ended = runtime().map_err(Failure::failed)?.block_on(serve(
-        kind,
+        service,
         config,
         &instance,
         guard.metrics(),
     ));
     if let Err(error) = &ended {
-        tracing::error!(error = exit::with_causes(error), "stopped");
+        tracing::error!(error = with_causes(error.as_ref()), "stopped");
     }
     guard.shutdown();
     ended.map(|()| ExitCode::SUCCESS).map_err(Failure::failed)
 }
 
 async fn serve(
-    kind: Kind,
+    service: Service,
     config: &Config,
     instance: &str,
     metrics: prometheus::Registry,
 ) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let health = Health::new();
-    let address = match kind {
-        Kind::Producer => config.producer.health,
-        Kind::Aggregator => config.aggregator.health,
-        Kind::Sink => config.sink.health,
-        Kind::Reader => config.reader.health,
+    let address = match service {
+        Service::Producer => config.producer.health,
+        Service::Aggregator => config.aggregator.health,
+        Service::Sink => config.sink.health,
+        Service::Reader => config.reader.health,
     };
     let listener = health::bind(address, "health").await?;
-    tracing::info!(%address, service = kind.name(), instance, "health and metrics");
+    tracing::info!(%address, service = service.name(), instance, "health and metrics");
     let health_shutdown = CancellationToken::new();
     let health_server =
         tokio::spawn(health::serve(listener, health.clone(), metrics, health_shutdown.clone()));
     let signals = tokio::spawn(signals(shutdown.clone()));
-    let ended: anyhow::Result<()> = match kind {
-        Kind::Producer => tally_producer::run(config, health, shutdown).await.map_err(Into::into),
-        Kind::Aggregator => {
+    let ended: anyhow::Result<()> = match service {
+        Service::Producer => {
+            tally_producer::run(config, health, shutdown).await.map_err(Into::into)
+        }
+        Service::Aggregator => {
             tally_aggregator::run(config, instance, health, shutdown).await.map_err(Into::into)
         }
-        Kind::Sink => tally_sink::run(config, health, shutdown).await.map_err(Into::into),
-        Kind::Reader => tally_reader::run(config, health, shutdown).await.map_err(Into::into),
+        Service::Sink => tally_sink::run(config, health, shutdown).await.map_err(Into::into),
+        Service::Reader => tally_reader::run(config, health, shutdown).await.map_err(Into::into),
     };
     signals.abort();
     health_shutdown.cancel();

@@ -2,23 +2,15 @@
 
 use std::ffi::{CStr, CString};
 use std::ptr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError, KafkaError};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka_sys as sys;
-use tokio_util::sync::CancellationToken;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two questions to brokers that do not answer, and between two log lines about it.
-const RETRY: Duration = Duration::from_secs(1);
-const REMINDER: Duration = Duration::from_secs(30);
-/// How long a topic may be unknown to a broker that answers, before it is not there.
-const MISSING: Duration = Duration::from_secs(10);
-/// How soon a wait notices that it is to stop.
-const STOP_LATENCY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
@@ -32,40 +24,6 @@ impl TopicError {
     fn unavailable(topic: &str, reason: impl ToString) -> TopicError {
         TopicError::Unavailable { topic: topic.to_owned(), reason: reason.to_string() }
     }
-}
-
-/// Asks until the brokers answer; `None` once `stop` is cancelled. Blocks the thread.
-///
-/// That a topic is not there is an answer only if it stays so for a while: a broker learns of a new
-/// topic after it was made.
-pub fn patiently<T>(
-    stop: &CancellationToken,
-    mut ask: impl FnMut() -> Result<T, TopicError>,
-) -> Result<Option<T>, TopicError> {
-    let mut said: Option<Instant> = None;
-    let mut missing: Option<Instant> = None;
-    while !stop.is_cancelled() {
-        match ask() {
-            Ok(answer) => return Ok(Some(answer)),
-            Err(error @ TopicError::Missing { .. }) => match missing {
-                None => missing = Some(Instant::now()),
-                Some(since) if since.elapsed() < MISSING => {}
-                Some(_) => return Err(error),
-            },
-            Err(error @ TopicError::Unavailable { .. }) => {
-                missing = None;
-                if said.is_none_or(|said| said.elapsed() >= REMINDER) {
-                    tracing::warn!(%error, "wait for the brokers");
-                    said = Some(Instant::now());
-                }
-            }
-        }
-        let asked = Instant::now();
-        while !stop.is_cancelled() && asked.elapsed() < RETRY {
-            std::thread::sleep(STOP_LATENCY);
-        }
-    }
-    Ok(None)
 }
 
 /// How many partitions the topic has.

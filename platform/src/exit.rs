@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::causes::with_causes;
+
 /// The counts do not agree with the log.
 pub const MISMATCH: u8 = 1;
 /// The configuration is wrong (`EX_USAGE`).
@@ -44,36 +46,6 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&with_causes(&self.error))
-    }
-}
-
-/// The error and its causes, but for those that a message above has said already.
-pub fn with_causes(error: &anyhow::Error) -> String {
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
-        }
-    }
-    said
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::Context;
-
-    use super::*;
-
-    #[test]
-    fn each_cause_is_said_once() {
-        let inner = anyhow::anyhow!("address in use");
-        let error = inner.context("listen on 127.0.0.1:1: address in use").context("start");
-        assert_eq!(with_causes(&error), "start: listen on 127.0.0.1:1: address in use");
-        let error = Err::<(), _>(anyhow::anyhow!("address in use"))
-            .context("listen on 127.0.0.1:1")
-            .unwrap_err();
-        assert_eq!(with_causes(&error), "listen on 127.0.0.1:1: address in use");
+        f.write_str(&with_causes(self.error.as_ref()))
     }
 }

@@ -2,11 +2,15 @@
 //! the schema registry and the store. A service takes its part of the configuration and a shutdown
 //! token, and returns once it has drained.
 
+pub mod causes;
 pub mod config;
 pub mod exit;
 pub mod health;
 pub mod plans;
 pub mod process;
+pub mod quiet_log;
 pub mod registry;
+pub mod retry;
+pub mod service;
 pub mod store;
 pub mod telemetry;

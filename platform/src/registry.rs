@@ -7,6 +7,7 @@ use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{RawError, SchemaType, SuppliedSchema};
 use serde::Deserialize;
 
+use crate::causes::with_causes;
 use crate::config;
 
 /// How long one call may take.
@@ -80,13 +81,7 @@ impl Registry {
 
     /// With its causes: the client's own message stops at "error sending request".
     fn no_answer(&self, error: reqwest::Error) -> Error {
-        let mut reason = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            reason = format!("{reason}: {error}");
-            cause = error.source();
-        }
-        self.unavailable(reason)
+        self.unavailable(with_causes(&error))
     }
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {

@@ -14,10 +14,10 @@
 mod log;
 mod metrics;
 mod otlp;
-mod outage;
 mod series;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::time::Duration;
 

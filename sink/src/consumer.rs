@@ -12,6 +12,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_kafka::{Fetcher, Membership, Rebalance};
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health, Heartbeat};
+use tally_platform::retry::until_brokers_answer;
 use tally_platform::store;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
@@ -54,7 +55,7 @@ pub(crate) fn run(
             .create_with_context(Membership::default())
             .map_err(Error::kafka("make a consumer"))?;
     let consumer = Arc::new(consumer);
-    let Some(topic_id) = tally_kafka::patiently(stop, || {
+    let Some(topic_id) = until_brokers_answer(stop, || {
         heartbeat.beat();
         tally_kafka::topic_id(consumer.client(), &config.kafka.deltas)
     })?

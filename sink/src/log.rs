@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 use tally_kafka::{TopicError, Unreadable};
+use tally_platform::retry::until_brokers_answer;
 
 use crate::Error;
 use crate::broken::Broken;
@@ -32,7 +33,7 @@ impl Sink<'_> {
     /// A topic of the same name that was made anew has other batches at the same offsets.
     pub(crate) fn check_topic(&self) -> Result<(), Error> {
         let topic = &self.config.kafka.deltas;
-        let asked = tally_kafka::patiently(self.stop, || {
+        let asked = until_brokers_answer(self.stop, || {
             self.heartbeat.beat();
             tally_kafka::topic_id(self.consumer.client(), topic)
         });

@@ -277,7 +277,7 @@ async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     let mut tally = Installation::new("no_broker").await;
-    tally.allow("wait for the brokers");
+    tally.allow("the Kafka brokers do not answer");
     tally.allow("librdkafka: ");
     tally.allow("consume");
     let broker = address(&format!("http://{}", tally.config.kafka.bootstrap));
@@ -286,7 +286,7 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     let mut services = [Service::Aggregator, Service::Sink]
         .map(|kind| tally.start_with(kind, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]));
     for service in &services {
-        service.logs("wait for the brokers").await;
+        service.logs("the Kafka brokers do not answer").await;
         let reasons = service.readiness().await.expect_err("not ready without a broker");
         assert!(reasons.contains("partitions assigned: "), "{reasons}");
     }

@@ -10,6 +10,7 @@ use tally_platform::config::Config;
 use tally_platform::health::Health;
 use tally_platform::plans::Plans;
 use tally_platform::registry::{self, Registry};
+use tally_platform::retry::until_brokers_answer;
 use tally_schemas::avsc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +50,7 @@ pub(crate) fn run(
     let consumer = Arc::new(consumer);
     let increments = &config.kafka.increments;
     let id = || tally_kafka::topic_id(consumer.client(), increments);
-    let Some(topic_id) = tally_kafka::patiently(stop, id)? else { return Ok(()) };
+    let Some(topic_id) = until_brokers_answer(stop, id)? else { return Ok(()) };
     if !has_partitions(config, &consumer, stop)? {
         return Ok(());
     }
@@ -133,7 +134,7 @@ fn has_partitions(
     stop: &CancellationToken,
 ) -> Result<bool, Error> {
     let count = |topic| {
-        tally_kafka::patiently(stop, || tally_kafka::partition_count(consumer.client(), topic))
+        until_brokers_answer(stop, || tally_kafka::partition_count(consumer.client(), topic))
     };
     let Some(need) = count(&config.kafka.increments)? else { return Ok(false) };
     let Some(have) = count(&config.kafka.deltas)? else { return Ok(false) };

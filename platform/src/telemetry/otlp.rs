@@ -19,7 +19,7 @@ use tracing_subscriber::filter::filter_fn;
 
 use super::Error;
 use super::log::BoxedLayer;
-use super::outage::Watched;
+use super::watched::Watched;
 
 /// Shorter than the flush at shutdown may take, so that the last export is over when the process
 /// ends.

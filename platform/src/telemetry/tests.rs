@@ -9,7 +9,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use opentelemetry::metrics::MeterProvider;
 
-use super::outage::{Notice, Outage};
 use super::{Error, build, start};
 use crate::config::{LogFormat, Telemetry};
 
@@ -131,22 +130,6 @@ fn failed_exports_are_not_logged_one_by_one() {
     });
     assert!(!text.contains("each"), "{text}");
     assert!(text.contains("a fault of ours"), "{text}");
-}
-
-#[test]
-fn an_outage_is_said_when_it_begins_now_and_then_and_when_it_ends() {
-    let begin = Instant::now();
-    let mut outage = Outage::default();
-    assert_eq!(outage.observe(true, begin), None);
-    assert_eq!(outage.observe(false, begin), Some(Notice::Failing { failures: 1 }));
-    for second in 1..300 {
-        assert_eq!(outage.observe(false, begin + Duration::from_secs(second)), None);
-    }
-    let later = begin + Duration::from_secs(300);
-    assert_eq!(outage.observe(false, later), Some(Notice::Failing { failures: 301 }));
-    assert_eq!(outage.observe(true, later), Some(Notice::Over { failures: 301 }));
-    assert_eq!(outage.observe(true, later), None);
-    assert_eq!(outage.observe(false, later), Some(Notice::Failing { failures: 1 }));
 }
 
 #[test]

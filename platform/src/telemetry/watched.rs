@@ -1,5 +1,5 @@
-//! Says that a signal does not get through: when it begins, now and then while it lasts, and when
-//! it is over.
+//! Exporters that log when a signal does not reach the collector: when that begins, now and then
+//! while it lasts, and when it is over.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -13,70 +13,40 @@ use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
+use crate::quiet_log::QuietLog;
+
 /// The least time between two lines about the same outage.
 const REMINDER: Duration = Duration::from_secs(300);
-
-/// The exports that failed since one last succeeded.
-#[derive(Debug, Default)]
-pub(super) struct Outage {
-    failures: u64,
-    said: Option<Instant>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Notice {
-    Failing { failures: u64 },
-    Over { failures: u64 },
-}
-
-impl Outage {
-    /// Takes note of an export; returns what is worth saying about it.
-    pub(super) fn observe(&mut self, succeeded: bool, now: Instant) -> Option<Notice> {
-        if succeeded {
-            let failures = std::mem::take(self).failures;
-            return (failures > 0).then_some(Notice::Over { failures });
-        }
-        self.failures += 1;
-        let is_due = self.said.is_none_or(|said| now.duration_since(said) >= REMINDER);
-        is_due.then(|| {
-            self.said = Some(now);
-            Notice::Failing { failures: self.failures }
-        })
-    }
-}
 
 /// An exporter whose outages are reported.
 pub(super) struct Watched<E> {
     exporter: E,
     signal: &'static str,
     url: String,
-    outage: Mutex<Outage>,
+    log: Mutex<QuietLog>,
 }
 
 impl<E> Watched<E> {
     pub(super) fn new(exporter: E, signal: &'static str, url: String) -> Watched<E> {
-        Watched { exporter, signal, url, outage: Mutex::default() }
+        Watched { exporter, signal, url, log: Mutex::new(QuietLog::every(REMINDER)) }
     }
 
     fn observe(&self, exported: OTelSdkResult) -> OTelSdkResult {
-        let notice = self
-            .outage
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(exported.is_ok(), Instant::now());
-        match (notice, &exported) {
-            (Some(Notice::Failing { failures }), Err(error)) => {
-                tracing::warn!(signal = self.signal, url = self.url, failures, %error, "telemetry does not get through");
+        // The lock ends before a line is written, which may come back here as a log to export.
+        let due = {
+            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            if exported.is_ok() { log.succeeded() } else { log.failed(Instant::now()) }
+        };
+        let (signal, url) = (self.signal, &self.url);
+        match (due, &exported) {
+            (Some(failures), Ok(())) => {
+                tracing::info!(signal, url, failures, "telemetry gets through again");
             }
-            (Some(Notice::Over { failures }), _) => {
-                tracing::info!(
-                    signal = self.signal,
-                    url = self.url,
-                    failures,
-                    "telemetry gets through again"
-                );
-            }
-            _ => {}
+            (Some(failures), Err(error)) => tracing::warn!(
+                signal, url, failures, %error,
+                "telemetry does not reach the OTLP collector and is dropped; counting goes on"
+            ),
+            (None, _) => {}
         }
         exported
     }
