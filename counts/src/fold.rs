@@ -2,51 +2,56 @@ use tally_schemas::{Increment, wire};
 
 use crate::check::check;
 use crate::fingerprint::Fingerprinter;
-use crate::memory::{Id, Memory};
-use crate::sums::Place;
+use crate::id_memory::{Id, IdMemory};
+use crate::sums::HashedCell;
 use crate::{Bookmark, Fingerprint, Reject, Rules, Sums, next_offset};
 
-/// The fold of one partition: from messages in offset order to the deltas of a flush and their
-/// accounting.
+/// The fold of one partition: it turns messages, in the order of their offsets, into the sums of a
+/// flush and an account of the messages.
 ///
-/// Every message that was seen ends as counted, duplicate or rejected, and as one of them only.
-/// Aggregator and reconciler both fold with this, so equal logs come to equal sums.
+/// Every message ends as counted, duplicate or rejected, and as only one of them. Aggregator and
+/// reconciler share this fold, so equal messages give equal sums.
 ///
-/// A message whose batch's id is remembered is a duplicate; an increment whose id is remembered is
-/// left out, and a message of such increments only is a duplicate too. Whatever becomes of it, a
-/// message that may be counted leaves all its ids.
+/// A message whose batch id is remembered is a duplicate. An increment whose id is remembered is
+/// left out, and a message that holds only such increments is a duplicate too. Every message that
+/// passes [`check`] leaves all its ids, whether it is counted, a duplicate, or does not fit.
 pub struct Fold {
     rules: Rules,
-    memory: Memory,
+    id_memory: IdMemory,
+    /// The next offset after the previous flush.
     from: i64,
+    /// The next offset to read.
     to: i64,
+    /// Messages since the previous flush.
     counted: u64,
     duplicate: u64,
     rejected: u64,
+    /// Increments that were added since the previous flush.
     increments: u64,
     duplicates: Duplicates,
     sums: Sums,
-    /// Of what was counted and is not in the sums.
-    beside: Fingerprint,
-    /// Those of the message at hand: a buffer.
-    places: Vec<Place>,
-    /// Which increments of the message at hand are left out: a buffer.
+    /// Fingerprint of increments that a replay counted but could not add, because the sum would
+    /// have overflowed.
+    overflowed: Fingerprint,
+    /// The cells of the current message's increments; kept to reuse its memory.
+    cells: Vec<HashedCell>,
+    /// Which increments of the current message have a remembered id; kept to reuse its memory.
     repeated: Vec<usize>,
 }
 
-/// A message, but for its increments.
+/// What the fold needs to know of a message besides its increments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     pub offset: i64,
-    /// The log's own time of the message, in milliseconds since the Unix epoch, if it has one.
+    /// Kafka's timestamp of the record, in milliseconds since 1970, if it has one.
     pub timestamp_ms: Option<i64>,
-    /// The id of the schema that it is written by.
+    /// The registry's id of the writer schema.
     pub schema: u32,
-    /// The id of the batch as a whole.
+    /// The id of the whole batch, by which all of it counts once.
     pub batch_id: Option<&'a str>,
 }
 
-/// What the messages in [from, to) came to.
+/// What the messages with offsets in [from, to) came to.
 pub struct Flush {
     pub from: i64,
     /// The next offset to read.
@@ -58,16 +63,17 @@ pub struct Flush {
     /// Increments that were added.
     pub increments: u64,
     pub duplicates: Duplicates,
+    /// The fingerprint of the sums and of what did not fit them in a replay.
     pub fingerprint: Fingerprint,
     pub sums: Sums,
 }
 
-/// What was recognised by its id.
+/// How much was recognised by its id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Duplicates {
-    /// Messages, by the id of their batch.
+    /// Messages whose batch id was remembered.
     pub batches: u64,
-    /// Increments, by their own id, in other messages.
+    /// Increments whose own id was remembered, in all other messages.
     pub increments: u64,
 }
 
@@ -76,25 +82,25 @@ impl Fold {
     pub const MAX_NAME_BYTES: usize = 4096;
     /// The most that the deltas of one message may take, by [`Sums::encoded_bytes`].
     pub const MAX_MESSAGE_DELTAS_BYTES: usize = 7 << 20;
-    /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a batch is one
-    /// message of at most 16 MiB.
+    /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a delta batch is
+    /// one message of at most 16 MiB.
     pub const MAX_DELTAS_BYTES: usize = 15 << 20;
 
-    /// Starts at the next offset to read, with no id remembered.
+    /// A fold that starts at the next offset `from` and remembers no id.
     pub fn new(rules: Rules, from: i64) -> Fold {
-        Fold::remembering(rules, from, Memory::new(rules.horizon))
+        Fold::with_id_memory(rules, from, IdMemory::new(rules.horizon))
     }
 
-    /// Starts at the next offset to read. The messages from the bookmark up to there must be
-    /// remembered first.
+    /// A fold that starts at the next offset `from`. The messages from the bookmark up to there must
+    /// be given to [`Fold::remember`] or [`Fold::pass_over`] first.
     pub fn resume(rules: Rules, from: i64, bookmark: &Bookmark) -> Fold {
-        Fold::remembering(rules, from, Memory::resume(rules.horizon, bookmark))
+        Fold::with_id_memory(rules, from, IdMemory::resume(rules.horizon, bookmark))
     }
 
-    fn remembering(rules: Rules, from: i64, memory: Memory) -> Fold {
+    fn with_id_memory(rules: Rules, from: i64, id_memory: IdMemory) -> Fold {
         Fold {
             rules,
-            memory,
+            id_memory,
             from,
             to: from,
             counted: 0,
@@ -103,41 +109,41 @@ impl Fold {
             increments: 0,
             duplicates: Duplicates::default(),
             sums: Sums::new(),
-            beside: Fingerprint::ZERO,
-            places: Vec::new(),
+            overflowed: Fingerprint::ZERO,
+            cells: Vec::new(),
             repeated: Vec::new(),
         }
     }
 
-    /// Counts a message, whole: either every increment that is no duplicate is added, or none and
-    /// the reason comes back, for [`Fold::reject`].
+    /// Counts a message as a whole: adds every increment that is no duplicate, or adds none and
+    /// returns the reason, which the caller passes to [`Fold::reject`].
     ///
     /// # Panics
-    /// If its offset was seen already: the caller's log is out of order.
+    /// If the offset was seen before: the caller's messages are out of order.
     #[inline]
     pub fn count(
         &mut self,
         envelope: &Envelope<'_>,
         increments: &[Increment<'_>],
     ) -> Result<(), Reject> {
-        let has_ids = self.place(envelope, increments)?;
+        let has_ids = self.check(envelope, increments)?;
         if has_ids {
             return self.count_new(envelope, increments);
         }
-        self.sums.add_all(increments, &self.places).map_err(|_| Reject::Overflow)?;
+        self.sums.add_all(increments, &self.cells).map_err(|_| Reject::Overflow)?;
         self.see(envelope.offset);
         self.counted += 1;
         self.increments += increments.len() as u64;
         Ok(())
     }
 
-    /// Counts what of a sound message is no duplicate.
+    /// Counts those increments of a checked message that are no duplicates.
     fn count_new(
         &mut self,
         envelope: &Envelope<'_>,
         increments: &[Increment<'_>],
     ) -> Result<(), Reject> {
-        let repeated_batch = self.leave_ids(envelope, increments);
+        let repeated_batch = self.remember_ids(envelope, increments);
         if repeated_batch {
             self.duplicates.batches += 1;
         }
@@ -157,9 +163,9 @@ impl Fold {
         Ok(())
     }
 
-    /// Counts a message that was counted before, in a flush that held other sums: where it does not
-    /// fit the sums held here, it goes into the fingerprint alone, which wraps. So a replay never
-    /// refuses for overflow.
+    /// Counts a message of a replay, which was counted before, in a flush that held other sums.
+    /// Where it does not fit the sums held here, it only goes into the fingerprint, which wraps. So
+    /// the error is never [`Reject::Overflow`].
     ///
     /// # Panics
     /// As [`Fold::count`].
@@ -175,10 +181,10 @@ impl Fold {
         }
         let mut rows = Fingerprinter::default();
         let mut repeated = self.repeated.iter().copied().peekable();
-        for (index, (increment, place)) in increments.iter().zip(&self.places).enumerate() {
+        for (index, (increment, cell)) in increments.iter().zip(&self.cells).enumerate() {
             if repeated.next_if_eq(&index).is_none() {
                 let Increment { namespace, key, delta, .. } = *increment;
-                self.beside += rows.row(namespace, key, place.bucket(), delta);
+                self.overflowed += rows.row(namespace, key, cell.bucket(), delta);
             }
         }
         self.see(envelope.offset);
@@ -189,79 +195,81 @@ impl Fold {
     }
 
     fn add_but_repeated(&mut self, increments: &[Increment<'_>]) -> Result<(), Reject> {
-        let added = match self.repeated.is_empty() {
-            true => self.sums.add_all(increments, &self.places),
-            false => {
-                let mut repeated = self.repeated.iter().copied().peekable();
-                let is_new = |index: &usize| repeated.next_if_eq(index).is_none();
-                let (increments, places): (Vec<_>, Vec<_>) = (0..increments.len())
-                    .filter(is_new)
-                    .map(|index| (increments[index], self.places[index]))
-                    .unzip();
-                self.sums.add_all(&increments, &places)
-            }
+        let added = if self.repeated.is_empty() {
+            self.sums.add_all(increments, &self.cells)
+        } else {
+            let mut repeated = self.repeated.iter().copied().peekable();
+            let is_new = |index: &usize| repeated.next_if_eq(index).is_none();
+            let (increments, cells): (Vec<_>, Vec<_>) = (0..increments.len())
+                .filter(is_new)
+                .map(|index| (increments[index], self.cells[index]))
+                .unzip();
+            self.sums.add_all(&increments, &cells)
         };
         added.map_err(|_| Reject::Overflow)
     }
 
-    /// Remembers the ids of a message that is not to be counted here: it was before, or it was
-    /// rejected for overflow.
+    /// Remembers the ids of a message without counting it: it was counted before this fold starts,
+    /// or it was rejected for overflow.
     pub fn remember(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) {
-        if let Ok(true) = self.place(envelope, increments) {
-            self.leave_ids(envelope, increments);
+        if let Ok(true) = self.check(envelope, increments) {
+            self.remember_ids(envelope, increments);
         }
     }
 
-    /// Remembers the ids of a sound message, and notes which increments are left out; whether its
-    /// batch's id was remembered.
-    fn leave_ids(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> bool {
+    /// Remembers the ids of a checked message, and fills `repeated` with the increments whose ids
+    /// were remembered before; returns whether the batch id was.
+    fn remember_ids(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> bool {
         let &Envelope { offset, schema, batch_id, .. } = envelope;
-        self.memory.advance(offset);
-        self.memory.read(schema, offset);
+        self.id_memory.advance(offset);
+        self.id_memory.note_read(schema, offset);
         self.repeated.clear();
         for (index, increment) in increments.iter().enumerate() {
-            if increment.id.is_some_and(|id| self.memory.see(Id::of_increment(id), offset)) {
+            if increment.id.is_some_and(|id| self.id_memory.see(Id::of_increment(id), offset)) {
                 self.repeated.push(index);
             }
         }
-        batch_id.is_some_and(|id| self.memory.see(Id::of_batch(id), offset))
+        batch_id.is_some_and(|id| self.id_memory.see(Id::of_batch(id), offset))
     }
 
-    /// Places the increments, if each may be counted and all of them together; whether there is an
-    /// id in the message.
+    /// Checks a message and fills `cells`, in one pass; returns whether it holds any id.
     #[inline]
-    fn place(
+    fn check(
         &mut self,
         envelope: &Envelope<'_>,
         increments: &[Increment<'_>],
     ) -> Result<bool, Reject> {
         let mut has_ids = envelope.batch_id.is_some();
-        self.places.clear();
+        self.cells.clear();
         check(&self.rules, envelope.timestamp_ms, increments, |increment, bucket| {
-            self.places.push(self.sums.place(increment.namespace, increment.key, bucket));
+            self.cells.push(self.sums.hash_cell(increment.namespace, increment.key, bucket));
             has_ids |= increment.id.is_some();
         })?;
         Ok(has_ids)
     }
 
-    /// Accounts for the message at `offset` as rejected.
+    /// Accounts for the message at `offset` as rejected; `payload` tells its schema.
+    ///
+    /// # Panics
+    /// As [`Fold::count`].
     pub fn reject(&mut self, offset: i64, reason: Reject, payload: &[u8]) {
         self.pass_over(offset, reason, payload);
         self.see(offset);
         self.rejected += 1;
     }
 
-    /// Notes that a message was rejected, when it was.
+    /// Notes that a message before this fold's start was rejected, for the ids that it may have
+    /// held.
     pub fn pass_over(&mut self, offset: i64, reason: Reject, payload: &[u8]) {
         if let (true, Ok((schema, _))) = (reason.is_of_schema(), wire::split(payload)) {
-            self.memory.leave_unread(schema, offset);
+            self.id_memory.note_unread(schema, offset);
         }
     }
 
-    /// Whether the message at `offset` was rejected for its schema, by the bookmark that this fold
-    /// resumed from.
+    /// Whether the message at `offset` was rejected for its schema, as the bookmark says that this
+    /// fold resumed from.
     pub fn was_unread(&self, offset: i64, payload: &[u8]) -> bool {
-        wire::split(payload).is_ok_and(|(schema, _)| self.memory.is_unread(schema, offset))
+        wire::split(payload).is_ok_and(|(schema, _)| self.id_memory.is_unread(schema, offset))
     }
 
     fn see(&mut self, offset: i64) {
@@ -269,14 +277,14 @@ impl Fold {
         self.to = next_offset(offset);
     }
 
-    /// Whether the sums have room for these increments below [`Fold::MAX_DELTAS_BYTES`]: if not,
-    /// take a flush first.
+    /// Whether the sums with these increments added stay below [`Fold::MAX_DELTAS_BYTES`]. If not,
+    /// the caller takes a flush first.
     #[inline]
     pub fn has_room(&self, increments: &[Increment<'_>]) -> bool {
         self.sums.has_room(increments, Self::MAX_DELTAS_BYTES)
     }
 
-    /// Whether nothing was seen since the last flush.
+    /// Whether no message was seen since the last flush.
     pub fn is_clean(&self) -> bool {
         self.from == self.to
     }
@@ -290,27 +298,27 @@ impl Fold {
         &self.sums
     }
 
-    /// What it takes to remember the same ids at [`Fold::next`] again.
+    /// The bookmark by which another fold can remember the same ids at [`Fold::next`].
     pub fn bookmark(&mut self) -> Bookmark {
-        self.memory.bookmark(self.to).by(&self.rules)
+        self.id_memory.bookmark(self.to).by(&self.rules)
     }
 
     /// How many ids are remembered.
     pub fn remembered_ids(&self) -> usize {
-        self.memory.ids()
+        self.id_memory.ids()
     }
 
-    /// The memory that remembering them takes, in bytes.
+    /// The memory that the remembered ids take, in bytes.
     pub fn remembered_bytes(&self) -> usize {
-        self.memory.bytes()
+        self.id_memory.bytes()
     }
 
-    /// How far back the ids go that are remembered, in offsets.
+    /// How far back the oldest remembered id is, in offsets.
     pub fn remembered_offsets(&self) -> i64 {
-        self.memory.oldest().map_or(0, |oldest| self.to - oldest)
+        self.id_memory.oldest().map_or(0, |oldest| self.to - oldest)
     }
 
-    /// Takes what was summed, and starts the next flush where this one ends.
+    /// Takes the sums and the account of the messages; the next flush starts where this one ends.
     pub fn take(&mut self) -> Flush {
         let sums = std::mem::take(&mut self.sums);
         let count = std::mem::take::<u64>;
@@ -322,13 +330,13 @@ impl Fold {
             rejected: count(&mut self.rejected),
             increments: count(&mut self.increments),
             duplicates: std::mem::take(&mut self.duplicates),
-            fingerprint: sums.fingerprint() + std::mem::take(&mut self.beside),
+            fingerprint: sums.fingerprint() + std::mem::take(&mut self.overflowed),
             sums,
         }
     }
 
-    /// Gives the memory of a flush's sums to the next flush. Where something was summed since, it
-    /// is dropped instead.
+    /// Gives the allocations of a flush's sums to the next flush. If something was summed since, they
+    /// are freed instead.
     pub fn reuse(&mut self, mut sums: Sums) {
         if self.sums.is_empty() {
             sums.clear();

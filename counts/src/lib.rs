@@ -1,11 +1,11 @@
-//! What a count is, without any I/O: time buckets, the ids that make a duplicate, the fold from
-//! increments to deltas, the chain of offsets, the ledger that rides with the data, and the
-//! fingerprint that compares two sets of counts.
+//! What a count is, without any I/O: time buckets, the id memory that finds duplicates, the fold from
+//! increments to deltas, the chain of offsets, the ledger that is stored in the same block as the
+//! deltas, and the fingerprint that compares two sets of counts.
 //!
 //! ```text
-//! increments ──bucket──► Fold (Memory of ids + Sums + accounting) ──Flush──► deltas ──ledger::rows──► one block
-//!                          │                                          └────► fingerprint
-//!                          └──► Bookmark: where to read on from to remember the same ids
+//! increments ──check──► Fold (IdMemory + Sums + accounting) ──Flush──► deltas ──ledger::rows──► block
+//!                         │                                    └────► fingerprint
+//!                         └──► Bookmark: where to begin reading to remember the same ids
 //! ```
 //!
 //! The aggregator, the sink, the reader and the reconciler all count with this crate, so that a
@@ -15,8 +15,8 @@ mod bucket;
 mod check;
 mod fingerprint;
 mod fold;
+mod id_memory;
 pub mod ledger;
-mod memory;
 mod offsets;
 mod reject;
 mod rules;
@@ -26,8 +26,10 @@ pub use bucket::BucketWidth;
 pub use check::{NameError, Violation, check, check_name, check_namespace, check_size};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use fold::{Duplicates, Envelope, Flush, Fold};
-pub use memory::{Bookmark, BookmarkParseError};
-pub use offsets::{Chain, ChainError, Position, PositionParseError, StoredOffsets, next_offset};
+pub use id_memory::{Bookmark, BookmarkParseError};
+pub use offsets::{
+    ChainError, Position, PositionParseError, StoredOffsets, check_chain, next_offset,
+};
 pub use reject::Reject;
 pub use rules::{Horizon, Rules, RulesParseError};
 pub use sums::Sums;

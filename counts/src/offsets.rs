@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -9,12 +10,7 @@ pub fn next_offset(offset: i64) -> i64 {
     offset + 1
 }
 
-/// The unbroken chain of one partition: each link starts where the one before it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chain {
-    next: i64,
-}
-
+/// Why a delta batch does not follow the one before it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChainError {
     #[error("hole: offsets {expected}..{from} are missing")]
@@ -25,30 +21,16 @@ pub enum ChainError {
     Backwards { from: i64, to: i64 },
 }
 
-impl Chain {
-    pub fn starting_at(next: i64) -> Chain {
-        Chain { next }
+/// Checks that a delta batch of the source offsets [from, to) starts where the chain of batches has
+/// got to, which is the next offset `expected`.
+pub fn check_chain(expected: i64, from: i64, to: i64) -> Result<(), ChainError> {
+    if to < from {
+        return Err(ChainError::Backwards { from, to });
     }
-
-    /// The next offset that the chain expects.
-    pub fn next(&self) -> i64 {
-        self.next
-    }
-
-    /// Adds the link [from, to).
-    pub fn link(&mut self, from: i64, to: i64) -> Result<(), ChainError> {
-        let expected = self.next;
-        if to < from {
-            return Err(ChainError::Backwards { from, to });
-        }
-        match from.cmp(&expected) {
-            std::cmp::Ordering::Less => Err(ChainError::Overlap { expected, from }),
-            std::cmp::Ordering::Greater => Err(ChainError::Hole { expected, from }),
-            std::cmp::Ordering::Equal => {
-                self.next = to;
-                Ok(())
-            }
-        }
+    match from.cmp(&expected) {
+        Ordering::Less => Err(ChainError::Overlap { expected, from }),
+        Ordering::Greater => Err(ChainError::Hole { expected, from }),
+        Ordering::Equal => Ok(()),
     }
 }
 
@@ -61,7 +43,7 @@ pub struct StoredOffsets {
     pub increments: i64,
 }
 
-/// A place in the log: for each partition the next offset, everything before it included. Written
+/// For each partition the next offset, everything before it included. Its text is
 /// `partition:offset`, joined by commas, as the gateway answers and the reader accepts it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position(BTreeMap<i32, i64>);
@@ -144,12 +126,10 @@ mod tests {
 
     #[test]
     fn a_chain_refuses_holes_and_overlaps() {
-        let mut chain = Chain::starting_at(10);
-        assert_eq!(chain.link(10, 15), Ok(()));
-        assert_eq!(chain.link(16, 20), Err(ChainError::Hole { expected: 15, from: 16 }));
-        assert_eq!(chain.link(14, 20), Err(ChainError::Overlap { expected: 15, from: 14 }));
-        assert_eq!(chain.link(15, 14), Err(ChainError::Backwards { from: 15, to: 14 }));
-        assert_eq!(chain.next(), 15);
+        assert_eq!(check_chain(10, 10, 15), Ok(()));
+        assert_eq!(check_chain(15, 16, 20), Err(ChainError::Hole { expected: 15, from: 16 }));
+        assert_eq!(check_chain(15, 14, 20), Err(ChainError::Overlap { expected: 15, from: 14 }));
+        assert_eq!(check_chain(15, 15, 14), Err(ChainError::Backwards { from: 15, to: 14 }));
     }
 
     #[test]

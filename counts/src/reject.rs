@@ -1,8 +1,20 @@
-use std::fmt;
+use strum::VariantArray;
 
 /// Why a message was not counted. A closed set: each goes into the rejected message's header and
-/// into the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// into the metrics, by its name, which never changes once released.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum Reject {
     /// Not in the Confluent wire format: no magic byte and schema id.
     NotFramed,
@@ -27,49 +39,16 @@ pub enum Reject {
 }
 
 impl Reject {
-    pub const ALL: [Reject; 10] = [
-        Reject::NotFramed,
-        Reject::UnknownSchema,
-        Reject::IncompatibleSchema,
-        Reject::Undecodable,
-        Reject::ReservedNamespace,
-        Reject::NameOutOfRange,
-        Reject::EventTimeOutOfRange,
-        Reject::FutureEventTime,
-        Reject::TooLarge,
-        Reject::Overflow,
-    ];
+    pub const ALL: &'static [Reject] = Reject::VARIANTS;
 
-    /// The name in headers and metrics; never changes once released.
+    /// The name in headers and metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Reject::NotFramed => "not_framed",
-            Reject::UnknownSchema => "unknown_schema",
-            Reject::IncompatibleSchema => "incompatible_schema",
-            Reject::Undecodable => "undecodable",
-            Reject::ReservedNamespace => "reserved_namespace",
-            Reject::NameOutOfRange => "name_out_of_range",
-            Reject::EventTimeOutOfRange => "event_time_out_of_range",
-            Reject::FutureEventTime => "future_event_time",
-            Reject::TooLarge => "too_large",
-            Reject::Overflow => "overflow",
-        }
+        self.into()
     }
 
-    /// The reason of this name.
-    pub fn named(name: &str) -> Option<Reject> {
-        Reject::ALL.into_iter().find(|reason| reason.as_str() == name)
-    }
-
-    /// Whether it was for its schema, so that nobody knows what is in it.
+    /// Whether the message was rejected for its schema, so that nobody knows what is in it.
     pub fn is_of_schema(self) -> bool {
         matches!(self, Reject::UnknownSchema | Reject::IncompatibleSchema)
-    }
-}
-
-impl fmt::Display for Reject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -79,9 +58,23 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_name_of_its_own() {
+        let names = [
+            "not_framed",
+            "unknown_schema",
+            "incompatible_schema",
+            "undecodable",
+            "reserved_namespace",
+            "name_out_of_range",
+            "event_time_out_of_range",
+            "future_event_time",
+            "too_large",
+            "overflow",
+        ];
+        assert_eq!(Reject::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(), names);
         for reason in Reject::ALL {
-            assert_eq!(Reject::named(reason.as_str()), Some(reason));
+            assert_eq!(reason.to_string(), reason.as_str());
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
         }
-        assert_eq!(Reject::named("bad_luck"), None);
+        assert!("bad_luck".parse::<Reject>().is_err());
     }
 }

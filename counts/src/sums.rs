@@ -1,14 +1,14 @@
-//! The sums of one flush, by (namespace, key, bucket).
+//! The sums of one flush, by cell: namespace, key and bucket.
 //!
 //! ```text
-//!  message ──► place ×n ──► Slots ──────────► Records ──in order of first appearance──► deltas, fingerprint
-//!              hashes       hash → record     sum, events, bucket, names: one arena
+//!  message ──► hash_cell ×n ──► Slots ─────────► Records ──in order of first appearance──► deltas,
+//!              hashes           hash → record    sum, events, bucket, names: one arena     fingerprint
 //! ```
 //!
-//! A million counters outgrow the processor's caches, and an increment that waits for memory twice
-//! in a row, for its slot and then for its record, costs more than all its arithmetic. So a
-//! message's hashes come first, and while one increment is added, the record of a later one and the
-//! slot of a still later one are on their way.
+//! A million cells do not fit into the processor's caches. An increment that waits for memory twice
+//! in a row, for its slot and then for its record, costs more than all its arithmetic. So the cells
+//! of a whole message are hashed first, and while one increment is added, the processor already
+//! loads the record of a later one and the slot of a still later one.
 
 mod prefetch;
 mod records;
@@ -18,7 +18,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use tally_schemas::{Delta, Increment};
 
-use self::records::{Counter, Records};
+use self::records::{Cell, Records};
 use self::slots::{Lookup, Slots};
 use crate::Fingerprint;
 use crate::fingerprint::Fingerprinter;
@@ -29,21 +29,23 @@ pub struct Sums {
     hasher: foldhash::fast::RandomState,
     slots: Slots,
     records: Records,
-    /// Of the deltas' names in Avro.
+    /// What the names of all deltas take in Avro, in bytes, with their lengths.
     names_bytes: usize,
-    /// All sums that there ever were, one or the other bit in Avro's zigzag: as wide as the widest.
-    widest: u64,
+    /// Bitwise OR of every sum's zigzag encoding, of sums that have changed since too; its bit
+    /// length bounds the longest sum.
+    zigzag_bits: u64,
+    /// How many increments were added.
     increments: u64,
 }
 
-/// Where an increment belongs.
+/// The cell that an increment belongs to, as the table finds it: its names are the increment's.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct HashedCell {
     hash: u32,
     bucket: u32,
 }
 
-impl Place {
+impl HashedCell {
     pub(crate) fn bucket(self) -> u32 {
         self.bucket
     }
@@ -53,19 +55,20 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverflowAt(pub(crate) usize);
 
-/// The most that a length, a bucket and another number take in Avro.
+/// The most that the length of a name, a bucket and any other number take in Avro, in bytes.
 const LENGTH_BYTES: usize = 3;
 const BUCKET_BYTES: usize = 5;
 const NUMBER_BYTES: usize = 10;
 
-/// The most that an entry's numbers take in Avro: two lengths, the bucket, the sum and the events.
+/// The most that a delta's numbers take in Avro, in bytes: two lengths, the bucket, the sum and the
+/// events.
 const NUMBERS_BYTES: usize = 2 * LENGTH_BYTES + BUCKET_BYTES + 2 * NUMBER_BYTES;
 
-/// The most that a delta takes whose names are as long as they may be.
+/// The most that a delta takes in Avro, in bytes: one whose names are as long as they may be.
 const MAX_DELTA_BYTES: usize = NUMBERS_BYTES + 2 * crate::Fold::MAX_NAME_BYTES;
 
-/// How many increments ahead a record is asked for; its slot is asked for as long before that.
-/// Measured: 8 is too late where the table is large, from 16 to 32 there is no difference.
+/// How many increments ahead a record is prefetched; its slot is prefetched twice as far ahead.
+/// Measured: 8 is too late where the table is large; from 16 to 32 there is no difference.
 const AHEAD: usize = 16;
 
 impl Sums {
@@ -74,56 +77,56 @@ impl Sums {
     }
 
     #[inline(always)]
-    pub(crate) fn place(&self, namespace: &str, key: &str, bucket: u32) -> Place {
+    pub(crate) fn hash_cell(&self, namespace: &str, key: &str, bucket: u32) -> HashedCell {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key.as_bytes());
         hasher.write(namespace.as_bytes());
         hasher.write_u64(u64::from(bucket) << 32 | namespace.len() as u64);
-        Place { hash: (hasher.finish() >> 32) as u32, bucket }
+        HashedCell { hash: (hasher.finish() >> 32) as u32, bucket }
     }
 
-    /// Adds all increments, or none. `places` are theirs, and their names are at most `u16::MAX`
-    /// bytes long ([`crate::Fold`] checks it).
+    /// Adds all increments, or none. `cells` are the cells of the increments, in the same order;
+    /// names are at most `u16::MAX` bytes long ([`crate::check`] makes sure).
     #[inline]
     pub(crate) fn add_all(
         &mut self,
         increments: &[Increment<'_>],
-        places: &[Place],
+        cells: &[HashedCell],
     ) -> Result<(), OverflowAt> {
-        let added = self.add_each(increments, places);
+        let added = self.add_each(increments, cells);
         if let Err(OverflowAt(index)) = added {
-            self.take_back(&increments[..index], &places[..index]);
+            self.take_back(&increments[..index], &cells[..index]);
         }
         added
     }
 
-    /// Adds one increment after the other; those before one that does not fit are added.
+    /// Adds one increment after the other. Where one does not fit, those before it stay added.
     ///
     /// # Panics
     /// If a flush would count 2⁴⁸ increments or more.
     pub(crate) fn add_each(
         &mut self,
         increments: &[Increment<'_>],
-        places: &[Place],
+        cells: &[HashedCell],
     ) -> Result<(), OverflowAt> {
-        assert_eq!(increments.len(), places.len(), "every increment has its place");
+        assert_eq!(increments.len(), cells.len(), "every increment has its cell");
         self.increments += increments.len() as u64;
         assert!(self.increments <= Records::MAX_EVENTS, "a flush counts less than 2^48 increments");
         self.slots.reserve(self.records.len() + increments.len());
-        for place in places.iter().take(2 * AHEAD) {
-            self.slots.prefetch(place.hash);
+        for cell in cells.iter().take(2 * AHEAD) {
+            self.slots.prefetch(cell.hash);
         }
-        for place in places.iter().take(AHEAD) {
-            self.prefetch_record(*place);
+        for cell in cells.iter().take(AHEAD) {
+            self.prefetch_record(*cell);
         }
-        for (i, (increment, place)) in increments.iter().zip(places).enumerate() {
-            if let Some(later) = places.get(i + AHEAD) {
+        for (i, (increment, cell)) in increments.iter().zip(cells).enumerate() {
+            if let Some(later) = cells.get(i + AHEAD) {
                 self.prefetch_record(*later);
             }
-            if let Some(later) = places.get(i + 2 * AHEAD) {
+            if let Some(later) = cells.get(i + 2 * AHEAD) {
                 self.slots.prefetch(later.hash);
             }
-            if !self.add(increment, *place) {
+            if !self.add(increment, *cell) {
                 self.increments -= (increments.len() - i) as u64;
                 return Err(OverflowAt(i));
             }
@@ -132,39 +135,39 @@ impl Sums {
     }
 
     #[inline(always)]
-    fn prefetch_record(&self, place: Place) {
-        if let Some(record) = self.slots.guess(place.hash) {
+    fn prefetch_record(&self, cell: HashedCell) {
+        if let Some(record) = self.slots.guess(cell.hash) {
             self.records.prefetch(record);
         }
     }
 
-    /// Whether it fitted.
+    /// Adds one increment; false if the sum would overflow.
     #[inline(always)]
-    fn add(&mut self, increment: &Increment<'_>, place: Place) -> bool {
-        let counter = Counter::of(increment, place.bucket);
-        match self.slots.find(place.hash, |record| self.records.is(record, counter)) {
+    fn add(&mut self, increment: &Increment<'_>, hashed: HashedCell) -> bool {
+        let cell = Cell::of(increment, hashed.bucket);
+        match self.slots.find(hashed.hash, |record| self.records.is(record, cell)) {
             Lookup::Found { record, .. } => {
                 let Some(sum) = self.records.add(record, increment.delta) else { return false };
-                self.widest |= zigzag(sum);
+                self.zigzag_bits |= zigzag(sum);
             }
             Lookup::Vacant { slot } => {
-                self.slots.fill(slot, place.hash, self.records.push(counter, increment.delta));
+                self.slots.fill(slot, hashed.hash, self.records.push(cell, increment.delta));
                 self.names_bytes += names_bytes(increment);
-                self.widest |= zigzag(increment.delta);
+                self.zigzag_bits |= zigzag(increment.delta);
             }
         }
         true
     }
 
-    /// Undoes what was added last, from the last to the first, so that slots and records are as
-    /// they were.
+    /// Takes the increments out again that were added last, from the last to the first, so that
+    /// slots and records are as they were before.
     #[cold]
-    fn take_back(&mut self, increments: &[Increment<'_>], places: &[Place]) {
+    fn take_back(&mut self, increments: &[Increment<'_>], cells: &[HashedCell]) {
         self.increments -= increments.len() as u64;
-        for (increment, place) in increments.iter().zip(places).rev() {
-            let counter = Counter::of(increment, place.bucket);
+        for (increment, hashed) in increments.iter().zip(cells).rev() {
+            let cell = Cell::of(increment, hashed.bucket);
             let Lookup::Found { slot, record } =
-                self.slots.find(place.hash, |record| self.records.is(record, counter))
+                self.slots.find(hashed.hash, |record| self.records.is(record, cell))
             else {
                 unreachable!("what was added is there");
             };
@@ -183,15 +186,15 @@ impl Sums {
         self.records.iter()
     }
 
-    /// An upper bound of the deltas' length in Avro, in bytes: each with a sum as long as the
-    /// longest, and as many events as there are increments.
+    /// An upper bound of the deltas' length in Avro, in bytes. It takes each sum to be as long as
+    /// the longest, and each count of events to be that of all increments.
     #[inline]
     pub fn encoded_bytes(&self) -> usize {
-        encoded_bytes(self.names_bytes, self.len(), self.widest, self.increments)
+        encoded_bytes(self.names_bytes, self.len(), self.zigzag_bits, self.increments)
     }
 
-    /// Whether these increments can be added and [`Sums::encoded_bytes`] be `limit` at most, even
-    /// if each is of another counter.
+    /// Whether [`Sums::encoded_bytes`] would be at most `limit` after these increments were added,
+    /// even if each of them makes a cell of its own.
     #[inline]
     pub(crate) fn has_room(&self, increments: &[Increment<'_>], limit: usize) -> bool {
         let len = self.len() + increments.len();
@@ -202,21 +205,22 @@ impl Sums {
             return true;
         }
         let names = self.names_bytes + increments.iter().map(names_bytes).sum::<usize>();
-        // Twice the largest sum's size, and what may come on top of it.
-        let widest = u64::MAX.checked_shr(self.widest.leading_zeros()).unwrap_or(0);
-        let reach = |widest: u64, increment: &Increment<'_>| {
-            widest.saturating_add(increment.delta.unsigned_abs().saturating_mul(2))
+        // The zigzag encoding of a number is about twice its size: the largest that any sum can
+        // have now, and what all the increments can add to one sum.
+        let largest = u64::MAX.checked_shr(self.zigzag_bits.leading_zeros()).unwrap_or(0);
+        let add_delta = |largest: u64, increment: &Increment<'_>| {
+            largest.saturating_add(increment.delta.unsigned_abs().saturating_mul(2))
         };
-        let widest = increments.iter().fold(widest.saturating_add(1), reach);
-        encoded_bytes(names, len, widest, self.increments + increments.len() as u64) <= limit
+        let largest = increments.iter().fold(largest.saturating_add(1), add_delta);
+        encoded_bytes(names, len, largest, self.increments + increments.len() as u64) <= limit
     }
 
-    /// The memory that it holds, used or not, in bytes.
+    /// The memory that is allocated, used or not, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.slots.memory_bytes() + self.records.memory_bytes()
     }
 
-    /// How many entries there are.
+    /// How many cells, and so deltas, there are.
     pub fn len(&self) -> usize {
         self.records.len()
     }
@@ -225,27 +229,27 @@ impl Sums {
         self.len() == 0
     }
 
-    /// Whether the deltas of these increments, whatever their numbers, take at most `room` bytes,
-    /// even if each is of another counter.
+    /// Whether the deltas of these increments take at most `limit` bytes in Avro, whatever their
+    /// numbers are, even if each increment makes a cell of its own.
     #[inline]
     pub(crate) fn may_fit<'a>(
         increments: impl ExactSizeIterator<Item = Increment<'a>>,
-        room: usize,
+        limit: usize,
     ) -> bool {
         let bytes = |increment: Increment<'a>| {
             increment.namespace.len() + increment.key.len() + NUMBERS_BYTES
         };
-        increments.len() * MAX_DELTA_BYTES <= room || increments.map(bytes).sum::<usize>() <= room
+        increments.len() * MAX_DELTA_BYTES <= limit || increments.map(bytes).sum::<usize>() <= limit
     }
 
-    /// Forgets everything but the memory; of that it lets half go where less than a quarter was
-    /// used. Hashes with another key from now on.
+    /// Removes all cells and keeps the allocations; where less than a quarter of one was used, half
+    /// of it is freed. The hash has a new random key from now on.
     pub(crate) fn clear(&mut self) {
         self.hasher = foldhash::fast::RandomState::default();
         self.slots.clear(self.records.len());
         self.records.clear();
         self.names_bytes = 0;
-        self.widest = 0;
+        self.zigzag_bits = 0;
         self.increments = 0;
     }
 
@@ -266,17 +270,17 @@ fn names_bytes(increment: &Increment<'_>) -> usize {
 }
 
 #[inline]
-fn encoded_bytes(names_bytes: usize, len: usize, widest: u64, increments: u64) -> usize {
-    names_bytes + len * (BUCKET_BYTES + varint_bytes(widest) + varint_bytes(2 * increments))
+fn encoded_bytes(names_bytes: usize, len: usize, zigzag: u64, increments: u64) -> usize {
+    names_bytes + len * (BUCKET_BYTES + varint_bytes(zigzag) + varint_bytes(2 * increments))
 }
 
-/// As Avro writes a number, before it is cut into pieces of seven bits.
+/// The zigzag encoding of a number, which Avro then writes as a varint.
 #[inline(always)]
 fn zigzag(number: i64) -> u64 {
     (number << 1 ^ number >> 63).cast_unsigned()
 }
 
-/// How many pieces of seven bits that makes.
+/// How many bytes the varint takes: one for every seven bits.
 #[inline(always)]
 fn varint_bytes(zigzag: u64) -> usize {
     (63 - (zigzag | 1).leading_zeros() as usize) / 7 + 1

@@ -1,20 +1,26 @@
 //! From a message's bytes to its increments: the decode plans of the writer schemas met so far, by
-//! their ids.
+//! their ids in the schema registry.
+//!
+//! ```text
+//!  payload ─► schema id ─► plan ─► increments, or a refusal
+//!                 └─ not known here ─► learn: ask the registry ─► plan, incompatible or unknown
+//! ```
 
-mod unknown;
+mod unknown_ids;
 
 use std::time::Instant;
 
 use tally_counts::Reject;
 use tally_schemas::{Increment, Plan, wire};
+use tokio::runtime::Handle;
 
-use self::unknown::Unknown;
+use self::unknown_ids::UnknownIds;
 use crate::registry::{Error, Lookup, Registry};
 
 /// Why a message was not decoded.
 #[derive(Clone, Debug)]
 pub enum Undecoded {
-    /// Its schema is not known here yet: [`Plans::learn`] it first.
+    /// Its schema is not known here yet: call [`Plans::learn`], then decode it again.
     AskRegistry,
     Refused(Refusal),
 }
@@ -22,9 +28,9 @@ pub enum Undecoded {
 /// What a message holds besides its increments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded<'a> {
-    /// The id of the schema that it is written by.
+    /// The registry's id of the writer schema.
     pub schema: u32,
-    /// The id of the batch as a whole.
+    /// The id of the whole batch, by which all of it counts once.
     pub batch_id: Option<&'a str>,
 }
 
@@ -35,30 +41,31 @@ pub struct Refusal {
     pub detail: String,
 }
 
-enum Known {
+/// What the registry's schema of an id came to. A schema never changes under its id.
+enum KnownSchema {
     Plan(Plan),
-    /// A schema never changes under its id.
     Incompatible(Refusal),
 }
 
+/// The decode plans of all writer schemas met so far.
 pub struct Plans {
     registry: Registry,
-    /// In order of the schemas' ids.
-    known: Vec<(u32, Known)>,
-    unknown: Unknown,
+    /// Sorted by schema id.
+    known: Vec<(u32, KnownSchema)>,
+    unknown: UnknownIds,
 }
 
 impl Plans {
     pub fn new(registry: Registry) -> Plans {
-        Plans { registry, known: Vec::new(), unknown: Unknown::default() }
+        Plans { registry, known: Vec::new(), unknown: UnknownIds::default() }
     }
 
-    /// Asks the registry about the schema of this message.
+    /// Asks the registry for the schema of this message; a payload without a schema id is ignored.
     pub async fn learn(&mut self, payload: &[u8]) -> Result<(), Error> {
         let Ok((id, _)) = wire::split(payload) else { return Ok(()) };
         let incompatible = |detail: String| {
             let detail = format!("schema {id}: {detail}");
-            Known::Incompatible(Refusal { reason: Reject::IncompatibleSchema, detail })
+            KnownSchema::Incompatible(Refusal { reason: Reject::IncompatibleSchema, detail })
         };
         let known = match self.registry.schema(id).await? {
             Lookup::Unknown => {
@@ -70,7 +77,7 @@ impl Plans {
             }
             Lookup::NotAvro { reason } => incompatible(reason.to_owned()),
             Lookup::Found { schema } => match Plan::new(&schema) {
-                Ok(plan) => Known::Plan(plan),
+                Ok(plan) => KnownSchema::Plan(plan),
                 Err(error) => incompatible(error.to_string()),
             },
         };
@@ -87,6 +94,26 @@ impl Plans {
         self.known.binary_search_by_key(&id, |(known, _)| *known)
     }
 
+    /// Decodes a message as [`Plans::decode`] does, and where its schema is not known here, asks the
+    /// registry and decodes again. Blocks the thread while it asks.
+    #[inline]
+    pub fn decode_or_learn<'a>(
+        &mut self,
+        runtime: &Handle,
+        payload: &'a [u8],
+        increments: &mut Vec<Increment<'a>>,
+    ) -> Result<Result<Decoded<'a>, Refusal>, Error> {
+        // A process that was paused in between has to ask twice: the answer that a schema is
+        // unknown is believed for a few seconds only.
+        loop {
+            match self.decode(payload, increments) {
+                Ok(decoded) => return Ok(Ok(decoded)),
+                Err(Undecoded::Refused(refusal)) => return Ok(Err(refusal)),
+                Err(Undecoded::AskRegistry) => runtime.block_on(self.learn(payload))?,
+            }
+        }
+    }
+
     /// Decodes a message into `increments`, which is cleared first.
     #[inline]
     pub fn decode<'a>(
@@ -100,11 +127,11 @@ impl Plans {
         };
         let (id, body) = wire::split(payload).map_err(|error| refuse(Reject::NotFramed, &error))?;
         match self.find(id).map(|at| &self.known[at].1) {
-            Ok(Known::Plan(plan)) => plan
+            Ok(KnownSchema::Plan(plan)) => plan
                 .decode_into(body, increments)
                 .map(|message| Decoded { schema: id, batch_id: message.id })
                 .map_err(|error| refuse(Reject::Undecodable, &format!("schema {id}: {error}"))),
-            Ok(Known::Incompatible(refusal)) => Err(Undecoded::Refused(refusal.clone())),
+            Ok(KnownSchema::Incompatible(refusal)) => Err(Undecoded::Refused(refusal.clone())),
             Err(_) if self.unknown.contains(id, Instant::now()) => {
                 Err(refuse(Reject::UnknownSchema, &format!("the registry has no schema {id}")))
             }

@@ -24,7 +24,7 @@ use std::slice;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tally_counts::{Chain, ChainError, Position, next_offset};
+use tally_counts::{ChainError, Position, check_chain, next_offset};
 
 use crate::cache::{Cache, Entry, Total};
 use crate::counter::{Counter, Named};
@@ -170,8 +170,8 @@ impl Memory {
         let Arrival { partition, offset, from, to, .. } = arrival;
         let at = self.tail.at(partition);
         // The first batch of all begins wherever the log did.
-        let mut chain = Chain::starting_at(if at.deltas == 0 { from } else { at.source });
-        chain.link(from, to).map_err(|source| Broken::Chain {
+        let expected = if at.deltas == 0 { from } else { at.source };
+        check_chain(expected, from, to).map_err(|source| Broken::Chain {
             partition: number(partition),
             offset,
             source,
@@ -180,7 +180,7 @@ impl Memory {
             self.cache.add(partition, offset, delta);
         }
         self.window.push(arrival);
-        self.tail.set(partition, Place { deltas: next_offset(offset), source: chain.next() });
+        self.tail.set(partition, Place { deltas: next_offset(offset), source: to });
         self.position = Arc::new(self.tail.position());
         Ok(())
     }

@@ -29,7 +29,7 @@ pub(crate) fn rejected_messages(kafka: &config::Kafka) -> Result<BTreeMap<i32, R
         replay(kafka, &kafka.rejected, partition, Until::End, |message| {
             let source = header(message, "tally.partition", |text| text.parse::<i32>().ok())?;
             let offset = header(message, "tally.offset", |text| text.parse::<i64>().ok())?;
-            let reason = header(message, "tally.reason", Reject::named)?;
+            let reason = header(message, "tally.reason", |text| text.parse::<Reject>().ok())?;
             rejected.entry(source).or_default().insert(offset, reason);
             Ok(())
         })?;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use clickhouse::Client;
 use tally_counts::ledger::BatchOffsets;
-use tally_counts::{Chain, next_offset};
+use tally_counts::{check_chain, next_offset};
 use tally_kafka::KeptMessage;
 use tally_platform::store::{self, COUNTS, Ledger};
 use tally_schemas::{DeltaBatch, wire};
@@ -158,8 +158,7 @@ impl Partition {
         }
         // The first batch of all sets where the chain begins.
         let source = if self.stored.deltas == 0 { header.from } else { self.stored.increments };
-        Chain::starting_at(source)
-            .link(header.from, header.to)
+        check_chain(source, header.from, header.to)
             .map_err(|source| Broken::Chain { offset, source })?;
         // Only when the batch's own row expires hangs on this; without a time it does at once.
         let logged_at_ms = message.timestamp_ms.unwrap_or(0);

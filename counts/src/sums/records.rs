@@ -1,9 +1,10 @@
-//! The records, in order of first appearance, one behind the other in an arena: what an increment
-//! needs of its record is on one or two cache lines.
+//! The records of the cells, in order of first appearance, one behind the other in an arena: what an
+//! increment needs of its record is on one or two cache lines.
 //!
 //! ```text
 //!  0     8                  14        16       20              22
-//!  │ sum │ events (48 bits) │ key len │ bucket │ namespace len │ namespace │ key │ zeros up to a multiple of 8
+//!  │ sum │ events (48 bits) │ key len │ bucket │ namespace len │ namespace │ key │ zeros up to
+//!                                                                                  a multiple of 8
 //! ```
 //!
 //! Numbers are little-endian. A record's number is its position divided by 8, so that 32 bits reach
@@ -22,9 +23,9 @@ pub(super) struct Records {
     len: usize,
 }
 
-/// What a record counts.
+/// What a record is for: a counter in one bucket.
 #[derive(Clone, Copy)]
-pub(super) struct Counter<'a> {
+pub(super) struct Cell<'a> {
     namespace: &'a str,
     key: &'a str,
     bucket: u32,
@@ -32,16 +33,17 @@ pub(super) struct Counter<'a> {
 
 const UNIT: usize = 8;
 const HEADER: usize = 22;
-/// The word of the key's length, the bucket and the namespace's length.
+/// Offset of the word that holds the key's length, the bucket and the namespace's length: two cells
+/// with different words are different.
 const SHAPE: usize = 14;
-/// Lower bits of the second word: the events; above them the key's length.
+/// The second word holds the events in its lower 48 bits and the key's length above them.
 const EVENTS_BITS: u32 = 48;
 const EVENTS: u64 = (1 << EVENTS_BITS) - 1;
 
-impl<'a> Counter<'a> {
+impl<'a> Cell<'a> {
     #[inline(always)]
-    pub(super) fn of(increment: &Increment<'a>, bucket: u32) -> Counter<'a> {
-        Counter { namespace: increment.namespace, key: increment.key, bucket }
+    pub(super) fn of(increment: &Increment<'a>, bucket: u32) -> Cell<'a> {
+        Cell { namespace: increment.namespace, key: increment.key, bucket }
     }
 
     #[inline(always)]
@@ -71,19 +73,19 @@ impl Records {
     }
 
     #[inline(always)]
-    pub(super) fn is(&self, record: u32, counter: Counter<'_>) -> bool {
-        let Counter { namespace, key, bucket } = counter;
+    pub(super) fn is(&self, record: u32, cell: Cell<'_>) -> bool {
+        let Cell { namespace, key, bucket } = cell;
         let at = record as usize * UNIT;
         let shape = key.len() as u64 | u64::from(bucket) << 16 | (namespace.len() as u64) << 48;
         if self.word(at + SHAPE) != shape {
             return false;
         }
-        let names = &self.bytes[at + HEADER..][..counter.names_bytes()];
+        let names = &self.bytes[at + HEADER..][..cell.names_bytes()];
         same(&names[namespace.len()..], key.as_bytes())
             && same(&names[..namespace.len()], namespace.as_bytes())
     }
 
-    /// Adds `delta` once; the sum, if that fitted.
+    /// Adds `delta` as one event; returns the new sum, or `None` if it would overflow.
     #[inline(always)]
     pub(super) fn add(&mut self, record: u32, delta: i64) -> Option<i64> {
         let at = record as usize * UNIT;
@@ -93,7 +95,7 @@ impl Records {
         Some(sum)
     }
 
-    /// Undoes what [`Records::add`] did last.
+    /// Undoes the last [`Records::add`] of the record.
     pub(super) fn take_back(&mut self, record: u32, delta: i64) {
         let at = record as usize * UNIT;
         self.set_word(at, (self.word(at).cast_signed() - delta).cast_unsigned());
@@ -109,8 +111,8 @@ impl Records {
     /// # Panics
     /// Beyond 32 GiB of records, or where a name is longer than `u16::MAX`.
     #[inline]
-    pub(super) fn push(&mut self, counter: Counter<'_>, sum: i64) -> u32 {
-        let Counter { namespace, key, bucket } = counter;
+    pub(super) fn push(&mut self, cell: Cell<'_>, sum: i64) -> u32 {
+        let Cell { namespace, key, bucket } = cell;
         let name_len = |name: &str| {
             u16::try_from(name.len()).expect("names are checked before they are summed")
         };
@@ -122,7 +124,7 @@ impl Records {
         header[8..16].copy_from_slice(&(u64::from(name_len(key)) << EVENTS_BITS | 1).to_le_bytes());
         header[16..20].copy_from_slice(&bucket.to_le_bytes());
         header[20..].copy_from_slice(&name_len(namespace).to_le_bytes());
-        let bytes = (HEADER + counter.names_bytes()).next_multiple_of(UNIT);
+        let bytes = (HEADER + cell.names_bytes()).next_multiple_of(UNIT);
         self.bytes.reserve(bytes + UNIT);
         self.bytes.extend_from_slice(&header);
         self.bytes.extend_from_slice(namespace.as_bytes());
@@ -162,7 +164,7 @@ impl Records {
 }
 
 pub(super) struct Iter<'a> {
-    /// The records that are left, as in [`Records`].
+    /// The records that are still to come, laid out as in [`Records`].
     rest: &'a [u8],
     len: usize,
 }
@@ -204,8 +206,8 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Whether two names of equal length are equal. Without a call for those of common lengths, so that
-/// the processor goes on to the next increment while it waits for this one's bytes.
+/// Whether two names are equal. Names of common lengths are compared without a function call, so
+/// that the processor goes on to the next increment while it waits for this one's bytes.
 #[inline(always)]
 fn same(a: &[u8], b: &[u8]) -> bool {
     let words = |at: usize| word(a, at) ^ word(b, at);

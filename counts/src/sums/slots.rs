@@ -1,13 +1,14 @@
-//! From hashes to records: open addressing with linear probing.
+//! A hash table from the hashes of cells to their records: open addressing with linear probing.
 //!
-//! A slot is a word: the hash above, the record's number plus one below, all zeros where it is
-//! empty. With the whole hash in the slot, neither probing nor growing touches a record whose hash
-//! is another.
+//! A slot is a word of 64 bits: the hash in the upper half, the record's number plus one in the
+//! lower half, zero where the slot is empty. Since the slot holds the whole hash, neither probing
+//! nor growing reads a record whose hash is another.
 
 use super::prefetch::prefetch;
 
 pub(super) struct Slots {
-    /// A power of two of them, of which at most seven in ten are taken, so that every probe ends.
+    /// The slots: a power of two of them, of which at most seven in ten are filled, so that every
+    /// probe ends at an empty one.
     words: Vec<u64>,
     mask: usize,
 }
@@ -47,14 +48,14 @@ impl Slots {
         prefetch(&self.words, hash as usize & self.mask);
     }
 
-    /// The record that a lookup will most likely come to: a hint, which may name no record at all.
+    /// The record that a lookup will most likely find: a hint for prefetching, which may be wrong.
     #[inline(always)]
     pub(super) fn guess(&self, hash: u32) -> Option<u32> {
         let word = self.words[hash as usize & self.mask];
         (hash_of(word) == hash).then(|| record_of(word))
     }
 
-    /// The record with this hash that `is` the one sought, or the slot for it.
+    /// The record with this hash for which `is` returns true, or the slot to put it into.
     #[inline(always)]
     pub(super) fn find(&self, hash: u32, is: impl Fn(u32) -> bool) -> Lookup {
         let mut slot = hash as usize & self.mask;
@@ -70,18 +71,18 @@ impl Slots {
         }
     }
 
-    /// Takes a vacant slot, room for which was reserved.
+    /// Fills a vacant slot, room for which was reserved.
     #[inline(always)]
     pub(super) fn fill(&mut self, slot: usize, hash: u32, record: u32) {
         self.words[slot] = u64::from(hash) << 32 | (u64::from(record) + 1);
     }
 
-    /// Gives back the slot that was filled last of all that are filled.
+    /// Empties the slot that was filled last: any other would break the probes behind it.
     pub(super) fn empty(&mut self, slot: usize) {
         self.words[slot] = EMPTY;
     }
 
-    /// Makes room for as many records in all, before the first of them is looked for.
+    /// Makes room for `records` records in all. Moves the slots, so it comes before a lookup.
     #[inline(always)]
     pub(super) fn reserve(&mut self, records: usize) {
         if records * 10 > self.words.len() * 7 {
@@ -101,7 +102,7 @@ impl Slots {
         *self = grown;
     }
 
-    /// Empties all slots, of which `records` are filled.
+    /// Empties all slots, of which `records` are filled; frees half of them if those are few.
     pub(super) fn clear(&mut self, records: usize) {
         if self.words.len() > FIRST_SLOTS && records * 8 < self.words.len() {
             *self = Slots::with(self.words.len() / 2);

@@ -74,15 +74,15 @@ fn with<T>(
     sums: &mut Sums,
     items: &[Item],
     kept: u32,
-    add: impl Fn(&mut Sums, &[Increment<'_>], &[Place]) -> T,
+    add: impl Fn(&mut Sums, &[Increment<'_>], &[HashedCell]) -> T,
 ) -> T {
     let increments: Vec<_> = items.iter().map(increment).collect();
-    let place = |(namespace, key, bucket, _): &Item| {
-        let place = sums.place(namespace, key, *bucket);
-        Place { hash: place.hash & kept, ..place }
+    let cell = |(namespace, key, bucket, _): &Item| {
+        let cell = sums.hash_cell(namespace, key, *bucket);
+        HashedCell { hash: cell.hash & kept, ..cell }
     };
-    let places: Vec<_> = items.iter().map(place).collect();
-    add(sums, &increments, &places)
+    let cells: Vec<_> = items.iter().map(cell).collect();
+    add(sums, &increments, &cells)
 }
 
 fn item(key: &str, delta: i64) -> Item {

@@ -1,31 +1,30 @@
-//! The ids seen last, by when that was: a table to find them, and a list through it from the oldest
-//! to the newest.
+//! The ids seen last: a hash table to find an id, and a linked list from the oldest to the newest.
 //!
 //! ```text
 //!  slots: tag + entry's number ──► entries: id, offset, older ◄─► newer
 //! ```
 //!
-//! Open addressing with linear probing. An entry takes 32 bytes and its slots from 6 to 12 more;
-//! both grow with the ids that are there, and are given back when there are none.
+//! The table uses open addressing with linear probing. An entry takes 32 bytes and its slots 6 to 12
+//! more. Both grow with the number of ids, and are freed when there are none.
 
 use std::num::NonZeroU32;
 
 use super::Id;
 use crate::Horizon;
 
-pub(super) struct Recent {
+pub(super) struct RecentIds {
     max_ids: usize,
     entries: Vec<Entry>,
-    /// A power of two of them, 2^`bits`, of which at most seven in ten are taken. A slot is an
-    /// entry's number plus one in the lower `bits`, some of its id's upper bits above; zero where
-    /// it is empty.
+    /// The hash table: 2^`bits` slots, of which at most seven in ten are filled. A slot holds an
+    /// entry's number plus one in its lower `bits` and a tag, some upper bits of the id, above them;
+    /// it is zero where it is empty.
     slots: Vec<u32>,
     bits: u32,
     len: usize,
     oldest: u32,
     newest: u32,
-    /// Entries not in use, linked by `newer`.
-    free: u32,
+    /// The first of the unused entries, which are linked by `newer`.
+    first_free: u32,
 }
 
 struct Entry {
@@ -39,16 +38,16 @@ const NONE: u32 = u32::MAX;
 const EMPTY: u32 = 0;
 const FIRST_BITS: u32 = 6;
 
-impl Recent {
+impl RecentIds {
     /// # Panics
-    /// If more ids are to be remembered than [`Horizon::MAX_IDS`], whose numbers leave room for
-    /// tags.
-    pub(super) fn new(max_ids: NonZeroU32) -> Recent {
+    /// If `max_ids` is more than [`Horizon::MAX_IDS`]: larger entry numbers would leave no room for
+    /// the tags.
+    pub(super) fn new(max_ids: NonZeroU32) -> RecentIds {
         assert!(
             max_ids.get() <= Horizon::MAX_IDS,
             "{max_ids} ids are more than the table can hold"
         );
-        Recent {
+        RecentIds {
             max_ids: max_ids.get() as usize,
             entries: Vec::new(),
             slots: Vec::new(),
@@ -56,11 +55,11 @@ impl Recent {
             len: 0,
             oldest: NONE,
             newest: NONE,
-            free: NONE,
+            first_free: NONE,
         }
     }
 
-    /// Makes `id` the newest; whether it was there before. Offsets must not decrease.
+    /// Makes `id` the newest, and returns whether it was there before. Offsets must not decrease.
     pub(super) fn see(&mut self, id: Id, offset: i64) -> bool {
         self.reserve();
         let slot = match self.find(id) {
@@ -71,13 +70,12 @@ impl Recent {
             }
             Err(slot) => slot,
         };
-        let slot = match self.len == self.max_ids {
-            true => {
-                self.forget_oldest();
-                // The slots behind the one that was emptied may have moved.
-                self.find(id).expect_err("the id is new")
-            }
-            false => slot,
+        let slot = if self.len == self.max_ids {
+            self.forget_oldest();
+            // The slots behind the one that was emptied may have moved.
+            self.find(id).expect_err("the id is new")
+        } else {
+            slot
         };
         let number = self.take_entry(id);
         self.slots[slot] = self.tag(id) | (number + 1);
@@ -91,7 +89,7 @@ impl Recent {
             self.forget_oldest();
         }
         if self.len == 0 && !self.entries.is_empty() {
-            *self = Recent::new(NonZeroU32::new(self.max_ids as u32).expect("it was given so"));
+            *self = RecentIds::new(NonZeroU32::new(self.max_ids as u32).expect("it was given so"));
         }
     }
 
@@ -131,7 +129,7 @@ impl Recent {
         id.0 as usize & self.mask()
     }
 
-    /// The id's entry, or the slot for it.
+    /// The number of the id's entry, or the slot to put it into.
     fn find(&self, id: Id) -> Result<u32, usize> {
         let mut slot = self.home(id);
         let tag = self.tag(id);
@@ -150,7 +148,7 @@ impl Recent {
         }
     }
 
-    /// Room for one more.
+    /// Makes room for one more id.
     fn reserve(&mut self) {
         let need = (self.len + 1).min(self.max_ids);
         if need * 10 > self.slots.len() * 7 {
@@ -173,10 +171,10 @@ impl Recent {
     }
 
     fn take_entry(&mut self, id: Id) -> u32 {
-        if self.free != NONE {
-            let number = self.free;
+        if self.first_free != NONE {
+            let number = self.first_free;
             let entry = &mut self.entries[number as usize];
-            self.free = entry.newer;
+            self.first_free = entry.newer;
             entry.id = id;
             return number;
         }
@@ -216,12 +214,12 @@ impl Recent {
         let id = self.entries[number as usize].id;
         self.empty_slot_of(id, number);
         self.unlink(number);
-        self.entries[number as usize].newer = self.free;
-        self.free = number;
+        self.entries[number as usize].newer = self.first_free;
+        self.first_free = number;
         self.len -= 1;
     }
 
-    /// Empties the entry's slot, and moves what stands behind it nearer to where it belongs, so
+    /// Empties the entry's slot, and moves the entries that were probed past it into the hole, so
     /// that no probe ends early.
     fn empty_slot_of(&mut self, id: Id, number: u32) {
         let mut hole = self.home(id);

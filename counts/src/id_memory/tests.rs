@@ -48,7 +48,7 @@ proptest! {
         ids in 1u32..150,
     ) {
         let horizon = Horizon { offsets, ids: NonZeroU32::new(ids).unwrap() };
-        let mut memory = Memory::new(horizon);
+        let mut memory = IdMemory::new(horizon);
         let (mut seen, mut offset) = (Vec::new(), 0);
         for (gap, step) in steps {
             offset += gap;
@@ -59,7 +59,7 @@ proptest! {
                     prop_assert_eq!(memory.see(id, offset), was_there);
                     seen.push((id, offset));
                 }
-                Step::Unread { schema } => memory.leave_unread(schema, offset),
+                Step::Unread { schema } => memory.note_unread(schema, offset),
             }
             prop_assert_eq!(memory.ids_by_age(), naive(horizon, &seen, offset));
             prop_assert_eq!(memory.ids(), memory.ids_by_age().len());
@@ -70,7 +70,7 @@ proptest! {
     #[test]
     fn growth_keeps_every_id(ids in 1u32..5000, rounds in 1usize..4, kept in 1u32..6000) {
         let horizon = Horizon { offsets: u32::MAX, ids: NonZeroU32::new(kept).unwrap() };
-        let mut memory = Memory::new(horizon);
+        let mut memory = IdMemory::new(horizon);
         let names: Vec<_> = (0..ids).map(|number| Id::of_increment(&number.to_string())).collect();
         for round in 0..rounds {
             for (offset, id) in (i64::from(ids) * round as i64..).zip(&names) {
@@ -84,12 +84,12 @@ proptest! {
 
 #[test]
 fn a_run_of_unread_messages_ends_where_its_schema_is_read() {
-    let mut memory = Memory::new(Horizon::MILLION);
+    let mut memory = IdMemory::new(Horizon::MILLION);
     memory.see(Id::of_batch("a"), 0);
-    memory.leave_unread(7, 1);
-    memory.leave_unread(7, 3);
-    memory.read(7, 4);
-    memory.leave_unread(7, 5);
+    memory.note_unread(7, 1);
+    memory.note_unread(7, 3);
+    memory.note_read(7, 4);
+    memory.note_unread(7, 5);
     assert_eq!(memory.bookmark(6).to_string(), "ids=0 unread=7:1-3,7:5-5");
     assert!([1, 2, 3, 5].iter().all(|offset| memory.is_unread(7, *offset)));
     assert!(!memory.is_unread(7, 4) && !memory.is_unread(8, 1));
@@ -97,26 +97,26 @@ fn a_run_of_unread_messages_ends_where_its_schema_is_read() {
 
 #[test]
 fn unread_messages_matter_only_while_older_ids_are_remembered() {
-    let mut memory = Memory::new(Horizon { offsets: 10, ..Horizon::MILLION });
-    memory.leave_unread(7, 0);
+    let mut memory = IdMemory::new(Horizon { offsets: 10, ..Horizon::MILLION });
+    memory.note_unread(7, 0);
     assert_eq!(memory.bookmark(1).to_string(), "ids=none");
     memory.see(Id::of_batch("a"), 1);
-    memory.leave_unread(7, 2);
+    memory.note_unread(7, 2);
     assert_eq!(memory.bookmark(3).to_string(), "ids=1 unread=7:2-2");
     assert_eq!(memory.bookmark(12).to_string(), "ids=none");
 }
 
 #[test]
 fn more_runs_than_a_bookmark_holds_cost_the_ids_before_the_first_of_them() {
-    let mut memory = Memory::new(Horizon::MILLION);
+    let mut memory = IdMemory::new(Horizon::MILLION);
     memory.see(Id::of_batch("old"), 0);
-    memory.leave_unread(0, 1);
+    memory.note_unread(0, 1);
     memory.see(Id::of_batch("new"), 2);
     for schema in 1..bookmark::MAX_GAPS as u32 {
-        memory.leave_unread(schema, 2 + i64::from(schema));
+        memory.note_unread(schema, 2 + i64::from(schema));
     }
     assert_eq!(memory.oldest(), Some(0));
-    memory.leave_unread(1000, 1000);
+    memory.note_unread(1000, 1000);
     assert_eq!(memory.oldest(), Some(2));
     let bookmark = memory.bookmark(1001);
     assert_eq!((bookmark.from, bookmark.unread.len()), (Some(2), bookmark::MAX_GAPS));

@@ -1,22 +1,22 @@
-//! The schema ids that the registry said it does not have: for a while, and no more than a few of
-//! them, since whoever makes ids up has as many as there are numbers.
+//! The schema ids that the registry said it does not have. Each is kept for a few seconds, and only so
+//! many of them are: a client that makes ids up has 2³² of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How long the registry's word is believed.
+/// How long the registry's answer is believed.
 const BELIEVED_FOR: Duration = Duration::from_secs(5);
-/// Beyond that the oldest is forgotten, and asked for again.
+/// The most ids that are kept. Beyond that the oldest is dropped, and asked for again.
 const MAX_IDS: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct Unknown {
+pub(super) struct UnknownIds {
     since: BTreeMap<u32, Instant>,
-    /// Each answer, the oldest first; one that was given again or taken back since is out of date.
+    /// Every answer, the oldest first, also of an id that was answered again or learned since.
     answers: VecDeque<(u32, Instant)>,
 }
 
-impl Unknown {
+impl UnknownIds {
     pub(super) fn add(&mut self, id: u32, now: Instant) {
         self.since.insert(id, now);
         self.answers.push_back((id, now));
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_registrys_word_is_believed_for_a_while() {
-        let (mut unknown, now) = (Unknown::default(), Instant::now());
+        let (mut unknown, now) = (UnknownIds::default(), Instant::now());
         unknown.add(7, now);
         unknown.add(8, now);
         unknown.remove(8);
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn made_up_ids_push_out_the_oldest_and_take_no_more_room() {
-        let (mut unknown, now) = (Unknown::default(), Instant::now());
+        let (mut unknown, now) = (UnknownIds::default(), Instant::now());
         unknown.add(0, now);
         for id in 0..10 * MAX_IDS as u32 {
             unknown.add(1, now + Duration::from_micros(u64::from(id)));

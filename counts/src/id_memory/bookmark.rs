@@ -3,24 +3,24 @@ use std::str::FromStr;
 
 use crate::Rules;
 
-/// Where to begin reading in order to remember again what was remembered at an offset, which it is
-/// committed with.
+/// Where to begin reading in order to remember the same ids again. It is committed to Kafka together
+/// with the offset at which they were remembered.
 ///
-/// Written `ids=none`, or `ids=<offset>`, then the messages to pass over, if there are any:
-/// `unread=<schema>:<first>-<last>`, joined by commas, then the rules that were counted by:
-/// `rules=bucket_seconds=60,…`. Words that it does not know are ignored.
+/// Its text is `ids=none` or `ids=<offset>`; then, if there are messages to pass over,
+/// `unread=<schema>:<first>-<last>`, joined by commas; then the rules of counting,
+/// `rules=bucket_seconds=60,…`. Words that a reader does not know are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bookmark {
-    /// The offset of the oldest id; `None` where nothing is remembered.
+    /// The offset of the oldest remembered id; `None` where none is remembered.
     pub from: Option<i64>,
-    /// The rules of counting as they were noted, which may be another version's; `None` where none
-    /// were.
+    /// The rules of counting as they were written, maybe by another version of Tally; `None` where
+    /// none were.
     pub(crate) rules: Option<String>,
-    /// Of a schema from one offset to another: messages that left no ids.
+    /// The messages whose ids were not remembered, because their schema could not be used.
     pub(crate) unread: Vec<Gap>,
 }
 
-/// Messages by one schema, the last one included.
+/// All messages by one schema from `first` to `last`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) schema: u32,
@@ -28,7 +28,7 @@ pub(crate) struct Gap {
     pub(crate) last: i64,
 }
 
-/// So many that the text stays below the 4096 bytes that brokers take by default.
+/// The most gaps of a bookmark: its text stays below 4096 bytes, Kafka's default limit.
 pub(super) const MAX_GAPS: usize = 64;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Bookmark {
         Bookmark { rules: Some(rules.to_string()), ..self }
     }
 
-    /// The rules that it was noted under, if they are not these.
+    /// The rules that the bookmark was written under, if they are not these.
     pub fn other_rules(&self, rules: &Rules) -> Option<&str> {
         self.rules.as_deref().filter(|noted| *noted != rules.to_string())
     }
@@ -120,7 +120,8 @@ mod tests {
                 },
             ),
             (
-                "ids=17 unread=4:20-22 rules=bucket_seconds=60,max_future_seconds=86400,horizon_offsets=1000000,max_ids=1000000",
+                "ids=17 unread=4:20-22 rules=bucket_seconds=60,max_future_seconds=86400,\
+                 horizon_offsets=1000000,max_ids=1000000",
                 Bookmark { from: Some(17), unread: vec![gap(4, 20, 22)], ..Bookmark::default() }
                     .by(&Rules::default()),
             ),
