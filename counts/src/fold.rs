@@ -51,6 +51,13 @@ pub struct Envelope<'a> {
     pub batch_id: Option<&'a str>,
 }
 
+/// As what a message was counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountedAs {
+    New,
+    Duplicate,
+}
+
 /// What the messages with offsets in [from, to) came to.
 pub struct Flush {
     pub from: i64,
@@ -173,11 +180,14 @@ impl Fold {
         &mut self,
         envelope: &Envelope<'_>,
         increments: &[Increment<'_>],
-    ) -> Result<(), Reject> {
+    ) -> Result<CountedAs, Reject> {
         self.repeated.clear();
+        let duplicates = self.duplicate;
         match self.count(envelope, increments) {
             Err(Reject::Overflow) => {}
-            counted => return counted,
+            Err(reason) => return Err(reason),
+            Ok(()) if self.duplicate > duplicates => return Ok(CountedAs::Duplicate),
+            Ok(()) => return Ok(CountedAs::New),
         }
         let mut rows = Fingerprinter::default();
         let mut repeated = self.repeated.iter().copied().peekable();
@@ -191,7 +201,7 @@ impl Fold {
         self.counted += 1;
         self.increments += (increments.len() - self.repeated.len()) as u64;
         self.duplicates.increments += self.repeated.len() as u64;
-        Ok(())
+        Ok(CountedAs::New)
     }
 
     fn add_but_repeated(&mut self, increments: &[Increment<'_>]) -> Result<(), Reject> {

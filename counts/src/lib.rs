@@ -25,7 +25,7 @@ mod sums;
 pub use bucket::BucketWidth;
 pub use check::{NameError, Violation, check, check_name, check_namespace, check_size};
 pub use fingerprint::{Fingerprint, Fingerprinter};
-pub use fold::{Duplicates, Envelope, Flush, Fold};
+pub use fold::{CountedAs, Duplicates, Envelope, Flush, Fold};
 pub use id_memory::{Bookmark, BookmarkParseError};
 pub use offsets::{
     ChainError, Position, PositionParseError, StoredOffsets, check_chain, next_offset,

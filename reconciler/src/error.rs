@@ -2,38 +2,41 @@ use rdkafka::error::KafkaError;
 use tally_counts::Rules;
 use tally_platform::registry;
 
-/// Why nothing could be said about the counts. A mismatch is not here: it is a finding of the
-/// report.
+/// Why the counts could not be verified. A mismatch is no error: it is a finding of the report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Topic(#[from] tally_kafka::TopicError),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
-    #[error("read the store's ledger: {0}")]
+    #[error("read the ledger in ClickHouse: {0}")]
     Store(#[from] clickhouse::error::Error),
     #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error(
-        "the store's table was counted into by other rules: {have}, but the configuration says {want}"
+        "the counts in ClickHouse were made by other rules: {have}, but the configuration says {want}"
     )]
     OtherRules { have: Rules, want: Rules },
-    #[error("the store has no counts table with rules of counting: run `tally init`")]
+    #[error("ClickHouse has no counts table with rules of counting: run `tally init`")]
     NoTable,
     #[error(
-        "topic {topic}, partition {partition}: the log begins at offset {begins}, what came before can not be replayed"
+        "topic {topic}, partition {partition}: begins at offset {begins} in Kafka; the messages before \
+         it are gone and cannot be replayed"
     )]
     LogBegins { topic: String, partition: i32, begins: i64 },
     #[error(
-        "topic {topic}, partition {partition}: stuck at offset {at} on the way to {to}: {seconds} s without a message"
+        "topic {topic}, partition {partition}: Kafka sent no message for {seconds} s, at offset {at} on \
+         the way to {to}"
     )]
     Stuck { topic: String, partition: i32, at: i64, to: i64, seconds: u64 },
     #[error(
-        "topic {topic}, partition {partition}: a transaction is open at offset {stable} since {seconds} s, so the messages up to {high} can not be read"
+        "topic {topic}, partition {partition}: a transaction is open at offset {stable} since \
+         {seconds} s, so the messages up to {high} cannot be read"
     )]
     OpenTransaction { topic: String, partition: i32, stable: i64, high: i64, seconds: u64 },
     #[error(
-        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not what the aggregator writes"
+        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not what \
+         the aggregator writes"
     )]
     RejectedHeader { topic: String, partition: i32, offset: i64, header: &'static str },
 }

@@ -1,17 +1,19 @@
-//! The reconciler: replays the log through the same fold as the aggregator, and proves the stored
-//! counts against it.
+//! The reconciler: replays Kafka's messages through the same fold as the aggregator, and proves the
+//! counts in ClickHouse against it.
 //!
 //! ```text
-//!  store ──one query──► ledger position + fingerprint ─────────────────┐
-//!  increments.rejected, settled ──► rejected offsets ───┐              ▼
-//!  increments ──[0, position)──► Plans ─► Fold ─► fingerprint ──► equal, partition by partition?
+//!  ClickHouse ──one query──► ledger position + fingerprint ─────────────────────┐
+//!  increments.rejected, all transactions ended ──► reject reasons ──┐           ▼
+//!  increments ──[0, position)──► PartitionReader ──► Replay ──► fingerprint ──► equal, partition by
+//!                                                                               partition?
 //! ```
 
 mod error;
-mod rejected;
+mod open_transactions;
+mod partition_reader;
+mod reject_reasons;
 mod replay;
 mod report;
-mod settled;
 mod verify;
 
 pub use error::Error;

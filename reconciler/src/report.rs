@@ -9,13 +9,13 @@ pub struct Report {
     pub partitions: Vec<PartitionReport>,
 }
 
-/// What the log and the store say of one partition, as of one ledger position.
+/// What Kafka and ClickHouse say of one partition, as of one ledger position.
 #[derive(Debug)]
 pub struct PartitionReport {
     pub partition: i32,
     /// The ledger's position in `increments`: the next offset.
     pub position: i64,
-    /// Messages in the log that are not in the store yet, at most: transaction markers count too.
+    /// Messages in Kafka that are not in ClickHouse yet, at most: transaction markers count too.
     pub lag: i64,
     /// Messages that the replay saw.
     pub messages: u64,
@@ -25,17 +25,17 @@ pub struct PartitionReport {
     pub increments: u64,
     pub replayed: Fingerprint,
     pub stored: Fingerprint,
-    /// Where log and store disagree; nothing, if the counts are right.
+    /// Where Kafka and ClickHouse disagree; empty if the counts are right.
     pub findings: Vec<Finding>,
 }
 
-/// A disagreement between log and store.
+/// A disagreement between Kafka and ClickHouse.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Finding {
     /// The ledger contradicts itself.
     Ledger(String),
     Fingerprint,
-    /// What the ledger says that was counted is not what the log holds.
+    /// The ledger's account of the messages is not what the replay came to.
     Accounting {
         what: &'static str,
         stored: i64,
@@ -53,14 +53,15 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Ledger(reason) => f.write_str(reason),
-            Finding::Fingerprint => f.write_str("the counts are not what the log comes to"),
+            Finding::Fingerprint => f.write_str("the counts are not what Kafka comes to"),
             Finding::Accounting { what, stored, replayed } => {
-                write!(f, "{what}: {stored} in the ledger, {replayed} in the log")
+                write!(f, "{what}: {stored} in the ledger, {replayed} in Kafka")
             }
             Finding::NotCountable { offset, reason, detail } => {
                 write!(
                     f,
-                    "offset {offset} can not have been counted ({reason}: {detail}), nor was it rejected"
+                    "offset {offset} can not have been counted ({reason}: {detail}), nor was it \
+                     rejected"
                 )
             }
         }
@@ -90,8 +91,8 @@ impl fmt::Display for Report {
             "+ duplicate",
             "+ rejected",
             "increments",
-            "fingerprint: log",
-            "store",
+            "fingerprint: Kafka",
+            "ClickHouse",
             "verdict",
         ]);
         for p in &self.partitions {
@@ -126,7 +127,7 @@ impl fmt::Display for Report {
                 self.partitions.len()
             ),
             bad => {
-                write!(f, "{bad} of {} partitions do NOT agree with the log", self.partitions.len())
+                write!(f, "{bad} of {} partitions do NOT agree with Kafka", self.partitions.len())
             }
         }
     }

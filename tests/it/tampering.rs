@@ -59,7 +59,7 @@ async fn verify_names_the_partition_of_a_row_that_was_added_and_agrees_once_it_i
         )
     };
     tally.sql(&insert(1)).await;
-    tally.expect_mismatch("the counts are not what the log comes to").await;
+    tally.expect_mismatch("the counts are not what Kafka comes to").await;
     tally.sql(&insert(-1)).await;
     tally.verify().await.expect_code(0);
 }
@@ -76,7 +76,7 @@ async fn verify_names_the_partition_of_a_row_that_was_altered_or_deleted() {
         format!("ALTER TABLE counts UPDATE sum = {sum} WHERE {row} SETTINGS mutations_sync = 2")
     };
     tally.sql(&update("sum + 1")).await;
-    tally.expect_mismatch("the counts are not what the log comes to").await;
+    tally.expect_mismatch("the counts are not what Kafka comes to").await;
     tally.sql(&update("sum - 1")).await;
     tally.verify().await.expect_code(0);
     tally.sql(&format!("ALTER TABLE counts DELETE WHERE {row} SETTINGS mutations_sync = 2")).await;

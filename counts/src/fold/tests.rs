@@ -368,8 +368,13 @@ proptest! {
         for (offset, message) in messages.iter().enumerate() {
             let increments: Vec<_> = message.iter().map(|(delta, id)| once(id, *delta)).collect();
             let envelope = at(offset as i64);
+            let duplicates = counted.duplicate;
             match counted.count(&envelope, &increments) {
-                Ok(()) => replay.count_again(&envelope, &increments).unwrap(),
+                Ok(()) => {
+                    let is_duplicate = counted.duplicate > duplicates;
+                    let counted_as = if is_duplicate { CountedAs::Duplicate } else { CountedAs::New };
+                    prop_assert_eq!(replay.count_again(&envelope, &increments), Ok(counted_as));
+                }
                 Err(reason) => {
                     counted.reject(envelope.offset, reason, b"");
                     replay.remember(&envelope, &increments);

@@ -1,12 +1,13 @@
-//! Waiting until what is in a topic is decided.
+//! Waits until every transaction that has written to a topic has ended.
 //!
 //! ```text
-//!  ─────────── committed, aborted ──────────► stable ── open transactions, decided ones behind them ──► high
-//!                                             └─ a reader of committed messages ends here
+//!  ────── committed, aborted ──────► last stable offset ── open transactions, and ──► high watermark
+//!                                    └─ a reader of        ended ones behind them
+//!                                       committed messages ends here
 //! ```
 //!
-//! A transaction's markers are written partition by partition, after it was decided: on one topic
-//! it can be read already, on another not yet.
+//! When a transaction has ended, its markers are written to one partition after the other: its
+//! messages may be readable on one topic and not yet on another.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,18 @@ use tally_platform::config;
 
 use crate::Error;
 
-/// By then the coordinator, which looks every ten seconds, has aborted what was left open.
+/// By then Kafka's transaction coordinator, which looks every ten seconds, has aborted every
+/// transaction that was left open.
 const PATIENCE: Duration = TRANSACTION_TIMEOUT.saturating_add(Duration::from_secs(20));
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until readers of committed messages get as far as each partition reaches now. Blocks the
-/// thread.
-pub(crate) fn settled(kafka: &config::Kafka, topic: &str, partitions: i32) -> Result<(), Error> {
+/// Waits until readers of committed messages can read up to what is each partition's end now. Blocks
+/// the thread.
+pub(crate) fn wait_for_open_transactions(
+    kafka: &config::Kafka,
+    topic: &str,
+    partitions: i32,
+) -> Result<(), Error> {
     let client = |isolation: &str| -> Result<BaseConsumer, Error> {
         tally_kafka::client(&kafka.cluster(), "tally-reconciler")
             .set("isolation.level", isolation)
