@@ -1,7 +1,6 @@
-//! The sink's member of the group: fetches batches, and hands them to the partitions' tasks, each
-//! of which starts at the ledger's position.
+//! The consumer's loop: a member of the group that fetches batches and queues them for the
+//! partitions' inserters, each of which starts at the ledger's position.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,94 +8,91 @@ use clickhouse::Client;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
-use tally_kafka::{Fetcher, Membership, Rebalance};
+use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
 use tally_platform::config::Config;
-use tally_platform::health::{Condition, Health, Heartbeat};
-use tally_platform::retry::until_brokers_answer;
+use tally_platform::health::{Condition, Health};
 use tally_platform::store;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
-use crate::check::Check;
+use crate::consumer_thread::ConsumerThread;
 use crate::endpoint::Endpoint;
-use crate::lanes::Lane;
+use crate::inserter::{InserterContext, InserterEnd};
+use crate::inserters::{EndedInserter, Inserters, Queue};
+use crate::ledger_watch::LedgerWatch;
 use crate::metrics::Metrics;
+use crate::partition_error::PartitionError;
 use crate::proof;
-use crate::standing::Standing;
+use crate::store_health::StoreHealth;
+use crate::topic_watch::TopicWatch;
 
-const NAME: &str = "tally-sink";
-/// The longest wait where there is nothing to do: tasks have a batch or two in store meanwhile.
+const CLIENT_ID: &str = "tally-sink";
+/// The longest wait where there is nothing to do: inserters have a batch or two queued meanwhile.
 const IDLE: Duration = Duration::from_millis(10);
 /// A partition of which so much waits inside librdkafka is not fetched on.
 const QUEUED_KBYTES: &str = "4096";
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-const PROOF_RETRY: Duration = Duration::from_secs(1);
-/// The longest that a healthy loop does not come round, but while the store is away.
+const LEDGER_RETRY: Duration = Duration::from_secs(1);
+/// Before a partition is read again that could not be read.
+const UNREADABLE_RETRY: Duration = Duration::from_millis(500);
+/// The longest that a healthy loop does not come round, but while ClickHouse is away.
 const MAX_SILENCE: Duration = Duration::from_secs(180);
 
+/// The sink's topology: makes every part, and hands it to the one that owns it.
 pub(crate) fn run(
     config: &Config,
     health: &Health,
     stop: &CancellationToken,
     runtime: &Handle,
 ) -> Result<(), Error> {
-    let proven = health.condition("store keeps its promises");
+    let proven = health.condition("ClickHouse keeps its promises");
     let assigned = health.condition("partitions assigned");
     let whole = health.condition("every partition whole");
     whole.set(true, "");
-    let standing = Standing::new(health.condition("store takes blocks"));
-    let heartbeat = health.heartbeat("consume", MAX_SILENCE);
-    let consumer: BaseConsumer<Membership> =
-        tally_kafka::consumer(&config.kafka.cluster(), NAME, &config.sink.group)
-            .set("session.timeout.ms", config.sink.session_timeout_ms.to_string())
-            .set("queued.max.messages.kbytes", QUEUED_KBYTES)
-            .create_with_context(Membership::default())
-            .map_err(Error::kafka("make a consumer"))?;
-    let consumer = Arc::new(consumer);
-    let Some(topic_id) = until_brokers_answer(stop, || {
-        heartbeat.beat();
-        tally_kafka::topic_id(consumer.client(), &config.kafka.deltas)
-    })?
-    else {
-        return Ok(());
-    };
-    let client = store::client(&config.store);
-    let deltas = &config.kafka.deltas;
+    let store_health = StoreHealth::new(health.condition("ClickHouse takes blocks"));
+    let heartbeat = health.heartbeat("consumer loop", MAX_SILENCE);
+    let thread = ConsumerThread { heartbeat, stop, runtime };
+
+    let consumer = new_consumer(config)?;
+    let topic = TopicWatch::begin(&consumer, &config.kafka.deltas, &thread)?;
+    let Some(topic) = topic else { return Ok(()) };
     let fetcher = Fetcher::new(
         &config.kafka.cluster(),
         config.sink.fetch,
         &consumer,
-        deltas,
-        &topic_id,
-        NAME,
+        topic.topic(),
+        topic.topic_id(),
+        CLIENT_ID,
         runtime,
     );
-    let sink = Sink {
-        config,
-        consumer: Arc::clone(&consumer),
-        fetcher,
-        endpoint: Endpoint::new(&config.store)?,
-        check: Check::new(client.clone()),
-        client,
-        topic_id,
-        lanes: BTreeMap::new(),
-        broken: BTreeSet::new(),
-        topic_due: Instant::now(),
-        metrics: Metrics::new(),
-        assigned,
-        whole,
-        standing,
-        heartbeat,
-        runtime: runtime.clone(),
-        stop,
-    };
-    if !sink.prove(&proven)? {
+    let client = store::client(&config.store);
+    let endpoint = Endpoint::new(&config.store)?;
+    if !proof::wait_until_proven(&client, &endpoint, &thread, &proven)? {
         return Ok(());
     }
-    consumer.subscribe(&[deltas]).map_err(Error::kafka("subscribe"))?;
-    tracing::info!(topic_id = sink.topic_id, "sink started");
+    let metrics = Metrics::new();
+    let context = InserterContext {
+        client: client.clone(),
+        endpoint,
+        topic_id: topic.topic_id().to_owned(),
+        metrics: metrics.clone(),
+        store_health,
+    };
+    let inserters = Inserters::new(context, config.sink.queued_batches, runtime.clone(), whole);
+    consumer.subscribe(&[topic.topic()]).map_err(Error::kafka("subscribe"))?;
+    tracing::info!(topic_id = topic.topic_id(), "sink started");
+    let sink = Sink {
+        consumer: &consumer,
+        fetcher,
+        ledger: LedgerWatch::new(client.clone()),
+        client,
+        topic,
+        inserters,
+        metrics,
+        assigned,
+        thread,
+    };
     let ended = sink.run();
     // However it ended: nobody carries out decisions any more, and closing the consumer waits for
     // that.
@@ -104,70 +100,34 @@ pub(crate) fn run(
     ended
 }
 
-pub(crate) struct Sink<'c> {
-    pub(crate) config: &'c Config,
-    pub(crate) consumer: Arc<BaseConsumer<Membership>>,
-    pub(crate) fetcher: Fetcher,
-    pub(crate) client: Client,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) check: Check,
-    pub(crate) topic_id: String,
-    pub(crate) lanes: BTreeMap<i32, Lane>,
-    pub(crate) broken: BTreeSet<i32>,
-    /// When to ask for the topic's id again.
-    pub(crate) topic_due: Instant,
-    pub(crate) metrics: Metrics,
+fn new_consumer(config: &Config) -> Result<Arc<BaseConsumer<Membership>>, Error> {
+    let cluster = config.kafka.cluster();
+    let consumer = tally_kafka::consumer(&cluster, CLIENT_ID, &config.sink.group)
+        .set("session.timeout.ms", config.sink.session_timeout_ms.to_string())
+        .set("queued.max.messages.kbytes", QUEUED_KBYTES)
+        .create_with_context(Membership::default())
+        .map_err(Error::kafka("make a consumer"))?;
+    Ok(Arc::new(consumer))
+}
+
+struct Sink<'c> {
+    consumer: &'c BaseConsumer<Membership>,
+    fetcher: Fetcher,
+    client: Client,
+    topic: TopicWatch<'c>,
+    ledger: LedgerWatch,
+    inserters: Inserters,
+    metrics: Metrics,
     assigned: Condition,
-    pub(crate) whole: Condition,
-    pub(crate) standing: Standing,
-    pub(crate) heartbeat: Heartbeat,
-    pub(crate) runtime: Handle,
-    pub(crate) stop: &'c CancellationToken,
+    thread: ConsumerThread<'c>,
 }
 
 impl Sink<'_> {
-    /// Whether the store is proven fit; waits for one that is away, and gives up only when the sink
-    /// is to stop.
-    fn prove(&self, proven: &Condition) -> Result<bool, Error> {
-        while !self.stop.is_cancelled() {
-            self.heartbeat.beat();
-            let asked = self.runtime.block_on(async {
-                tokio::select! {
-                    asked = proof::prove(&self.client, &self.endpoint) => Some(asked),
-                    () = self.stop.cancelled() => None,
-                }
-            });
-            match asked {
-                None => break,
-                Some(Ok(())) => {
-                    proven.set(true, "");
-                    return Ok(true);
-                }
-                Some(Err(proof::Error::Broken { version, promise, found })) => {
-                    return Err(Error::Promise { version, promise, found });
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "wait for the store");
-                    proven.set(false, error.to_string());
-                }
-            }
-            self.pause(PROOF_RETRY);
-        }
-        Ok(false)
-    }
-
-    /// Waits, unless the sink is to stop.
-    pub(crate) fn pause(&self, wait: Duration) {
-        self.runtime.block_on(async {
-            tokio::select! { () = self.stop.cancelled() => {}, () = tokio::time::sleep(wait) => {} }
-        });
-    }
-
     fn run(mut self) -> Result<(), Error> {
         let ended = self.work();
         self.assigned.set(false, "stopping");
-        let all: Vec<i32> = self.lanes.keys().copied().collect();
-        self.release(&all);
+        let inserting: Vec<i32> = self.inserters.stored().into_keys().collect();
+        self.release(&inserting);
         if ended.is_ok() {
             tracing::info!("sink drained");
         }
@@ -177,15 +137,15 @@ impl Sink<'_> {
     fn work(&mut self) -> Result<(), Error> {
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
         let mut wait = Duration::ZERO;
-        while !self.stop.is_cancelled() {
-            self.heartbeat.beat();
-            self.serve(wait)?;
+        while !self.thread.stop.is_cancelled() {
+            self.thread.heartbeat.beat();
+            self.poll(wait)?;
             self.carry_out_decisions()?;
-            self.look_after_tasks()?;
-            self.watch_topic()?;
+            self.look_after_inserters()?;
+            self.topic.look_if_due()?;
             self.check_ledger();
-            self.resume_lanes();
-            wait = if self.take_batches()? { Duration::ZERO } else { IDLE };
+            self.resume_partitions();
+            wait = if self.queue_batches()? { Duration::ZERO } else { IDLE };
             if Instant::now() >= next_commit {
                 self.commit()?;
                 next_commit = Instant::now() + COMMIT_INTERVAL;
@@ -195,17 +155,14 @@ impl Sink<'_> {
     }
 
     /// Serves the group and the client's errors, for up to `wait`.
-    fn serve(&self, wait: Duration) -> Result<(), Error> {
+    fn poll(&self, wait: Duration) -> Result<(), Error> {
         match self.consumer.poll(wait) {
             None => {}
-            // It came out here and not by fetching: what came after it may be fetched already.
-            Some(Ok(stray)) => {
-                if let Some(lane) = self.lanes.get(&stray.partition()) {
-                    lane.halt();
-                }
-            }
+            // The message came out here and not by fetching: what came after it may be fetched
+            // already.
+            Some(Ok(stray)) => self.inserters.halt(stray.partition()),
             Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
-                return Err(Error::Kafka { what: "consume", source });
+                return Err(Error::Kafka { what: "the Kafka client cannot go on", source });
             }
             Some(Err(
                 error @ KafkaError::MessageConsumption(
@@ -214,49 +171,37 @@ impl Sink<'_> {
                     | RDKafkaErrorCode::UnknownTopicId,
                 ),
             )) => {
-                tracing::warn!(%error, "consume");
-                self.check_topic()?;
+                tracing::warn!(%error, "Kafka does not know the topic; asking for its id");
+                self.topic.look(&self.thread)?;
             }
-            // Brokers come and go; librdkafka connects again by itself.
-            Some(Err(error)) => tracing::warn!(%error, "consume"),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "trouble with a Kafka broker; librdkafka reconnects");
+            }
         }
         Ok(())
     }
 
-    /// Hands over what was fetched; `false` if that was nothing.
-    fn take_batches(&mut self) -> Result<bool, Error> {
+    /// Queues what was fetched for the inserters; `false` if that was nothing.
+    fn queue_batches(&mut self) -> Result<bool, Error> {
         let mut any = false;
         while let Some(fetched) = self.fetcher.fetch_to_keep() {
             any = true;
             match fetched {
                 Ok(batch) => {
                     let partition = batch.partition;
-                    let Some(lane) = self.lanes.get_mut(&partition) else { continue };
-                    match lane.batches.try_send(batch) {
-                        Ok(()) => {}
-                        // Its task has ended, and is looked after.
-                        Err(TrySendError::Closed(_)) => continue,
-                        Err(TrySendError::Full(_)) => {
-                            unreachable!("a full lane's partition is paused")
-                        }
-                    }
-                    if lane.batches.capacity() == 0 {
-                        lane.is_full = true;
+                    if self.inserters.queue(batch) == Queue::Full {
                         self.fetcher.pause(partition);
                     }
                 }
-                Err(unreadable) => self.judge_unreadable(unreadable)?,
+                Err(unreadable) => self.look_after_unreadable(unreadable)?,
             }
         }
         Ok(any)
     }
 
-    fn resume_lanes(&mut self) {
-        for (partition, lane) in &mut self.lanes {
-            if lane.is_full && lane.batches.capacity() > 0 {
-                lane.is_full = false;
-                self.fetcher.resume(*partition);
-            }
+    fn resume_partitions(&mut self) {
+        for partition in self.inserters.take_resumable() {
+            self.fetcher.resume(partition);
         }
     }
 
@@ -264,46 +209,118 @@ impl Sink<'_> {
         while let Some(decision) = self.consumer.context().next_decision() {
             match decision {
                 Rebalance::Assign(partitions) => {
-                    self.check_topic()?;
-                    tally_kafka::take_on(&self.consumer)
+                    self.topic.look(&self.thread)?;
+                    tally_kafka::take_on(self.consumer)
                         .map_err(Error::kafka("take partitions on"))?;
-                    let fresh: Vec<(i32, u32)> =
+                    let first_attempts: Vec<(i32, u32)> =
                         partitions.into_iter().map(|partition| (partition, 0)).collect();
-                    self.start(&fresh)?;
+                    self.start(&first_attempts)?;
                     self.assigned.set(true, "");
                 }
                 Rebalance::Revoke(partitions) => {
                     self.release(&partitions);
-                    tally_kafka::let_go(&self.consumer, &self.config.kafka.deltas, &partitions)
+                    tally_kafka::let_go(self.consumer, self.topic.topic(), &partitions)
                         .map_err(Error::kafka("let partitions go"))?;
                 }
             }
-            tracing::info!(partitions = ?self.lanes.keys().collect::<Vec<_>>(), "assignment changed");
+            tracing::info!(partitions = ?self.inserters.stored().keys(), "assignment changed");
         }
         Ok(())
     }
 
-    /// Tells Kafka how far the store is: for dashboards of lag, and nothing else.
+    /// Starts partitions at the ledger's positions, each with its attempt, but for those whose
+    /// ledger contradicts itself. Waits for a ClickHouse that is away.
+    fn start(&mut self, partitions: &[(i32, u32)]) -> Result<(), Error> {
+        let read = || store::ledgers(&self.client, false);
+        let ledgers = self.thread.until_ok(LEDGER_RETRY, read, |error| {
+            tracing::warn!(%error, "the ledger in ClickHouse cannot be read; reading it again");
+        });
+        let Some(ledgers) = ledgers else { return Ok(()) };
+        let mut positions = Vec::new();
+        for &(partition, attempt) in partitions {
+            let ledger = ledgers.get(&partition).copied().unwrap_or_default();
+            match ledger.stored_offsets() {
+                Ok(stored) => {
+                    positions.push((partition, stored.deltas));
+                    self.inserters.start(partition, stored, attempt);
+                }
+                Err(error) => self.stop(partition, &error.into()),
+            }
+        }
+        self.fetcher.start(&positions).map_err(Error::kafka("start reading"))
+    }
+
+    fn stop(&mut self, partition: i32, error: &PartitionError) {
+        self.inserters.stop(partition, error);
+        self.fetcher.stop(partition);
+    }
+
+    fn release(&mut self, partitions: &[i32]) {
+        partitions.iter().for_each(|partition| self.fetcher.stop(*partition));
+        self.inserters.release(partitions);
+    }
+
+    /// Starts partitions again whose inserters have ended, but for those that no retry mends.
+    fn look_after_inserters(&mut self) -> Result<(), Error> {
+        for EndedInserter { partition, attempt, end } in self.inserters.take_ended() {
+            match end {
+                InserterEnd::Restart | InserterEnd::Halted => {
+                    tracing::warn!(
+                        partition,
+                        "starting the partition again at the ledger's position"
+                    );
+                    self.metrics.rewound();
+                    self.fetcher.stop(partition);
+                    self.start(&[(partition, attempt + 1)])?;
+                }
+                InserterEnd::Stop(error) => self.stop(partition, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn look_after_unreadable(&mut self, unreadable: Unreadable) -> Result<(), Error> {
+        self.topic.look(&self.thread)?;
+        let partition = unreadable.partition;
+        if !self.inserters.is_inserting(partition) {
+            return Ok(());
+        }
+        match self.topic.reason_to_stop(unreadable) {
+            Some(error) => self.stop(partition, &error),
+            None => {
+                self.inserters.halt(partition);
+                self.thread.pause(UNREADABLE_RETRY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the partitions started again whose blocks the ledger does not know any more.
+    fn check_ledger(&mut self) {
+        for partition in self.ledger.poll(self.thread.runtime, || self.inserters.stored()) {
+            if self.inserters.is_inserting(partition) {
+                tracing::warn!(
+                    partition,
+                    "ClickHouse has lost blocks that it had; storing them again from Kafka"
+                );
+                self.inserters.halt(partition);
+            }
+        }
+    }
+
+    /// Tells Kafka how far partitions are stored: for dashboards of lag, and nothing else.
     fn commit(&mut self) -> Result<(), Error> {
         let mut moved = TopicPartitionList::new();
-        for (partition, lane) in &mut self.lanes {
-            let position = *lane.position.borrow();
-            if position > 0 && position != lane.committed {
-                lane.committed = position;
-                moved
-                    .add_partition_offset(
-                        &self.config.kafka.deltas,
-                        *partition,
-                        Offset::Offset(position),
-                    )
-                    .map_err(Error::kafka("list partitions"))?;
-            }
+        for (partition, stored) in self.inserters.take_moved() {
+            moved
+                .add_partition_offset(self.topic.topic(), partition, Offset::Offset(stored))
+                .map_err(Error::kafka("list partitions"))?;
         }
         if moved.count() == 0 {
             return Ok(());
         }
         if let Err(error) = self.consumer.commit(&moved, CommitMode::Async) {
-            tracing::debug!(%error, "commit offsets for dashboards");
+            tracing::debug!(%error, "Kafka did not take the offsets, which only dashboards need");
         }
         Ok(())
     }

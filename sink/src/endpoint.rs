@@ -3,13 +3,13 @@
 //!
 //! ```text
 //!  statement, settings ──► URL ─┐
-//!  Block, perhaps LZ4 ──────────┴──► POST ──► status, exception header, body ──► answer::judge
+//!  Block, perhaps LZ4 ──────────┴──► POST ──► status, exception header, body
+//!                                               └──► insert_failure::judge
 //! ```
 //!
 //! The ClickHouse client's own insert does not do: once the status is 200 it sees only such
 //! exceptions in the body as end in a certain way, and in one piece.
 
-use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,12 +19,13 @@ use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use reqwest::header::CONTENT_ENCODING;
 use reqwest::{Body, Url};
 use tally_kafka::BufferPool;
+use tally_platform::causes::with_causes;
 use tally_platform::config::{self, Compression};
 
 use crate::Error;
-use crate::answer::{self, Failure};
 use crate::block::Block;
-use crate::body::Pieces;
+use crate::insert_failure::{self, InsertFailure};
+use crate::request_body::RequestBody;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a block may take from the first byte sent to the last byte of the answer.
@@ -34,18 +35,18 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// ClickHouse closes idle connections after three seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a row of small numbers and a short key comes to, in bytes.
-const PACKED_ROW: usize = 16;
+/// What a row of small numbers and a short key comes to once it is compressed.
+const COMPRESSED_ROW_BYTES: usize = 16;
 
-/// Bytes of memory that are kept for later blocks.
-const KEPT: usize = 128 << 20;
+/// The most that buffers for later blocks take up.
+const BUFFER_POOL_BYTES: usize = 128 << 20;
 
 const EXCEPTION_CODE: &str = "x-clickhouse-exception-code";
 
 /// A block as it goes over the wire.
 #[derive(Debug)]
-pub(crate) struct Packed {
-    pieces: Vec<Bytes>,
+pub(crate) struct EncodedBlock {
+    buffers: Vec<Bytes>,
     is_lz4: bool,
 }
 
@@ -56,7 +57,7 @@ pub(crate) struct Endpoint {
     url: Url,
     store: config::Store,
     compresses: bool,
-    /// Of blocks that are stored by now, for those to come.
+    /// Buffers of blocks that are stored by now, for blocks to come.
     buffers: BufferPool,
 }
 
@@ -78,43 +79,43 @@ impl Endpoint {
         let compresses = match store.compression {
             Compression::Lz4 => true,
             Compression::None => false,
-            Compression::Auto => !is_here(&url),
+            Compression::Auto => !is_local(&url),
         };
-        let buffers = BufferPool::new(KEPT);
+        let buffers = BufferPool::new(BUFFER_POOL_BYTES);
         Ok(Endpoint { http, url, store: store.clone(), compresses, buffers })
     }
 
-    /// For blocks that go to this endpoint.
+    /// Buffers for blocks that go to this endpoint.
     pub(crate) fn buffers(&self) -> &BufferPool {
         &self.buffers
     }
 
-    /// What is in the block, which is to be filled again.
-    pub(crate) fn pack(&self, block: &mut Block) -> io::Result<Packed> {
+    /// Takes the rows out of the block, which is to be filled again.
+    pub(crate) fn encode(&self, block: &mut Block) -> io::Result<EncodedBlock> {
         if !self.compresses {
-            return Ok(Packed { pieces: block.take(&self.buffers), is_lz4: false });
+            return Ok(EncodedBlock { buffers: block.take(&self.buffers), is_lz4: false });
         }
         let info = FrameInfo::new().block_size(BlockSize::Max256KB);
-        let room = self.buffers.take(block.rows() * PACKED_ROW);
+        let room = self.buffers.take(block.rows() * COMPRESSED_ROW_BYTES);
         let mut encoder = FrameEncoder::with_frame_info(info, room);
         block.write_to(&mut encoder)?;
-        let packed = encoder.finish().map_err(io::Error::from)?;
-        Ok(Packed { pieces: vec![self.buffers.lend(packed)], is_lz4: true })
+        let compressed = encoder.finish().map_err(io::Error::from)?;
+        Ok(EncodedBlock { buffers: vec![self.buffers.lend(compressed)], is_lz4: true })
     }
 
     pub(crate) async fn insert(
         &self,
         statement: &str,
         settings: &[(&str, &str)],
-        block: &Packed,
-    ) -> Result<(), Failure> {
+        block: &EncodedBlock,
+    ) -> Result<(), InsertFailure> {
         let mut url = self.url.clone();
         url.query_pairs_mut()
             .append_pair("database", &self.store.database)
             .append_pair("query", statement)
             .extend_pairs(settings);
         let mut request =
-            self.http.post(url).body(Body::wrap(Pieces::new(block.pieces.iter().cloned())));
+            self.http.post(url).body(Body::wrap(RequestBody::new(block.buffers.iter().cloned())));
         if block.is_lz4 {
             request = request.header(CONTENT_ENCODING, "lz4");
         }
@@ -131,27 +132,20 @@ impl Endpoint {
             .get(EXCEPTION_CODE)
             .and_then(|code| code.to_str().ok()?.parse().ok());
         let body = response.bytes().await.map_err(unanswered)?;
-        answer::judge(status, code, &body)
+        insert_failure::judge(status, code, &body)
     }
 }
 
-/// Whether the URL is of this machine, which no network lies before.
-fn is_here(url: &Url) -> bool {
+/// Whether the URL is of this machine, so that no network lies between.
+fn is_local(url: &Url) -> bool {
     let host = url.host_str().unwrap_or("");
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// With its causes, which the client's own message leaves out; without the URL, which is long.
-fn unanswered(error: reqwest::Error) -> Failure {
-    let error = error.without_url();
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        reason = format!("{reason}: {error}");
-        cause = error.source();
-    }
-    Failure::unanswered(reason)
+/// The failure of a call that no whole answer came to; its reason leaves out the URL, which is long.
+fn unanswered(error: reqwest::Error) -> InsertFailure {
+    InsertFailure::unanswered(with_causes(&error.without_url()))
 }
 
 #[cfg(test)]
@@ -159,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_compressed_unless_the_store_is_here_or_the_configuration_says_so() {
+    fn a_block_is_compressed_unless_the_store_is_local_or_the_configuration_says_so() {
         let compresses = |url: &str, compression| {
             let store =
                 config::Store { url: url.to_owned(), compression, ..config::Store::default() };

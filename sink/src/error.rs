@@ -2,8 +2,8 @@ use rdkafka::error::KafkaError;
 
 use crate::proof::Promise;
 
-/// Why the sink stopped. A store or broker that is away is waited for, and a broken partition stops
-/// alone: neither is here.
+/// Why the sink stopped. A ClickHouse or a Kafka broker that is away is waited for, and a partition
+/// with a [`PartitionError`](crate::partition_error::PartitionError) stops alone: neither is here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -15,7 +15,7 @@ pub enum Error {
     #[error("store.url {url}: {reason}")]
     StoreUrl { url: String, reason: String },
     #[error(
-        "the store (ClickHouse {version}) breaks a promise that exactly-once rests on: {promise}, but {found}"
+        "ClickHouse {version} breaks a promise that exactly-once rests on: {promise}, but {found}"
     )]
     Promise { version: String, promise: Promise, found: String },
 }

@@ -1,4 +1,4 @@
-//! The fenced insert: one block, which the store takes only if it follows the ledger's position.
+//! The fenced insert: one block, which ClickHouse takes only if it follows the ledger's position.
 //!
 //! The fence is checked by the server as it runs the insert; the deduplication token covers the
 //! moment between that check and the commit. So the same insert may be sent again whenever its
@@ -7,11 +7,13 @@
 //! The query's id is the block's own, whatever the token is: a server that runs one does not run
 //! another of the same id beside it, so two tokens of one block never pass the fence together.
 
+use std::fmt;
+
 use tally_counts::ledger::{DELTAS, RESERVED_NAMESPACE};
 
-use crate::answer::{Class, Failure};
 use crate::block::COLUMNS;
-use crate::endpoint::{Endpoint, Packed};
+use crate::endpoint::{EncodedBlock, Endpoint};
+use crate::insert_failure::{FailureClass, InsertFailure};
 
 /// What keeps a block whole: one block, one part, at once, and its token always looked at. Servers
 /// differ in their defaults of all of these. A batch has each counter once, so there is nothing for
@@ -36,17 +38,17 @@ pub const SETTINGS: [(&str, &str); 15] = [
 ];
 
 /// What identifies a block: the same on every retry, by any sink.
-pub(crate) struct Identity<'a> {
+pub(crate) struct BlockIdentity<'a> {
     pub(crate) topic_id: &'a str,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// Counts up when the store forgot a block that its tokens remember.
+    /// Counts up when ClickHouse has lost a block whose token it remembers.
     pub(crate) attempt: u32,
 }
 
-impl Identity<'_> {
+impl BlockIdentity<'_> {
     fn query_id(&self) -> String {
-        let Identity { topic_id, partition, offset, .. } = self;
+        let BlockIdentity { topic_id, partition, offset, .. } = self;
         format!("tally:{topic_id}:{partition}:{offset}")
     }
 
@@ -55,32 +57,39 @@ impl Identity<'_> {
     }
 }
 
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// In, or in already by the same token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InsertAnswer {
+    /// The block is stored, by this call or by an earlier one with the same token.
     Stored,
-    /// The ledger's position is not the one that the block follows: nothing was stored by this
-    /// call.
+    /// The ledger's position is not the one that the block follows: this call stored nothing.
     Refused,
-    /// It may have been stored or not, or will still be.
-    Failed(Failure),
 }
 
-/// Sends a block that follows `previous` in `table`.
+impl fmt::Display for InsertAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InsertAnswer::Stored => "stored",
+            InsertAnswer::Refused => "refused",
+        })
+    }
+}
+
+/// Sends a block that follows `previous` in `table`. After an error the block may be stored or not,
+/// or may still be stored later.
 pub(crate) async fn insert(
     endpoint: &Endpoint,
     table: &str,
-    identity: &Identity<'_>,
+    identity: &BlockIdentity<'_>,
     previous: i64,
-    block: &Packed,
-) -> Outcome {
+    block: &EncodedBlock,
+) -> Result<InsertAnswer, InsertFailure> {
     let (query_id, token) = (identity.query_id(), identity.token());
     let own = [("query_id", query_id.as_str()), ("insert_deduplication_token", token.as_str())];
     let settings: Vec<(&str, &str)> = SETTINGS.into_iter().chain(own).collect();
     match endpoint.insert(&statement(table, identity.partition, previous), &settings, block).await {
-        Ok(()) => Outcome::Stored,
-        Err(Failure { class: Class::Fence, .. }) => Outcome::Refused,
-        Err(failure) => Outcome::Failed(failure),
+        Ok(()) => Ok(InsertAnswer::Stored),
+        Err(InsertFailure { class: FailureClass::Fence, .. }) => Ok(InsertAnswer::Refused),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -91,14 +100,15 @@ fn statement(table: &str, partition: i32, previous: i64) -> String {
     );
     let names = COLUMNS.map(|(name, _)| name).join(", ");
     format!(
-        "INSERT INTO {table} (partition, {names}) SELECT toUInt32({partition}), {names} FROM input('{}') \
-         WHERE throwIf({position} != ({previous}, {previous}), 'the ledger is not at {previous}') = 0 \
-         FORMAT Native",
+        "INSERT INTO {table} (partition, {names}) \
+         SELECT toUInt32({partition}), {names} FROM input('{}') \
+         WHERE throwIf({position} != ({previous}, {previous}), 'the ledger is not at {previous}') \
+         = 0 FORMAT Native",
         structure()
     )
 }
 
-/// The block's columns as `input` wants them: quoted.
+/// The block's columns as ClickHouse's `input` takes them, inside of a quoted string.
 pub fn structure() -> String {
     COLUMNS.map(|(name, kind)| format!("{name} {}", kind.replace('\'', "\\'"))).join(", ")
 }

@@ -1,34 +1,38 @@
-//! The sink: each batch on `deltas` becomes one block in the store, once.
+//! The sink: each batch on `deltas` becomes one block in ClickHouse, once.
 //!
 //! ```text
-//!          ┌─ consumer (a thread, a member of the group) ─┐      ┌─ a task per partition ──────────────────────┐
-//!  deltas  │ assign: start at the ledger's position       │      │ chain ─► Block (data + ledger rows)         │
-//!  ───────►│ fetch ─► bounded queue, pause when full ─────┼─────►│       ─► fenced insert, again until certain ├──► counts
-//!          │ commit offsets, for dashboards only          │◄─────│ position, or: start again at the ledger's   │
-//!          └──────────────────────────────────────────────┘      └─────────────────────────────────────────────┘
+//!          ┌─ consumer: a thread, a member of the group ─┐   ┌─ inserter: a task per partition ──────┐
+//!  deltas  │ assigned: start at the ledger's position    │   │ chain ─► Block (data + ledger rows)   │
+//!  ───────►│ fetch ─► bounded queue, pause when full ────┼──►│  ─► fenced insert, again until        ├─► counts
+//!          │ commit offsets, for dashboards only         │◄──│     certain                           │
+//!          └─────────────────────────────────────────────┘   └───────────────────────────────────────┘
+//!                 stored offset, or: start again at the ledger's position
 //! ```
 //!
-//! The ledger in the table is the position; Kafka's committed offsets are never read. Since the
-//! store itself refuses a block that does not follow the ledger's position, a sink that has lost
-//! its partition without knowing changes nothing. That the store does so, and keeps a block whole,
-//! is proven on a scratch table before the sink takes its first partition.
+//! The ledger in the table is the position; Kafka's committed offsets are never read. Since
+//! ClickHouse itself refuses a block that does not follow the ledger's position, a sink that has
+//! lost its partition without knowing it changes nothing. That ClickHouse does so, and keeps a
+//! block whole, is proven on a scratch table before the sink takes its first partition.
+//!
+//! Who owns what: `consumer` owns the loop, `inserters` each partition's state, `topic_watch`
+//! what is known of the topic, `ledger_watch` the comparison with the ledger.
 
-mod answer;
-mod backoff;
 pub mod block;
-mod body;
-mod broken;
-mod check;
 mod consumer;
+mod consumer_thread;
 mod endpoint;
 mod error;
 mod insert;
-mod lanes;
-mod log;
+mod insert_failure;
+mod inserter;
+mod inserters;
+mod ledger_watch;
 mod metrics;
-mod partition;
+mod partition_error;
 mod proof;
-mod standing;
+mod request_body;
+mod store_health;
+mod topic_watch;
 
 use tally_platform::config::Config;
 use tally_platform::health::Health;

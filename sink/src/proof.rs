@@ -1,5 +1,5 @@
-//! The start: does this server keep what exactly-once rests on? Asked with the very insert of every
-//! block, on a scratch table.
+//! The proof at the start that this ClickHouse keeps what exactly-once rests on. It is asked with
+//! the very insert of every block, on a scratch table.
 //!
 //! ```text
 //!  CREATE … AS counts ─► a large block        ─► one part                        OnePart
@@ -20,24 +20,27 @@ use clickhouse::error::Error as StoreError;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
 use tally_counts::ledger::BatchOffsets;
+use tally_platform::health::Condition;
 use tally_platform::store::COUNTS;
 use tally_schemas::{Delta, DeltaBatch, DeltaBatchHeader, delta_batch};
 
-use crate::answer::Failure;
 use crate::block::Block;
-use crate::endpoint::{Endpoint, Packed};
-use crate::insert::{Identity, Outcome, insert};
+use crate::consumer_thread::ConsumerThread;
+use crate::endpoint::{EncodedBlock, Endpoint};
+use crate::insert::{BlockIdentity, InsertAnswer, insert};
+use crate::insert_failure::InsertFailure;
 
-/// More than any server puts into one block by default, and than a batch has.
-const LARGE: usize = 200_000;
-const SMALL: usize = 3;
-/// In 2096: a row of the ledger's that expires would leave while the rows are counted.
+/// More rows than any server puts into one block by default, and than a batch has.
+const LARGE_ROWS: usize = 200_000;
+const SMALL_ROWS: usize = 3;
+/// In the year 2096: a ledger row that expires would leave while the rows are counted.
 const LOGGED_AT_S: u32 = 4_000_000_000;
 const PREFIX: &str = "tally_proof_";
 /// What a sink that died left behind is dropped after this.
 const LEFTOVER: Duration = Duration::from_secs(3600);
 /// For one call, the inserts aside.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
@@ -68,12 +71,38 @@ pub(crate) enum Error {
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("{0}")]
-    Insert(Failure),
+    Insert(#[from] InsertFailure),
+}
+
+/// Waits for a ClickHouse that is away; `false` once the sink is to stop. An error if ClickHouse
+/// breaks a promise.
+pub(crate) fn wait_until_proven(
+    client: &Client,
+    endpoint: &Endpoint,
+    thread: &ConsumerThread<'_>,
+    proven: &Condition,
+) -> Result<bool, crate::Error> {
+    let prove = async || match prove(client, endpoint).await {
+        Ok(()) => Ok(Ok(())),
+        Err(Error::Broken { version, promise, found }) => {
+            Ok(Err(crate::Error::Promise { version, promise, found }))
+        }
+        Err(error) => Err(error),
+    };
+    let answer = thread.until_ok(RETRY, prove, |error| {
+        tracing::warn!(%error, "ClickHouse cannot be asked for its promises; asking again");
+        proven.set(false, error.to_string());
+    });
+    let Some(answer) = answer else { return Ok(false) };
+    answer.map(|()| {
+        proven.set(true, "");
+        true
+    })
 }
 
 /// Asks once. Whatever comes of it, the scratch table is gone afterwards, or some later proof drops
 /// it.
-pub(crate) async fn prove(client: &Client, endpoint: &Endpoint) -> Result<(), Error> {
+async fn prove(client: &Client, endpoint: &Endpoint) -> Result<(), Error> {
     sweep(client).await?;
     let (version, id): (String, String) =
         within(client.query("SELECT version(), lower(hex(generateUUIDv4()))").fetch_one()).await?;
@@ -86,13 +115,17 @@ pub(crate) async fn prove(client: &Client, endpoint: &Endpoint) -> Result<(), Er
 
 async fn sweep(client: &Client) -> Result<(), StoreError> {
     let left = format!(
-        "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, '{PREFIX}') \
+        "SELECT name FROM system.tables \
+         WHERE database = currentDatabase() AND startsWith(name, '{PREFIX}') \
          AND metadata_modification_time < now() - {}",
         LEFTOVER.as_secs()
     );
     let tables: Vec<String> = within(client.query(&left).fetch_all()).await?;
     for table in tables {
-        tracing::info!(table, "drop what an earlier proof left behind");
+        tracing::info!(
+            table,
+            "dropping the scratch table that an earlier proof left in ClickHouse"
+        );
         execute(client, &format!("DROP TABLE IF EXISTS {table}")).await?;
     }
     Ok(())
@@ -109,9 +142,9 @@ struct Scratch<'a> {
 impl Scratch<'_> {
     async fn prove(&self, version: &str) -> Result<(), Error> {
         let broken = |promise, found| Error::Broken { version: version.to_owned(), promise, found };
-        let large = sample(self.endpoint, LARGE, 0);
+        let large = sample(self.endpoint, LARGE_ROWS, 0);
         let first = self.insert(0, 0, &large).await?;
-        if !matches!(first, Answer::Stored) {
+        if first != InsertAnswer::Stored {
             let found = format!("the server says {first} of the first block of all");
             return Err(broken(Promise::FollowerGoesIn, found));
         }
@@ -121,10 +154,10 @@ impl Scratch<'_> {
             return Err(broken(Promise::OnePart, found));
         }
 
-        let small = sample(self.endpoint, SMALL, 1);
+        let small = sample(self.endpoint, SMALL_ROWS, 1);
         let refused = self.insert(1, 0, &small).await?;
         let stored = self.rows().await?;
-        if !matches!(refused, Answer::Refused) || stored != large.rows {
+        if refused != InsertAnswer::Refused || stored != large.rows {
             let found =
                 format!("the server says {refused}, and has {stored} rows of {}", large.rows);
             return Err(broken(Promise::FenceRefuses, found));
@@ -132,27 +165,28 @@ impl Scratch<'_> {
 
         let again = self.insert(0, 1, &large).await?;
         let stored = self.rows().await?;
-        if !matches!(again, Answer::Stored) || stored != large.rows {
+        if again != InsertAnswer::Stored || stored != large.rows {
             let found = format!("the server says {again}, and has {stored} rows of {}", large.rows);
             return Err(broken(Promise::TokenDrops, found));
         }
 
         let follower = self.insert(1, 1, &small).await?;
         let (stored, due) = (self.rows().await?, large.rows + small.rows);
-        if !matches!(follower, Answer::Stored) || stored != due {
+        if follower != InsertAnswer::Stored || stored != due {
             let found = format!("the server says {follower}, and has {stored} rows of {due}");
             return Err(broken(Promise::FollowerGoesIn, found));
         }
         Ok(())
     }
 
-    async fn insert(&self, offset: i64, previous: i64, block: &Sample) -> Result<Answer, Error> {
-        let identity = Identity { topic_id: &self.id, partition: 0, offset, attempt: 0 };
-        match insert(self.endpoint, &self.table, &identity, previous, &block.packed).await {
-            Outcome::Stored => Ok(Answer::Stored),
-            Outcome::Refused => Ok(Answer::Refused),
-            Outcome::Failed(failure) => Err(Error::Insert(failure)),
-        }
+    async fn insert(
+        &self,
+        offset: i64,
+        previous: i64,
+        block: &SampleBlock,
+    ) -> Result<InsertAnswer, InsertFailure> {
+        let identity = BlockIdentity { topic_id: &self.id, partition: 0, offset, attempt: 0 };
+        insert(self.endpoint, &self.table, &identity, previous, &block.encoded).await
     }
 
     async fn parts(&self) -> Result<Vec<Part>, StoreError> {
@@ -165,21 +199,6 @@ impl Scratch<'_> {
 
     async fn rows(&self) -> Result<u64, StoreError> {
         Ok(self.parts().await?.iter().map(|part| part.rows).sum())
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Answer {
-    Stored,
-    Refused,
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Answer::Stored => "stored",
-            Answer::Refused => "refused",
-        })
     }
 }
 
@@ -209,13 +228,13 @@ fn told(parts: &[Part]) -> String {
     format!("{} parts: {}{more}", parts.len(), shown.join(", "))
 }
 
-struct Sample {
-    packed: Packed,
+struct SampleBlock {
+    encoded: EncodedBlock,
     rows: u64,
 }
 
 /// A block of some deltas at an offset, as the sink makes them of batches.
-fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> Sample {
+fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> SampleBlock {
     let header = DeltaBatchHeader {
         topic_id: "",
         partition: 0,
@@ -234,10 +253,13 @@ fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> Sample {
     let mut body = Vec::new();
     delta_batch::encode(&mut body, &header, deltas);
     let batch = DeltaBatch::decode(&body).expect("what was just encoded decodes");
-    let place = BatchOffsets { previous: offset, offset, logged_at_s: LOGGED_AT_S };
-    let mut block = Block::of(&batch, place).expect("what was just encoded decodes");
+    let offsets = BatchOffsets { previous: offset, offset, logged_at_s: LOGGED_AT_S };
+    let mut block = Block::of(&batch, offsets).expect("what was just encoded decodes");
     let rows = block.rows() as u64;
-    Sample { packed: endpoint.pack(&mut block).expect("memory takes what is written"), rows }
+    SampleBlock {
+        encoded: endpoint.encode(&mut block).expect("memory takes what is written"),
+        rows,
+    }
 }
 
 async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {

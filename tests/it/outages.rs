@@ -124,10 +124,10 @@ async fn partitions_that_wait_for_the_registry_can_move_to_another_member() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_goes_away_for_a_while_loses_and_repeats_nothing() {
     let mut tally = Installation::new("store_gone").await;
-    tally.allow("send the block again");
-    tally.allow("wait for the store");
-    tally.allow("read the ledger again");
-    tally.allow("check the ledger later");
+    tally.allow("ClickHouse may have stored the block or not; sending it again");
+    tally.allow("ClickHouse cannot be asked for its promises");
+    tally.allow("the ledger in ClickHouse cannot be read");
+    tally.allow("the ledger in ClickHouse cannot be checked");
     let store = Proxy::start(free_port(), address(&tally.config.store.url)).await;
     let mut aggregator = tally.start(Service::Aggregator, "a");
     let mut sink = tally.start_with(Service::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);
@@ -191,7 +191,7 @@ async fn store_that(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_with_too_many_parts_is_given_time_and_said_to_be_overloaded() {
     let mut tally = Installation::new("overloaded").await;
-    tally.allow("the store is overloaded: the block waits");
+    tally.allow("ClickHouse is overloaded; the block waits");
     let is_on = Arc::new(AtomicBool::new(true));
     let store = store_that(&tally, &is_on, |call| {
         let body = "Code: 252. DB::Exception: Too many parts (3000). (TOO_MANY_PARTS) (version 26.7.2.1)\n";
@@ -204,7 +204,8 @@ async fn a_store_with_too_many_parts_is_given_time_and_said_to_be_overloaded() {
     sink.counts_beyond(4.0, INSERTS, "overloaded").await;
     let reasons = sink.readiness().await.expect_err("not ready while the store is overloaded");
     assert!(
-        reasons.contains("store takes blocks: ") && reasons.contains("store overloaded: "),
+        reasons.contains("ClickHouse takes blocks: ")
+            && reasons.contains("ClickHouse overloaded: "),
         "{reasons}"
     );
     assert_eq!(sink.metric(BATCHES, "").await, Ok(0.0));
@@ -219,8 +220,8 @@ async fn a_store_with_too_many_parts_is_given_time_and_said_to_be_overloaded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exception_in_the_body_of_an_answer_of_200_does_not_pass_for_stored() {
     let mut tally = Installation::new("in_the_body").await;
-    tally.allow("the store is overloaded: the block waits");
-    tally.allow("send the block again");
+    tally.allow("ClickHouse is overloaded; the block waits");
+    tally.allow("ClickHouse may have stored the block or not; sending it again");
     let is_on = Arc::new(AtomicBool::new(true));
     let store = store_that(&tally, &is_on, |call| {
         let body = match call.is_block_of(0) {
@@ -249,7 +250,7 @@ async fn an_exception_in_the_body_of_an_answer_of_200_does_not_pass_for_stored()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the_others_go_on() {
     let mut tally = Installation::new("unfit").await;
-    tally.allow("the store takes no blocks until it is mended");
+    tally.allow("ClickHouse takes no blocks until somebody mends it");
     let is_on = Arc::new(AtomicBool::new(true));
     let store = store_that(&tally, &is_on, |call| {
         let body =
@@ -262,7 +263,7 @@ async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the
     let load = Feeder::start(&tally.source().await, 15);
     sink.counts_beyond(0.0, INSERTS, "unfit").await;
     let reasons = sink.readiness().await.expect_err("not ready while the store needs mending");
-    assert!(reasons.contains("partition 1: store needs mending: Code: 497."), "{reasons}");
+    assert!(reasons.contains("partition 1: ClickHouse needs mending: Code: 497."), "{reasons}");
     assert!(!reasons.contains("partition 0") && !reasons.contains("partition 2"), "{reasons}");
     let stored = sink.metric(BATCHES, "").await.expect("a metric");
     sink.counts_beyond(stored + 6.0, BATCHES, "").await;
@@ -280,6 +281,7 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     tally.allow("the Kafka brokers do not answer");
     tally.allow("librdkafka: ");
     tally.allow("consume");
+    tally.allow("trouble with a Kafka broker; librdkafka reconnects");
     let broker = address(&format!("http://{}", tally.config.kafka.bootstrap));
     let port = free_port();
     let bootstrap = format!("127.0.0.1:{port}");
@@ -302,8 +304,10 @@ async fn a_sink_whose_topic_was_deleted_and_made_again_stops_and_says_so() {
     let mut tally = Installation::new("made_again").await;
     for told in [
         "was deleted and made again",
-        "the topic is gone",
+        "the topic is not in Kafka; waiting for it",
         "nobody leads these",
+        "Kafka does not know the topic; asking for its id",
+        "trouble with a Kafka broker; librdkafka reconnects",
         "consume",
         "librdkafka: ",
     ] {

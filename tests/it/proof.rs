@@ -5,7 +5,7 @@ use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, Then};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
-use crate::service::Service;
+use crate::service::Kind;
 
 const STOPPED: &str = "breaks a promise that exactly-once rests on";
 
@@ -82,15 +82,15 @@ async fn a_server_that_splits_blocks_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_at_the_start_is_waited_for_and_a_real_one_keeps_its_promises() {
     let mut tally = Installation::new("proven").await;
-    tally.allow("wait for the store");
+    tally.allow("ClickHouse cannot be asked for its promises");
     let address =
         tally.config.store.url.strip_prefix("http://").expect("a URL").parse().expect("an address");
     let store = Proxy::start(free_port(), address).await;
     store.set(Mode::Refusing);
     let mut sink = tally.start_with(Service::Sink, "a", &[("TALLY_STORE__URL", &store.url(""))]);
-    sink.logs("wait for the store").await;
+    sink.logs("ClickHouse cannot be asked for its promises").await;
     let reasons = sink.readiness().await.expect_err("not ready without a store");
-    assert!(reasons.contains("store keeps its promises: "), "{reasons}");
+    assert!(reasons.contains("ClickHouse keeps its promises: "), "{reasons}");
     store.set(Mode::Open);
     sink.ready().await;
     assert_eq!(tally.scratch_tables().await, 0);

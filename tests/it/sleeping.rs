@@ -64,9 +64,9 @@ impl Installation {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refused_by_the_server() {
     let mut tally = Installation::new("sleeping").await;
-    tally.allow("start again at the ledger's position");
+    tally.allow("starting the partition again at the ledger's position");
     // The sleeper is told that its session is over.
-    tally.allow("consume");
+    tally.allow("trouble with a Kafka broker; librdkafka reconnects");
     tally.allow("librdkafka: ");
     let narrow =
         format!("ALTER TABLE counts MODIFY SETTING non_replicated_deduplication_window = {WINDOW}");

@@ -24,8 +24,8 @@ const VICTIM: i32 = 1;
 const BLOCKS: usize = 4;
 /// The ledger is checked every ten seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-const REWOUND: &str = "start again at the ledger's position";
-const LOST: &str = "the store has lost blocks that it had";
+const REWOUND: &str = "starting the partition again at the ledger's position";
+const LOST: &str = "ClickHouse has lost blocks that it had";
 const BROKEN: &str = "the partition stops; the others go on";
 
 /// An installation whose victim has several blocks, each a part, and its services.
@@ -131,10 +131,10 @@ async fn a_store_that_was_killed_and_lost_its_newest_parts_but_not_their_tokens_
     let url = engine.url();
     tally.configure(|config| config.store.url = url);
     for away in [
-        "send the block again",
-        "read the ledger again",
-        "wait for the store",
-        "check the ledger later",
+        "ClickHouse may have stored the block or not; sending it again",
+        "the ledger in ClickHouse cannot be read",
+        "ClickHouse cannot be asked for its promises",
+        "the ledger in ClickHouse cannot be checked",
     ] {
         tally.allow(away);
     }

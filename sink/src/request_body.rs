@@ -1,4 +1,4 @@
-//! Pieces of memory as one request's body: they are sent as they are, not put together first.
+//! A request's body of several buffers, which are sent as they are, not put together first.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -8,15 +8,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-pub(crate) struct Pieces(VecDeque<Bytes>);
+pub(crate) struct RequestBody(VecDeque<Bytes>);
 
-impl Pieces {
-    pub(crate) fn new(pieces: impl IntoIterator<Item = Bytes>) -> Pieces {
-        Pieces(pieces.into_iter().collect())
+impl RequestBody {
+    pub(crate) fn new(buffers: impl IntoIterator<Item = Bytes>) -> RequestBody {
+        RequestBody(buffers.into_iter().collect())
     }
 }
 
-impl Body for Pieces {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -24,7 +24,7 @@ impl Body for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.0.pop_front().map(|buffer| Ok(Frame::data(buffer))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -32,6 +32,6 @@ impl Body for Pieces {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+        SizeHint::with_exact(self.0.iter().map(|buffer| buffer.len() as u64).sum())
     }
 }

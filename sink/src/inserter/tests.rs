@@ -4,23 +4,18 @@ use tally_platform::health::Health;
 use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
 
 use super::*;
-use crate::standing::Standing;
 
-fn partition(deltas: i64, increments: i64) -> Partition {
+fn inserter(deltas: i64, increments: i64) -> Inserter {
     let store = config::Store::default();
-    Partition {
+    let context = InserterContext {
         client: store::client(&store),
         endpoint: Endpoint::new(&store).unwrap(),
         topic_id: String::from("deltas"),
-        partition: 3,
-        stored: Stored { deltas, increments },
-        attempt: 0,
-        source_id: None,
-        is_proven: false,
         metrics: Metrics::new(),
-        standing: Standing::new(Health::new().condition("store takes blocks")).of(3),
-        halt: CancellationToken::new(),
-    }
+        store_health: StoreHealth::new(Health::new().condition("ClickHouse takes blocks")),
+    };
+    let stored = StoredOffsets { deltas, increments };
+    Inserter::new(context, 3, stored, 0, CancellationToken::new())
 }
 
 fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) -> KeptMessage {
@@ -54,20 +49,20 @@ fn kept(offset: i64, payload: Option<Vec<u8>>) -> KeptMessage {
 /// What is said of a message by a partition that has stored up to offset 7 of deltas, 40 of
 /// increments.
 fn refused(message: &KeptMessage) -> String {
-    partition(7, 40).prepare(message).map(drop).unwrap_err().to_string()
+    inserter(7, 40).prepare(message).map(drop).unwrap_err().to_string()
 }
 
 #[test]
 fn a_batch_that_follows_is_a_block_that_follows_what_is_stored() {
-    let (block, place) = partition(7, 40).prepare(&message(9, "a", 3, (40, 44))).unwrap();
-    assert_eq!(place, BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_767_225_600 });
-    assert_eq!((block.rows, block.increments, block.source_to), (8, 5, 44));
+    let batch = inserter(7, 40).prepare(&message(9, "a", 3, (40, 44))).unwrap();
+    assert_eq!(batch.offsets, BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_767_225_600 });
+    assert_eq!((batch.rows, batch.increments, batch.source_to), (8, 5, 44));
 }
 
 #[test]
 fn the_first_batch_of_all_sets_where_the_chain_begins() {
-    let (block, place) = partition(0, 0).prepare(&message(0, "a", 3, (900, 944))).unwrap();
-    assert_eq!((place.previous, block.source_to), (0, 944));
+    let batch = inserter(0, 0).prepare(&message(0, "a", 3, (900, 944))).unwrap();
+    assert_eq!((batch.offsets.previous, batch.source_to), (0, 944));
 }
 
 #[test]
@@ -83,10 +78,10 @@ fn a_batch_that_does_not_follow_is_refused_with_its_offset() {
 
 #[test]
 fn a_source_topic_that_was_made_again_is_noticed_though_the_offsets_go_on() {
-    let mut partition = partition(7, 40);
-    partition.prepare(&message(9, "a", 3, (40, 44))).unwrap();
-    let broken = partition.prepare(&message(9, "b", 3, (40, 44))).map(drop).unwrap_err();
+    let mut inserter = inserter(7, 40);
+    inserter.prepare(&message(9, "a", 3, (40, 44))).unwrap();
+    let broken = inserter.prepare(&message(9, "b", 3, (40, 44))).map(drop).unwrap_err();
     let said = broken.to_string();
-    assert!(matches!(broken, Broken::SourceReplaced { offset: 9, .. }), "{said}");
+    assert!(matches!(broken, PartitionError::SourceReplaced { offset: 9, .. }), "{said}");
     assert!(said.contains("of id b and not a"), "{said}");
 }

@@ -4,25 +4,26 @@ use tally_counts::ChainError;
 use tally_counts::ledger::LedgerError;
 use tally_schemas::{DecodeError, wire};
 
-/// Something that no retry mends: the partition stops, the others go on, and a person must look.
+/// What is wrong with a partition where no retry mends it: the partition stops, the others go on,
+/// and a person must look.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
+pub(crate) enum PartitionError {
     #[error("the ledger contradicts itself: {0}")]
     Ledger(#[from] LedgerError),
     #[error(
-        "the next batch to store is at offset {offset}, but the log has offsets {first}..{end} only: \
-         what the store lacks cannot be read again"
+        "the next batch to store is at offset {offset}, but Kafka has offsets {first}..{end} only: \
+         what ClickHouse lacks cannot be read again"
     )]
     Gone { offset: i64, first: i64, end: i64 },
-    #[error("the log cannot be read on: {reason}")]
+    #[error("the partition cannot be read on from Kafka: {reason}")]
     Unreadable { reason: String },
     #[error(
         "the batch at offset {offset} does not follow the one before it in increments: {source}"
     )]
     Chain { offset: i64, source: ChainError },
     #[error(
-        "the batch at offset {offset} is of another topic than the one before it, of id {is} and not {was}: \
-         increments was deleted and made again"
+        "the batch at offset {offset} is of another topic than the one before it, of id {is} and \
+         not {was}: increments was deleted and made again"
     )]
     SourceReplaced { offset: i64, was: String, is: String },
     #[error("the batch at offset {offset} is not in the wire format: {source}")]
@@ -34,5 +35,5 @@ pub(crate) enum Broken {
     #[error("the batch at offset {offset} is of partition {partition}")]
     Misplaced { offset: i64, partition: i32 },
     #[error("compress the block of offset {offset}: {source}")]
-    Pack { offset: i64, source: io::Error },
+    Compress { offset: i64, source: io::Error },
 }
