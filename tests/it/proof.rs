@@ -5,7 +5,7 @@ use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, Then};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
-use crate::service::Kind;
+use crate::service::Service;
 
 const STOPPED: &str = "breaks a promise that exactly-once rests on";
 
