@@ -1,13 +1,13 @@
-//! A batch as the block that goes into the store: its deltas and its ledger rows, column by column
-//! in ClickHouse's Native format, which costs the store less than half of what rows cost it.
+//! The block that a delta batch becomes in ClickHouse: its deltas and its ledger rows, column by
+//! column in the Native format, which costs ClickHouse less than half of what rows cost it.
 //!
 //! ```text
 //!  Native: columns, rows │ name, type, values │ name, type, values │ …
-//!  values of namespaces: each name once, then the row's name by its number
+//!  values of namespaces: each namespace once, then for each row the number of its namespace
 //! ```
 //!
-//! The block is a function of the log alone, so any sink at any time makes the same one. It holds
-//! no partition: that is one number for all rows, and stands in the insert.
+//! The block is a function of what Kafka has alone, so any sink at any time makes the same one. It
+//! has no column for the partition, which is the same for all rows and stands in the insert.
 
 use std::io::{self, Write};
 
@@ -30,42 +30,46 @@ pub const COLUMNS: [(&str, &str); 6] = [
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Block {
-    /// Each namespace once, as texts, and which of them each row has.
+    /// Each namespace once, with its length before it.
     namespaces: Vec<u8>,
-    different: u32,
+    /// How many namespaces those are.
+    namespace_count: u32,
+    /// For each row the number of its namespace.
     namespace_of: Vec<u32>,
     /// The values of each other column, in the order of [`COLUMNS`].
     values: [Vec<u8>; COLUMNS.len() - 1],
-    /// What a row's key took in the last block, on average and rounded up.
+    /// The bytes of a row's key in the last block, on average and rounded up.
     key_bytes: usize,
 }
 
-/// Namespaces whose numbers are at hand.
+/// The namespaces whose numbers are found without a hash.
 const RECENT: usize = 64;
 
-/// How ClickHouse writes LowCardinality: this version, and names that come with the block itself.
+/// How ClickHouse writes LowCardinality: this version, with flags that say that the dictionary comes
+/// with the block itself.
 const DICTIONARY_VERSION: u64 = 1;
-const OWN_NAMES: u64 = 1 << 9 | 1 << 10;
+const OWN_DICTIONARY: u64 = 1 << 9 | 1 << 10;
 
 impl Block {
-    /// A batch's rows, given its place in the log: a function of the two, and of nothing else.
-    pub fn of(batch: &DeltaBatch<'_>, place: BatchOffsets) -> Result<Block, DecodeError> {
+    /// The rows of a batch at its offsets: a function of the two, and of nothing else. An error if
+    /// the batch does not decode.
+    pub fn of(batch: &DeltaBatch<'_>, offsets: BatchOffsets) -> Result<Block, DecodeError> {
         let mut block = Block::default();
-        block.fill(batch, place, &BufferPool::new(0))?;
+        block.fill(batch, offsets, &BufferPool::new(0))?;
         Ok(block)
     }
 
-    /// As [`Block::of`], in the memory of the rows that were there, or else in this. After an error
-    /// the block is not to be used.
+    /// As [`Block::of`], in the buffers of the rows that were there, or else in buffers of the pool.
+    /// After an error the block must not be used.
     pub(crate) fn fill(
         &mut self,
         batch: &DeltaBatch<'_>,
-        place: BatchOffsets,
+        offsets: BatchOffsets,
         buffers: &BufferPool,
     ) -> Result<(), DecodeError> {
         self.make_room(batch.deltas.announced() + 8, buffers);
         let mut numbers = HashMap::new();
-        // A batch mostly has few namespaces: this finds them without a hash.
+        // A batch mostly has few namespaces, and finds them here without a hash.
         let mut recent = [("", self.number(&mut numbers, "")); RECENT];
         for delta in batch.deltas.clone() {
             let delta = delta?;
@@ -75,11 +79,11 @@ impl Block {
             }
             self.row(recent.1, delta.key, delta.bucket_s, [delta.sum, delta.events]);
         }
-        // Deltas have no highest offset.
+        // The last column is about the ledger: it is 0 for deltas.
         let [.., highs] = &mut self.values;
         highs.resize(self.namespace_of.len() * size_of::<i64>(), 0);
         let ledger = self.number(&mut numbers, RESERVED_NAMESPACE);
-        for entry in ledger::rows(place, &batch.header) {
+        for entry in ledger::rows(offsets, &batch.header) {
             self.row(ledger, &entry.key, entry.bucket, [entry.sum, 1]);
             let [.., highs] = &mut self.values;
             highs.extend_from_slice(&entry.high.to_le_bytes());
@@ -89,11 +93,12 @@ impl Block {
         Ok(())
     }
 
+    /// How many rows the block has, ledger rows included.
     pub fn rows(&self) -> usize {
         self.namespace_of.len()
     }
 
-    /// In the Native format.
+    /// Writes the block in the Native format.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(&self.head())?;
         for (title, values) in titles().iter().zip(&self.values) {
@@ -103,19 +108,19 @@ impl Block {
         Ok(())
     }
 
-    /// In the Native format, piece by piece: the columns themselves, whose memory is lent, so that
-    /// the block is empty.
+    /// The block in the Native format, as a list of buffers to be sent one after the other. The
+    /// columns' own buffers are lent and not copied, so the block is empty afterwards.
     pub(crate) fn take(&mut self, buffers: &BufferPool) -> Vec<Bytes> {
-        let mut pieces = vec![Bytes::from(self.head())];
+        let mut parts = vec![Bytes::from(self.head())];
         for (title, values) in titles().into_iter().zip(&mut self.values) {
-            pieces.push(Bytes::from(title));
-            pieces.push(buffers.lend(std::mem::take(values)));
+            parts.push(Bytes::from(title));
+            parts.push(buffers.lend(std::mem::take(values)));
         }
         self.namespace_of.clear();
-        pieces
+        parts
     }
 
-    /// What comes before the values of the second column.
+    /// The bytes before the title of the second column.
     fn head(&self) -> Vec<u8> {
         let mut head = Vec::with_capacity(self.namespaces.len() + 4 * self.rows() + 64);
         length(&mut head, COLUMNS.len());
@@ -126,8 +131,8 @@ impl Block {
     }
 
     fn write_namespaces(&self, out: &mut Vec<u8>) {
-        // By the power of two of their length.
-        let (width, numbers): (u64, Vec<u8>) = match self.different {
+        // The width is the binary logarithm of a number's bytes.
+        let (width, numbers): (u64, Vec<u8>) = match self.namespace_count {
             ..=0x100 => (0, self.namespace_of.iter().map(|number| *number as u8).collect()),
             0x101..=0x1_0000 => (
                 1,
@@ -138,7 +143,8 @@ impl Block {
             ),
             _ => (2, self.namespace_of.iter().flat_map(|number| number.to_le_bytes()).collect()),
         };
-        for number in [DICTIONARY_VERSION, OWN_NAMES | width, u64::from(self.different)] {
+        for number in [DICTIONARY_VERSION, OWN_DICTIONARY | width, u64::from(self.namespace_count)]
+        {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.namespaces);
@@ -146,10 +152,10 @@ impl Block {
         out.extend_from_slice(&numbers);
     }
 
-    /// Empty, with memory for so many rows with keys as in the last block.
+    /// Empties the block, and makes room for so many rows with keys as long as in the last block.
     fn make_room(&mut self, rows: usize, buffers: &BufferPool) {
         self.namespaces.clear();
-        self.different = 0;
+        self.namespace_count = 0;
         self.namespace_of.clear();
         self.namespace_of.reserve(rows);
         for (values, bytes) in self.values.iter_mut().zip([self.key_bytes, 4, 8, 8, 8]) {
@@ -161,17 +167,17 @@ impl Block {
         }
     }
 
-    /// The namespace's number, a new one if it is new.
+    /// The namespace's number; a namespace that is new gets the next one.
     #[inline(never)]
     fn number<'a>(&mut self, numbers: &mut HashMap<&'a str, u32>, namespace: &'a str) -> u32 {
         *numbers.entry(namespace).or_insert_with(|| {
             text(&mut self.namespaces, namespace);
-            self.different += 1;
-            self.different - 1
+            self.namespace_count += 1;
+            self.namespace_count - 1
         })
     }
 
-    /// A row but for its highest offset.
+    /// Adds a row, but for its value of the last column.
     #[inline]
     fn row(&mut self, namespace: u32, key: &str, bucket: u32, numbers: [i64; 2]) {
         self.namespace_of.push(namespace);
@@ -184,7 +190,8 @@ impl Block {
     }
 }
 
-/// Where a namespace is looked for first: by its end, where names that are alike mostly differ.
+/// The slot of `recent` where a namespace is looked for. It is a hash of the name's end, where names
+/// that are alike mostly differ.
 #[inline]
 fn recent_at(namespace: &str) -> usize {
     let bytes = namespace.as_bytes();
@@ -196,7 +203,7 @@ fn recent_at(namespace: &str) -> usize {
     (mixed >> (u32::BITS - RECENT.trailing_zeros())) as usize
 }
 
-/// Equality, without a call for texts of 4 to 16 bytes.
+/// Equality, without a function call for texts of 4 to 16 bytes.
 #[inline]
 fn is_same(one: &str, other: &str) -> bool {
     let (one, other) = (one.as_bytes(), other.as_bytes());
@@ -214,7 +221,7 @@ fn is_same(one: &str, other: &str) -> bool {
     }
 }
 
-/// What comes before the values of each column but the first.
+/// The titles of all columns but the first: what comes before their values.
 fn titles() -> [Vec<u8>; COLUMNS.len() - 1] {
     std::array::from_fn(|at| {
         let mut out = Vec::new();
@@ -228,13 +235,13 @@ fn title(out: &mut Vec<u8>, (name, kind): (&str, &str)) {
     text(out, kind);
 }
 
-/// The length, then the bytes.
+/// Writes the text's length, then its bytes.
 fn text(out: &mut Vec<u8>, text: &str) {
     length(out, text.len());
     out.extend_from_slice(text.as_bytes());
 }
 
-/// In LEB128.
+/// Writes a length in LEB128.
 fn length(out: &mut Vec<u8>, mut length: usize) {
     while length >= 0x80 {
         out.push(length as u8 | 0x80);
@@ -283,14 +290,14 @@ mod tests {
         let mut body = Vec::new();
         delta_batch::encode(&mut body, &HEADER, [delta].into_iter());
         let batch = DeltaBatch::decode(&body).unwrap();
-        let place = BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
+        let offsets = BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
         let native = || {
             let mut bytes = Vec::new();
-            Block::of(&batch, place).unwrap().write_to(&mut bytes).unwrap();
+            Block::of(&batch, offsets).unwrap().write_to(&mut bytes).unwrap();
             bytes
         };
         let bytes = native();
-        assert_eq!(Block::of(&batch, place).unwrap().rows(), 8);
+        assert_eq!(Block::of(&batch, offsets).unwrap().rows(), 8);
         assert_eq!(bytes, native(), "the same batch is the same block");
 
         let mut expected = b"\x06\x08\x09namespace\x16LowCardinality(String)".to_vec();
@@ -305,14 +312,14 @@ mod tests {
         expected.extend_from_slice(b"\x06deltas\x0aincrements");
         assert_eq!(&bytes[..expected.len()], &expected[..]);
 
-        // The last column: the highest offsets of the ledger's rows, none of the delta's.
+        // The last column: the ledger's highest offsets, and 0 for the delta.
         let mut high = b"\x04high\x05Int64".to_vec();
         for number in [0i64, 10, 15, 0, 0, 0, 0, 7] {
             high.extend_from_slice(&number.to_le_bytes());
         }
         assert!(bytes.ends_with(&high));
 
-        let pieces = Block::of(&batch, place).unwrap().take(&BufferPool::new(0));
-        assert_eq!(pieces.concat(), bytes);
+        let parts = Block::of(&batch, offsets).unwrap().take(&BufferPool::new(0));
+        assert_eq!(parts.concat(), bytes);
     }
 }
