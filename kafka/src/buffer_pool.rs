@@ -1,101 +1,104 @@
-//! BufferPool that is used again once nobody holds what was in it.
+//! A pool of large buffers: a buffer is used again once nobody holds what was written into it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// Whatever is shorter than this may be used for as little as anybody wants.
-const SHORT: usize = 64 << 10;
+/// A free buffer that is shorter than this is used for as few bytes as anybody wants.
+const SHORT_BYTES: usize = 64 << 10;
 
-/// A stock of large pieces of memory: fresh ones are cleared by the system, page by page.
+/// Buffers are worth keeping because the system clears fresh ones page by page. Clones share one
+/// pool.
 #[derive(Clone, Debug)]
-pub struct BufferPool(Arc<Stock>);
+pub struct BufferPool(Arc<Pool>);
 
 #[derive(Debug)]
-struct Stock {
-    kept: Mutex<Shelf>,
-    /// Bytes that are kept for later, at most.
-    most: usize,
+struct Pool {
+    free: Mutex<FreeBuffers>,
+    /// The most bytes that free buffers may take up.
+    max_bytes: usize,
 }
 
 #[derive(Debug, Default)]
-struct Shelf {
-    /// By their length.
-    pieces: Vec<Vec<u8>>,
+struct FreeBuffers {
+    /// Ordered by their capacity.
+    buffers: Vec<Vec<u8>>,
+    /// The sum of their capacities.
     bytes: usize,
 }
 
 impl BufferPool {
-    /// Keeps so many bytes for later, at most.
-    pub fn new(most: usize) -> BufferPool {
-        BufferPool(Arc::new(Stock { kept: Mutex::default(), most }))
+    /// A pool whose free buffers take up so many bytes at most.
+    pub fn new(max_bytes: usize) -> BufferPool {
+        BufferPool(Arc::new(Pool { free: Mutex::default(), max_bytes }))
     }
 
-    /// Empty, with room for so many bytes: the shortest piece that has it and is not much longer,
-    /// or else a new one. That is up to a quarter longer, to have room for what is a little longer
-    /// the next time.
+    /// An empty buffer with room for so many bytes: the shortest free one that has the room and is
+    /// not much longer, or else a new one. A new one is up to a quarter longer, to have room for
+    /// what is a little longer the next time.
     pub fn take(&self, bytes: usize) -> Vec<u8> {
-        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
-        kept.unwrap_or_else(|| {
+        let free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+        free.unwrap_or_else(|| {
             Vec::with_capacity(bytes.next_multiple_of(bytes.next_power_of_two().div_ceil(8)))
         })
     }
 
-    /// What was written, to be shared; its memory comes back with the last who holds it.
-    pub fn lend(&self, piece: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Lent { piece, buffers: self.clone() })
+    /// Shares what was written into the buffer. The buffer comes back to the pool with the last one
+    /// who holds it.
+    pub fn lend(&self, buffer: Vec<u8>) -> Bytes {
+        Bytes::from_owner(LentBuffer { buffer, pool: self.clone() })
     }
 }
 
-impl Shelf {
+impl FreeBuffers {
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        let at = self.place_of(bytes);
-        self.pieces.get(at).filter(|piece| piece.capacity() <= 2 * bytes + SHORT)?;
-        let mut piece = self.remove(at);
-        piece.clear();
-        Some(piece)
+        let at = self.index_of(bytes);
+        self.buffers.get(at).filter(|buffer| buffer.capacity() <= 2 * bytes + SHORT_BYTES)?;
+        let mut buffer = self.remove(at);
+        buffer.clear();
+        Some(buffer)
     }
 
-    /// Keeps the piece, and drops the shortest ones where that would be too much.
-    fn put(&mut self, piece: &mut Vec<u8>, most: usize) {
-        let bytes = piece.capacity();
-        if bytes > most {
+    /// Keeps the buffer, and drops the shortest ones where that would be too much.
+    fn put(&mut self, buffer: &mut Vec<u8>, max_bytes: usize) {
+        let bytes = buffer.capacity();
+        if bytes > max_bytes {
             return;
         }
         self.bytes += bytes;
-        self.pieces.insert(self.place_of(bytes), std::mem::take(piece));
-        while self.bytes > most {
+        self.buffers.insert(self.index_of(bytes), std::mem::take(buffer));
+        while self.bytes > max_bytes {
             self.remove(0);
         }
     }
 
     fn remove(&mut self, at: usize) -> Vec<u8> {
-        let piece = self.pieces.remove(at);
-        self.bytes -= piece.capacity();
-        piece
+        let buffer = self.buffers.remove(at);
+        self.bytes -= buffer.capacity();
+        buffer
     }
 
-    /// Of the shortest piece with room for so many bytes.
-    fn place_of(&self, bytes: usize) -> usize {
-        self.pieces.partition_point(|piece| piece.capacity() < bytes)
+    /// The index of the shortest buffer with room for so many bytes.
+    fn index_of(&self, bytes: usize) -> usize {
+        self.buffers.partition_point(|buffer| buffer.capacity() < bytes)
     }
 }
 
-struct Lent {
-    piece: Vec<u8>,
-    buffers: BufferPool,
+struct LentBuffer {
+    buffer: Vec<u8>,
+    pool: BufferPool,
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for LentBuffer {
     fn as_ref(&self) -> &[u8] {
-        &self.piece
+        &self.buffer
     }
 }
 
-impl Drop for Lent {
+impl Drop for LentBuffer {
     fn drop(&mut self) {
-        let Stock { kept, most } = &*self.buffers.0;
-        kept.lock().unwrap_or_else(PoisonError::into_inner).put(&mut self.piece, *most);
+        let Pool { free, max_bytes } = &*self.pool.0;
+        free.lock().unwrap_or_else(PoisonError::into_inner).put(&mut self.buffer, *max_bytes);
     }
 }
 
@@ -103,51 +106,51 @@ impl Drop for Lent {
 mod tests {
     use super::*;
 
-    fn write(memory: &BufferPool, bytes: usize) -> Bytes {
-        let mut piece = memory.take(bytes);
-        piece.resize(bytes, 7);
-        memory.lend(piece)
+    fn write(pool: &BufferPool, bytes: usize) -> Bytes {
+        let mut buffer = pool.take(bytes);
+        buffer.resize(bytes, 7);
+        pool.lend(buffer)
     }
 
     #[test]
-    fn memory_comes_back_with_the_last_who_holds_it_within_limits() {
-        let memory = BufferPool::new(100);
-        let (first, second) = (write(&memory, 64), write(&memory, 64));
+    fn a_buffer_comes_back_with_the_last_who_holds_it_within_limits() {
+        let pool = BufferPool::new(100);
+        let (first, second) = (write(&pool, 64), write(&pool, 64));
         let at = first.as_ptr();
         let held = first.slice(10..);
         drop(first);
-        let other = memory.take(1);
+        let other = pool.take(1);
         assert_ne!(other.as_ptr(), at, "it is still held");
         assert_eq!(&held[..], &[7; 54]);
         drop(held);
         drop(second);
-        let again = memory.take(1);
+        let again = pool.take(1);
         assert_eq!(again.capacity(), 64);
-        assert_eq!(memory.take(0).capacity(), 0, "two would be more than 100 bytes");
-        drop(write(&memory, 101));
-        assert_eq!(memory.take(0).capacity(), 0, "none so long is kept");
+        assert_eq!(pool.take(0).capacity(), 0, "two would be more than 100 bytes");
+        drop(write(&pool, 101));
+        assert_eq!(pool.take(0).capacity(), 0, "none so long is kept");
     }
 
     #[test]
-    fn the_shortest_piece_that_has_room_is_used_and_the_shortest_ones_make_room() {
-        let memory = BufferPool::new(700);
-        drop([128, 320, 192].map(|bytes| write(&memory, bytes)));
-        let long = write(&memory, 250);
+    fn the_shortest_buffer_that_has_room_is_used_and_the_shortest_ones_make_room() {
+        let pool = BufferPool::new(700);
+        drop([128, 320, 192].map(|bytes| write(&pool, bytes)));
+        let long = write(&pool, 250);
         assert_eq!(long.len(), 250);
-        let short = memory.take(150);
+        let short = pool.take(150);
         assert_eq!(short.capacity(), 192);
-        drop((memory.lend(short), long));
-        drop(write(&memory, 385));
+        drop((pool.lend(short), long));
+        drop(write(&pool, 385));
         let kept: Vec<usize> =
-            std::iter::from_fn(|| Some(memory.take(0).capacity())).take(3).collect();
+            std::iter::from_fn(|| Some(pool.take(0).capacity())).take(3).collect();
         assert_eq!(kept, [448, 0, 0], "320 were too many beside it");
     }
 
     #[test]
-    fn a_piece_is_not_used_for_what_is_far_shorter() {
-        let memory = BufferPool::new(8 << 20);
-        drop(write(&memory, 4 << 20));
-        assert_eq!(memory.take(100).capacity(), 112);
-        assert_eq!(memory.take(3 << 20).capacity(), 4 << 20);
+    fn a_buffer_is_not_used_for_what_is_far_shorter() {
+        let pool = BufferPool::new(8 << 20);
+        drop(write(&pool, 4 << 20));
+        assert_eq!(pool.take(100).capacity(), 112);
+        assert_eq!(pool.take(3 << 20).capacity(), 4 << 20);
     }
 }

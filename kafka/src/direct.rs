@@ -1,24 +1,29 @@
 //! Messages straight from the brokers that lead the partitions, many at a time.
 //!
 //! ```text
-//!  broker ══ a link each, one fetch at a time ══► answer ─► chunk: checked, decompressed ──► channel ──► Direct: message by message
-//!                                                  memory used again ◄──────────────────────────────────────┘
+//!  broker ══ BrokerFetcher, a task each ══► answer ─► RecordBatches: checked, decompressed
+//!              one fetch at a time                          │ channel
+//!                   ▲                                       ▼
+//!                   └──── buffers used again ────  DirectFetcher: message by message
+//!
+//!  Leaders, a thread: which broker leads which partition; starts BrokerFetchers
 //! ```
 //!
-//! A link is a task, the search for leaders a thread. What is fetched and not taken yet is bounded
-//! ([`shared::Ahead`]): from there on nothing is asked for. Of a partition that is paused nothing
-//! more is asked for either; what has come of it waits.
+//! What is fetched and not read yet is bounded ([`shared::UnreadBytes`]): from there on nothing is
+//! asked for. Nothing more is asked for of a partition that is paused either; what has come of it
+//! waits.
 //!
-//! A partition is read as others read it who want only what was committed: brokers send nothing
-//! beyond the last stable offset, and what they say was aborted is passed over. A fetch names the
-//! topic by its id and the epoch that was read last (KIP-320), so neither another topic of the same
-//! name nor a log that was cut off and written anew is read on as if nothing had been.
+//! Partitions are read as `read_committed` consumers read them: brokers send nothing beyond the
+//! last stable offset, and the messages of transactions that the broker names as aborted are passed
+//! over. A fetch names the topic by its id, and the leader epoch that was read last (KIP-320). So
+//! neither another topic of the same name, nor a log that was cut off and written anew, is read on
+//! as if nothing had happened.
 
-mod chunk;
+mod broker_fetcher;
 mod compression;
 mod connection;
 mod leaders;
-mod link;
+mod record_batches;
 mod records;
 mod shared;
 #[cfg(test)]
@@ -35,65 +40,74 @@ use rdkafka::consumer::BaseConsumer;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use self::chunk::{Chunk, Message};
 use self::leaders::Leaders;
+use self::record_batches::{MessageRanges, RecordBatches};
 use self::shared::{Partition, Shared};
 use super::{FetchedMessage, KeptMessage, Membership, Unreadable};
 
-pub(super) struct Direct {
+pub(super) struct DirectFetcher {
     shared: Arc<Shared>,
-    pieces: Receiver<Piece>,
-    /// What messages come from right now.
-    current: Option<(i32, Chunk)>,
-    /// Of each partition that is read.
-    runs: BTreeMap<i32, Run>,
+    partition_fetches: Receiver<PartitionFetch>,
+    /// The partition and the batches that messages come from right now.
+    current: Option<(i32, RecordBatches)>,
+    /// By partition that is read.
+    runs: BTreeMap<i32, PartitionRun>,
     last_run: u64,
     leaders: Option<JoinHandle<()>>,
 }
 
-struct Run {
-    /// Which time the partition was started: pieces of an earlier time are dropped.
-    number: u64,
-    /// Where the next piece must begin.
+struct PartitionRun {
+    /// A number that is new each time that the partition is started: what was asked for in an
+    /// earlier run is dropped.
+    run: u64,
+    /// The offset that the next fetch must begin at.
     next: i64,
     is_paused: bool,
-    /// What has come and is not read yet: more than one piece only where it was paused.
-    waiting: VecDeque<Result<Chunk, Unreadable>>,
+    /// What has come and is not read yet; more than one element only where it was paused.
+    waiting: VecDeque<Result<RecordBatches, Unreadable>>,
 }
 
-/// What a link has of one partition.
-struct Piece {
+/// What a [`BrokerFetcher`](broker_fetcher::BrokerFetcher) has of one partition.
+struct PartitionFetch {
     partition: i32,
     run: u64,
-    content: Result<Stretch, Unreadable>,
+    content: Result<FetchedRange, Unreadable>,
 }
 
-/// What the log has of a partition between two offsets.
-struct Stretch {
+/// All that a partition has from one offset up to another.
+struct FetchedRange {
     from: i64,
     next: i64,
-    chunk: Chunk,
+    batches: RecordBatches,
 }
 
-impl Direct {
-    /// Of this topic, and no other that comes to have its name; `topic_id` as librdkafka prints it.
+impl DirectFetcher {
+    /// Fetches from this topic, and from no other that comes to have its name; `topic_id` is as
+    /// librdkafka prints it.
     ///
     /// # Panics
-    /// If `topic_id` is none: 16 bytes in base64, without padding.
+    /// If `topic_id` is not 16 bytes in base64 without padding.
     pub(super) fn new(
         consumer: &Arc<BaseConsumer<Membership>>,
         topic: &str,
         topic_id: &str,
         client_id: &str,
         runtime: &Handle,
-    ) -> Direct {
+    ) -> DirectFetcher {
         let topic_id =
             STANDARD_NO_PAD.decode(topic_id).expect("librdkafka prints a topic's id in base64");
         let topic_id = Uuid::from_slice(&topic_id).expect("a topic's id has 16 bytes");
-        let (sender, pieces) = channel();
+        let (sender, partition_fetches) = channel();
         let shared = Shared::new(topic_id, client_id, sender);
         let leaders = Some(Leaders::start(&shared, consumer, topic, runtime));
-        Direct { shared, pieces, current: None, runs: BTreeMap::new(), last_run: 0, leaders }
+        DirectFetcher {
+            shared,
+            partition_fetches,
+            current: None,
+            runs: BTreeMap::new(),
+            last_run: 0,
+            leaders,
+        }
     }
 
     /// Reads these partitions from these offsets on, whether they were read before or not.
@@ -103,46 +117,46 @@ impl Direct {
         for (partition, next) in from {
             self.drop_current(*partition);
             self.last_run += 1;
-            let run = Run {
-                number: self.last_run,
+            let reader = PartitionRun {
+                run: self.last_run,
                 next: *next,
                 is_paused: false,
                 waiting: VecDeque::new(),
             };
-            self.runs.insert(*partition, run);
+            self.runs.insert(*partition, reader);
             let leader = state.partitions.get(partition).and_then(|before| before.leader);
             state.partitions.insert(*partition, Partition::started(self.last_run, *next, leader));
         }
         drop(state);
-        shared.missing.notify_one();
-        shared.more.notify_waiters();
+        shared.leader_missing.notify_one();
+        shared.wanted.notify_waiters();
     }
 
-    /// Nothing more comes of this partition.
+    /// Stops reading a partition: nothing more comes of it.
     pub(super) fn stop(&mut self, partition: i32) {
         self.shared.lock().partitions.remove(&partition);
         self.runs.remove(&partition);
         self.drop_current(partition);
     }
 
-    /// Nothing more comes of this partition, which is read, until [`Direct::resume`].
+    /// Pauses a partition that is read: nothing more comes of it until [`DirectFetcher::resume`].
     pub(super) fn pause(&mut self, partition: i32) {
-        let Some(run) = self.runs.get_mut(&partition) else { return };
-        run.is_paused = true;
-        if let Some((_, chunk)) = self.current.take_if(|(of, _)| *of == partition) {
-            run.waiting.push_front(Ok(chunk));
+        let Some(reader) = self.runs.get_mut(&partition) else { return };
+        reader.is_paused = true;
+        if let Some((_, batches)) = self.current.take_if(|(of, _)| *of == partition) {
+            reader.waiting.push_front(Ok(batches));
         }
         if let Some(partition) = self.shared.lock().partitions.get_mut(&partition) {
             partition.is_paused = true;
         }
     }
 
-    /// It comes on where it was paused. More is asked for once what waits is read: else it might
-    /// grow with each time.
+    /// Resumes a partition where it was paused. More of it is asked for only once what waits is
+    /// read: else more would wait after each pause.
     pub(super) fn resume(&mut self, partition: i32) {
-        let Some(run) = self.runs.get_mut(&partition) else { return };
-        run.is_paused = false;
-        if run.waiting.is_empty() {
+        let Some(reader) = self.runs.get_mut(&partition) else { return };
+        reader.is_paused = false;
+        if reader.waiting.is_empty() {
             self.shared.ask_again(partition);
         }
     }
@@ -155,29 +169,30 @@ impl Direct {
             Ok(next) => next,
             Err(unreadable) => return Some(Err(unreadable)),
         };
-        let Message { offset, timestamp_ms, key, value } = message;
+        let MessageRanges { offset, timestamp_ms, key, value } = message;
         let body = self.current().body();
         let (key, payload) = (key.map(|range| &body[range]), value.map(|range| &body[range]));
         Some(Ok(FetchedMessage { partition, offset, timestamp_ms, key, payload }))
     }
 
-    /// As [`Direct::fetch`], to be kept.
+    /// As [`DirectFetcher::fetch`], to be kept.
     pub(super) fn fetch_to_keep(&mut self) -> Option<Result<KeptMessage, Unreadable>> {
         let (partition, message) = match self.advance()? {
             Ok(next) => next,
             Err(unreadable) => return Some(Err(unreadable)),
         };
-        let Message { offset, timestamp_ms, value, .. } = message;
+        let MessageRanges { offset, timestamp_ms, value, .. } = message;
         let payload = value.map(|range| self.current().share(range));
         Some(Ok(KeptMessage { partition, offset, timestamp_ms, payload }))
     }
 
-    /// The next message, of what is current then; a partition that cannot be read on is given up.
+    /// The next message, which is of `current` then; a partition that cannot be read on is given
+    /// up.
     #[inline]
-    fn advance(&mut self) -> Option<Result<(i32, Message), Unreadable>> {
+    fn advance(&mut self) -> Option<Result<(i32, MessageRanges), Unreadable>> {
         loop {
-            if let Some((partition, chunk)) = &mut self.current {
-                match chunk.next() {
+            if let Some((partition, batches)) = &mut self.current {
+                match batches.next() {
                     Ok(Some(message)) => return Some(Ok((*partition, message))),
                     Ok(None) => self.current = None,
                     Err((offset, damage)) => {
@@ -187,60 +202,63 @@ impl Direct {
                     }
                 }
             }
-            match self.next_chunk()? {
+            match self.next_batches()? {
                 Ok(next) => self.current = Some(next),
                 Err(unreadable) => return Some(Err(self.give_up(unreadable))),
             }
         }
     }
 
-    fn current(&self) -> &Chunk {
-        &self.current.as_ref().expect("the message is of it").1
+    fn current(&self) -> &RecordBatches {
+        &self.current.as_ref().expect("the last message is of it").1
     }
 
-    /// What waited, or else what comes, of a partition that is not paused.
-    fn next_chunk(&mut self) -> Option<Result<(i32, Chunk), Unreadable>> {
+    /// The batches that waited, or else those that come, of a partition that is not paused.
+    fn next_batches(&mut self) -> Option<Result<(i32, RecordBatches), Unreadable>> {
         loop {
-            for (partition, run) in &mut self.runs {
-                if !run.is_paused
-                    && let Some(content) = run.waiting.pop_front()
+            for (partition, reader) in &mut self.runs {
+                if !reader.is_paused
+                    && let Some(content) = reader.waiting.pop_front()
                 {
-                    if run.waiting.is_empty() {
+                    if reader.waiting.is_empty() {
                         self.shared.ask_again(*partition);
                     }
-                    return Some(content.map(|chunk| (*partition, chunk)));
+                    return Some(content.map(|batches| (*partition, batches)));
                 }
             }
-            let Piece { partition, run, content } = self.pieces.try_recv().ok()?;
-            if let Ok(stretch) = &content
-                && self.shared.ahead.take(stretch.chunk.bytes())
+            let PartitionFetch { partition, run, content } =
+                self.partition_fetches.try_recv().ok()?;
+            if let Ok(range) = &content
+                && self.shared.unread.take(range.batches.bytes())
             {
-                self.shared.more.notify_waiters();
+                self.shared.wanted.notify_waiters();
             }
-            let Some(run) = self.runs.get_mut(&partition).filter(|of| of.number == run) else {
+            let Some(reader) = self.runs.get_mut(&partition).filter(|reader| reader.run == run)
+            else {
                 continue;
             };
             let content = match content {
-                Ok(Stretch { from, next, chunk }) if from == run.next => {
-                    run.next = next;
-                    Ok(chunk)
+                Ok(FetchedRange { from, next, batches }) if from == reader.next => {
+                    reader.next = next;
+                    Ok(batches)
                 }
-                // Two links had the partition, as its leader changed, and the second was faster.
-                Ok(Stretch { from, .. }) => {
+                // Two brokers were asked for the partition, as its leader changed, and the second
+                // one was faster.
+                Ok(FetchedRange { from, .. }) => {
                     tracing::info!(
                         partition,
-                        next = run.next,
+                        next = reader.next,
                         from,
-                        "fetched out of turn: once more"
+                        "a Kafka broker answered out of turn; asking for the partition again"
                     );
                     self.last_run += 1;
-                    run.number = self.last_run;
-                    self.shared.ask_from(partition, run.number, run.next);
+                    reader.run = self.last_run;
+                    self.shared.ask_from(partition, reader.run, reader.next);
                     continue;
                 }
                 Err(unreadable) => Err(unreadable),
             };
-            run.waiting.push_back(content);
+            reader.waiting.push_back(content);
         }
     }
 
@@ -248,24 +266,26 @@ impl Direct {
         self.current.take_if(|(of, _)| *of == partition);
     }
 
-    /// The partition is not read on.
+    /// Stops the partition, and says why.
     fn give_up(&mut self, unreadable: Unreadable) -> Unreadable {
         self.stop(unreadable.partition);
         unreadable
     }
 }
 
-impl Drop for Direct {
+impl Drop for DirectFetcher {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.is_closed = true;
-        state.links.values().for_each(|link| link.abort());
+        state.fetchers.values().for_each(|fetcher| fetcher.abort());
         drop(state);
-        self.shared.missing.notify_one();
+        self.shared.leader_missing.notify_one();
         if let Some(leaders) = self.leaders.take()
             && leaders.join().is_err()
         {
-            tracing::error!("the search for leaders panicked");
+            tracing::error!(
+                "the thread that looks for partition leaders panicked while it stopped"
+            );
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Messages of the partitions that a member of the group holds, many at a time.
 //!
-//! The group is librdkafka's in any case. Where connections need no more than TCP, messages come
-//! straight from the brokers ([`super::direct`]): most of what a small message costs otherwise is
-//! librdkafka's own. Where they are encrypted or authenticated, or where the configuration says so,
-//! they come out of librdkafka's queues ([`super::queues`]).
+//! librdkafka is the group's member in any case. Where connections need no more than TCP, messages
+//! come straight from the brokers ([`super::direct`]): most of what a small message costs otherwise
+//! is librdkafka's own work. Where connections are encrypted or authenticated, or where the caller
+//! says so, messages come out of librdkafka's queues ([`super::queues`]).
 
 use std::sync::Arc;
 
@@ -12,28 +12,28 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 
-use super::direct::Direct;
-use super::queues::Queues;
+use super::direct::DirectFetcher;
+use super::queues::LibrdkafkaQueues;
 use super::{Cluster, Membership};
 use serde::{Deserialize, Serialize};
 
-/// A message that lives in the fetcher's memory until the next one is asked for.
+/// A message in the fetcher's buffers, which is valid until the next one is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchedMessage<'m> {
     pub partition: i32,
     pub offset: i64,
-    /// In milliseconds since the Unix epoch, if the log has one.
+    /// In milliseconds since the Unix epoch, if the message has one.
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
 }
 
-/// A message that is kept for as long as anybody likes.
+/// A message that may be kept for as long as anybody likes.
 #[derive(Clone, Debug)]
 pub struct KeptMessage {
     pub partition: i32,
     pub offset: i64,
-    /// In milliseconds since the Unix epoch, if the log has one.
+    /// In milliseconds since the Unix epoch, if the message has one.
     pub timestamp_ms: Option<i64>,
     pub payload: Option<Bytes>,
 }
@@ -42,7 +42,7 @@ pub struct KeptMessage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     pub partition: i32,
-    /// The offset to be read next, if the reason is that the log does not have it.
+    /// The offset to be read next, if the reason is that the partition does not have it.
     pub out_of_range: Option<i64>,
     pub reason: String,
 }
@@ -62,8 +62,8 @@ impl Unreadable {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fetch {
-    /// This crate itself, straight from the brokers, at less than half the CPU a message. Where the
-    /// cluster's properties set `security.protocol` to anything but plaintext, librdkafka.
+    /// This crate itself, straight from the brokers, at less than half the CPU a message. But where
+    /// the cluster's properties set `security.protocol` to anything but plaintext, librdkafka.
     #[default]
     Auto,
     /// librdkafka, with all its properties.
@@ -71,11 +71,11 @@ pub enum Fetch {
 }
 
 /// Fetches from partitions of one topic, in turn.
-pub struct Fetcher(Way);
+pub struct Fetcher(Backend);
 
-enum Way {
-    Direct(Box<Direct>),
-    Queues(Queues),
+enum Backend {
+    Direct(Box<DirectFetcher>),
+    Queues(LibrdkafkaQueues),
 }
 
 impl Fetcher {
@@ -90,10 +90,12 @@ impl Fetcher {
         runtime: &Handle,
     ) -> Fetcher {
         Fetcher(match fetch {
-            Fetch::Auto if cluster.is_plain() => {
-                Way::Direct(Box::new(Direct::new(consumer, topic, topic_id, client_id, runtime)))
+            Fetch::Auto if cluster.is_plain() => Backend::Direct(Box::new(DirectFetcher::new(
+                consumer, topic, topic_id, client_id, runtime,
+            ))),
+            Fetch::Auto | Fetch::Librdkafka => {
+                Backend::Queues(LibrdkafkaQueues::new(consumer, topic))
             }
-            Fetch::Auto | Fetch::Librdkafka => Way::Queues(Queues::new(consumer, topic)),
         })
     }
 
@@ -101,33 +103,34 @@ impl Fetcher {
     /// before or not.
     pub fn start(&mut self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
         match &mut self.0 {
-            Way::Direct(direct) => direct.start(from),
-            Way::Queues(queues) => queues.start(from)?,
+            Backend::Direct(direct) => direct.start(from),
+            Backend::Queues(queues) => queues.start(from)?,
         }
         Ok(())
     }
 
-    /// Nothing more comes of this partition until it is started again.
+    /// Stops reading a partition: nothing more comes of it until it is started again.
     pub fn stop(&mut self, partition: i32) {
         match &mut self.0 {
-            Way::Direct(direct) => direct.stop(partition),
-            Way::Queues(queues) => queues.stop(partition),
+            Backend::Direct(direct) => direct.stop(partition),
+            Backend::Queues(queues) => queues.stop(partition),
         }
     }
 
-    /// Nothing more comes of this partition, which is read, until it is resumed or started again.
+    /// Pauses a partition that is read: nothing more comes of it until it is resumed or started
+    /// again.
     pub fn pause(&mut self, partition: i32) {
         match &mut self.0 {
-            Way::Direct(direct) => direct.pause(partition),
-            Way::Queues(queues) => queues.pause(partition),
+            Backend::Direct(direct) => direct.pause(partition),
+            Backend::Queues(queues) => queues.pause(partition),
         }
     }
 
-    /// A paused partition comes on where it was.
+    /// Resumes a paused partition where it was.
     pub fn resume(&mut self, partition: i32) {
         match &mut self.0 {
-            Way::Direct(direct) => direct.resume(partition),
-            Way::Queues(queues) => queues.resume(partition),
+            Backend::Direct(direct) => direct.resume(partition),
+            Backend::Queues(queues) => queues.resume(partition),
         }
     }
 
@@ -135,16 +138,17 @@ impl Fetcher {
     #[inline]
     pub fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Unreadable>> {
         match &mut self.0 {
-            Way::Direct(direct) => direct.fetch(),
-            Way::Queues(queues) => queues.fetch(),
+            Backend::Direct(direct) => direct.fetch(),
+            Backend::Queues(queues) => queues.fetch(),
         }
     }
 
-    /// As [`Fetcher::fetch`], without copying a large message where that can be had.
+    /// As [`Fetcher::fetch`], for a message that is kept; a large one is not copied if it was
+    /// fetched without librdkafka.
     pub fn fetch_to_keep(&mut self) -> Option<Result<KeptMessage, Unreadable>> {
         match &mut self.0 {
-            Way::Direct(direct) => direct.fetch_to_keep(),
-            Way::Queues(queues) => queues.fetch().map(|fetched| {
+            Backend::Direct(direct) => direct.fetch_to_keep(),
+            Backend::Queues(queues) => queues.fetch().map(|fetched| {
                 fetched.map(
                     |FetchedMessage { partition, offset, timestamp_ms, payload, .. }| {
                         let payload = payload.map(Bytes::copy_from_slice);

@@ -1,71 +1,73 @@
-//! A consumer's standing in its group, as it goes with the offsets of a transaction.
+//! A consumer's member id and generation in its group, which a transaction's offsets are sent with.
 
 use std::ffi::CStr;
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka_sys as sys;
 
-/// The name that the group gave a consumer when it joined: another one each time that it joins
-/// anew.
+/// The member id that the group gave a consumer when it joined. A consumer that joins anew gets a
+/// new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member(Vec<u8>);
 
 impl Member {
-    /// As what this consumer is in its group right now; `None` if it is no member.
+    /// The member that this consumer is in its group right now; `None` if it is none.
     pub fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Member> {
-        Standing::of(consumer).map(|standing| standing.member)
+        MemberAndGeneration::of(consumer).map(|found| found.member)
     }
 }
 
-/// The group's metadata of a consumer that is this member right now; `None` if it is not, or not
-/// any more.
+/// The group metadata that a transaction's offsets are sent with, if the consumer is this member
+/// right now; `None` if it is another member or none.
 ///
-/// A transaction's offsets that name no member and no generation are taken by the broker without
-/// asking whether anybody else has the partitions by now: old clients send them so. That is what
-/// the metadata of a consumer says that was thrown out of its group and does not know it for long,
-/// and it must never be sent.
+/// Metadata without a member id and a generation must never be sent. The broker takes offsets with
+/// such metadata from anybody, because old clients send them so: it does not check whether another
+/// consumer has the partitions by now. librdkafka makes such metadata for a consumer that was
+/// thrown out of its group and has just learned of it, which is the very case that the check is
+/// for.
 ///
-/// As long as the name stays, no other consumer has had a partition of this one: the group gives a
-/// new one to whoever comes back after it was left out. The generation says less: it is another one
-/// after each rebalance, also for partitions that stay where they are.
+/// As long as the member id stays the same, no other consumer has had a partition of this one:
+/// whoever was thrown out and comes back gets a new member id. The generation tells less, since it
+/// changes with each rebalance, also for partitions that stay where they are.
 pub fn group_metadata<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     member: &Member,
 ) -> Option<ConsumerGroupMetadata> {
-    let before = Standing::of(consumer);
+    let before = MemberAndGeneration::of(consumer);
     let metadata = consumer.group_metadata()?;
-    // The wrapper's metadata cannot be looked into; what stands the same before and after it is
-    // what it says.
+    // What rdkafka's metadata says cannot be read. But if member id and generation are the same
+    // before it was made and after it, they are what it says.
     (before.as_ref().is_some_and(|before| before.member == *member)
-        && before == Standing::of(consumer))
+        && before == MemberAndGeneration::of(consumer))
     .then_some(metadata)
 }
 
 #[derive(PartialEq, Eq)]
-struct Standing {
+struct MemberAndGeneration {
     member: Member,
     generation: i32,
 }
 
-impl Standing {
-    fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Standing> {
+impl MemberAndGeneration {
+    fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<MemberAndGeneration> {
         // SAFETY: the client lives as long as `consumer`; the metadata is checked for null, its
-        // member's name is copied while it lives, and it is destroyed once.
-        let standing = unsafe {
+        // member id is copied while it lives, and it is destroyed once.
+        let found = unsafe {
             let metadata = sys::rd_kafka_consumer_group_metadata(consumer.client().native_ptr());
             if metadata.is_null() {
                 return None;
             }
             let member = sys::rd_kafka_consumer_group_metadata_member_id(metadata);
-            let member = match member.is_null() {
-                true => Vec::new(),
-                false => CStr::from_ptr(member).to_bytes().to_vec(),
+            let member = if member.is_null() {
+                Vec::new()
+            } else {
+                CStr::from_ptr(member).to_bytes().to_vec()
             };
             let generation = sys::rd_kafka_consumer_group_metadata_generation_id(metadata);
             sys::rd_kafka_consumer_group_metadata_destroy(metadata);
-            Standing { member: Member(member), generation }
+            MemberAndGeneration { member: Member(member), generation }
         };
-        (!standing.member.0.is_empty() && standing.generation >= 0).then_some(standing)
+        (!found.member.0.is_empty() && found.generation >= 0).then_some(found)
     }
 }
 

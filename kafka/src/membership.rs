@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
-/// What the group decided of one topic's partitions, not yet carried out.
+/// What the group decided about one topic's partitions, and nobody has carried out yet.
 #[derive(Debug)]
 pub enum Rebalance {
     Assign(Vec<i32>),
@@ -30,13 +30,13 @@ impl Membership {
         self.decisions.lock().expect("no holder panics").pop_front()
     }
 
-    /// From now on partitions are let go at once: their state is gone already.
+    /// From now on partitions are let go at once, because their owner's state is gone already.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
     }
 }
 
-/// Answers an [`Rebalance::Assign`]: partitions are taken on, and read by whoever reads them.
+/// Answers an [`Rebalance::Assign`]: partitions are taken on; a [`crate::Fetcher`] reads them.
 pub fn take_on(consumer: &BaseConsumer<Membership>) -> Result<(), KafkaError> {
     consumer.incremental_assign(&TopicPartitionList::new())
 }
@@ -68,7 +68,10 @@ impl ConsumerContext for Membership {
     ) {
         if self.leaving.load(Ordering::Acquire) {
             if let Err(error) = consumer.unassign() {
-                tracing::warn!(%error, "let partitions go");
+                tracing::warn!(
+                    %error,
+                    "the Kafka consumer could not let its partitions go; leaving the group anyway"
+                );
             }
             return;
         }

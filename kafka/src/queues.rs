@@ -1,18 +1,20 @@
-//! Taking messages out of librdkafka by the batch.
+//! Takes many messages out of librdkafka with one call.
 //!
 //! ```text
-//!  broker ─► librdkafka ─► a queue per partition ─► Queues: many messages a call ─► message, borrowed
-//!                     └──► the consumer's queue ─► BaseConsumer::poll: the group's decisions, errors
+//!  broker ─► librdkafka ─► a queue per partition ─► LibrdkafkaQueues ─► message, borrowed
+//!                     │                             many messages a call
+//!                     └──► the consumer's queue ─► BaseConsumer::poll: rebalances, errors
 //! ```
 //!
-//! The safe wrapper takes one message a call, through an event each, which costs more than summing
-//! the message. Here a partition's messages stay in the partition's own queue, and a call takes as
-//! many as there are.
+//! rdkafka's safe wrapper takes one message a call, through an event each, which costs more CPU
+//! than what is done with a small message. Here a partition's messages stay in the partition's own
+//! queue, and a call takes as many as there are.
 //!
-//! What its unsafe code relies on, of librdkafka 2.12: a queue that the application has forwarded
-//! (even to nowhere) is not forwarded again when reading starts, so messages stay there; a message
-//! is valid until it is destroyed; messages of an earlier assignment are dropped as they are taken
-//! out.
+//! The unsafe code relies on three promises of librdkafka 2.12:
+//! - A queue that the application has forwarded, even to nowhere, is not forwarded again when
+//!   reading starts. So a partition's messages stay in its queue.
+//! - A message is valid until it is destroyed.
+//! - Messages of an earlier assignment are dropped as they are taken out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -27,63 +29,63 @@ use rdkafka_sys as sys;
 
 use super::{FetchedMessage, Membership, Unreadable};
 
-/// Messages taken in one call.
+/// The most messages that one call takes.
 const BATCH: usize = 512;
 
-/// A round of moving positions, which librdkafka's own threads answer. They are counted, since time
-/// also passes for a process that is stopped.
+/// Moving positions is tried in rounds, which librdkafka's own threads answer. The rounds are
+/// counted instead of timed, since time also passes for a process that is stopped.
 const SEEK_CALL: Duration = Duration::from_millis(500);
 const SEEK_PAUSE: Duration = Duration::from_millis(20);
 const SEEK_ROUNDS: usize = 200;
 
 /// Takes messages of the assigned partitions, in turn.
-pub(super) struct Queues {
+pub(super) struct LibrdkafkaQueues {
     topic: String,
-    queues: BTreeMap<i32, Queue>,
+    queues: BTreeMap<i32, PartitionQueue>,
     /// Messages `at..` of `batch` are taken out and not handed over yet; those before are destroyed
     /// or null.
     batch: Vec<*mut sys::rd_kafka_message_t>,
     at: usize,
     /// The message that was handed over last.
-    current: Option<Owned>,
-    /// The partition that `batch` is of, and after which the next one is asked.
+    current: Option<OwnedMessage>,
+    /// The partition that `batch` is of; the partition after it is asked next.
     turn: i32,
-    /// Last, to be dropped after what is its own.
+    /// The last field, so that it is dropped after the queues and messages, which are its own.
     consumer: Arc<BaseConsumer<Membership>>,
 }
 
-struct Queue {
+struct PartitionQueue {
     handle: *mut sys::rd_kafka_queue_t,
     is_paused: bool,
-    /// Taken out when it was paused, and not handed over yet.
-    waiting: Vec<Owned>,
+    /// Messages that were taken out when the partition was paused, and not handed over yet.
+    waiting: Vec<OwnedMessage>,
 }
 
-impl Drop for Queue {
+impl Drop for PartitionQueue {
     fn drop(&mut self) {
         // SAFETY: the handle came from `rd_kafka_queue_get_partition`, and is dropped once.
         unsafe { sys::rd_kafka_queue_destroy(self.handle) }
     }
 }
 
-struct Owned(*mut sys::rd_kafka_message_t);
+struct OwnedMessage(*mut sys::rd_kafka_message_t);
 
-impl Owned {
+impl OwnedMessage {
     fn into_raw(self) -> *mut sys::rd_kafka_message_t {
         std::mem::ManuallyDrop::new(self).0
     }
 }
 
-impl Drop for Owned {
+impl Drop for OwnedMessage {
     fn drop(&mut self) {
         // SAFETY: the message came from `rd_kafka_consume_batch_queue`, and is dropped once.
         unsafe { sys::rd_kafka_message_destroy(self.0) }
     }
 }
 
-impl Queues {
-    pub(super) fn new(consumer: &Arc<BaseConsumer<Membership>>, topic: &str) -> Queues {
-        Queues {
+impl LibrdkafkaQueues {
+    pub(super) fn new(consumer: &Arc<BaseConsumer<Membership>>, topic: &str) -> LibrdkafkaQueues {
+        LibrdkafkaQueues {
             topic: topic.to_owned(),
             queues: BTreeMap::new(),
             batch: Vec::with_capacity(BATCH),
@@ -119,9 +121,11 @@ impl Queues {
             match moved {
                 Ok(()) => break,
                 Err(error) if round == SEEK_ROUNDS => return Err(error),
-                // One that is only just being assigned has no position yet. All of them once more,
-                // which does no harm.
-                Err(error) => tracing::debug!(%error, "move positions"),
+                // A partition that is only just being assigned has no position yet. All of them are
+                // moved once more, which does no harm.
+                Err(error) => {
+                    tracing::debug!(%error, "librdkafka did not move positions; trying again");
+                }
             }
             round += 1;
             std::thread::sleep(SEEK_PAUSE);
@@ -137,19 +141,19 @@ impl Queues {
         Ok(list)
     }
 
-    /// From the next assignment of this partition on, its messages come from here. Call it before
-    /// it is assigned.
+    /// Makes the partition's messages stay in its queue from its next assignment on. To be called
+    /// before the partition is assigned.
     fn take_on(&mut self, partition: i32) {
         self.stop(partition);
         let topic = CString::new(self.topic.as_str()).expect("Kafka's topic names have no NUL");
-        // SAFETY: the client lives as long as `consumer`; the returned handle is owned by `Queue`,
-        // which is dropped before the consumer. Forwarding to null keeps the messages in the queue
-        // itself.
+        // SAFETY: the client lives as long as `consumer`; the returned handle is owned by
+        // `PartitionQueue`, which is dropped before the consumer. Forwarding to null keeps the
+        // messages in the queue itself.
         let queue = unsafe {
             let queue = sys::rd_kafka_queue_get_partition(self.client(), topic.as_ptr(), partition);
             assert!(!queue.is_null(), "a consumer has a queue for each partition");
             sys::rd_kafka_queue_forward(queue, ptr::null_mut());
-            Queue { handle: queue, is_paused: false, waiting: Vec::new() }
+            PartitionQueue { handle: queue, is_paused: false, waiting: Vec::new() }
         };
         self.queues.insert(partition, queue);
     }
@@ -162,13 +166,13 @@ impl Queues {
         }
     }
 
-    /// Nothing more comes of this partition until it is resumed; librdkafka goes on fetching as
-    /// much ahead as it may.
+    /// Pauses a partition: nothing more comes of it until it is resumed. librdkafka goes on
+    /// fetching as much ahead as it may.
     pub(super) fn pause(&mut self, partition: i32) {
         let Some(queue) = self.queues.get_mut(&partition) else { return };
         queue.is_paused = true;
         if self.turn == partition {
-            queue.waiting.extend(self.batch.drain(..).skip(self.at).map(Owned));
+            queue.waiting.extend(self.batch.drain(..).skip(self.at).map(OwnedMessage));
             self.at = 0;
         }
     }
@@ -179,7 +183,7 @@ impl Queues {
         }
     }
 
-    /// The next message, if there is one; never waits. An error is the partition's.
+    /// The next message, if there is one; never waits. An error is about one partition.
     pub(super) fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Unreadable>> {
         let message = loop {
             self.current = None;
@@ -190,14 +194,18 @@ impl Queues {
             self.at += 1;
             // SAFETY: librdkafka handed the message out valid, and it is destroyed only with
             // `current`, which outlives the borrow of `self` that the result carries.
-            let message = unsafe { &*self.current.insert(Owned(taken)).0 };
+            let message = unsafe { &*self.current.insert(OwnedMessage(taken)).0 };
             match RDKafkaErrorCode::from(message.err) {
                 RDKafkaErrorCode::NoError => break message,
                 error => {
                     if let Some(unreadable) = unreadable(message.partition, message.offset, error) {
                         return Some(Err(unreadable));
                     }
-                    tracing::warn!(%error, partition = message.partition, "consume");
+                    tracing::warn!(
+                        %error,
+                        partition = message.partition,
+                        "trouble with a Kafka partition; librdkafka reads on"
+                    );
                 }
             }
         };
@@ -210,12 +218,12 @@ impl Queues {
         }))
     }
 
-    /// Takes messages out of the first partition after the last one that has some.
+    /// Takes messages out of the next partition in turn that has some; `false` if none has.
     fn refill(&mut self) -> bool {
         self.drop_batch();
         for (partition, queue) in &mut self.queues {
             if !queue.is_paused && !queue.waiting.is_empty() {
-                self.batch.extend(queue.waiting.drain(..).map(Owned::into_raw));
+                self.batch.extend(queue.waiting.drain(..).map(OwnedMessage::into_raw));
                 self.turn = *partition;
                 return true;
             }
@@ -241,7 +249,7 @@ impl Queues {
 
     fn drop_batch(&mut self) {
         for message in self.batch.drain(..).skip(self.at) {
-            drop(Owned(message));
+            drop(OwnedMessage(message));
         }
         self.at = 0;
     }
@@ -251,13 +259,14 @@ impl Queues {
     }
 }
 
-impl Drop for Queues {
+impl Drop for LibrdkafkaQueues {
     fn drop(&mut self) {
         self.drop_batch();
     }
 }
 
-/// What ends the reading of a partition; other errors pass, and librdkafka goes on by itself.
+/// The partition's error, if it ends the reading; other errors pass, and librdkafka goes on by
+/// itself.
 fn unreadable(partition: i32, offset: i64, code: RDKafkaErrorCode) -> Option<Unreadable> {
     match code {
         RDKafkaErrorCode::AutoOffsetReset => Some(Unreadable::out_of_range(partition, offset)),

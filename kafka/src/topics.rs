@@ -48,7 +48,8 @@ pub fn partition_count<C: ClientContext>(
     }
 }
 
-/// The first offset that a partition still has, and the next one that it will give.
+/// The low and the high watermark: the first offset that a partition still has, and the next one
+/// that it will give.
 pub fn watermarks<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -59,7 +60,8 @@ pub fn watermarks<C: ClientContext>(
         .map_err(|error| TopicError::unavailable(topic, format!("partition {partition}: {error}")))
 }
 
-/// The id that Kafka gave the topic when it was made: another one under the same name has another.
+/// The id that Kafka gave the topic when it was made, in base64. Another topic that gets the same
+/// name later has another id.
 pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<String, TopicError> {
     topic_id_within(client, topic, CALL_TIMEOUT)
 }
@@ -128,9 +130,9 @@ impl<T> Drop for Owned<T> {
 
 /// SAFETY: `text` must be null or a C string that lives as long as the call.
 unsafe fn text(text: *const std::ffi::c_char) -> String {
-    match text.is_null() {
-        true => String::from("no reason given"),
-        // SAFETY: not null, and the caller's promise.
-        false => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
+    if text.is_null() {
+        return String::from("no reason given");
     }
+    // SAFETY: not null, and the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

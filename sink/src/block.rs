@@ -45,8 +45,8 @@ pub struct Block {
 /// The namespaces whose numbers are found without a hash.
 const RECENT: usize = 64;
 
-/// How ClickHouse writes LowCardinality: this version, with flags that say that the dictionary comes
-/// with the block itself.
+/// How ClickHouse writes LowCardinality: this version, with flags that say that the dictionary
+/// comes with the block itself.
 const DICTIONARY_VERSION: u64 = 1;
 const OWN_DICTIONARY: u64 = 1 << 9 | 1 << 10;
 
@@ -59,8 +59,8 @@ impl Block {
         Ok(block)
     }
 
-    /// As [`Block::of`], in the buffers of the rows that were there, or else in buffers of the pool.
-    /// After an error the block must not be used.
+    /// As [`Block::of`], in the buffers of the rows that were there, or else in buffers of the
+    /// pool. After an error the block must not be used.
     pub(crate) fn fill(
         &mut self,
         batch: &DeltaBatch<'_>,
@@ -190,8 +190,8 @@ impl Block {
     }
 }
 
-/// The slot of `recent` where a namespace is looked for. It is a hash of the name's end, where names
-/// that are alike mostly differ.
+/// The slot of `recent` where a namespace is looked for. It is a hash of the name's end, where
+/// names that are alike mostly differ.
 #[inline]
 fn recent_at(namespace: &str) -> usize {
     let bytes = namespace.as_bytes();

@@ -143,7 +143,8 @@ fn is_local(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// The failure of a call that no whole answer came to; its reason leaves out the URL, which is long.
+/// The failure of a call that no whole answer came to; its reason leaves out the URL, which is
+/// long.
 fn unanswered(error: reqwest::Error) -> InsertFailure {
     InsertFailure::unanswered(with_causes(&error.without_url()))
 }

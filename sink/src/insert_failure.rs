@@ -159,9 +159,12 @@ mod tests {
 
     #[test]
     fn an_exception_is_found_wherever_the_body_has_it() {
-        let plain = "Code: 241. DB::Exception: Memory limit (total) exceeded. (MEMORY_LIMIT_EXCEEDED) (version 26.7.2.1)\n";
-        let tagged = "\r\n__exception__\r\nrnywyenlaeqynhmu\r\nCode: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS) \
-                      (version 26.7.2.1 (official build))\n142 rnywyenlaeqynhmu\r\n__exception__\r\n";
+        let plain = "Code: 241. DB::Exception: Memory limit (total) exceeded. \
+                     (MEMORY_LIMIT_EXCEEDED) (version 26.7.2.1)\n";
+        let tagged = "\r\n__exception__\r\nrnywyenlaeqynhmu\r\n\
+                      Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS) \
+                      (version 26.7.2.1 (official build))\n\
+                      142 rnywyenlaeqynhmu\r\n__exception__\r\n";
         assert_eq!(class(200, None, plain), Some(FailureClass::Overloaded));
         assert_eq!(class(200, None, tagged), Some(FailureClass::Overloaded));
         assert_eq!(class(500, None, plain), Some(FailureClass::Overloaded));
@@ -170,7 +173,8 @@ mod tests {
 
     #[test]
     fn the_first_exception_counts_and_the_header_before_it() {
-        let fence = "Code: 395. DB::Exception: the ledger is not at 5: Code: 60. DB::Exception: while executing";
+        let fence = "Code: 395. DB::Exception: the ledger is not at 5: \
+                     Code: 60. DB::Exception: while executing";
         assert_eq!(class(500, None, fence), Some(FailureClass::Fence));
         assert_eq!(class(500, Some(60), fence), Some(FailureClass::Unfit));
         assert_eq!(class(500, Some(1), fence), Some(FailureClass::Uncertain));

@@ -2,11 +2,11 @@
 //! queue to it, or is stopped.
 //!
 //! ```text
-//!  start, at the ledger's position ──► Inserting ──► its task ended: Restart, Halted ──► start again
-//!                                          │    └──► its task ended: Stop ──► Stopped, until
-//!                                          │                                  somebody has looked
-//!                                          └──► release: what is in flight may end, the rest is
-//!                                               the next owner's
+//!  start, at the ledger's position ─► Inserting ─► its task ended: Restart, Halted ─► start again
+//!                                         │   └──► its task ended: Stop ─► Stopped, until
+//!                                         │                                somebody has looked
+//!                                         └─► release: what is in flight may end, the rest is
+//!                                             the next owner's
 //! ```
 
 use std::collections::BTreeMap;

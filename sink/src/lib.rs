@@ -1,12 +1,12 @@
 //! The sink: each batch on `deltas` becomes one block in ClickHouse, once.
 //!
 //! ```text
-//!          ┌─ consumer: a thread, a member of the group ─┐   ┌─ inserter: a task per partition ──────┐
-//!  deltas  │ assigned: start at the ledger's position    │   │ chain ─► Block (data + ledger rows)   │
-//!  ───────►│ fetch ─► bounded queue, pause when full ────┼──►│  ─► fenced insert, again until        ├─► counts
-//!          │ commit offsets, for dashboards only         │◄──│     certain                           │
-//!          └─────────────────────────────────────────────┘   └───────────────────────────────────────┘
-//!                 stored offset, or: start again at the ledger's position
+//!         ┌─ consumer: a thread, in the group ───────┐   ┌─ inserter: a task a partition ─┐
+//! deltas  │ assigned: start at the ledger's position │   │ chain ─► Block (data + ledger) │
+//! ───────►│ fetch ─► bounded queue, pause when full ─┼──►│   ─► fenced insert, again      ├► counts
+//!         │ commit offsets, for dashboards only      │◄──│      until it is certain       │
+//!         └──────────────────────────────────────────┘   └────────────────────────────────┘
+//!              stored offset, or: start again at the ledger's position
 //! ```
 //!
 //! The ledger in the table is the position; Kafka's committed offsets are never read. Since

@@ -61,8 +61,8 @@ impl<'c> TopicWatch<'c> {
         self.judge(asked.map(Some))
     }
 
-    /// Asks for the topic's id now, and waits for the answer. A topic of the same name that was made
-    /// anew has other batches at the same offsets.
+    /// Asks for the topic's id now, and waits for the answer. A topic of the same name that was
+    /// made anew has other batches at the same offsets.
     pub(crate) fn look(&self, thread: &ConsumerThread<'_>) -> Result<(), Error> {
         self.judge(patient_topic_id(self.consumer, self.topic, thread))
     }

@@ -280,7 +280,7 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     let mut tally = Installation::new("no_broker").await;
     tally.allow("the Kafka brokers do not answer");
     tally.allow("librdkafka: ");
-    tally.allow("consume");
+    tally.allow("connection to the Kafka broker lost; reconnecting");
     tally.allow("trouble with a Kafka broker; librdkafka reconnects");
     let broker = address(&format!("http://{}", tally.config.kafka.bootstrap));
     let port = free_port();
@@ -305,10 +305,10 @@ async fn a_sink_whose_topic_was_deleted_and_made_again_stops_and_says_so() {
     for told in [
         "was deleted and made again",
         "the topic is not in Kafka; waiting for it",
-        "nobody leads these",
+        "no Kafka broker leads these",
         "Kafka does not know the topic; asking for its id",
         "trouble with a Kafka broker; librdkafka reconnects",
-        "consume",
+        "connection to the Kafka broker lost; reconnecting",
         "librdkafka: ",
     ] {
         tally.allow(told);

@@ -67,6 +67,7 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
     tally.allow("starting the partition again at the ledger's position");
     // The sleeper is told that its session is over.
     tally.allow("trouble with a Kafka broker; librdkafka reconnects");
+    tally.allow("connection to the Kafka broker lost; reconnecting");
     tally.allow("librdkafka: ");
     let narrow =
         format!("ALTER TABLE counts MODIFY SETTING non_replicated_deduplication_window = {WINDOW}");

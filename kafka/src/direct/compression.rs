@@ -4,12 +4,12 @@ use std::io::{BufRead, Cursor, Read};
 
 use super::records::{Codec, Damage};
 
-/// The most that the records of one batch may come to. A producer's batch is as long as a request
-/// at most, so more is damage, or malice.
+/// The most bytes that the records of one batch may come to. A producer's batch is as long as a
+/// request at most, so more is damage, or malice.
 const MAX_BYTES: usize = 256 << 20;
 
-/// Before each chunk that xerial's Java library writes, which most clients do as well; after it
-/// come two 32-bit versions.
+/// What xerial's Java library writes before its blocks, and most other clients as well; two 32-bit
+/// versions come after it.
 const XERIAL: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER: usize = 16;
 
@@ -33,7 +33,7 @@ fn limited(from: impl Read, into: &mut Vec<u8>) -> Result<(), String> {
     within(read)
 }
 
-/// As [`limited`], without clearing the memory that is written to.
+/// As [`limited`], without clearing the bytes that are written to.
 fn lz4(from: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
     let start = into.len();
     let mut decoder = lz4_flex::frame::FrameDecoder::new(from);
@@ -50,10 +50,7 @@ fn lz4(from: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
 }
 
 fn within(bytes: usize) -> Result<(), String> {
-    match bytes <= MAX_BYTES {
-        true => Ok(()),
-        false => Err(format!("they are more than {MAX_BYTES} bytes")),
-    }
+    if bytes <= MAX_BYTES { Ok(()) } else { Err(format!("they are more than {MAX_BYTES} bytes")) }
 }
 
 /// One block, or xerial's framing of several.
@@ -69,13 +66,10 @@ fn snappy(from: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
         block(one, into, start)?;
         rest = others;
     }
-    match rest.is_empty() {
-        true => Ok(()),
-        false => Err(String::from("a block's length is cut off")),
-    }
+    if rest.is_empty() { Ok(()) } else { Err(String::from("a block's length is cut off")) }
 }
 
-/// Of records that begin at `start`.
+/// Decompresses one block of the records that begin at `start` of `into`.
 fn block(from: &[u8], into: &mut Vec<u8>, start: usize) -> Result<(), String> {
     let length = snap::raw::decompress_len(from).map_err(|error| error.to_string())?;
     let at = into.len();

@@ -21,27 +21,28 @@ const OLDEST: i16 = 13;
 /// The newest that is understood here.
 const NEWEST: i16 = 17;
 const API_VERSIONS: i16 = 3;
-/// To connect, and for the greeting.
+/// How long connecting and agreeing on a version may take.
 const OPEN: Duration = Duration::from_secs(5);
-/// A broker that does not answer for so long is gone. It holds a fetch back far shorter.
+/// How long a broker may take to answer before it counts as gone. It holds a fetch back for far
+/// less than that.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The longest answer; a broker sends more than it was asked for only where one batch alone is
-/// longer.
+/// The longest answer that is taken. A broker sends more than it was asked for only where one batch
+/// alone is longer.
 const MAX_ANSWER: usize = 128 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("no answer for {} s", .0.as_secs())]
-    Silent(Duration),
+    #[error("the Kafka broker gave no answer for {} s", .0.as_secs())]
+    Timeout(Duration),
     #[error(
-        "the broker speaks versions {min} to {max} of Kafka's Fetch, and {OLDEST} to {NEWEST} are spoken here (Kafka 3.1 and newer): \
-         set fetch of this service to \"librdkafka\""
+        "the Kafka broker speaks versions {min} to {max} of Fetch, and {OLDEST} to {NEWEST} are \
+         spoken here (Kafka 3.1 and newer): set fetch of this service to \"librdkafka\""
     )]
     Version { min: i16, max: i16 },
     #[error("the answer is not Kafka's: {0}")]
-    Strange(String),
+    Protocol(String),
 }
 
 pub(super) struct Connection {
@@ -68,7 +69,7 @@ impl Connection {
             connection.greet().await?;
             Ok(connection)
         };
-        timeout(OPEN, open).await.unwrap_or(Err(Error::Silent(OPEN)))
+        timeout(OPEN, open).await.unwrap_or(Err(Error::Timeout(OPEN)))
     }
 
     async fn greet(&mut self) -> Result<(), Error> {
@@ -86,15 +87,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a request, whose answer is to be taken before the next one is sent.
+    /// Sends a fetch. Its answer must be taken before the next one is sent.
     pub(super) async fn fetch(&mut self, request: &FetchRequest) -> Result<(), Error> {
         let send = self.send(ApiKey::Fetch, self.version, request);
-        timeout(ANSWER, send).await.unwrap_or(Err(Error::Silent(ANSWER)))
+        timeout(ANSWER, send).await.unwrap_or(Err(Error::Timeout(ANSWER)))
     }
 
     pub(super) async fn answer(&mut self) -> Result<FetchResponse, Error> {
         let receive = self.receive(ApiKey::Fetch, self.version);
-        timeout(ANSWER, receive).await.unwrap_or(Err(Error::Silent(ANSWER)))
+        timeout(ANSWER, receive).await.unwrap_or(Err(Error::Timeout(ANSWER)))
     }
 
     async fn send(
@@ -111,9 +112,9 @@ impl Connection {
             .with_client_id(Some(self.client_id.clone()));
         // The length comes first, and is known last.
         let mut frame = BytesMut::from(&[0; 4][..]);
-        header.encode(&mut frame, api.request_header_version(version)).map_err(strange)?;
-        request.encode(&mut frame, version).map_err(strange)?;
-        let length = i32::try_from(frame.len() - 4).map_err(strange)?;
+        header.encode(&mut frame, api.request_header_version(version)).map_err(protocol_error)?;
+        request.encode(&mut frame, version).map_err(protocol_error)?;
+        let length = i32::try_from(frame.len() - 4).map_err(protocol_error)?;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         self.stream.write_all(&frame).await?;
         Ok(())
@@ -122,11 +123,11 @@ impl Connection {
     async fn receive<A: Decodable>(&mut self, api: ApiKey, version: i16) -> Result<A, Error> {
         let mut frame = self.receive_frame().await?;
         let header = ResponseHeader::decode(&mut frame, api.response_header_version(version))
-            .map_err(strange)?;
+            .map_err(protocol_error)?;
         if header.correlation_id != self.correlation {
-            return Err(Error::Strange(format!("it answers request {}", header.correlation_id)));
+            return Err(Error::Protocol(format!("it answers request {}", header.correlation_id)));
         }
-        A::decode(&mut frame, version).map_err(strange)
+        A::decode(&mut frame, version).map_err(protocol_error)
     }
 
     async fn receive_frame(&mut self) -> Result<Bytes, Error> {
@@ -134,7 +135,7 @@ impl Connection {
         let length = usize::try_from(length)
             .ok()
             .filter(|length| *length <= MAX_ANSWER)
-            .ok_or_else(|| Error::Strange(format!("it says that it is {length} bytes long")))?;
+            .ok_or_else(|| Error::Protocol(format!("it says that it is {length} bytes long")))?;
         let mut frame = self.buffers.take(length);
         while frame.len() < length {
             let left = length - frame.len();
@@ -146,6 +147,6 @@ impl Connection {
     }
 }
 
-fn strange(error: impl std::fmt::Display) -> Error {
-    Error::Strange(error.to_string())
+fn protocol_error(error: impl std::fmt::Display) -> Error {
+    Error::Protocol(error.to_string())
 }

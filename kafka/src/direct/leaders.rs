@@ -1,5 +1,5 @@
-//! A thread that finds out which broker leads a partition, and sees to it that there is a link to
-//! it.
+//! A thread that finds out which broker leads a partition, and starts a fetcher for each such
+//! broker.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -9,13 +9,13 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::runtime::Handle;
 
-use super::link;
+use super::broker_fetcher;
 use super::shared::Shared;
 use crate::Membership;
 
-/// A call for metadata.
+/// How long a call for metadata may take.
 const CALL: Duration = Duration::from_secs(2);
-/// Between two calls.
+/// Between two calls for metadata.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Leaders {
@@ -47,11 +47,13 @@ impl Leaders {
     fn run(self) {
         while self.wait_until_missing() {
             if let Err(error) = self.look() {
-                tracing::debug!(%error, "look for the partitions' leaders");
+                tracing::debug!(%error, "Kafka does not tell the partitions' leaders; asking again");
             }
             let state = self.shared.lock();
-            let closed =
-                self.shared.missing.wait_timeout_while(state, PAUSE, |state| !state.is_closed);
+            let closed = self
+                .shared
+                .leader_missing
+                .wait_timeout_while(state, PAUSE, |state| !state.is_closed);
             drop(closed.unwrap_or_else(PoisonError::into_inner));
         }
     }
@@ -61,7 +63,7 @@ impl Leaders {
         let state = self.shared.lock();
         let state = self
             .shared
-            .missing
+            .leader_missing
             .wait_while(state, |state| !state.is_closed && !state.misses_leader());
         !state.unwrap_or_else(PoisonError::into_inner).is_closed
     }
@@ -77,29 +79,38 @@ impl Leaders {
         let mut state = self.shared.lock();
         let leaderless = state.set_leaders(&leaders);
         if !leaderless.is_empty() {
-            tracing::warn!(topic = self.topic, partitions = ?leaderless, "nobody leads these partitions");
+            tracing::warn!(
+                topic = self.topic,
+                partitions = ?leaderless,
+                "no Kafka broker leads these partitions; looking for their leaders again"
+            );
         }
         for broker in metadata.brokers() {
             let is_wanted =
                 state.partitions.values().any(|partition| partition.leader == Some(broker.id()));
-            if !is_wanted || state.is_closed || state.links.contains_key(&broker.id()) {
+            if !is_wanted || state.is_closed || state.fetchers.contains_key(&broker.id()) {
                 continue;
             }
             let Ok(port) = u16::try_from(broker.port()) else {
                 tracing::warn!(
                     broker = broker.id(),
                     port = broker.port(),
-                    "a broker without a port"
+                    "the Kafka broker has no valid port; looking for the leaders again"
                 );
                 continue;
             };
-            let link =
-                link::run(Arc::clone(&self.shared), broker.id(), broker.host().to_owned(), port);
-            // It takes itself off the list under the lock that is held here.
-            state.links.insert(broker.id(), self.runtime.spawn(link).abort_handle());
+            let fetcher = broker_fetcher::run(
+                Arc::clone(&self.shared),
+                broker.id(),
+                broker.host().to_owned(),
+                port,
+            );
+            // It takes itself off the list under the lock that is held here, and so not before it
+            // is on it.
+            state.fetchers.insert(broker.id(), self.runtime.spawn(fetcher).abort_handle());
         }
         drop(state);
-        self.shared.more.notify_waiters();
+        self.shared.wanted.notify_waiters();
         Ok(())
     }
 }

@@ -1,10 +1,12 @@
 //! Record batches as brokers store and send them: Kafka's message format 2.
 //!
 //! ```text
-//!  baseOffset i64 │ length i32 │ leaderEpoch i32 │ magic i8 │ crc u32 │ attributes i16 │ lastOffsetDelta i32 │ baseTimestamp i64 │
-//!  maxTimestamp i64 │ producerId i64 │ producerEpoch i16 │ baseSequence i32 │ count i32 │ records, as a whole compressed
+//!  baseOffset i64 │ length i32 │ leaderEpoch i32 │ magic i8 │ crc u32 │ attributes i16 │
+//!  lastOffsetDelta i32 │ baseTimestamp i64 │ maxTimestamp i64 │ producerId i64 │
+//!  producerEpoch i16 │ baseSequence i32 │ count i32 │ records, as a whole compressed
 //!
-//!  record: length varint │ attributes i8 │ timestampDelta varlong │ offsetDelta varint │ key │ value │ headers
+//!  record: length varint │ attributes i8 │ timestampDelta varlong │ offsetDelta varint │
+//!          key │ value │ headers
 //! ```
 //!
 //! Nothing here allocates, and nothing here trusts a byte: a length that leads out of its batch is
@@ -12,9 +14,9 @@
 
 use std::ops::Range;
 
-/// What the length does not count: the base offset and the length itself.
+/// The bytes that the length does not count: the base offset and the length itself.
 const PREFIX: usize = 12;
-/// Up to the first record.
+/// The bytes up to the first record.
 const HEADER: usize = 61;
 /// Where the checksum's bytes begin; it covers everything from the attributes on.
 const CHECKED: usize = 21;
@@ -53,7 +55,7 @@ pub(super) enum Codec {
     Zstd,
 }
 
-/// What a batch says of itself.
+/// What a batch says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) base_offset: i64,
@@ -78,7 +80,7 @@ impl Header {
         if rest.len() + PREFIX < size {
             return Ok(None);
         }
-        // Older formats have it at the same place.
+        // Older formats have the format's number, magic, at the same place.
         if size <= 16 {
             return Err(Damage::Length(length));
         }
@@ -106,10 +108,10 @@ impl Header {
     pub(super) fn checked_body<'b>(&self, batch: &'b [u8]) -> Result<&'b [u8], Damage> {
         let found = u32::from_be_bytes(field(batch, 17));
         let computed = crc32c::crc32c(&batch[CHECKED..self.size]);
-        match found == computed {
-            true => Ok(&batch[HEADER..self.size]),
-            false => Err(Damage::Checksum { found, computed }),
+        if found != computed {
+            return Err(Damage::Checksum { found, computed });
         }
+        Ok(&batch[HEADER..self.size])
     }
 
     /// The first offset after the batch, whether its last record is still there or compaction took
@@ -138,8 +140,8 @@ impl Header {
         self.attributes & CONTROL != 0
     }
 
-    /// A record's time: the broker's, if the topic is kept so, or the producer's; `None` if it gave
-    /// none.
+    /// A record's time: the broker's if the topic says so (`message.timestamp.type`), else the
+    /// producer's; `None` if the producer gave none.
     pub(super) fn timestamp_ms(&self, delta: i64) -> Option<i64> {
         let timestamp_ms = match self.attributes & APPEND_TIME {
             0 => self.base_timestamp_ms.wrapping_add(delta),
@@ -149,7 +151,7 @@ impl Header {
     }
 }
 
-/// One record; its key and value are where they stand in the records.
+/// One record; key and value are ranges of the decompressed records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) offset_delta: i32,
@@ -193,7 +195,7 @@ impl Records {
         let length = usize::try_from(varint(body, &mut at)?).ok()?;
         let end = at.checked_add(length).filter(|end| *end <= body.len())?;
         let record = &body[..end];
-        // The record's attributes, which have no meaning yet.
+        // The record's attributes, which Kafka does not use yet.
         at += 1;
         let timestamp_delta = varint(record, &mut at)?;
         let offset_delta = i32::try_from(varint(record, &mut at)?).ok()?;
@@ -203,7 +205,7 @@ impl Records {
     }
 }
 
-/// What a control record's key says its transaction came to: `true` if it was aborted.
+/// Whether a control record says that its transaction was aborted.
 pub(super) fn is_abort(key: &[u8]) -> bool {
     // Version, type: 0 is an abort, 1 a commit; others are not about transactions.
     key.get(2..4) == Some(&[0, 0])

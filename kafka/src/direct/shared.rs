@@ -1,4 +1,4 @@
-//! What the reader of messages, the links to brokers and the search for leaders know in common.
+//! What the reader of messages, the fetchers of brokers and the search for leaders have in common.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,60 +10,62 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
-use super::Piece;
-use super::link::PARTITION_BYTES;
+use super::PartitionFetch;
+use super::broker_fetcher::PARTITION_BYTES;
 use crate::buffer_pool::BufferPool;
 
-/// Bytes of memory that are kept for later answers.
-const KEPT: usize = 96 << 20;
+/// The most that buffers for later answers take up.
+const BUFFER_POOL_BYTES: usize = 96 << 20;
 
-/// Between two lines on the same trouble, and how long a partition may be without a leader before
-/// there is one.
+/// Between two log lines about the same trouble, and how long a partition may be without a leader
+/// before there is a line about it.
 const REMINDER: Duration = Duration::from_secs(10);
 
 pub(super) struct Shared {
     pub(super) topic_id: Uuid,
     pub(super) client_id: String,
     pub(super) buffers: BufferPool,
-    pub(super) pieces: Sender<Piece>,
-    /// Bytes of memory in pieces that nobody has taken yet.
-    pub(super) ahead: Ahead,
+    pub(super) partition_fetches: Sender<PartitionFetch>,
+    /// Bytes of the buffers in `partition_fetches` that nobody has taken yet.
+    pub(super) unread: UnreadBytes,
     state: Mutex<State>,
-    /// A leader may be missing, or this is closed.
-    pub(super) missing: Condvar,
-    /// There may be more to ask for.
-    pub(super) more: Notify,
+    /// Notified when a partition may have no leader that there is a fetcher for, and when the state
+    /// is closed.
+    pub(super) leader_missing: Condvar,
+    /// Notified when there may be more to ask for.
+    pub(super) wanted: Notify,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) partitions: BTreeMap<i32, Partition>,
-    /// By broker.
-    pub(super) links: BTreeMap<i32, AbortHandle>,
+    /// The fetchers' tasks, by broker.
+    pub(super) fetchers: BTreeMap<i32, AbortHandle>,
     pub(super) is_closed: bool,
-    /// When a broker's or partition's trouble was last told.
-    told: BTreeMap<Trouble, Instant>,
+    /// When a broker's or partition's trouble was last logged.
+    logged: BTreeMap<Trouble, Instant>,
 }
 
 /// A partition that is read.
 #[derive(Clone, Copy)]
 pub(super) struct Partition {
-    /// Which time it was started: answers to questions of an earlier time are out of date.
+    /// A number that is new each time that the partition is started: answers to fetches of an
+    /// earlier run are out of date.
     pub(super) run: u64,
     pub(super) leader: Option<i32>,
-    /// Since when nobody is known to lead it.
+    /// Since when no broker is known to lead it.
     pub(super) leaderless: Option<Instant>,
-    /// Nothing more is to be asked for as yet.
+    /// Whether nothing more is to be asked for at present.
     pub(super) is_paused: bool,
-    /// What is to be asked for next, and the leader's epoch of the batch before it.
+    /// The offset that is to be asked for next, and the leader epoch of the batch before it.
     pub(super) next: i64,
     pub(super) leader_epoch: i32,
-    /// How much is to be asked for.
+    /// How many bytes are to be asked for.
     pub(super) max_bytes: i32,
 }
 
 impl Partition {
-    /// Read from this offset on, by whichever broker leads it.
+    /// A partition that is read from this offset on, by whichever broker leads it.
     pub(super) fn started(run: u64, next: i64, leader: Option<i32>) -> Partition {
         Partition {
             run,
@@ -78,20 +80,24 @@ impl Partition {
 }
 
 impl Shared {
-    pub(super) fn new(topic_id: Uuid, client_id: &str, pieces: Sender<Piece>) -> Arc<Shared> {
+    pub(super) fn new(
+        topic_id: Uuid,
+        client_id: &str,
+        partition_fetches: Sender<PartitionFetch>,
+    ) -> Arc<Shared> {
         Arc::new(Shared {
             topic_id,
             client_id: client_id.to_owned(),
-            buffers: BufferPool::new(KEPT),
-            pieces,
-            ahead: Ahead::default(),
+            buffers: BufferPool::new(BUFFER_POOL_BYTES),
+            partition_fetches,
+            unread: UnreadBytes::default(),
             state: Mutex::default(),
-            missing: Condvar::new(),
-            more: Notify::new(),
+            leader_missing: Condvar::new(),
+            wanted: Notify::new(),
         })
     }
 
-    /// More of this partition is wanted, if it was not.
+    /// Asks for more of a partition that is paused.
     pub(super) fn ask_again(&self, partition: i32) {
         let mut state = self.lock();
         let Some(partition) =
@@ -101,46 +107,46 @@ impl Shared {
         };
         partition.is_paused = false;
         drop(state);
-        self.more.notify_waiters();
+        self.wanted.notify_waiters();
     }
 
-    /// What has been asked for of this partition is dropped; it is wanted from this offset on.
+    /// Drops what has been asked for of this partition, and asks for it from this offset on.
     pub(super) fn ask_from(&self, partition: i32, run: u64, next: i64) {
         let mut state = self.lock();
         let Some(partition) = state.partitions.get_mut(&partition) else { return };
         let Partition { leader, is_paused, .. } = *partition;
         *partition = Partition { is_paused, ..Partition::started(run, next, leader) };
         drop(state);
-        self.more.notify_waiters();
+        self.wanted.notify_waiters();
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic is its own thread's; nothing is left half done under the lock.
+        // A panic of another thread is handled there; nothing is left half done under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What keeps partitions from being read, and passes.
+/// A trouble that keeps partitions from being read, and passes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trouble {
-    /// The link to this broker ended.
+    /// The connection to this broker ended.
     Broker(i32),
     /// This partition has no leader.
     Partition(i32),
 }
 
 impl State {
-    /// Whether it is long ago that this was told. It is told now.
+    /// Whether this trouble was not logged yet, or long ago. It counts as logged now.
     pub(super) fn is_news(&mut self, trouble: Trouble) -> bool {
-        let is_news = self.told.get(&trouble).is_none_or(|told| told.elapsed() >= REMINDER);
+        let is_news = self.logged.get(&trouble).is_none_or(|logged| logged.elapsed() >= REMINDER);
         if is_news {
-            self.told.insert(trouble, Instant::now());
+            self.logged.insert(trouble, Instant::now());
         }
         is_news
     }
 
-    /// Who leads the partitions that are read, by partition. Those that nobody has led for long
-    /// come back, now and then.
+    /// Sets the leaders of the partitions that are read. Returns those that nobody has led for
+    /// long, each only now and then.
     pub(super) fn set_leaders(&mut self, leaders: &BTreeMap<i32, i32>) -> Vec<i32> {
         let mut long = Vec::new();
         for (id, partition) in &mut self.partitions {
@@ -159,26 +165,26 @@ impl State {
         long
     }
 
-    /// Whether a partition has no leader that there is a link to.
+    /// Whether a partition has no leader that there is a fetcher for.
     pub(super) fn misses_leader(&self) -> bool {
-        let is_linked = |id: i32| self.links.contains_key(&id);
-        self.partitions.values().any(|partition| !partition.leader.is_some_and(is_linked))
+        let has_fetcher = |id: i32| self.fetchers.contains_key(&id);
+        self.partitions.values().any(|partition| !partition.leader.is_some_and(has_fetcher))
     }
 }
 
-/// Bytes that are fetched and not taken yet.
+/// The number of bytes that are fetched and not read yet.
 #[derive(Default)]
-pub(super) struct Ahead(AtomicUsize);
+pub(super) struct UnreadBytes(AtomicUsize);
 
-impl Ahead {
-    /// From here on nothing is asked for.
+impl UnreadBytes {
+    /// From so many bytes on nothing is asked for.
     const ENOUGH: usize = 12 << 20;
 
     pub(super) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Whether that makes room for more.
+    /// Takes bytes away; returns whether that makes room for more.
     pub(super) fn take(&self, bytes: usize) -> bool {
         let before = self.0.fetch_sub(bytes, Ordering::AcqRel);
         before >= Self::ENOUGH && before - bytes < Self::ENOUGH

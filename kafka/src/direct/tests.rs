@@ -14,10 +14,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::chunk::{Aborted, Chunk, End, end};
+use super::record_batches::{AbortedTransaction, BatchesEnd, RecordBatches, end};
 use super::records::Damage;
 use super::shared::Shared;
-use super::{Direct, Piece, Stretch};
+use super::{DirectFetcher, FetchedRange, PartitionFetch};
 use crate::buffer_pool::BufferPool;
 
 const BASE: i64 = 1_000;
@@ -93,18 +93,19 @@ fn compressed(from: &[u8], compression: Compression, xerial: bool) -> Vec<u8> {
     }
 }
 
-fn read(records: &Bytes, from: i64, aborted: &[Aborted]) -> Result<Vec<Read>, Damage> {
-    let mut chunk = Chunk::open(records.clone(), from, aborted.to_vec(), &BufferPool::new(0), 0);
+fn read(records: &Bytes, from: i64, aborted: &[AbortedTransaction]) -> Result<Vec<Read>, Damage> {
+    let mut batches =
+        RecordBatches::open(records.clone(), from, aborted.to_vec(), &BufferPool::new(0), 0);
     let mut all = Vec::new();
-    while let Some(message) = chunk.next().map_err(|(_, damage)| damage)? {
-        let body = chunk.body();
+    while let Some(message) = batches.next().map_err(|(_, damage)| damage)? {
+        let body = batches.body();
         let part = |range: Option<std::ops::Range<usize>>| range.map(|range| body[range].to_vec());
         all.push((message.offset, message.timestamp_ms, part(message.key), part(message.value)));
     }
     Ok(all)
 }
 
-fn offsets(records: &Bytes, from: i64, aborted: &[Aborted]) -> Vec<i64> {
+fn offsets(records: &Bytes, from: i64, aborted: &[AbortedTransaction]) -> Vec<i64> {
     read(records, from, aborted).unwrap().into_iter().map(|(offset, ..)| offset).collect()
 }
 
@@ -131,20 +132,29 @@ fn any_compression() -> impl Strategy<Value = (Compression, bool)> {
 
 proptest! {
     #[test]
-    fn what_another_implementation_encodes_is_read(records in any_batch(), (compression, xerial) in any_compression()) {
+    fn what_another_implementation_encodes_is_read(
+        records in any_batch(),
+        (compression, xerial) in any_compression(),
+    ) {
         let batch = encoded(&records, compression, xerial);
         let all: Vec<Read> = records.iter().map(expected).collect();
         prop_assert_eq!(read(&batch, BASE, &[]), Ok(all.clone()));
         let next = BASE + records.len() as i64;
-        prop_assert_eq!(end(&batch), Ok(Some(End { next, leader_epoch: EPOCH, size: batch.len() })));
+        let all_of_it =
+            BatchesEnd { next, leader_epoch: EPOCH, last_batch_bytes: batch.len() };
+        prop_assert_eq!(end(&batch), Ok(Some(all_of_it)));
         // From the middle of a batch on.
         let middle = records.len() / 2;
         prop_assert_eq!(read(&batch, BASE + middle as i64, &[]), Ok(all[middle..].to_vec()));
     }
 
     #[test]
-    fn a_batch_that_is_cut_off_is_not_there(records in any_batch(), (compression, _) in any_compression(), at in any::<prop::sample::Index>()) {
-        let (first, second) = (encoded(&records, compression, false), encoded(&records, compression, false));
+    fn a_batch_that_is_cut_off_is_not_there(
+        records in any_batch(),
+        (compression, _) in any_compression(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let [first, second] = [(); 2].map(|()| encoded(&records, compression, false));
         let both = Bytes::from([&first[..], &second[..]].concat());
         let cut = both.slice(..at.index(both.len()));
         let whole = cut.len() / first.len() * records.len();
@@ -155,7 +165,12 @@ proptest! {
     /// Up to the checksum a batch has nothing but its offset, its length, its leader's epoch and
     /// its format.
     #[test]
-    fn no_changed_bit_goes_unseen(records in any_batch(), (compression, _) in any_compression(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+    fn no_changed_bit_goes_unseen(
+        records in any_batch(),
+        (compression, _) in any_compression(),
+        at in any::<prop::sample::Index>(),
+        bit in 0..8_u32,
+    ) {
         let batch = encoded(&records, compression, false);
         let mut changed = batch.to_vec();
         let at = at.index(batch.len());
@@ -170,7 +185,8 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..300), codec in 0_u8..8) {
-        let mut batch = encoded(&[record(BASE, None, Some(&bytes))], Compression::None, false).to_vec();
+        let records = [record(BASE, None, Some(&bytes))];
+        let mut batch = encoded(&records, Compression::None, false).to_vec();
         // Bytes of no meaning where the records are, with a checksum that is right.
         batch.truncate(61);
         batch.extend_from_slice(&bytes);
@@ -221,11 +237,14 @@ fn what_was_aborted_is_passed_over_up_to_its_marker() {
     ];
     let last = log.last().map_or(0, Bytes::len);
     let log = Bytes::from(log.concat());
-    let aborted =
-        [(17, 1), (4, 1)].map(|(first_offset, producer_id)| Aborted { first_offset, producer_id });
+    let aborted = [(17, 1), (4, 1)]
+        .map(|(first_offset, producer_id)| AbortedTransaction { first_offset, producer_id });
     assert_eq!(offsets(&log, 10, &aborted), [11, 12, 14, 18, 21]);
     assert_eq!(offsets(&log, 10, &[]), [10, 11, 12, 14, 17, 18, 21]);
-    assert_eq!(end(&log), Ok(Some(End { next: 22, leader_epoch: EPOCH, size: last })));
+    assert_eq!(
+        end(&log),
+        Ok(Some(BatchesEnd { next: 22, leader_epoch: EPOCH, last_batch_bytes: last }))
+    );
 }
 
 #[test]
@@ -233,7 +252,7 @@ fn a_message_outside_of_transactions_is_not_aborted_with_its_producers_transacti
     let plain = Record { producer_id: 1, ..record(11, None, None) };
     let log =
         [transactional(1, 10), encoded(&[plain], Compression::None, false), marker(1, 12, false)];
-    let aborted = [Aborted { first_offset: 10, producer_id: 1 }];
+    let aborted = [AbortedTransaction { first_offset: 10, producer_id: 1 }];
     assert_eq!(offsets(&Bytes::from(log.concat()), 10, &aborted), [11]);
 }
 
@@ -260,10 +279,10 @@ fn damage_is_named_and_its_batch_too() {
     let mut bad = encoded(&[record(6, None, Some(b"value"))], Compression::None, false).to_vec();
     *bad.last_mut().unwrap() ^= 1;
     let both = Bytes::from([&good[..], &bad[..]].concat());
-    let mut chunk = Chunk::open(both, 5, Vec::new(), &BufferPool::new(0), 0);
+    let mut batches = RecordBatches::open(both, 5, Vec::new(), &BufferPool::new(0), 0);
     // What comes before it is read.
-    assert_eq!(chunk.next().unwrap().unwrap().offset, 5);
-    let (offset, damage) = chunk.next().unwrap_err();
+    assert_eq!(batches.next().unwrap().unwrap().offset, 5);
+    let (offset, damage) = batches.next().unwrap_err();
     assert_eq!(offset, 6);
     assert!(damage.to_string().starts_with("the batch's checksum is "), "{damage}");
 
@@ -272,26 +291,33 @@ fn damage_is_named_and_its_batch_too() {
     assert_eq!(read(&Bytes::from(old), 0, &[]), Err(Damage::Format(1)));
 }
 
-fn direct() -> (Direct, Sender<Piece>) {
-    let (sender, pieces) = channel();
+fn direct() -> (DirectFetcher, Sender<PartitionFetch>) {
+    let (sender, partition_fetches) = channel();
     let shared = Shared::new(uuid::Uuid::nil(), "test", sender.clone());
     (
-        Direct { shared, pieces, current: None, runs: BTreeMap::new(), last_run: 0, leaders: None },
+        DirectFetcher {
+            shared,
+            partition_fetches,
+            current: None,
+            runs: BTreeMap::new(),
+            last_run: 0,
+            leaders: None,
+        },
         sender,
     )
 }
 
-/// Messages of these offsets, as a link that was told to read the partition hands them over.
-fn piece(direct: &Direct, partition: i32, offsets: Range<i64>) -> Piece {
+/// Messages of these offsets, as a broker's fetcher hands them over.
+fn fetch_of(direct: &DirectFetcher, partition: i32, offsets: Range<i64>) -> PartitionFetch {
     let records: Vec<_> = offsets.clone().map(|at| record(at, None, Some(b"value"))).collect();
     let sent = encoded(&records, Compression::None, false);
-    let chunk = Chunk::open(sent, offsets.start, Vec::new(), &BufferPool::new(0), 0);
-    direct.shared.ahead.add(chunk.bytes());
-    let content = Ok(Stretch { from: offsets.start, next: offsets.end, chunk });
-    Piece { partition, run: direct.runs[&partition].number, content }
+    let batches = RecordBatches::open(sent, offsets.start, Vec::new(), &BufferPool::new(0), 0);
+    direct.shared.unread.add(batches.bytes());
+    let content = Ok(FetchedRange { from: offsets.start, next: offsets.end, batches });
+    PartitionFetch { partition, run: direct.runs[&partition].run, content }
 }
 
-fn next_offset(direct: &mut Direct) -> Option<i64> {
+fn next_offset(direct: &mut DirectFetcher) -> Option<i64> {
     direct.fetch_to_keep().map(|fetched| fetched.unwrap().offset)
 }
 
@@ -299,14 +325,14 @@ fn next_offset(direct: &mut Direct) -> Option<i64> {
 fn what_was_fetched_out_of_turn_is_dropped_and_asked_for_again() {
     let (mut direct, sender) = direct();
     direct.start(&[(0, BASE)]);
-    sender.send(piece(&direct, 0, BASE..BASE + 2)).unwrap();
-    sender.send(piece(&direct, 0, BASE + 3..BASE + 4)).unwrap();
-    // Of the link that was too late.
-    sender.send(piece(&direct, 0, BASE + 2..BASE + 3)).unwrap();
+    sender.send(fetch_of(&direct, 0, BASE..BASE + 2)).unwrap();
+    sender.send(fetch_of(&direct, 0, BASE + 3..BASE + 4)).unwrap();
+    // From the broker that was too late.
+    sender.send(fetch_of(&direct, 0, BASE + 2..BASE + 3)).unwrap();
     assert_eq!([(); 3].map(|()| next_offset(&mut direct)), [Some(BASE), Some(BASE + 1), None]);
     let asked = direct.shared.lock().partitions[&0];
-    assert_eq!((asked.run, asked.next), (direct.runs[&0].number, BASE + 2));
-    sender.send(piece(&direct, 0, BASE + 2..BASE + 4)).unwrap();
+    assert_eq!((asked.run, asked.next), (direct.runs[&0].run, BASE + 2));
+    sender.send(fetch_of(&direct, 0, BASE + 2..BASE + 4)).unwrap();
     assert_eq!([(); 3].map(|()| next_offset(&mut direct)), [Some(BASE + 2), Some(BASE + 3), None]);
 }
 
@@ -314,9 +340,9 @@ fn what_was_fetched_out_of_turn_is_dropped_and_asked_for_again() {
 fn more_of_a_resumed_partition_is_asked_for_once_what_had_come_is_read() {
     let (mut direct, sender) = direct();
     direct.start(&[(0, BASE)]);
-    let is_asked_for = |direct: &Direct| !direct.shared.lock().partitions[&0].is_paused;
+    let is_asked_for = |direct: &DirectFetcher| !direct.shared.lock().partitions[&0].is_paused;
     for at in BASE..BASE + 3 {
-        sender.send(piece(&direct, 0, at..at + 1)).unwrap();
+        sender.send(fetch_of(&direct, 0, at..at + 1)).unwrap();
     }
     assert_eq!(next_offset(&mut direct), Some(BASE));
     direct.pause(0);
@@ -364,34 +390,34 @@ proptest! {
     #[test]
     fn each_partition_comes_in_order_and_not_while_it_is_paused(steps in vec(any_step(), 0..200)) {
         let (mut direct, sender) = direct();
-        let mut readers = [Reader { next: BASE, coming: BASE, is_paused: false }; 3];
+        let mut runs = [Reader { next: BASE, coming: BASE, is_paused: false }; 3];
         direct.start(&[(0, BASE), (1, BASE), (2, BASE)]);
         let resumes = (0..3).map(Step::Resume);
         for step in steps.into_iter().chain(resumes).chain([Step::Fetch; 1000]) {
             match step {
                 Step::Come(partition, messages) => {
-                    let reader = &mut readers[partition as usize];
+                    let reader = &mut runs[partition as usize];
                     let from = reader.coming;
                     reader.coming += i64::from(messages);
-                    sender.send(piece(&direct, partition, from..reader.coming)).unwrap();
+                    sender.send(fetch_of(&direct, partition, from..reader.coming)).unwrap();
                 }
                 Step::Pause(partition) => {
                     direct.pause(partition);
-                    readers[partition as usize].is_paused = true;
+                    runs[partition as usize].is_paused = true;
                 }
                 Step::Resume(partition) => {
                     direct.resume(partition);
-                    readers[partition as usize].is_paused = false;
+                    runs[partition as usize].is_paused = false;
                 }
                 Step::Start(partition) => {
-                    let reader = &mut readers[partition as usize];
+                    let reader = &mut runs[partition as usize];
                     direct.start(&[(partition, reader.next)]);
                     (reader.coming, reader.is_paused) = (reader.next, false);
                 }
                 Step::Fetch => {
                     let Some(fetched) = direct.fetch_to_keep() else { continue };
                     let fetched = fetched.unwrap();
-                    let reader = &mut readers[fetched.partition as usize];
+                    let reader = &mut runs[fetched.partition as usize];
                     prop_assert!(!reader.is_paused);
                     prop_assert_eq!(fetched.offset, reader.next);
                     prop_assert_eq!(fetched.payload.as_deref(), Some(&b"value"[..]));
@@ -399,9 +425,9 @@ proptest! {
                 }
             }
         }
-        for reader in readers {
+        for reader in runs {
             prop_assert_eq!(reader.next, reader.coming, "nothing is left behind");
         }
-        prop_assert!(direct.shared.ahead.is_empty());
+        prop_assert!(direct.shared.unread.is_empty());
     }
 }

@@ -1,5 +1,6 @@
-//! A task for each broker that leads partitions which are read: one fetch after the other, the next
-//! one on its way while what the last one brought is decompressed.
+//! A task for each broker that leads partitions which are read. It has a connection to the broker,
+//! and sends one fetch after the other for all partitions that the broker leads; the next fetch is
+//! on its way while what the last one brought is decompressed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,68 +12,70 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 
-use super::chunk::{self, Aborted, Chunk};
 use super::connection::{Connection, Error};
+use super::record_batches::{self, AbortedTransaction, RecordBatches};
 use super::shared::{Partition, Shared, Trouble};
-use super::{Piece, Stretch};
+use super::{FetchedRange, PartitionFetch};
 use crate::Unreadable;
 
-/// The most bytes of one answer, and of one partition in it; one batch that is longer comes all the
-/// same.
+const LOST: &str = "connection to the Kafka broker lost; reconnecting";
+
+/// The most bytes of one answer, and of one partition in it. A single batch that is longer comes
+/// all the same.
 const ANSWER_BYTES: usize = 4 << 20;
 pub(super) const PARTITION_BYTES: i32 = 1 << 20;
-/// What an answer is to come to once it is decompressed: where batches are short for what is in
-/// them, less is asked for.
+/// The size that an answer should have once it is decompressed: where batches compress well, less
+/// is asked for.
 const INFLATED_BYTES: usize = 16 << 20;
 const LEAST_BYTES: usize = 64 << 10;
-/// A broker answers once it has so much, or after so long: else a busy topic would be fetched in
-/// crumbs.
+/// A broker answers once it has so many bytes, or after so long: else a busy topic would be fetched
+/// in many small answers.
 const MIN_BYTES: i32 = 64 << 10;
 const MAX_WAIT_MS: i32 = 50;
-/// Only what was committed.
+/// The protocol's isolation level of consumers that read only committed messages.
 const READ_COMMITTED: i8 = 1;
 
-pub(super) struct Link {
+pub(super) struct BrokerFetcher {
     shared: Arc<Shared>,
     broker: i32,
-    /// The run and the offset that were asked for, by partition.
+    /// The run and the offset that the fetch on its way asks for, by partition.
     asked: BTreeMap<i32, (u64, i64)>,
     /// The partition that comes first in the next request: an answer may have no room for the last
     /// ones.
     first: i32,
     max_bytes: usize,
-    /// How many times its size what came last was once it was decompressed.
+    /// How many times longer the last answer was once it was decompressed.
     inflation: usize,
 }
 
-/// What came of a partition, not looked into yet.
-struct Received {
+/// The bytes that came of a partition, not looked into yet.
+struct ReceivedRecords {
     partition: i32,
     run: u64,
     from: i64,
     next: i64,
     records: Bytes,
-    aborted: Vec<Aborted>,
+    aborted: Vec<AbortedTransaction>,
 }
 
-/// Takes a link off the list, whatever it ends by.
-struct Listed {
+/// Takes the fetcher off the list of fetchers, however its task ends.
+struct Registration {
     shared: Arc<Shared>,
     broker: i32,
 }
 
-impl Drop for Listed {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.shared.lock().links.remove(&self.broker);
-        self.shared.missing.notify_one();
+        self.shared.lock().fetchers.remove(&self.broker);
+        self.shared.leader_missing.notify_one();
     }
 }
 
 /// Reads from one broker until it fails, or is aborted.
 pub(super) async fn run(shared: Arc<Shared>, broker: i32, host: String, port: u16) {
-    let _listed = Listed { shared: Arc::clone(&shared), broker };
+    let _registration = Registration { shared: Arc::clone(&shared), broker };
     let opened = Connection::open((&host, port), &shared.client_id, shared.buffers.clone()).await;
-    let mut link = Link {
+    let mut fetcher = BrokerFetcher {
         shared: Arc::clone(&shared),
         broker,
         asked: BTreeMap::new(),
@@ -81,19 +84,19 @@ pub(super) async fn run(shared: Arc<Shared>, broker: i32, host: String, port: u1
         inflation: 1,
     };
     let error = match opened {
-        Ok(mut connection) => link.fetch_on(&mut connection).await,
+        Ok(mut connection) => fetcher.fetch_on(&mut connection).await,
         Err(error) => error,
     };
     // A broker that is down is tried ten times a second.
     let is_news = shared.lock().is_news(Trouble::Broker(broker));
     if is_news {
-        tracing::warn!(%error, broker, host, port, "consume");
+        tracing::warn!(%error, broker, host, port, "{LOST}");
     } else {
-        tracing::debug!(%error, broker, host, port, "consume");
+        tracing::debug!(%error, broker, host, port, "{LOST}");
     }
 }
 
-impl Link {
+impl BrokerFetcher {
     async fn fetch_on(&mut self, connection: &mut Connection) -> Error {
         loop {
             if let Err(error) = self.round(connection).await {
@@ -107,7 +110,7 @@ impl Link {
         let mut received = Vec::new();
         if !self.asked.is_empty() {
             let answer = connection.answer().await?;
-            // The broker wants to be left alone for so long.
+            // The broker asks to be left alone for so long.
             let throttle =
                 Duration::from_millis(u64::try_from(answer.throttle_time_ms).unwrap_or(0));
             received = self.take(answer)?;
@@ -117,7 +120,7 @@ impl Link {
             }
         }
         let shared = Arc::clone(&self.shared);
-        let more = shared.more.notified();
+        let more = shared.wanted.notified();
         tokio::pin!(more);
         more.as_mut().enable();
         let is_idle = received.is_empty();
@@ -126,7 +129,7 @@ impl Link {
             Some(request) => connection.fetch(request).await,
             None => Ok(()),
         };
-        // Whatever comes of asking: what has come is noted as read.
+        // What has come must be handed over even if asking failed: it is noted as read already.
         self.open(received).await;
         if is_idle && request.is_none() {
             more.await;
@@ -134,9 +137,10 @@ impl Link {
         asked
     }
 
-    /// For all that this broker leads; `None` if that is nothing, or if there is enough to read.
+    /// A request for all partitions that this broker leads; `None` if it leads none, or if there is
+    /// enough to read.
     fn request(&mut self) -> Option<FetchRequest> {
-        if self.shared.ahead.is_enough() {
+        if self.shared.unread.is_enough() {
             return None;
         }
         let state = self.shared.lock();
@@ -169,9 +173,9 @@ impl Link {
     }
 
     /// Notes where each partition goes on, and what came of it.
-    fn take(&mut self, answer: FetchResponse) -> Result<Vec<Received>, Error> {
+    fn take(&mut self, answer: FetchResponse) -> Result<Vec<ReceivedRecords>, Error> {
         if let Some(error) = ResponseError::try_from_code(answer.error_code) {
-            return Err(Error::Strange(error.to_string()));
+            return Err(Error::Protocol(error.to_string()));
         }
         let asked = std::mem::take(&mut self.asked);
         let shared = Arc::clone(&self.shared);
@@ -180,58 +184,74 @@ impl Link {
         for data in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
             let id = data.partition_index;
             let Some((run, from)) = asked.get(&id).copied() else { continue };
-            // Another link may have been faster, where the leader changed.
+            // Where the leader changed, the fetcher of another broker may have been faster.
             let is_next =
                 |partition: &&mut Partition| partition.run == run && partition.next == from;
             let Some(partition) = state.partitions.get_mut(&id).filter(is_next) else { continue };
             match take_partition(partition, data, from) {
                 Ok(None) => {}
                 Ok(Some((records, aborted))) => {
-                    self.shared.ahead.add(records.len());
+                    self.shared.unread.add(records.len());
                     let next = partition.next;
-                    received.push(Received { partition: id, run, from, next, records, aborted });
+                    received.push(ReceivedRecords {
+                        partition: id,
+                        run,
+                        from,
+                        next,
+                        records,
+                        aborted,
+                    });
                 }
                 Err(unreadable) => {
                     state.partitions.remove(&id);
-                    self.send(Piece { partition: id, run, content: Err(unreadable) });
+                    self.send(PartitionFetch { partition: id, run, content: Err(unreadable) });
                 }
             }
         }
         if state.misses_leader() {
-            shared.missing.notify_one();
+            shared.leader_missing.notify_one();
         }
         Ok(received)
     }
 
     /// Decompresses what came, and hands it over.
-    async fn open(&mut self, received: Vec<Received>) {
+    async fn open(&mut self, received: Vec<ReceivedRecords>) {
         let (mut sent, mut opened) = (0, 0);
-        for Received { partition, run, from, next, records, aborted } in received {
+        for ReceivedRecords { partition, run, from, next, records, aborted } in received {
             let bytes = records.len();
-            let chunk =
-                Chunk::open(records, from, aborted, &self.shared.buffers, bytes * self.inflation);
-            self.shared.ahead.add(chunk.bytes());
-            if self.shared.ahead.take(bytes) {
-                self.shared.more.notify_waiters();
+            let batches = RecordBatches::open(
+                records,
+                from,
+                aborted,
+                &self.shared.buffers,
+                bytes * self.inflation,
+            );
+            self.shared.unread.add(batches.bytes());
+            if self.shared.unread.take(bytes) {
+                self.shared.wanted.notify_waiters();
             }
-            (sent, opened) = (sent + bytes, opened + chunk.inflated_bytes());
-            self.send(Piece { partition, run, content: Ok(Stretch { from, next, chunk }) });
+            (sent, opened) = (sent + bytes, opened + batches.inflated_bytes());
+            self.send(PartitionFetch {
+                partition,
+                run,
+                content: Ok(FetchedRange { from, next, batches }),
+            });
             tokio::task::yield_now().await;
         }
-        // Markers of transactions say nothing about messages.
+        // An answer of transaction markers alone says nothing about how well messages compress.
         if opened > 0 {
             self.inflation = opened.div_ceil(sent);
             self.max_bytes = (INFLATED_BYTES / self.inflation).clamp(LEAST_BYTES, ANSWER_BYTES);
         }
     }
 
-    fn send(&self, piece: Piece) {
-        // Who read is gone when nobody takes it; this task is aborted then.
-        let _ = self.shared.pieces.send(piece);
+    fn send(&self, fetch: PartitionFetch) {
+        // Sending fails only once the DirectFetcher is gone, and then this task is aborted.
+        let _ = self.shared.partition_fetches.send(fetch);
     }
 }
 
-type Records = (Bytes, Vec<Aborted>);
+type Records = (Bytes, Vec<AbortedTransaction>);
 
 fn take_partition(
     partition: &mut Partition,
@@ -242,10 +262,10 @@ fn take_partition(
     match ResponseError::try_from_code(data.error_code) {
         None => {}
         Some(ResponseError::OffsetOutOfRange) => return Err(Unreadable::out_of_range(id, from)),
-        // It passes, once the brokers agree on who leads the partition. Whether the topic is still
-        // the same is looked at by others.
+        // The error passes once the brokers agree on who leads the partition. Whether the topic is
+        // still the same is for the caller to look at.
         Some(error) if passes(error) => {
-            tracing::debug!(%error, partition = id, "fetch");
+            tracing::debug!(%error, partition = id, "the Kafka broker does not serve it now");
             partition.leader = None;
             return Ok(None);
         }
@@ -259,20 +279,29 @@ fn take_partition(
         return Err(Unreadable::damaged(id, reason));
     }
     let Some(records) = data.records.filter(|records| !records.is_empty()) else { return Ok(None) };
-    let end = chunk::end(&records).map_err(|damage| {
+    let end = record_batches::end(&records).map_err(|damage| {
         Unreadable::damaged(id, format!("batches from offset {from} on: {damage}"))
     })?;
-    // One that is cut off is asked for again, and comes whole when it is the first of an answer.
+    // A batch that is cut off is asked for again, and comes whole when it is the first of an
+    // answer.
     let Some(end) = end else { return Ok(None) };
     partition.next = end.next;
     partition.leader_epoch = end.leader_epoch;
-    // What follows a batch that is longer is as long as that and comes whole anyway, or is its
-    // transaction's marker: then what comes after the marker is cut off, for nothing.
-    partition.max_bytes =
-        if end.size > PARTITION_BYTES as usize { LEAST_BYTES as i32 } else { PARTITION_BYTES };
+    // After a batch that is longer than what is asked for, one of two things follows. Another batch
+    // as long as that: it comes whole, however little is asked for. Or the transaction's marker,
+    // which is short: then a long batch after it would be sent, cut off, and sent again. So less is
+    // asked for.
+    partition.max_bytes = if end.last_batch_bytes > PARTITION_BYTES as usize {
+        LEAST_BYTES as i32
+    } else {
+        PARTITION_BYTES
+    };
     // The protocol's null here means that none was aborted.
     let aborted = data.aborted_transactions.unwrap_or_default().into_iter().map(|aborted| {
-        Aborted { first_offset: aborted.first_offset, producer_id: aborted.producer_id.0 }
+        AbortedTransaction {
+            first_offset: aborted.first_offset,
+            producer_id: aborted.producer_id.0,
+        }
     });
     Ok(Some((records, aborted.collect())))
 }
@@ -280,7 +309,7 @@ fn take_partition(
 fn passes(error: ResponseError) -> bool {
     match error {
         ResponseError::UnknownServerError => true,
-        // What is on the broker's disk is so.
+        // What is damaged on the broker's disk stays damaged.
         ResponseError::CorruptMessage => false,
         error => error.is_retriable(),
     }

@@ -1,4 +1,4 @@
-//! What one answer brought of one partition: from bytes to messages that were committed.
+//! The record batches that one answer brought of one partition: from bytes to committed messages.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -9,30 +9,30 @@ use super::compression::inflate;
 use super::records::{Codec, Damage, Header, Record, Records, is_abort};
 use crate::buffer_pool::BufferPool;
 
-/// A transaction that was aborted, some of whose messages may be in the chunk.
+/// An aborted transaction, some of whose messages may be in the batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Aborted {
+pub(super) struct AbortedTransaction {
     pub(super) first_offset: i64,
     pub(super) producer_id: i64,
 }
 
-/// Where a chunk ends: what is to be asked for next.
+/// Where the batches of an answer end, and so what is to be asked for next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct End {
+pub(super) struct BatchesEnd {
     pub(super) next: i64,
     pub(super) leader_epoch: i32,
-    /// The last batch's length, in bytes.
-    pub(super) size: usize,
+    pub(super) last_batch_bytes: usize,
 }
 
-/// Batches that were looked through and decompressed, to be read message by message.
-pub(super) struct Chunk {
-    /// Messages before this offset are of a batch that was asked for from its middle.
+/// Batches that were checked and decompressed, to be read message by message.
+pub(super) struct RecordBatches {
+    /// The offset that was asked for. Messages before it come along if it is in the middle of a
+    /// batch.
     from: i64,
     sent: Bytes,
     inflated: Bytes,
     batches: VecDeque<Batch>,
-    /// After the last batch: what is wrong with the next one, and the offset that it begins at.
+    /// What is wrong with the batch after the last one here, and the offset that it begins at.
     damage: Option<(i64, Damage)>,
 }
 
@@ -48,73 +48,73 @@ enum Body {
     Inflated(Range<usize>),
 }
 
-/// A message; key and value are where they stand in [`Chunk::body`].
+/// A message; key and value are where they stand in [`RecordBatches::body`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
+pub(super) struct MessageRanges {
     pub(super) offset: i64,
     pub(super) timestamp_ms: Option<i64>,
     pub(super) key: Option<Range<usize>>,
     pub(super) value: Option<Range<usize>>,
 }
 
-/// Where the whole batches of these bytes end; `None` if there is not one.
-pub(super) fn end(mut records: &[u8]) -> Result<Option<End>, Damage> {
+/// Where the whole batches of these bytes end; `None` if there is no whole batch.
+pub(super) fn end(mut records: &[u8]) -> Result<Option<BatchesEnd>, Damage> {
     let mut end = None;
     while let Some(header) = Header::parse(records)? {
-        end = Some(End {
+        end = Some(BatchesEnd {
             next: header.next_offset(),
             leader_epoch: header.leader_epoch,
-            size: header.size,
+            last_batch_bytes: header.size,
         });
         records = &records[header.size..];
     }
     Ok(end)
 }
 
-impl Chunk {
-    /// What was answered to a question for `from` and after; it comes to about `room` bytes once it
-    /// is decompressed.
+impl RecordBatches {
+    /// Checks and decompresses what was answered to a fetch from offset `from` on. It should come
+    /// to about `room` bytes once it is decompressed.
     pub(super) fn open(
         mut sent: Bytes,
         from: i64,
-        mut aborted: Vec<Aborted>,
-        memory: &BufferPool,
+        mut aborted: Vec<AbortedTransaction>,
+        buffers: &BufferPool,
         room: usize,
-    ) -> Chunk {
+    ) -> RecordBatches {
         aborted.sort_unstable();
-        let mut opening = Opening {
+        let mut opener = BatchesOpener {
             from,
             aborted: aborted.into(),
             aborting: BTreeSet::new(),
-            inflated: memory.take(room),
+            inflated: buffers.take(room),
             batches: VecDeque::new(),
         };
-        let damage = opening.open_all(&sent).err();
-        let Opening { inflated, batches, .. } = opening;
-        // What no message is in is not held on to.
+        let damage = opener.open_all(&sent).err();
+        let BatchesOpener { inflated, batches, .. } = opener;
+        // The buffer goes back to the pool if no message is in it.
         if batches.iter().all(|batch| matches!(batch.body, Body::Inflated(_))) {
             sent = Bytes::new();
         }
-        let mut inflated = memory.lend(inflated);
+        let mut inflated = buffers.lend(inflated);
         if inflated.is_empty() {
             inflated = Bytes::new();
         }
-        Chunk { from, sent, inflated, batches, damage }
+        RecordBatches { from, sent, inflated, batches, damage }
     }
 
-    /// Bytes that messages are in.
+    /// Bytes of the buffers that messages are in.
     pub(super) fn bytes(&self) -> usize {
         self.sent.len() + self.inflated.len()
     }
 
-    /// Bytes of memory in what was decompressed.
+    /// Bytes of the buffer that holds what was decompressed.
     pub(super) fn inflated_bytes(&self) -> usize {
         self.inflated.len()
     }
 
-    /// The next message; an error names the offset of the batch that it is about.
+    /// The next message. An error comes with the offset of the batch that it is about.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<Message>, (i64, Damage)> {
+    pub(super) fn next(&mut self) -> Result<Option<MessageRanges>, (i64, Damage)> {
         while let Some(Batch { header, records, body }) = self.batches.front_mut() {
             let body = match body {
                 Body::Sent(range) => &self.sent[range.clone()],
@@ -126,7 +126,7 @@ impl Chunk {
                 let offset = at + i64::from(offset_delta);
                 if offset >= self.from {
                     let timestamp_ms = header.timestamp_ms(timestamp_delta);
-                    return Ok(Some(Message { offset, timestamp_ms, key, value }));
+                    return Ok(Some(MessageRanges { offset, timestamp_ms, key, value }));
                 }
             }
             self.batches.pop_front();
@@ -134,7 +134,7 @@ impl Chunk {
         self.damage.take().map_or(Ok(None), Err)
     }
 
-    /// What the ranges of the last message are of.
+    /// The bytes that the last message's ranges are of.
     #[inline]
     pub(super) fn body(&self) -> &[u8] {
         match self.batches.front().map(|batch| &batch.body) {
@@ -144,33 +144,35 @@ impl Chunk {
         }
     }
 
-    /// A part of the last message, to be kept for as long as anybody likes. What is a small part of
-    /// the memory that it stands in is copied, so as not to hold on to all of it.
+    /// A part of the last message, to be kept for as long as anybody likes. A small part of a
+    /// buffer is copied, so as not to hold on to all of the buffer.
     pub(super) fn share(&self, part: Range<usize>) -> Bytes {
-        let (memory, body) = match self.batches.front().map(|batch| &batch.body) {
+        let (buffer, body) = match self.batches.front().map(|batch| &batch.body) {
             Some(Body::Sent(body)) => (&self.sent, body),
             Some(Body::Inflated(body)) => (&self.inflated, body),
             None => return Bytes::new(),
         };
         let part = body.start + part.start..body.start + part.end;
-        match part.len() < memory.len() / 2 {
-            true => Bytes::copy_from_slice(&memory[part]),
-            false => memory.slice(part),
+        if part.len() < buffer.len() / 2 {
+            Bytes::copy_from_slice(&buffer[part])
+        } else {
+            buffer.slice(part)
         }
     }
 }
 
-struct Opening {
+struct BatchesOpener {
     from: i64,
-    /// Ordered by their first offsets: those that no batch has reached yet.
-    aborted: VecDeque<Aborted>,
-    /// Producers whose messages, where they are transactional, are passed over until their marker.
+    /// The transactions that no batch has reached yet, ordered by their first offsets.
+    aborted: VecDeque<AbortedTransaction>,
+    /// The producers of aborted transactions: their transactional messages are passed over until
+    /// the transaction's marker.
     aborting: BTreeSet<i64>,
     inflated: Vec<u8>,
     batches: VecDeque<Batch>,
 }
 
-impl Opening {
+impl BatchesOpener {
     fn open_all(&mut self, sent: &[u8]) -> Result<(), (i64, Damage)> {
         let mut at = 0;
         loop {
@@ -184,7 +186,7 @@ impl Opening {
         }
     }
 
-    /// Takes the batch up if it holds committed messages.
+    /// Adds the batch if it holds committed messages.
     fn open_one(&mut self, header: Header, batch: &[u8], at: usize) -> Result<(), Damage> {
         let body = header.checked_body(batch)?;
         let next = header.next_offset();
