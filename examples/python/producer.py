@@ -5,9 +5,9 @@
                       ▲
          schema of subject `increments-value`, from the registry
 
-The subject is the one that the serializer's default strategy makes from the topic's name, and the schema is the
-registry's: nothing here knows Tally but the names of the fields. A sum is printed only once the broker has acknowledged
-every increment in it.
+The subject is the one that the serializer's default strategy makes from the topic's name, and the
+schema is the registry's: nothing here knows Tally but the names of the fields. A sum is printed
+only once the broker has acknowledged every increment in it.
 """
 
 import argparse
@@ -43,7 +43,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--topic", default="increments", help="the topic of increments")
     parser.add_argument("--namespace", default="python", help="the namespace of the counters")
     parser.add_argument("--count", type=int, default=1000, help="how many increments to send")
-    parser.add_argument("--key-prefix", default="clicks:", help=f"what the names of the {KEYS} counters begin with")
+    parser.add_argument(
+        "--key-prefix",
+        default="clicks:",
+        help=f"what the names of the {KEYS} counters begin with",
+    )
     return parser.parse_args()
 
 
@@ -70,9 +74,12 @@ def main() -> int:
     args = arguments()
     registry = SchemaRegistryClient({"url": args.registry})
     # Tally owns the schema: take the latest one, register none.
-    serialize = AvroSerializer(registry, conf={"auto.register.schemas": False, "use.latest.version": True})
+    latest = {"auto.register.schemas": False, "use.latest.version": True}
+    serialize = AvroSerializer(registry, conf=latest)
     context = SerializationContext(args.topic, MessageField.VALUE)
-    producer = Producer({"bootstrap.servers": args.bootstrap, "enable.idempotence": True, "linger.ms": 5})
+    producer = Producer(
+        {"bootstrap.servers": args.bootstrap, "enable.idempotence": True, "linger.ms": 5}
+    )
 
     run = uuid.uuid4()
     sent = Sent()
@@ -85,15 +92,17 @@ def main() -> int:
             # The event's own name, from where the event happened: sent twice, it is the same event.
             "id": f"{run}:{index}",
         }
+        value = serialize(increment, context)
         # By key, so that an increment that is sent again meets the first one on its partition.
-        produce(producer, args.topic, increment["key"], serialize(increment, context), sent.on_delivery(increment))
+        produce(producer, args.topic, increment["key"], value, sent.on_delivery(increment))
     unanswered = producer.flush(FLUSH_SECONDS)
 
     if unanswered:
         sent.failures.append(f"no answer to {unanswered} increments within {FLUSH_SECONDS} s")
     if sent.failures:
         print("\n".join(sent.failures[:10]), file=sys.stderr)
-        print(f"{len(sent.failures)} failures: what is printed may not be all that Tally counts", file=sys.stderr)
+        count = len(sent.failures)
+        print(f"{count} failures: Tally may count more than is printed", file=sys.stderr)
     subject = topic_subject_name_strategy(context, None)
     report = {
         "topic": args.topic,
@@ -102,7 +111,10 @@ def main() -> int:
         "namespace": args.namespace,
         "increments": sent.events.total(),
         "first_id": f"{run}:0" if args.count else None,
-        "counters": {key: {"value": sent.values[key], "events": sent.events[key]} for key in sorted(sent.events)},
+        "counters": {
+            key: {"value": sent.values[key], "events": sent.events[key]}
+            for key in sorted(sent.events)
+        },
     }
     print(json.dumps(report, indent=2))
     return 1 if sent.failures else 0

@@ -3,10 +3,13 @@
 //!
 //! ```text
 //!  a service ──► BrokerProxy ──► the broker
-//!                  │ brokers and coordinators are said to be where the proxy is, so that every connection comes here
-//!                  └ once told to: each batch of `deltas` is answered with NOT_LEADER_OR_FOLLOWER, as by a leader that was replaced
-//!                    while its followers took the batch, until the next offsets of a transaction are answered with ILLEGAL_GENERATION
 //! ```
+//!
+//! - Always: brokers and coordinators are said to be where the proxy is, so that every connection
+//!   comes here.
+//! - Once it is told to: each batch of `deltas` is answered with NOT_LEADER_OR_FOLLOWER, as by a
+//!   leader that was replaced while its followers took the batch, until the next offsets of a
+//!   transaction are answered with ILLEGAL_GENERATION.
 //!
 //! The start of a request and of an answer, [from the protocol
 //! guide](https://kafka.apache.org/protocol#protocol_messages): its length i32; then api key i16,

@@ -29,7 +29,8 @@ fn events(prefix: &str, count: i64) -> Vec<Event> {
 }
 
 fn as_json(event: &Event) -> serde_json::Value {
-    json!({ "namespace": event.namespace, "key": event.key, "delta": event.delta, "at": event.at_ms })
+    let Event { namespace, key, delta, at_ms, .. } = event;
+    json!({ "namespace": namespace, "key": key, "delta": delta, "at": at_ms })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -206,7 +206,7 @@ impl Installation {
     /// What people read: the view.
     pub(crate) async fn totals(&self) -> BTreeMap<Cell, Total> {
         #[derive(Row, Deserialize)]
-        struct Found {
+        struct CounterRow {
             namespace: String,
             key: String,
             bucket: u32,
@@ -214,7 +214,7 @@ impl Installation {
             events: i64,
         }
         let query = self.store.query("SELECT namespace, key, bucket, value, events FROM counters");
-        let rows: Vec<Found> = query.fetch_all().await.expect("the view can be read");
+        let rows: Vec<CounterRow> = query.fetch_all().await.expect("the view can be read");
         let count = rows.len();
         let totals: BTreeMap<Cell, Total> = rows
             .into_iter()

@@ -58,7 +58,7 @@ impl Call {
     }
 }
 
-pub(crate) enum Then {
+pub(crate) enum ProxyAction {
     Forward,
     ForwardAfter(CancellationToken),
     Answer { status: u16, exception_code: Option<u32>, body: String },
@@ -72,7 +72,7 @@ pub(crate) struct Answered {
     pub(crate) exception_code: Option<u32>,
 }
 
-type Rule = dyn Fn(&mut Call) -> Then + Send + Sync;
+type Rule = dyn Fn(&mut Call) -> ProxyAction + Send + Sync;
 
 pub(crate) struct Interceptor {
     port: u16,
@@ -91,7 +91,7 @@ struct Shared {
 impl Interceptor {
     pub(crate) async fn start(
         target: &str,
-        rule: impl Fn(&mut Call) -> Then + Send + Sync + 'static,
+        rule: impl Fn(&mut Call) -> ProxyAction + Send + Sync + 'static,
     ) -> Interceptor {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let port = listener.local_addr().expect("it listens").port();
@@ -138,7 +138,7 @@ async fn handle(
         pairs: url.query_pairs().map(|(name, value)| (name.into(), value.into())).collect(),
     };
     match (shared.rule)(&mut call) {
-        Then::Answer { status, exception_code, body } => {
+        ProxyAction::Answer { status, exception_code, body } => {
             let mut response = Response::new(Body::from(body));
             *response.status_mut() = StatusCode::from_u16(status).expect("a status");
             if let Some(code) = exception_code {
@@ -146,8 +146,8 @@ async fn handle(
             }
             return response;
         }
-        Then::ForwardAfter(gate) => gate.cancelled().await,
-        Then::Forward => {}
+        ProxyAction::ForwardAfter(gate) => gate.cancelled().await,
+        ProxyAction::Forward => {}
     }
     url.query_pairs_mut().clear().extend_pairs(&call.pairs);
     shared.forward(method, url, headers, body, call).await

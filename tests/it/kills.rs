@@ -11,16 +11,16 @@ const ROUNDS: usize = 5;
 const MEMBERS: [&str; 2] = ["a", "b"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum Ending {
     Kill,
     Terminate,
 }
 
-impl End {
+impl Ending {
     async fn of(self, service: &mut ServiceProcess) {
         match self {
-            End::Kill => service.kill(),
-            End::Terminate => service.terminate().await,
+            Ending::Kill => service.kill(),
+            Ending::Terminate => service.terminate().await,
         }
     }
 }
@@ -51,14 +51,14 @@ async fn counts_stay_exact_whichever_moment_a_member_is_killed_at() {
     let mut tally = Installation::new("killed").await;
     tally.allow(OVERTAKEN);
     tally.allow("read committed offsets again");
-    end_members_at_any_moment(&tally, End::Kill, 20_261).await;
+    end_members_at_any_moment(&tally, Ending::Kill, 20_261).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_stay_exact_whichever_moment_a_member_is_asked_to_stop_at() {
     let mut tally = Installation::new("stopped").await;
     tally.allow(OVERTAKEN);
-    end_members_at_any_moment(&tally, End::Terminate, 20_262).await;
+    end_members_at_any_moment(&tally, Ending::Terminate, 20_262).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +88,7 @@ async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
 
 /// Each round ends one of two aggregators and one of two sinks, a few flushes after it began to
 /// work, or before.
-async fn end_members_at_any_moment(tally: &Installation, end: End, seed: u64) {
+async fn end_members_at_any_moment(tally: &Installation, end: Ending, seed: u64) {
     let mut dice = Dice(seed);
     let mut aggregators = MEMBERS.map(|member| tally.start(Service::Aggregator, member));
     let mut sinks = MEMBERS.map(|member| tally.start(Service::Sink, member));

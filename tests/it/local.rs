@@ -28,13 +28,13 @@ async fn processes(args: &StackArgs) -> Vec<(Part, u32)> {
 }
 
 /// One message, one schema, one row.
-struct Left {
+struct LeftData {
     source: Source,
     config: Config,
 }
 
-impl Left {
-    async fn behind(args: &StackArgs) -> Left {
+impl LeftData {
+    async fn behind(args: &StackArgs) -> LeftData {
         let stack = tally_stack::Stack::new(args).expect("the arguments agree");
         let mut config = Config::default();
         config.kafka.bootstrap = stack.bootstrap();
@@ -49,7 +49,7 @@ impl Left {
             .execute()
             .await
             .expect("a row is stored");
-        Left { source, config }
+        LeftData { source, config }
     }
 
     async fn expect_still_there(&self) {
@@ -87,7 +87,7 @@ async fn a_second_stack_runs_beside_and_finds_its_data_again_whatever_ended_it()
     let args = stack::args(claim.dir.clone());
     let said = command(&args, "up").await.expect_code(0).stdout;
     assert!(said.contains(&format!("broker    127.0.0.1:{}", args.broker_port)), "{said}");
-    let left = Left::behind(&args).await;
+    let left = LeftData::behind(&args).await;
 
     command(&args, "down").await.expect_code(0);
     assert_eq!(processes(&args).await, []);

@@ -7,7 +7,8 @@
 //! a test ──► Installation ── topics, groups and a database of its own, services as child processes
 //!    │  Source ─► increments ─► aggregator ─► deltas ─► sink ─► counts
 //!    └─ Model ◄── what was sent                                  │
-//!         └── prove: the log's end is stored, every total is the model's, verify agrees, no unexpected log line
+//!         └── prove: all that is in Kafka is stored, every total is the model's, verify agrees,
+//!                    no unexpected log line
 //! ```
 //!
 //! Nothing is skipped: a stack that cannot start fails every test with the reason.

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::{Installation, OVERTAKEN};
-use crate::intercept::{Call, Interceptor, Then};
+use crate::intercept::{Call, Interceptor, ProxyAction};
 use crate::model::{Event, Model};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
@@ -175,14 +175,14 @@ async fn services_before(
 async fn store_that(
     tally: &Installation,
     is_on: &Arc<AtomicBool>,
-    answer: impl Fn(&Call) -> Option<Then> + Send + Sync + 'static,
+    answer: impl Fn(&Call) -> Option<ProxyAction> + Send + Sync + 'static,
 ) -> Interceptor {
     let is_on = Arc::clone(is_on);
     Interceptor::start(&tally.config.store.url, move |call| {
         if is_on.load(Ordering::Relaxed) {
-            answer(call).unwrap_or(Then::Forward)
+            answer(call).unwrap_or(ProxyAction::Forward)
         } else {
-            Then::Forward
+            ProxyAction::Forward
         }
     })
     .await
@@ -194,9 +194,14 @@ async fn a_store_with_too_many_parts_is_given_time_and_said_to_be_overloaded() {
     tally.allow("ClickHouse is overloaded; the block waits");
     let is_on = Arc::new(AtomicBool::new(true));
     let store = store_that(&tally, &is_on, |call| {
-        let body = "Code: 252. DB::Exception: Too many parts (3000). (TOO_MANY_PARTS) (version 26.7.2.1)\n";
+        let body = "Code: 252. DB::Exception: Too many parts (3000). (TOO_MANY_PARTS) \
+                    (version 26.7.2.1)\n";
         let exception_code = Some(252);
-        call.is_block().then(|| Then::Answer { status: 500, exception_code, body: body.to_owned() })
+        call.is_block().then(|| ProxyAction::Answer {
+            status: 500,
+            exception_code,
+            body: body.to_owned(),
+        })
     })
     .await;
     let (mut aggregator, mut sink) = services_before(&tally, &store).await;
@@ -224,12 +229,19 @@ async fn an_exception_in_the_body_of_an_answer_of_200_does_not_pass_for_stored()
     tally.allow("ClickHouse may have stored the block or not; sending it again");
     let is_on = Arc::new(AtomicBool::new(true));
     let store = store_that(&tally, &is_on, |call| {
-        let body = match call.is_block_of(0) {
-            true => "Code: 241. DB::Exception: Memory limit (total) exceeded. (MEMORY_LIMIT_EXCEEDED) (version 26.7.2.1)\n",
-            false => "\r\n__exception__\r\nrnywyenlaeqynhmu\r\nCode: 999. DB::Exception: Session expired. (KEEPER_EXCEPTION) \
-                      (version 26.7.2.1)\n96 rnywyenlaeqynhmu\r\n__exception__\r\n",
+        let body = if call.is_block_of(0) {
+            "Code: 241. DB::Exception: Memory limit (total) exceeded. (MEMORY_LIMIT_EXCEEDED) \
+             (version 26.7.2.1)\n"
+        } else {
+            "\r\n__exception__\r\nrnywyenlaeqynhmu\r\nCode: 999. DB::Exception: Session expired. \
+             (KEEPER_EXCEPTION) (version 26.7.2.1)\n96 rnywyenlaeqynhmu\r\n__exception__\r\n"
         };
-        call.is_block().then(|| Then::Answer { status: 200, exception_code: None, body: body.to_owned() })
+        let (status, exception_code) = (200, None);
+        call.is_block().then(|| ProxyAction::Answer {
+            status,
+            exception_code,
+            body: body.to_owned(),
+        })
     })
     .await;
     let (mut aggregator, mut sink) = services_before(&tally, &store).await;
@@ -253,10 +265,14 @@ async fn a_partition_that_the_store_takes_nothing_of_waits_for_mending_while_the
     tally.allow("ClickHouse takes no blocks until somebody mends it");
     let is_on = Arc::new(AtomicBool::new(true));
     let store = store_that(&tally, &is_on, |call| {
-        let body =
-            "Code: 497. DB::Exception: tally: Not enough privileges. (ACCESS_DENIED) (version 26.7.2.1)\n";
-        let exception_code = Some(497);
-        call.is_block_of(1).then(|| Then::Answer { status: 403, exception_code, body: body.to_owned() })
+        let body = "Code: 497. DB::Exception: tally: Not enough privileges. (ACCESS_DENIED) \
+                    (version 26.7.2.1)\n";
+        let (status, exception_code) = (403, Some(497));
+        call.is_block_of(1).then(|| ProxyAction::Answer {
+            status,
+            exception_code,
+            body: body.to_owned(),
+        })
     })
     .await;
     let (mut aggregator, mut sink) = services_before(&tally, &store).await;

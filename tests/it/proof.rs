@@ -2,7 +2,7 @@
 //! promise is refused.
 
 use crate::installation::Installation;
-use crate::intercept::{Call, Interceptor, Then};
+use crate::intercept::{Call, Interceptor, ProxyAction};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
 use crate::service::Service;
@@ -18,7 +18,7 @@ async fn refuses(name: &str, promise: &str, change: impl Fn(&mut Call) + Send + 
         if call.is_insert() {
             change(call);
         }
-        Then::Forward
+        ProxyAction::Forward
     })
     .await;
     let mut sink = tally.start_with(Service::Sink, "a", &[("TALLY_STORE__URL", &store.url())]);

@@ -25,14 +25,16 @@ async fn python() -> PathBuf {
             .output();
         let made = made.await.unwrap_or_else(|error| {
             panic!(
-                "`python3` is needed for the example (on Debian or Ubuntu: apt install python3-venv): {error}"
+                "`python3` is needed for the example \
+                 (on Debian or Ubuntu: apt install python3-venv): {error}"
             )
         });
         let said = String::from_utf8_lossy(&made.stderr);
         let printed = String::from_utf8_lossy(&made.stdout);
         assert!(
             made.status.success(),
-            "`python3 -m venv` is needed for the example (on Debian or Ubuntu: apt install python3-venv): {said}{printed}"
+            "`python3 -m venv` is needed for the example \
+             (on Debian or Ubuntu: apt install python3-venv): {said}{printed}"
         );
     }
     let mut install = Command::new(&python);

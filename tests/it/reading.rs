@@ -127,7 +127,8 @@ async fn a_read_that_sends_back_the_position_of_a_write_includes_it() {
     let mut model = Model::default();
     for round in 1..=20 {
         let event = Event::new("own", "50% of /a b?", round, 1_780_000_000_000 + round * 15_000);
-        let body = json!({ "namespace": event.namespace, "key": event.key, "delta": event.delta, "at": event.at_ms });
+        let Event { namespace, key, delta, at_ms, .. } = &event;
+        let body = json!({ "namespace": namespace, "key": key, "delta": delta, "at": at_ms });
         let request = gateway.http().post(format!("{}/v1/increments", gateway.url())).json(&body);
         let (status, answer) = gateway.call(request).await;
         assert_eq!(status, 200, "{answer}");

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!  sleeper ──insert of batch n──► held on the way      ╷ SIGSTOP
-//!  other   ──the group gives it the partition──► n, n + 1, … more blocks than the store remembers tokens
-//!          held ──► the store: refused by the fence    ╵ SIGCONT
+//!  other   ──the group gives it the partition──► n, n + 1, … more blocks than ClickHouse
+//!                                                          remembers tokens of
+//!          held ──► ClickHouse: refused by the fence   ╵ SIGCONT
 //! ```
 
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::feeder::Feeder;
 use crate::installation::Installation;
-use crate::intercept::{Call, Interceptor, Then};
+use crate::intercept::{Call, Interceptor, ProxyAction};
 use crate::service::Service;
 use crate::wait::until;
 
@@ -27,20 +28,20 @@ const FENCE: u32 = 395;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
-struct Held {
+struct HeldInsert {
     call: Arc<Mutex<Option<Call>>>,
     gate: CancellationToken,
 }
 
-impl Held {
+impl HeldInsert {
     /// Holds the first insert of the partition that follows another.
-    fn rule(&self, call: &Call) -> Then {
+    fn rule(&self, call: &Call) -> ProxyAction {
         let mut held = self.call.lock().expect("no holder panics");
         if held.is_some() || !call.is_block_of(PARTITION) || call.statement().contains("(0, 0)") {
-            return Then::Forward;
+            return ProxyAction::Forward;
         }
         *held = Some(call.clone());
-        Then::ForwardAfter(self.gate.clone())
+        ProxyAction::ForwardAfter(self.gate.clone())
     }
 
     fn query_id(&self) -> Result<String, &'static str> {
@@ -73,7 +74,7 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
         format!("ALTER TABLE counts MODIFY SETTING non_replicated_deduplication_window = {WINDOW}");
     tally.store().query_raw(&narrow).execute().await.expect("the window is set");
 
-    let held = Held::default();
+    let held = HeldInsert::default();
     let store = Interceptor::start(&tally.config.store.url, {
         let held = held.clone();
         move |call| held.rule(call)

@@ -29,15 +29,15 @@ const LOST: &str = "ClickHouse has lost blocks that it had";
 const BROKEN: &str = "the partition stops; the others go on";
 
 /// An installation whose victim has several blocks, each a part, and its services.
-struct Filled {
+struct FilledInstallation {
     tally: Installation,
     model: Model,
     aggregator: ServiceProcess,
     sink: ServiceProcess,
 }
 
-impl Filled {
-    async fn new(mut tally: Installation) -> Filled {
+impl FilledInstallation {
+    async fn new(mut tally: Installation) -> FilledInstallation {
         tally.allow(REWOUND);
         tally.execute("SYSTEM STOP MERGES counts").await;
         let mut aggregator = tally.start(Service::Aggregator, "a");
@@ -52,7 +52,7 @@ impl Filled {
             // One by one, so that each is a block of its own.
             tally.caught_up().await;
         }
-        let filled = Filled { tally, model, aggregator, sink };
+        let filled = FilledInstallation { tally, model, aggregator, sink };
         assert!(filled.tally.parts().await.len() >= BLOCKS);
         filled
     }
@@ -86,7 +86,8 @@ impl Installation {
     /// The victim's parts, the oldest first, and where they are on disk.
     async fn parts(&self) -> Vec<(String, PathBuf)> {
         let sql = format!(
-            "SELECT name, path FROM system.parts WHERE database = currentDatabase() AND table = 'counts' \
+            "SELECT name, path FROM system.parts \
+             WHERE database = currentDatabase() AND table = 'counts' \
              AND partition = '{VICTIM}' AND active ORDER BY min_block_number"
         );
         let parts: Vec<(String, String)> =
@@ -104,7 +105,7 @@ impl Installation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_that_the_store_lost_go_in_again_with_the_next_batch() {
-    let mut filled = Filled::new(Installation::new("back_busy").await).await;
+    let mut filled = FilledInstallation::new(Installation::new("back_busy").await).await;
     filled.tally.allow(LOST);
     let parts = filled.tally.parts().await;
     filled.tally.detach(parts.into_iter().skip(2)).await;
@@ -115,7 +116,7 @@ async fn blocks_that_the_store_lost_go_in_again_with_the_next_batch() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_that_the_store_lost_go_in_again_though_no_batch_comes() {
-    let mut filled = Filled::new(Installation::new("back_idle").await).await;
+    let mut filled = FilledInstallation::new(Installation::new("back_idle").await).await;
     filled.tally.allow(LOST);
     let parts = filled.tally.parts().await;
     filled.tally.detach(parts).await;
@@ -139,7 +140,7 @@ async fn a_store_that_was_killed_and_lost_its_newest_parts_but_not_their_tokens_
         tally.allow(away);
     }
     tally.tally(&["init"]).await.expect_code(0);
-    let mut filled = Filled::new(tally).await;
+    let mut filled = FilledInstallation::new(tally).await;
     // A process that knows of no attempt before its own: its first token of each lost block is one
     // that the store remembers. It is to see that at once, and not only when it checks the ledger,
     // which this test takes for a failure.
@@ -161,7 +162,7 @@ async fn a_store_that_was_killed_and_lost_its_newest_parts_but_not_their_tokens_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_that_is_missing_in_the_middle_stops_its_partition_alone() {
-    let mut filled = Filled::new(Installation::new("hole").await).await;
+    let mut filled = FilledInstallation::new(Installation::new("hole").await).await;
     filled.tally.allow(LOST);
     filled.tally.allow(BROKEN);
     let parts = filled.tally.parts().await;
@@ -198,7 +199,7 @@ async fn librdkafka_says_too_which_offsets_there_are() {
 async fn stops_where_the_log_has_not_what_was_lost(name: &str, fetch: Fetch) {
     let mut tally = Installation::new(name).await;
     tally.configure(|config| config.sink.fetch = fetch);
-    let mut filled = Filled::new(tally).await;
+    let mut filled = FilledInstallation::new(tally).await;
     filled.tally.allow(LOST);
     filled.tally.allow(BROKEN);
     // librdkafka's own word on it.

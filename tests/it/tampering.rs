@@ -69,8 +69,10 @@ async fn verify_names_the_partition_of_a_row_that_was_altered_or_deleted() {
     let (tally, _) = counted("altered").await;
     tally.sql("OPTIMIZE TABLE counts FINAL").await;
     let row = format!(
-        "partition = {VICTIM} AND (namespace, key, bucket) IN (SELECT namespace, key, bucket FROM counts \
-         WHERE partition = {VICTIM} AND namespace != '__tally' ORDER BY namespace, key, bucket LIMIT 1)"
+        "partition = {VICTIM} AND (namespace, key, bucket) IN (\
+         SELECT namespace, key, bucket FROM counts \
+         WHERE partition = {VICTIM} AND namespace != '__tally' \
+         ORDER BY namespace, key, bucket LIMIT 1)"
     );
     let update = |sum: &str| {
         format!("ALTER TABLE counts UPDATE sum = {sum} WHERE {row} SETTINGS mutations_sync = 2")

@@ -2,8 +2,9 @@
 //! topic.
 //!
 //! ```text
-//!  tally load ──► increments ──► tally aggregator ──► deltas      measured, by what it commits
-//!                          └───► discard                          yardstick, before and after: the faster counts
+//!  tally load ──► increments ──► tally aggregator ──► deltas   measured, by what it commits
+//!                          └───► discard                       yardstick, before and after:
+//!                                                              the faster one counts
 //! ```
 
 use super::figures::{Figure, Unit};

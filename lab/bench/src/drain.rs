@@ -50,21 +50,21 @@ impl Drain {
 
     /// The rate from the first progress to the last but one: before it things start, and the last
     /// step waits for a timer. With fewer samples than that takes, over all of it.
-    pub(crate) fn steady(&self) -> Steady {
+    pub(crate) fn steady(&self) -> Rate {
         let (first, last) = match &self.samples[..] {
             [first, .., last, _] => (*first, *last),
             [.., last] => (self.begun, *last),
             [] => (self.begun, self.begun),
         };
-        Steady::between(first, last)
+        Rate::between(first, last)
     }
 
     /// The rate from the first progress to the end.
-    pub(crate) fn whole_but_start(&self) -> Steady {
+    pub(crate) fn whole_but_start(&self) -> Rate {
         match &self.samples[..] {
-            [first, .., last] => Steady::between(*first, *last),
-            [only] => Steady::between(self.begun, *only),
-            [] => Steady::between(self.begun, self.begun),
+            [first, .., last] => Rate::between(*first, *last),
+            [only] => Rate::between(self.begun, *only),
+            [] => Rate::between(self.begun, self.begun),
         }
     }
 
@@ -87,16 +87,16 @@ impl Drain {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Steady {
+pub(crate) struct Rate {
     pub(crate) per_second: f64,
     /// CPU for each, in microseconds.
     pub(crate) cpu_us: f64,
 }
 
-impl Steady {
-    fn between(first: Sample, last: Sample) -> Steady {
+impl Rate {
+    fn between(first: Sample, last: Sample) -> Rate {
         let done = last.done - first.done;
-        Steady {
+        Rate {
             per_second: done as f64 / (last.at - first.at).as_secs_f64().max(1e-9),
             cpu_us: (last.cpu - first.cpu).as_secs_f64() * 1e6 / done.max(1) as f64,
         }

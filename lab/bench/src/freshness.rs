@@ -37,7 +37,7 @@ const NAMESPACE: &str = "probe";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Deserialize)]
-struct Answer {
+struct CounterValue {
     value: i64,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn run(rig: &Rig, highest: Option<f64>) -> anyhow::Result<Vec<F
     stop_all(&case).await?;
 
     let right = idle.right && loaded.right;
-    let figure = |name: &str, percent, of: fn(&Seen) -> &[f64]| {
+    let figure = |name: &str, percent, of: fn(&Latencies) -> &[f64]| {
         Figure::new(
             NAME,
             format!("{name} at {}/s", HumanCount(rate)),
@@ -95,7 +95,7 @@ pub(super) async fn run(rig: &Rig, highest: Option<f64>) -> anyhow::Result<Vec<F
 
 /// How long probes took, in milliseconds, sorted, and whether each was read as it was sent.
 #[derive(Default)]
-struct Seen {
+struct Latencies {
     again: Vec<f64>,
     new: Vec<f64>,
     right: bool,
@@ -151,7 +151,7 @@ impl Prober {
         &self,
         name: &str,
         mut go_on: impl FnMut() -> anyhow::Result<bool>,
-    ) -> anyhow::Result<Seen> {
+    ) -> anyhow::Result<Latencies> {
         let mut probes = JoinSet::new();
         let mut ticks = tokio::time::interval(INTERVAL);
         for tick in 0.. {
@@ -162,7 +162,7 @@ impl Prober {
             let (prober, probe) = (self.clone(), Probe::of(name, tick));
             probes.spawn(async move { anyhow::Ok((prober.send(&probe.key).await?, probe)) });
         }
-        let mut seen = Seen { right: true, ..Seen::default() };
+        let mut seen = Latencies { right: true, ..Latencies::default() };
         while let Some(outcome) = probes.join_next().await {
             let ((took, value), probe) = outcome??;
             let millis = took.as_secs_f64() * 1000.0;
@@ -201,7 +201,7 @@ impl Prober {
         let status = response.status();
         let text = response.text().await?;
         anyhow::ensure!(status.is_success(), "the reader answered {status}: {text}");
-        let answer: Answer =
+        let answer: CounterValue =
             serde_json::from_str(&text).with_context(|| format!("read {text:?}"))?;
         Ok(answer.value)
     }

@@ -2,8 +2,9 @@
 //! its own.
 //!
 //! ```text
-//!  Rig: a stack, this program ──► Case: topics, groups and a database of its own ──► a bench ──► Figure ──► table, JSON
-//!                                   └── services, loads and yardsticks as child processes: CPU and memory from /proc
+//!  Rig: a stack, this program
+//!   └─► Case: topics, groups and a database of its own ──► a bench ──► Figure ──► table, JSON
+//!        └── services, loads and yardsticks as child processes: CPU and memory from /proc
 //! ```
 //!
 //! Nothing is asserted of times. What is asserted is that the counts were right while they were

@@ -3,13 +3,14 @@
 //!
 //! ```text
 //!  tally load --rate ──► increments ──► aggregator ──► deltas ──► sink ──► counts
-//!        each second:      ends                                    ledger: how far behind?      then: verify
+//!        each second:      ends                                  ledger: how far behind?
+//!        then: verify
 //! ```
 
 use indicatif::HumanCount;
 
 use super::figures::{Figure, Unit};
-use super::measure::{Used, shares};
+use super::measure::{Usage, shares};
 use super::rig::{Case, Rig};
 use super::trial::{Trial, start_all, stop_all};
 use tally_load::Summary;
@@ -105,8 +106,8 @@ async fn under_load(rig: &Rig, load: &LoadShape) -> anyhow::Result<(Figure, Figu
     Ok((figure, highest, search.best))
 }
 
-fn memory(used: &[Used]) -> String {
-    let one = |used: &Used| format!("{} {} MiB", used.name, used.peak_bytes >> 20);
+fn memory(used: &[Usage]) -> String {
+    let one = |used: &Usage| format!("{} {} MiB", used.name, used.peak_bytes >> 20);
     used.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 

@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// A process to be watched, and what the table calls it.
 #[derive(Clone, Debug)]
-pub(crate) struct Watched {
+pub(crate) struct WatchedProcess {
     pub(crate) name: String,
     pub(crate) pid: u32,
 }
@@ -70,20 +70,22 @@ fn since_epoch(clock: ClockId) -> Duration {
 
 /// What processes use between two moments.
 pub(crate) struct Meter {
-    watched: Vec<(Watched, Duration)>,
+    watched: Vec<(WatchedProcess, Duration)>,
 }
 
 impl Meter {
-    pub(crate) fn start(watched: impl IntoIterator<Item = Watched>) -> anyhow::Result<Meter> {
-        let before = |watched: Watched| cpu(watched.pid).map(|cpu| (watched, cpu));
+    pub(crate) fn start(
+        watched: impl IntoIterator<Item = WatchedProcess>,
+    ) -> anyhow::Result<Meter> {
+        let before = |watched: WatchedProcess| cpu(watched.pid).map(|cpu| (watched, cpu));
         let watched = watched.into_iter().map(before).collect::<Result<_, _>>()?;
         Ok(Meter { watched })
     }
 
     /// What was used since the start, each process's for itself.
-    pub(crate) fn read(&self) -> anyhow::Result<Vec<Used>> {
-        let used = |(watched, before): &(Watched, Duration)| {
-            Ok(Used {
+    pub(crate) fn read(&self) -> anyhow::Result<Vec<Usage>> {
+        let used = |(watched, before): &(WatchedProcess, Duration)| {
+            Ok(Usage {
                 name: watched.name.clone(),
                 cpu: cpu(watched.pid)?.saturating_sub(*before),
                 peak_bytes: peak_bytes(watched.pid)?,
@@ -95,13 +97,13 @@ impl Meter {
 
 /// What one process used.
 #[derive(Clone, Debug)]
-pub(crate) struct Used {
+pub(crate) struct Usage {
     pub(crate) name: String,
     pub(crate) cpu: Duration,
     pub(crate) peak_bytes: u64,
 }
 
-impl Used {
+impl Usage {
     /// CPU for each of `count`, in microseconds.
     pub(crate) fn micros_each(&self, count: u64) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / count.max(1) as f64
@@ -110,8 +112,8 @@ impl Used {
 
 /// CPU of several processes for each of `count`, as `name 0.12 µs, …`; what is next to nothing is
 /// left out.
-pub(crate) fn shares(used: &[Used], count: u64) -> String {
-    let one = |used: &Used| format!("{} {:.2} µs", used.name, used.micros_each(count));
+pub(crate) fn shares(used: &[Usage], count: u64) -> String {
+    let one = |used: &Usage| format!("{} {:.2} µs", used.name, used.micros_each(count));
     used.iter()
         .filter(|used| used.micros_each(count) >= 0.005)
         .map(one)
@@ -120,8 +122,8 @@ pub(crate) fn shares(used: &[Used], count: u64) -> String {
 }
 
 /// The same processes' uses of several times together.
-pub(crate) fn total<'u>(uses: impl IntoIterator<Item = &'u [Used]>) -> Vec<Used> {
-    let mut total: Vec<Used> = Vec::new();
+pub(crate) fn total<'u>(uses: impl IntoIterator<Item = &'u [Usage]>) -> Vec<Usage> {
+    let mut total: Vec<Usage> = Vec::new();
     for used in uses.into_iter().flatten() {
         match total.iter_mut().find(|total| total.name == used.name) {
             Some(total) => {

@@ -13,7 +13,7 @@ use indicatif::HumanCount;
 
 use super::drain::Drain;
 use super::figures::{Figure, Unit};
-use super::measure::{Meter, Used};
+use super::measure::{Meter, Usage};
 use super::rig::{Case, Rig};
 use tally_load::Summary;
 
@@ -71,7 +71,7 @@ async fn compare(rig: &Rig, format: &MessageFormat) -> anyhow::Result<Figure> {
 
     // From the start to everything stored: a short drain has no steady middle.
     let per_second = |drain: &Drain| sent.increments as f64 / drain.times().1.as_secs_f64();
-    let cpu_us = |uses: &[Used]| uses.iter().map(|used| used.micros_each(sent.increments)).sum();
+    let cpu_us = |uses: &[Usage]| uses.iter().map(|used| used.micros_each(sent.increments)).sum();
     let yardstick = format!(
         "ClickHouse's Kafka engine: {consumers} consumers, a thread each, blocks of {} messages",
         HumanCount(BLOCK_MESSAGES)
@@ -86,7 +86,7 @@ async fn compare(rig: &Rig, format: &MessageFormat) -> anyhow::Result<Figure> {
         .verified(wrong))
 }
 
-async fn drain_ours(case: &Case<'_>, sent: &Summary) -> anyhow::Result<(Drain, Vec<Used>)> {
+async fn drain_ours(case: &Case<'_>, sent: &Summary) -> anyhow::Result<(Drain, Vec<Usage>)> {
     let aggregator = case.start("aggregator")?;
     let sink = case.start("sink")?;
     let meter = Meter::start([aggregator.clone(), sink, case.rig.part("store")?])?;
@@ -107,7 +107,7 @@ async fn drain_theirs(
     sent: &Summary,
     format: &MessageFormat,
     settings: &str,
-) -> anyhow::Result<(Drain, Vec<Used>)> {
+) -> anyhow::Result<(Drain, Vec<Usage>)> {
     let client = case.client();
     let clickhouse = case.rig.part("store")?;
     let meter = Meter::start([clickhouse.clone()])?;

@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use super::discard::Discarded;
 use super::drain::Drain;
 use super::log::Log;
-use super::measure::Watched;
+use super::measure::WatchedProcess;
 use tally_load::Summary;
 
 /// How long the store may go on merging what is in it.
@@ -57,10 +57,10 @@ impl Rig {
     }
 
     /// A part of the stack, for its CPU.
-    pub(crate) fn part(&self, name: &str) -> anyhow::Result<Watched> {
+    pub(crate) fn part(&self, name: &str) -> anyhow::Result<WatchedProcess> {
         let record = StateFile::open(self.stack.dir())?.get(name);
         let pid = record.with_context(|| format!("{name} was not started"))?.process.pid;
-        Ok(Watched { name: name.to_owned(), pid })
+        Ok(WatchedProcess { name: name.to_owned(), pid })
     }
 
     /// Stops every service that runs, whichever case started it.
@@ -172,18 +172,18 @@ impl<'r> Case<'r> {
     }
 
     /// Starts a service without waiting for it to be ready.
-    pub(crate) fn start(&self, name: &str) -> anyhow::Result<Watched> {
+    pub(crate) fn start(&self, name: &str) -> anyhow::Result<WatchedProcess> {
         let process = self.services.start(self.service(name))?;
-        Ok(Watched { name: name.to_owned(), pid: process.identity().pid })
+        Ok(WatchedProcess { name: name.to_owned(), pid: process.identity().pid })
     }
 
     /// Starts a service, and returns once it is ready.
-    pub(crate) async fn start_ready(&self, name: &str) -> anyhow::Result<Watched> {
+    pub(crate) async fn start_ready(&self, name: &str) -> anyhow::Result<WatchedProcess> {
         let service = self.service(name);
         let process = self.services.start(service)?;
         let pid = process.identity().pid;
         self.services.wait_ready(service, process).await?;
-        Ok(Watched { name: name.to_owned(), pid })
+        Ok(WatchedProcess { name: name.to_owned(), pid })
     }
 
     /// Returns once a service that was started is ready.
@@ -272,7 +272,7 @@ impl<'r> Case<'r> {
     /// Watches the aggregator until it has committed so many messages.
     pub(crate) async fn aggregated(
         &self,
-        aggregator: &Watched,
+        aggregator: &WatchedProcess,
         messages: u64,
     ) -> anyhow::Result<Drain> {
         Drain::watch(aggregator.pid, messages, async || {
@@ -347,8 +347,11 @@ pub(crate) struct Running<T> {
 }
 
 impl<T: DeserializeOwned> Running<T> {
-    pub(crate) fn watched(&self, name: &str) -> Watched {
-        Watched { name: name.to_owned(), pid: self.child.id().expect("it was not waited for") }
+    pub(crate) fn watched(&self, name: &str) -> WatchedProcess {
+        WatchedProcess {
+            name: name.to_owned(),
+            pid: self.child.id().expect("it was not waited for"),
+        }
     }
 
     pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {

@@ -4,7 +4,8 @@
 //! ```text
 //!  tally load, steady ──► 1 → 4 → 2 aggregators ──► 1 → 3 → 1 sinks
 //!                             │ committed offsets       │ the ledger's positions
-//!                             └────────── looks ────────┴──► the longest that any partition stood still, by step
+//!                             └────────── looks ────────┴──► by step, the longest that any
+//!                                                            partition stood still
 //! ```
 //!
 //! Flushes and inserts come in steps anyway, so each pause stands beside the longest of a time when
@@ -28,19 +29,19 @@ const BEYOND_CALM: f64 = 1.5;
 
 /// How far each partition was, at one moment.
 #[derive(Clone, Debug)]
-struct Look {
+struct OffsetSample {
     at: Instant,
     next: Vec<i64>,
 }
 
 #[derive(Default)]
-struct Looks {
-    aggregated: Vec<Look>,
-    stored: Vec<Look>,
+struct Samples {
+    aggregated: Vec<OffsetSample>,
+    stored: Vec<OffsetSample>,
 }
 
-impl Looks {
-    fn of(&self, kind: &str) -> &[Look] {
+impl Samples {
+    fn of(&self, kind: &str) -> &[OffsetSample] {
         if kind == "aggregator" { &self.aggregated } else { &self.stored }
     }
 }
@@ -75,7 +76,7 @@ async fn measure(case: &Case<'_>) -> anyhow::Result<Vec<Figure>> {
     }
     let seconds = window.as_secs() * (STEPS.len() as u64 + 2) + SLACK_SECONDS;
     let mut load = case.start_load(&format!("--rate {rate} --seconds {seconds}"))?;
-    let looks = RefCell::new(Looks::default());
+    let samples = RefCell::new(Samples::default());
     let steps = async {
         // It starts meanwhile.
         tokio::time::sleep(window).await;
@@ -92,7 +93,7 @@ async fn measure(case: &Case<'_>) -> anyhow::Result<Vec<Figure>> {
     };
     let (calm, begun, end) = tokio::select! {
         outcome = steps => outcome?,
-        outcome = watch(case, &looks) => match outcome? {},
+        outcome = watch(case, &samples) => match outcome? {},
     };
     let sent = load.finish().await?;
     until_stored(case).await?;
@@ -101,12 +102,12 @@ async fn measure(case: &Case<'_>) -> anyhow::Result<Vec<Figure>> {
     }
     let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
 
-    let looks = looks.into_inner();
+    let samples = samples.into_inner();
     let ends = begun.iter().skip(1).chain([&end]);
     let figures = STEPS.iter().zip(&begun).zip(ends).map(|((step, begun), end)| {
-        let calm = longest(looks.of(step.kind), calm, calm + window);
-        let pause = longest(looks.of(step.kind), *begun, *end);
-        let over_after = over_after(looks.of(step.kind), *begun, *end, calm.mul_f64(BEYOND_CALM));
+        let calm = longest(samples.of(step.kind), calm, calm + window);
+        let pause = longest(samples.of(step.kind), *begun, *end);
+        let over_after = over_after(samples.of(step.kind), *begun, *end, calm.mul_f64(BEYOND_CALM));
         let name = format!("{}s, {} to {}", step.kind, step.from, step.to);
         Figure::new(NAME, name, pause.as_secs_f64(), Unit::Seconds)
             .beside("nobody comes or goes", calm.as_secs_f64())
@@ -136,18 +137,18 @@ async fn take(case: &Case<'_>, step: &Step) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Looks until it is dropped.
-async fn watch(case: &Case<'_>, looks: &RefCell<Looks>) -> anyhow::Result<Infallible> {
+/// Samples until it is dropped.
+async fn watch(case: &Case<'_>, samples: &RefCell<Samples>) -> anyhow::Result<Infallible> {
     loop {
         let next = tokio::task::block_in_place(|| case.log.committed())?;
-        looks.borrow_mut().aggregated.push(Look { at: Instant::now(), next });
+        samples.borrow_mut().aggregated.push(OffsetSample { at: Instant::now(), next });
         let next = case.stored().await?;
-        looks.borrow_mut().stored.push(Look { at: Instant::now(), next });
+        samples.borrow_mut().stored.push(OffsetSample { at: Instant::now(), next });
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// As [`Case::until_stored`], which looks after one aggregator and one sink.
+/// As [`Case::until_stored`], which samples after one aggregator and one sink.
 async fn until_stored(case: &Case<'_>) -> anyhow::Result<()> {
     let begun = Instant::now();
     let ends = tokio::task::block_in_place(|| case.log.ends())?;
@@ -160,17 +161,17 @@ async fn until_stored(case: &Case<'_>) -> anyhow::Result<()> {
 
 /// Times between `from` and `to` that a partition stood still, as its last progress and its next,
 /// or the end.
-fn pauses(looks: &[Look], from: Instant, to: Instant) -> Vec<(Instant, Instant)> {
-    let partitions = looks.first().map_or(0, |look| look.next.len());
+fn pauses(samples: &[OffsetSample], from: Instant, to: Instant) -> Vec<(Instant, Instant)> {
+    let partitions = samples.first().map_or(0, |sample| sample.next.len());
     let mut pauses = Vec::new();
     for partition in 0..partitions {
         let mut since = from;
         let mut last = None;
-        for look in looks.iter().filter(|look| look.at <= to) {
-            let next = look.next[partition];
-            if last.is_some_and(|last| last != next) && look.at >= from {
-                pauses.push((since, look.at));
-                since = look.at;
+        for sample in samples.iter().filter(|sample| sample.at <= to) {
+            let next = sample.next[partition];
+            if last.is_some_and(|last| last != next) && sample.at >= from {
+                pauses.push((since, sample.at));
+                since = sample.at;
             }
             last = Some(next);
         }
@@ -179,8 +180,8 @@ fn pauses(looks: &[Look], from: Instant, to: Instant) -> Vec<(Instant, Instant)>
     pauses
 }
 
-fn longest(looks: &[Look], from: Instant, to: Instant) -> Duration {
-    pauses(looks, from, to)
+fn longest(samples: &[OffsetSample], from: Instant, to: Instant) -> Duration {
+    pauses(samples, from, to)
         .into_iter()
         .map(|(last, next)| next - last)
         .max()
@@ -188,8 +189,8 @@ fn longest(looks: &[Look], from: Instant, to: Instant) -> Duration {
 }
 
 /// After how long the longest pause was over; nothing if it was as long as usual.
-fn over_after(looks: &[Look], from: Instant, to: Instant, usual: Duration) -> Duration {
-    let longest = pauses(looks, from, to).into_iter().max_by_key(|(last, next)| *next - *last);
+fn over_after(samples: &[OffsetSample], from: Instant, to: Instant, usual: Duration) -> Duration {
+    let longest = pauses(samples, from, to).into_iter().max_by_key(|(last, next)| *next - *last);
     longest
         .filter(|(last, next)| *next - *last > usual)
         .map_or(Duration::ZERO, |(_, next)| next - from)
@@ -203,19 +204,20 @@ mod tests {
     fn the_partition_that_stands_still_the_longest_is_the_pause() {
         let begun = Instant::now();
         let at = |ms| begun + Duration::from_millis(ms);
-        let look = |(ms, a, b): &(u64, i64, i64)| Look { at: at(*ms), next: vec![*a, *b] };
-        let looks: Vec<_> =
+        let sample =
+            |(ms, a, b): &(u64, i64, i64)| OffsetSample { at: at(*ms), next: vec![*a, *b] };
+        let samples: Vec<_> =
             [(0, 0, 0), (100, 1, 1), (200, 2, 1), (300, 3, 1), (400, 4, 2), (500, 5, 3)]
                 .iter()
-                .map(look)
+                .map(sample)
                 .collect();
-        assert_eq!(longest(&looks, at(100), at(500)), Duration::from_millis(300));
+        assert_eq!(longest(&samples, at(100), at(500)), Duration::from_millis(300));
         assert_eq!(
-            over_after(&looks, at(100), at(500), Duration::from_millis(250)),
+            over_after(&samples, at(100), at(500), Duration::from_millis(250)),
             Duration::from_millis(300)
         );
         assert_eq!(
-            over_after(&looks, at(100), at(500), Duration::from_millis(350)),
+            over_after(&samples, at(100), at(500), Duration::from_millis(350)),
             Duration::ZERO
         );
     }
@@ -224,7 +226,10 @@ mod tests {
     fn a_partition_that_never_goes_on_stands_still_to_the_end() {
         let begun = Instant::now();
         let at = |ms| begun + Duration::from_millis(ms);
-        let looks = [Look { at: at(0), next: vec![7] }, Look { at: at(900), next: vec![7] }];
-        assert_eq!(longest(&looks, at(0), at(1000)), Duration::from_secs(1));
+        let samples = [
+            OffsetSample { at: at(0), next: vec![7] },
+            OffsetSample { at: at(900), next: vec![7] },
+        ];
+        assert_eq!(longest(&samples, at(0), at(1000)), Duration::from_secs(1));
     }
 }

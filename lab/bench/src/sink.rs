@@ -1,8 +1,9 @@
 //! Storing: a full `deltas` drained by a real sink, beside the same blocks inserted bare.
 //!
 //! ```text
-//!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts      measured, by its metric
-//!                                                          └──► INSERT, no fence ──► bare   yardstick, before, between and after
+//!  tally load ──► increments ──► tally aggregator ──► deltas
+//!                        measured, by its metric:       ├──► tally sink ───────► counts
+//!                        yardstick, before and after:   └──► INSERT, no fence ─► bare_0, bare_1, …
 //! ```
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use super::blocks::{self, Block};
 use super::drain::Drain;
 use super::figures::{Figure, Unit};
-use super::measure::{Meter, Used, Watched, shares, total};
+use super::measure::{Meter, Usage, WatchedProcess, shares, total};
 use super::rig::{Case, Rig};
 
 const NAME: &str = "sink";
@@ -63,7 +64,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     let all = rows * ROUNDS as u64;
     let beside: Duration = bare.windows(2).map(|pair| (pair[0].took + pair[1].took) / 2).sum();
     let took: Duration = stored.iter().map(|stored| stored.took).sum();
-    let seconds = |all: &[Took]| {
+    let seconds = |all: &[InsertRun]| {
         all.iter()
             .map(|one| format!("{:.1}", one.took.as_secs_f64()))
             .collect::<Vec<_>>()
@@ -95,7 +96,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
 
 /// A real sink's way through all of `deltas`, into an empty table. Its start is left out: the first
 /// block counts as the others.
-async fn drain(case: &Case<'_>, engine: &Watched, rows: u64) -> anyhow::Result<Took> {
+async fn drain(case: &Case<'_>, engine: &WatchedProcess, rows: u64) -> anyhow::Result<InsertRun> {
     let sink = case.start("sink")?;
     let meter = Meter::start([sink.clone(), engine.clone()])?;
     let stored =
@@ -103,7 +104,7 @@ async fn drain(case: &Case<'_>, engine: &Watched, rows: u64) -> anyhow::Result<T
             .await?;
     let used = meter.read()?;
     case.stop("sink").await?;
-    Ok(Took {
+    Ok(InsertRun {
         took: Duration::from_secs_f64(rows as f64 / stored.whole_but_start().per_second),
         used,
     })
@@ -124,9 +125,9 @@ async fn set_aside(client: &Client, round: usize) -> anyhow::Result<()> {
 }
 
 /// What it took to have all blocks in the store.
-struct Took {
+struct InsertRun {
     took: Duration,
-    used: Vec<Used>,
+    used: Vec<Usage>,
 }
 
 /// Into a table of its own, whose merges stop after it, so that they are nobody's load. It is not
@@ -134,15 +135,15 @@ struct Took {
 /// new file, and a part is several.
 async fn insert_bare(
     client: &Client,
-    engine: &Watched,
+    engine: &WatchedProcess,
     table: &str,
     blocks: &[Block],
-) -> anyhow::Result<Took> {
+) -> anyhow::Result<InsertRun> {
     client.query_raw(&format!("CREATE TABLE {table} AS {}", store::COUNTS)).execute().await?;
     let meter = Meter::start([engine.clone()])?;
     let begun = Instant::now();
     insert_all(client, table, blocks).await?;
-    let bare = Took { took: begun.elapsed(), used: meter.read()? };
+    let bare = InsertRun { took: begun.elapsed(), used: meter.read()? };
     client.query_raw(&format!("SYSTEM STOP MERGES {table}")).execute().await?;
     Ok(bare)
 }
@@ -151,19 +152,20 @@ async fn insert_bare(
 /// neither fence nor token.
 async fn insert_all(client: &Client, table: &str, blocks: &[Block]) -> anyhow::Result<()> {
     let columns = COLUMNS.map(|(name, _)| name).join(", ");
-    let mut lanes: BTreeMap<i32, Vec<Bytes>> = BTreeMap::new();
+    let mut by_partition: BTreeMap<i32, Vec<Bytes>> = BTreeMap::new();
     for block in blocks {
-        lanes.entry(block.partition).or_default().push(block.bytes.clone());
+        by_partition.entry(block.partition).or_default().push(block.bytes.clone());
     }
     let mut tasks = JoinSet::new();
-    for (partition, lane) in lanes {
+    for (partition, blocks) in by_partition {
         let client = client.clone();
         let sql = format!(
-            "INSERT INTO {table} (partition, {columns}) SELECT toUInt32({partition}), {columns} FROM input('{}') FORMAT Native",
+            "INSERT INTO {table} (partition, {columns}) \
+             SELECT toUInt32({partition}), {columns} FROM input('{}') FORMAT Native",
             tally_sink::structure()
         );
         tasks.spawn(async move {
-            for block in lane {
+            for block in blocks {
                 let mut insert =
                     client.insert_formatted_with(&*sql).with_timeouts(Some(TIMEOUT), Some(TIMEOUT));
                 for (name, value) in SETTINGS.into_iter().chain(NO_DEDUPLICATION) {
@@ -175,8 +177,8 @@ async fn insert_all(client: &Client, table: &str, blocks: &[Block]) -> anyhow::R
             anyhow::Ok(())
         });
     }
-    while let Some(lane) = tasks.join_next().await {
-        lane??;
+    while let Some(inserted) = tasks.join_next().await {
+        inserted??;
     }
     Ok(())
 }

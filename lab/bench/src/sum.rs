@@ -25,7 +25,7 @@ const AT_MS: i64 = 1_760_000_000_000;
 const GIVE_BACK: &str = "dirty_decay_ms:0,muzzy_decay_ms:0";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Into {
+pub(crate) enum SumTable {
     Fold,
     Map,
 }
@@ -39,7 +39,7 @@ pub(crate) struct SumArgs {
     #[arg(long)]
     increments: u64,
     #[arg(long, value_enum)]
-    into: Into,
+    into: SumTable,
     /// Flushes, each of all increments.
     #[arg(long)]
     rounds: usize,
@@ -108,7 +108,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
 pub(super) fn child(args: &SumArgs) -> anyhow::Result<Summed> {
     let workload = Workload::new(args.keys, 10, args.distribution, 1);
     match args.into {
-        Into::Fold => {
+        SumTable::Fold => {
             let mut fold = Fold::new(Rules::default(), 0);
             let mut offset = 0;
             measured(args, &workload, |message| match message {
@@ -123,7 +123,7 @@ pub(super) fn child(args: &SumArgs) -> anyhow::Result<Summed> {
                 None => Ok(fold.take().sums.len()),
             })
         }
-        Into::Map => {
+        SumTable::Map => {
             let mut map = Map::default();
             let mut name = Vec::new();
             measured(args, &workload, |message| match message {

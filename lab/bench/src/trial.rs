@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::log::lag;
-use super::measure::{Meter, Used, Watched};
+use super::measure::{Meter, Usage, WatchedProcess};
 use super::rig::Case;
 use tally_load::Summary;
 
@@ -19,7 +19,7 @@ const SLACK_SECONDS: f64 = 0.5;
 pub(crate) const SERVICES: [&str; 4] = ["aggregator", "sink", "reader", "producer"];
 
 /// All services of a case, running, and the parts of the stack that they use.
-pub(crate) async fn start_all(case: &Case<'_>) -> anyhow::Result<Vec<Watched>> {
+pub(crate) async fn start_all(case: &Case<'_>) -> anyhow::Result<Vec<WatchedProcess>> {
     let mut all = vec![case.rig.part("broker")?, case.rig.part("store")?];
     for name in SERVICES {
         all.push(case.start_ready(name).await?);
@@ -36,7 +36,7 @@ pub(crate) async fn stop_all(case: &Case<'_>) -> anyhow::Result<()> {
 
 /// Messages, at one time of a trial.
 #[derive(Clone, Copy)]
-struct Look {
+struct LagSample {
     at: Instant,
     logged: u64,
     /// In the log, but not in the store.
@@ -49,9 +49,9 @@ struct Look {
 pub(crate) struct Trial {
     asked: Option<u64>,
     pub(crate) sent: Summary,
-    looks: Vec<Look>,
-    /// What the processes used up to the last look, the load among them.
-    pub(crate) used: Vec<Used>,
+    samples: Vec<LagSample>,
+    /// What the processes used up to the last sample, the load among them.
+    pub(crate) used: Vec<Usage>,
     /// How long the rest took.
     pub(crate) rest: Duration,
 }
@@ -61,7 +61,7 @@ impl Trial {
     /// once the store has merged what was stored before.
     pub(crate) async fn run(
         case: &Case<'_>,
-        all: &[Watched],
+        all: &[WatchedProcess],
         rate: Option<u64>,
         batch: u64,
         seconds: u64,
@@ -72,14 +72,14 @@ impl Trial {
             case.start_load(&format!("--batch {batch} --seconds {seconds} {rate_arg}"))?;
         let meter = Meter::start(all.iter().cloned().chain([load.watched("load")]))?;
         let mut used = Vec::new();
-        let mut looks = Vec::new();
+        let mut samples = Vec::new();
         let mut next = tokio::time::interval(LOOK);
         loop {
             next.tick().await;
             for name in SERVICES {
                 case.check_runs(name)?;
             }
-            // Between its end and the next line the load may be gone: then the look before it is
+            // Between its end and the next line the load may be gone: then the sample before it is
             // the last one.
             if load.has_ended()? {
                 break;
@@ -89,7 +89,7 @@ impl Trial {
             let ends = tokio::task::block_in_place(|| case.log.ends())?;
             let stored = case.stored().await?;
             let committed = tokio::task::block_in_place(|| case.log.committed())?;
-            looks.push(Look {
+            samples.push(LagSample {
                 at: Instant::now(),
                 logged: ends.iter().sum::<i64>().cast_unsigned(),
                 lag: lag(&ends, &stored),
@@ -98,7 +98,7 @@ impl Trial {
         }
         let sent = load.finish().await?;
         let rest = case.until_stored(PATIENCE).await?;
-        Ok(Trial { asked: rate, sent, looks, used, rest })
+        Ok(Trial { asked: rate, sent, samples, used, rest })
     }
 
     /// Increments in each message.
@@ -108,35 +108,37 @@ impl Trial {
 
     /// Increments in the log when `used` was read.
     pub(crate) fn increments_seen(&self) -> u64 {
-        let (first, last) = (self.looks.first(), self.looks.last());
+        let (first, last) = (self.samples.first(), self.samples.last());
         let messages = first.zip(last).map_or(0, |(first, last)| last.logged - first.logged);
         (messages as f64 * self.each()) as u64
     }
 
     /// Increments stored each second, while it ran.
     pub(crate) fn stored_per_second(&self) -> f64 {
-        let (Some(first), Some(last)) = (self.looks.first(), self.looks.last()) else { return 0.0 };
-        let stored = |look: &Look| (look.logged - look.lag) as f64;
+        let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else {
+            return 0.0;
+        };
+        let stored = |sample: &LagSample| (sample.logged - sample.lag) as f64;
         (stored(last) - stored(first)) * self.each() / (last.at - first.at).as_secs_f64().max(1e-9)
     }
 
     /// How far behind the store was, in seconds of the load: mean of the middle third and of the
     /// last third of the trial.
     pub(crate) fn lag_seconds(&self) -> (f64, f64) {
-        let third = self.looks.len() / 3;
-        let mean = |looks: &[Look]| self.mean_seconds(looks, |look| look.lag);
-        (mean(&self.looks[third..2 * third]), mean(&self.looks[2 * third..]))
+        let third = self.samples.len() / 3;
+        let mean = |samples: &[LagSample]| self.mean_seconds(samples, |sample| sample.lag);
+        (mean(&self.samples[third..2 * third]), mean(&self.samples[2 * third..]))
     }
 
     /// How far behind the aggregators were, of that: mean of the last third.
     pub(crate) fn unread_seconds(&self) -> f64 {
-        self.mean_seconds(&self.looks[2 * (self.looks.len() / 3)..], |look| look.unread)
+        self.mean_seconds(&self.samples[2 * (self.samples.len() / 3)..], |sample| sample.unread)
     }
 
-    fn mean_seconds(&self, looks: &[Look], messages: impl Fn(&Look) -> u64) -> f64 {
+    fn mean_seconds(&self, samples: &[LagSample], messages: impl Fn(&LagSample) -> u64) -> f64 {
         let per_second = self.sent.sent_per_second() / self.each();
-        let sum: u64 = looks.iter().map(messages).sum();
-        sum as f64 / looks.len().max(1) as f64 / per_second.max(1e-9)
+        let sum: u64 = samples.iter().map(messages).sum();
+        sum as f64 / samples.len().max(1) as f64 / per_second.max(1e-9)
     }
 
     pub(crate) fn is_flat(&self) -> bool {
@@ -158,7 +160,7 @@ mod tests {
     /// A trial of 12 s at 1000 messages of 10 increments a second, with this lag each second.
     fn trial(asked: u64, lags: [u64; 12]) -> Trial {
         let begun = Instant::now();
-        let look = |(second, lag)| Look {
+        let sample = |(second, lag)| LagSample {
             at: begun + Duration::from_secs(second),
             logged: 1000 * (second + 1),
             lag,
@@ -178,7 +180,7 @@ mod tests {
                 checksum: String::new(),
                 partitions: vec![],
             },
-            looks: (0..).zip(lags).map(look).collect(),
+            samples: (0..).zip(lags).map(sample).collect(),
             used: vec![],
             rest: Duration::ZERO,
         }

@@ -6,10 +6,11 @@
 //!                                    └──── proof: the target ran, and increments were in flight
 //! ```
 
-use std::sync::Arc;
+mod surroundings;
+
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use tokio::time::sleep;
 
 use crate::audit::Load;
@@ -17,15 +18,14 @@ use crate::fault::FaultKind;
 use crate::history::{History, Struck};
 use crate::schedule::Planned;
 use crate::supervisor::{MemberSlot, Supervisor};
-use crate::world::{Caller, Error as WorldError, LinkMode, Member, NetworkLink, Service, World};
+use crate::world::{Error as WorldError, LinkMode, Member, Service, World};
 
-/// How long a broker, the store or the registry may take to come back, and the cluster to be whole
-/// again.
+/// How long a broker, ClickHouse or the schema registry may take to come back, and the cluster to be
+/// whole again.
 const COME_BACK: Duration = Duration::from_secs(90);
-/// How long traffic to the store is waited for, so that the store is killed while some is under
-/// way.
+/// How long traffic to ClickHouse is waited for, so that it is killed while some is under way.
 const TRAFFIC: Duration = Duration::from_secs(5);
-/// Of the topics.
+/// Partitions of each topic.
 pub(crate) const PARTITIONS: i32 = 4;
 /// How long a take-over may go unnoticed: until the id's next turn, and other faults come between.
 const NOTICED: Duration = Duration::from_secs(20);
@@ -33,12 +33,16 @@ const NOTICED: Duration = Duration::from_secs(20);
 const OVERSLEEP: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(500);
 const BUSY_LOOK: Duration = Duration::from_millis(20);
-/// Blocks whose tokens the store remembers: few, so that a sink oversleeps them. Not fewer than may
-/// be on their way at once.
+/// Blocks whose tokens ClickHouse remembers: few, so that a sink oversleeps them, but not fewer than
+/// may be on their way at once.
 pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
 /// The event clock's jumps, milliseconds: back and forth, within a day.
 const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
 
+/// Whether a fault met its target, and what it was, for the history.
+type Injected = (bool, String);
+
+/// Makes faults happen in the world, and proves that they struck while increments were in flight.
 pub(crate) struct Injector<'a> {
     pub(crate) world: &'a World,
     pub(crate) supervisor: &'a Supervisor,
@@ -59,7 +63,7 @@ impl Injector<'_> {
     }
 
     /// Whether the fault met its target, and what it was.
-    async fn strike(&self, planned: &Planned) -> anyhow::Result<(bool, String)> {
+    async fn strike(&self, planned: &Planned) -> anyhow::Result<Injected> {
         let &Planned { kind, lasts, pick, .. } = planned;
         match kind {
             FaultKind::KillAggregator => {
@@ -134,26 +138,12 @@ impl Injector<'_> {
         }
     }
 
-    /// On the way of the aggregators' commits: to the coordinator of one of their
-    /// transactional.ids.
-    async fn commits(
-        &self,
-        kind: FaultKind,
-        pick: u32,
-        mode: LinkMode,
-        lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
-        let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
-        let link = self.world.link_to_broker(Caller::Aggregators, broker);
-        self.on_link(kind, link, &format!("aggregators to broker {broker}"), mode, lasts).await
-    }
-
     async fn kill(
         &self,
         kind: FaultKind,
         slot: &MemberSlot,
         lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
+    ) -> anyhow::Result<Injected> {
         let mut member = slot.hold().await;
         self.history.began(kind, &slot.name);
         let met = member.kill()?;
@@ -168,7 +158,7 @@ impl Injector<'_> {
         service: Service,
         pick: u32,
         lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
+    ) -> anyhow::Result<Injected> {
         let slot = self.supervisor.pick(service, pick);
         let mut member = slot.hold().await;
         self.history.began(kind, &slot.name);
@@ -184,7 +174,7 @@ impl Injector<'_> {
         kind: FaultKind,
         slot: &MemberSlot,
         lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
+    ) -> anyhow::Result<Injected> {
         let mut member = slot.hold().await;
         self.history.began(kind, &format!("{} for {:.1} s", slot.name, lasts.as_secs_f64()));
         let met = member.pause()?;
@@ -222,9 +212,9 @@ impl Injector<'_> {
         }
     }
 
-    /// SIGSTOP as blocks pass to the store, until it has taken so many others that it has forgotten
+    /// SIGSTOP as blocks pass to ClickHouse, until it has taken so many others that it has forgotten
     /// the tokens of those.
-    async fn oversleep(&self, pick: u32, lasts: Duration) -> anyhow::Result<(bool, String)> {
+    async fn oversleep(&self, pick: u32, lasts: Duration) -> anyhow::Result<Injected> {
         let (slot, busy) = self.busy_sink(pick).await;
         let mut member = slot.hold().await;
         self.history.began(
@@ -253,7 +243,7 @@ impl Injector<'_> {
         Ok((met && busy && overslept, how))
     }
 
-    /// How many blocks were ever stored; `None` if the store does not say until the deadline.
+    /// How many blocks were ever stored; `None` if ClickHouse does not say until the deadline.
     async fn stored_blocks(&self, deadline: Instant) -> Option<u64> {
         loop {
             match self.world.stored_blocks().await {
@@ -270,7 +260,7 @@ impl Injector<'_> {
         kind: FaultKind,
         service: Service,
         lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
+    ) -> anyhow::Result<Injected> {
         self.history.began(kind, "");
         let mut member = self.world.start_member(service, "added")?;
         let ready = member.ready(COME_BACK).await;
@@ -279,7 +269,7 @@ impl Injector<'_> {
         Ok((ready.is_ok(), format!("joined, then {how}")))
     }
 
-    async fn roll(&self, kind: FaultKind, service: Service) -> anyhow::Result<(bool, String)> {
+    async fn roll(&self, kind: FaultKind, service: Service) -> anyhow::Result<Injected> {
         self.history.began(kind, "");
         let mut met = true;
         for slot in self.supervisor.of(service) {
@@ -301,7 +291,7 @@ impl Injector<'_> {
     }
 
     /// Proven by the owner, who says in its log that it was fenced.
-    async fn take_over(&self, pick: u32) -> anyhow::Result<(bool, String)> {
+    async fn take_over(&self, pick: u32) -> anyhow::Result<Injected> {
         let id = self.transactional_id(pick);
         self.history.began(FaultKind::TakeOver, &id);
         let log = self.supervisor.pick(Service::Aggregator, pick).hold().await.log().to_owned();
@@ -319,131 +309,11 @@ impl Injector<'_> {
             sleep(LOOK).await;
         }
     }
-
-    async fn kill_broker(
-        &self,
-        kind: FaultKind,
-        broker: usize,
-        lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
-        let which = format!("broker {broker}");
-        self.history.began(kind, &which);
-        self.world.kill_broker(broker).await?;
-        sleep(lasts).await;
-        self.world.start_broker(broker).await?;
-        self.until_replicated(&which).await?;
-        Ok((true, which))
-    }
-
-    async fn sleep_broker(&self, broker: usize, lasts: Duration) -> anyhow::Result<(bool, String)> {
-        let which = format!("broker {broker}");
-        let met = self.leads(broker).await;
-        self.history
-            .began(FaultKind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
-        self.world.pause_broker(broker)?;
-        sleep(lasts).await;
-        self.world.resume_broker(broker)?;
-        self.until_replicated(&which).await?;
-        Ok((met, which))
-    }
-
-    /// Whether the broker leads a partition that the load writes to.
-    async fn leads(&self, broker: usize) -> bool {
-        let topic = self.world.direct_config().kafka.increments;
-        for partition in 0..PARTITIONS {
-            // One that nobody leads just now is no proof.
-            if self.world.leader_of(&topic, partition).await.is_ok_and(|leader| leader == broker) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Waits until every replica is in sync, so that the next broker may go.
-    async fn until_replicated(&self, which: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + COME_BACK;
-        loop {
-            match self.world.under_replicated().await {
-                Ok(0) => return Ok(()),
-                Ok(_) | Err(_) if Instant::now() < deadline => sleep(LOOK).await,
-                Ok(count) => {
-                    anyhow::bail!(
-                        "{count} partitions are not in sync {COME_BACK:?} after {which} came back"
-                    )
-                }
-                Err(error) => return Err(error).context("ask which replicas are in sync"),
-            }
-        }
-    }
-
-    /// Waits for bytes of the sinks on their way to the store; whether some came.
-    async fn traffic_to_store(&self) -> bool {
-        let link = self.world.link_to_store(Caller::Sinks);
-        let before = link.traffic();
-        let deadline = Instant::now() + TRAFFIC;
-        while link.traffic() == before && Instant::now() < deadline {
-            sleep(Duration::from_millis(1)).await;
-        }
-        link.traffic() != before
-    }
-
-    async fn kill_store(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
-        let met = self.traffic_to_store().await;
-        self.history.began(FaultKind::KillStore, if met { "mid insert" } else { "idle" });
-        self.world.kill_store().await?;
-        sleep(lasts).await;
-        self.world.start_store().await?;
-        Ok((met, String::new()))
-    }
-
-    /// Kills the registry. Services ask it now and then only, so whether one did is counted on its
-    /// links, which are cut meanwhile.
-    async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<(bool, String)> {
-        self.history.began(FaultKind::KillRegistry, "");
-        let links = [Caller::Aggregators, Caller::Gateways, Caller::Load]
-            .map(|side| self.world.link_to_registry(side));
-        links.iter().for_each(|link| link.set(LinkMode::Cut));
-        self.world.kill_registry().await?;
-        sleep(lasts).await;
-        self.world.start_registry().await?;
-        let struck: u64 = links.iter().map(|link| link.struck()).sum();
-        links.iter().for_each(|link| link.set(LinkMode::Open));
-        Ok((struck > 0, format!("struck {struck}")))
-    }
-
-    async fn link(
-        &self,
-        kind: FaultKind,
-        pick: u32,
-        mode: LinkMode,
-        lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
-        let links = self.world.links();
-        ensure!(!links.is_empty(), "the world has no links");
-        let (name, link) = &links[pick as usize % links.len()];
-        self.on_link(kind, Arc::clone(link), name, mode, lasts).await
-    }
-
-    async fn on_link(
-        &self,
-        kind: FaultKind,
-        link: Arc<NetworkLink>,
-        name: &str,
-        mode: LinkMode,
-        lasts: Duration,
-    ) -> anyhow::Result<(bool, String)> {
-        self.history.began(kind, &format!("{name}, {mode:?} for {:.1} s", lasts.as_secs_f64()));
-        link.set(mode);
-        sleep(lasts).await;
-        let struck = link.struck();
-        link.set(LinkMode::Open);
-        Ok((struck > 0, format!("{name}: struck {struck}")))
-    }
 }
 
 /// SIGTERM, and SIGKILL for one that does not drain in time, as supervisors do. Whether it ran, and
 /// how it ended.
-pub(crate) async fn end(member: &mut Member) -> anyhow::Result<(bool, String)> {
+pub(crate) async fn end(member: &mut Member) -> anyhow::Result<Injected> {
     match member.terminate().await {
         Ok(Some(status)) => Ok((true, format!("ended, {status}"))),
         Ok(None) => Ok((false, String::from("had ended"))),

@@ -1,10 +1,12 @@
 //! Faults by the thousand against a stack of its own, and an auditor that counts for itself.
 //!
 //! ```text
-//!  Schedule (seed) ──► Injector: strikes and heals ──► World: brokers, registry, store, services, links
-//!                                                      ▲                       │
-//!                                        Load ─────────┘                       ▼
-//!                                         └──► Record ──────────────────► audit ──► Report: passed, failed or unknown
+//!  Schedule (seed) ──► Injector: strikes and heals ──► World: brokers, registry, store,
+//!                                                      ▲      services, links
+//!                                 Load ────────────────┘        │
+//!                                  │                            ▼
+//!                                  └──► Record ───────────────► audit ──► Report: passed,
+//!                                                                         failed or unknown
 //! ```
 
 pub mod audit;

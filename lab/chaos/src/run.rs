@@ -1,9 +1,12 @@
 //! One run: world up, load on, faults by schedule, everything healed, audit, verdict.
 //!
 //! ```text
-//!  World::start ─► members ─► load, read checks ─► a lane of faults each ─► heal ─► converge ─► audit, verify ─► Verdict
-//!                                                                            │         │
-//!                            could not be injected: unknown ◄────────────────┘         └─► not in time: failed
+//!  World::start ─► members ─► load, read checks ─► five lanes of faults, side by side
+//!                                                          │
+//!                     could not be injected: unknown ◄─────┤
+//!                                                          ▼
+//!  Verdict ◄── audit, verify ◄── converge ◄─────────────── heal
+//!                                   └─► not in time: failed
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -262,7 +265,7 @@ fn bugs(dir: &Path) -> anyhow::Result<Vec<String>> {
     Ok(bugs)
 }
 
-/// Waits until the store holds all of the log; else says what is missing.
+/// Waits until ClickHouse holds all of `increments`; else says what is missing.
 async fn converge(world: &World, history: &History, healed: Instant) -> Result<Duration, String> {
     loop {
         let behind = audit::behind(&endpoints(world)).await;

@@ -2,7 +2,9 @@
 //! itself.
 //!
 //! ```text
-//!  a fault ──holds──► MemberSlot (Member) ◄──looks after── supervisor: ended, and nobody holds it ──► start again, count it
+//!  a fault ──holds──► MemberSlot (Member) ◄──looks after── supervisor
+//!                                                             └─► one that has ended, and that
+//!                                                                 nobody holds, is started again
 //! ```
 
 use std::collections::BTreeMap;

@@ -184,7 +184,8 @@ impl World {
 
     /// How many blocks the store has taken so far, by the ledger's rows for each.
     pub async fn stored_blocks(&self) -> Result<u64, Error> {
-        let query = "SELECT uniqExact(partition, key) FROM counts WHERE namespace = '__tally' AND startsWith(key, 'batch:')";
+        let query = "SELECT uniqExact(partition, key) FROM counts \
+                     WHERE namespace = '__tally' AND startsWith(key, 'batch:')";
         let client = store::client(&self.direct_config().store);
         let failed = |source| Error::Query { query: query.to_owned(), source };
         client.query(query).fetch_one().await.map_err(failed)

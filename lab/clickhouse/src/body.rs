@@ -1,7 +1,8 @@
 //! A request's body: received whole, within a limit, then read through its compressions.
 //!
 //! ```text
-//!  HTTP frames ──receive──► Body ──► Content-Encoding: lz4 ──► decompress=1 blocks ──► at most the limit ──► Read
+//!  HTTP frames ──receive──► Body ──► Content-Encoding: lz4 ──► decompress=1 blocks
+//!                                                                └──► at most the limit ──► Read
 //! ```
 //!
 //! The frames are kept as they came; they are put together only where they are used.

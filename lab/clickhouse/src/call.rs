@@ -246,7 +246,8 @@ mod tests {
     #[test]
     fn names_become_fields_parameters_and_settings() {
         let call = call(
-            "query=SELECT+%27%2B%27&database=d&param_x=a%09b&max_threads=1&compress=1&async_insert=it%27s&role=r",
+            "query=SELECT+%27%2B%27&database=d&param_x=a%09b&max_threads=1&compress=1\
+             &async_insert=it%27s&role=r",
             &[("x-clickhouse-database", "other"), ("x-clickhouse-format", "CSV")],
         )
         .unwrap();

@@ -83,7 +83,8 @@ impl<R: Read> Blocks<R> {
             return Err(refused(
                 Code::TOO_LARGE_SIZE_COMPRESSED,
                 format_args!(
-                    "A block of {compressed_bytes} bytes that holds {data_bytes} is damaged or too large"
+                    "A block of {compressed_bytes} bytes that holds {data_bytes} \
+                     is damaged or too large"
                 ),
             ));
         }

@@ -26,8 +26,8 @@ pub enum OpenError {
     #[error("data folder {data}: its name holds a NUL byte")]
     FolderName { data: PathBuf },
     #[error(
-        "open data folder {data}: the engine refused, and wrote its reason to standard error; another engine may be \
-         using the folder, or a newer one wrote it"
+        "open data folder {data}: the engine refused, and wrote its reason to standard error; \
+         another engine may be using the folder, or a newer one wrote it"
     )]
     Refused { data: PathBuf },
     #[error("ask the engine for its version: {0}")]

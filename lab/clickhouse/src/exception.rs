@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  engine's text "Code: 60. DB::Exception: …"  ──┐
-//!  our own refusal (a Code and a message)      ──┴──► Exception ──► status, X-ClickHouse-Exception-Code, body
+//!  our own refusal (a Code and a message)      ──┴──► Exception ──► status, body,
+//!                                                                   X-ClickHouse-Exception-Code
 //! ```
 
 use std::fmt;
@@ -141,7 +142,8 @@ mod tests {
             assert_eq!(exception.status(), StatusCode::NOT_FOUND);
             assert_eq!(
                 exception.body("26.7.2.1"),
-                "Code: 60. DB::Exception: Table d.t does not exist. (UNKNOWN_TABLE) (version 26.7.2.1)\n"
+                "Code: 60. DB::Exception: Table d.t does not exist. (UNKNOWN_TABLE) \
+                 (version 26.7.2.1)\n"
             );
         }
     }

@@ -1,8 +1,8 @@
 //! libchdb's C interface (`chdb.h` of 26.7), as far as it is used, made safe.
 //!
 //! ```text
-//!  Library ──connect──► Connection ──query──────────────────────────────► Answer (the engine's buffer, not a copy)
-//!                                  └─insert──► InsertStream ──finish──► Answer
+//!  Library ──connect──► Connection ──query────────────────────────────► QueryResult: the engine's
+//!                                  └─insert──► InsertStream ──finish──►  buffer, not a copy
 //! ```
 //!
 //! Everything that points into the engine holds the [`Library`], so `shutdown` can tell whether
@@ -54,7 +54,8 @@ symbols! {
         RawConnection, *const c_char, usize, *const c_char, usize,
         *const *const c_char, *const usize, *const *const c_char, *const usize, usize,
     ) -> RawInsert;
-    insert_append = b"chdb_stream_append": unsafe extern "C" fn(RawInsert, *const c_void, usize) -> c_int;
+    insert_append = b"chdb_stream_append":
+        unsafe extern "C" fn(RawInsert, *const c_void, usize) -> c_int;
     insert_done = b"chdb_stream_done": unsafe extern "C" fn(RawInsert) -> RawResult;
     insert_error = b"chdb_stream_insert_error": unsafe extern "C" fn(RawInsert) -> *const c_char;
     insert_destroy = b"chdb_destroy_insert_stream": unsafe extern "C" fn(RawInsert);
@@ -133,7 +134,7 @@ impl Connection {
         sql: &[u8],
         format: &str,
         parameters: &[(String, String)],
-    ) -> Result<Answer, Exception> {
+    ) -> Result<QueryResult, Exception> {
         let bound = Parameters::new(parameters);
         // SAFETY: the handle is open until drop; every pointer comes with its length and outlives
         // the call.
@@ -151,7 +152,7 @@ impl Connection {
                 parameters.len(),
             )
         };
-        Answer::new(&self.library, result)
+        QueryResult::new(&self.library, result)
     }
 
     /// Begins an INSERT whose data comes by [`InsertStream::append`]. `sql` ends before its FORMAT
@@ -212,11 +213,11 @@ impl InsertStream<'_> {
         }))
     }
 
-    pub(crate) fn finish(self) -> Result<Answer, Exception> {
+    pub(crate) fn finish(self) -> Result<QueryResult, Exception> {
         let library = &self.connection.library;
         // SAFETY: the stream is open until drop, which comes after this.
         let result = unsafe { (library.symbols.insert_done)(self.stream) };
-        Answer::new(library, result)
+        QueryResult::new(library, result)
     }
 
     fn error(&self) -> Option<Exception> {
@@ -233,7 +234,7 @@ impl Drop for InsertStream<'_> {
 }
 
 /// What a statement came to.
-pub(crate) struct Answer {
+pub(crate) struct QueryResult {
     pub(crate) body: Bytes,
     pub(crate) rows: u64,
     pub(crate) rows_read: u64,
@@ -243,7 +244,7 @@ pub(crate) struct Answer {
     pub(crate) elapsed_seconds: f64,
 }
 
-impl Answer {
+impl QueryResult {
     fn new(library: &Arc<Library>, result: RawResult) -> Result<Self, Exception> {
         if result.is_null() {
             return Err(Exception::new(Code::UNKNOWN_EXCEPTION, "the engine gave no result"));

@@ -1,9 +1,9 @@
 //! ClickHouse's HTTP interface over the embedded ClickHouse engine.
 //!
 //! ```text
-//!  client ──HTTP──► server ──► call ──► run ──► sql ──┬─ a query ──────────────► engine ──► libchdb
-//!                   slots      URL,     session,      ├─ INSERT … FORMAT ──────► insert stream
-//!                   ids        headers, settings      └─ … FROM input(…) ──────► memory file, file(…)
+//!  client ──HTTP──► server ──► call ──► run ──► sql ──┬─ a query ─────────► engine ──► libchdb
+//!                   slots      URL,     session,      ├─ INSERT … FORMAT ─► insert stream
+//!                   ids        headers, settings      └─ … FROM input(…) ─► memory file, file(…)
 //!                              form     for one call
 //!  client ◄──────── reply ◄── answer or exception
 //! ```

@@ -8,7 +8,8 @@ use axum::{
 use serde_json::json;
 
 use crate::{
-    compression::compress, engine::Identity, exception::Exception, ffi::Answer, run::Outcome,
+    compression::compress, engine::Identity, exception::Exception, ffi::QueryResult,
+    run::FormattedResult,
 };
 
 const QUERY_ID: HeaderName = HeaderName::from_static("x-clickhouse-query-id");
@@ -26,8 +27,8 @@ pub(crate) struct Envelope {
 }
 
 impl Envelope {
-    pub(crate) fn answer(&self, identity: &Identity, outcome: Outcome) -> Response {
-        let Outcome { answer, format } = outcome;
+    pub(crate) fn answer(&self, identity: &Identity, outcome: FormattedResult) -> Response {
+        let FormattedResult { answer, format } = outcome;
         let summary = summary(&answer);
         let body = if self.compress {
             Body::from(compress(&answer.body))
@@ -72,7 +73,7 @@ fn insert(response: &mut Response, name: HeaderName, value: &str) {
     }
 }
 
-fn summary(answer: &Answer) -> String {
+fn summary(answer: &QueryResult) -> String {
     let count = |number: u64| number.to_string();
     json!({
         "read_rows": count(answer.rows_read),

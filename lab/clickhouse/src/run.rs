@@ -12,7 +12,7 @@ use crate::{
     body,
     call::Call,
     exception::{Code, Exception},
-    ffi::{Answer, Connection},
+    ffi::{Connection, QueryResult},
     spool::Spool,
     sql::{self, Insert, Setting, Source, Statement},
 };
@@ -29,8 +29,8 @@ const FORGET_FILES: &[&str] = &[
 ];
 
 /// The answer, and the name of the format it is in.
-pub(crate) struct Outcome {
-    pub(crate) answer: Answer,
+pub(crate) struct FormattedResult {
+    pub(crate) answer: QueryResult,
     pub(crate) format: String,
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn run(
     connection: &mut Connection,
     call: &Call,
     mut data: impl Read,
-) -> Result<Outcome, Exception> {
+) -> Result<FormattedResult, Exception> {
     let (text, statement) = statement(&call.query, &mut data)?;
     let mut settings = settings(call, &statement);
     if call.read_only {
@@ -57,7 +57,7 @@ pub(crate) fn run_in_session(
     connection: &mut Connection,
     call: &Call,
     mut data: impl Read,
-) -> (Result<Outcome, Exception>, bool) {
+) -> (Result<FormattedResult, Exception>, bool) {
     let entered = statement(&call.query, &mut data).and_then(|(text, statement)| {
         let settings = settings(call, &statement);
         let undo = Undo::remember(connection, call.database.is_some(), &settings)?;
@@ -71,7 +71,7 @@ pub(crate) fn run_in_session(
         .and_then(|()| execute(connection, call, &text, statement, data));
     let undone = undo.apply(connection);
     if let Err(exception) = &undone {
-        tracing::warn!(%exception, "take back what a call set in its session");
+        tracing::warn!(%exception, "take back what a call set in its session; the session ends");
     }
     (outcome, undone.is_ok())
 }
@@ -131,11 +131,14 @@ fn execute(
     text: &[u8],
     statement: Statement,
     data: impl Read,
-) -> Result<Outcome, Exception> {
+) -> Result<FormattedResult, Exception> {
     let insert = match statement {
         Statement::Query { format } => {
             let answer = connection.query(text, &call.format, &call.parameters)?;
-            return Ok(Outcome { answer, format: format.unwrap_or_else(|| call.format.clone()) });
+            return Ok(FormattedResult {
+                answer,
+                format: format.unwrap_or_else(|| call.format.clone()),
+            });
         }
         Statement::Insert(insert) => insert,
     };
@@ -149,7 +152,7 @@ fn execute(
             connection.query(&sql, &call.format, &call.parameters)?
         }
     };
-    Ok(Outcome { answer, format: call.format.clone() })
+    Ok(FormattedResult { answer, format: call.format.clone() })
 }
 
 fn append(
@@ -158,7 +161,7 @@ fn append(
     insert: &Insert,
     text: &[u8],
     data: &mut impl Read,
-) -> Result<Answer, Exception> {
+) -> Result<QueryResult, Exception> {
     let mut stream = connection.insert(insert.head(text), &insert.format, &call.parameters)?;
     let mut chunk = vec![0; APPEND_BYTES];
     loop {
@@ -228,9 +231,11 @@ impl Undo {
             let assignments = text(
                 connection,
                 &format!(
-                    r"SELECT arrayStringConcat(groupArray(name || ' = ' || if(changed, quoted, 'DEFAULT')), ', ')
+                    r"SELECT arrayStringConcat(
+                          groupArray(name || ' = ' || if(changed, quoted, 'DEFAULT')), ', ')
                       FROM (SELECT name, changed,
-                            '\'' || replaceAll(replaceAll(value, '\\', '\\\\'), '\'', '\\\'') || '\'' AS quoted
+                          '\'' || replaceAll(replaceAll(value, '\\', '\\\\'), '\'', '\\\'') || '\''
+                          AS quoted
                             FROM system.settings WHERE name IN ({}))",
                     names.join(", ")
                 ),

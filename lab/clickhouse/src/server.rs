@@ -1,9 +1,11 @@
 //! The HTTP server: who may run when, and how it ends.
 //!
 //! ```text
-//!  request ──► slot (wait, then 503) ──► body ──► call ──► query id (taken: 216) ──► blocking thread: run
+//!  request ──► slot (wait, then 503) ──► body ──► call ──► query id (taken: 216)
+//!                                                           └──► blocking thread: run
 //!
-//!  shutdown ──► no new connections ──► drain ──deadline──► KILL QUERY ──► engine closed ──► serve returns
+//!  shutdown ──► no new connections ──► drain ──deadline──► KILL QUERY ──► engine closed
+//!                                                                          └──► serve returns
 //! ```
 //!
 //! A client that goes away does not stop its statement, as with ClickHouse; slot and query id stay
@@ -40,7 +42,7 @@ use crate::{
     exception::{Code, Exception},
     ffi::Connection,
     reply::Envelope,
-    run::{self, Outcome},
+    run::{self, FormattedResult},
     sessions::Sessions,
 };
 
@@ -107,14 +109,14 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Er
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    state: Arc<Service>,
+    state: Arc<ServerState>,
 }
 
-struct Service {
+struct ServerState {
     engine: Engine,
     config: Config,
     slots: Arc<Semaphore>,
-    running: Running,
+    running: RunningQueries,
     sessions: Sessions<Connection>,
     statements: TaskTracker,
 }
@@ -129,10 +131,10 @@ impl Server {
             .await
             .map_err(|_| Error::Panicked)?
             .map_err(Error::Open)?;
-        let state = Arc::new(Service {
+        let state = Arc::new(ServerState {
             engine,
             slots: Arc::new(Semaphore::new(config.connections)),
-            running: Running::default(),
+            running: RunningQueries::default(),
             sessions: Sessions::new(),
             statements: TaskTracker::new(),
             config,
@@ -147,7 +149,8 @@ impl Server {
 
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { listener, address, state } = self;
-        tracing::info!(%address, version = %state.engine.identity.version, data = %state.config.data.display(), "store ready");
+        let (version, data) = (&state.engine.identity.version, state.config.data.display());
+        tracing::info!(%address, version, %data, "store ready");
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "set TCP_NODELAY");
@@ -177,7 +180,7 @@ async fn deadline(shutdown: CancellationToken, drain_timeout: Duration) {
     tokio::time::sleep(drain_timeout).await;
 }
 
-async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
+async fn handle(State(service): State<Arc<ServerState>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     if parts.method == Method::GET && parts.uri.query().is_none() {
         return "Ok.\n".into_response();
@@ -192,13 +195,13 @@ async fn handle(State(service): State<Arc<Service>>, request: Request) -> Respon
     }
 }
 
-impl Service {
+impl ServerState {
     async fn perform(
         self: Arc<Self>,
         parts: &Parts,
         body: axum::body::Body,
         envelope: &mut Envelope,
-    ) -> Result<Outcome, Exception> {
+    ) -> Result<FormattedResult, Exception> {
         let mut pairs = call::pairs(parts.uri.query().unwrap_or(""))?;
         let slot = self.slot().await?;
         let mut body = body::receive(body, self.config.body_limit_bytes, BODY_PATIENCE).await?;
@@ -210,7 +213,7 @@ impl Service {
         if let Some(query_id) = &call.query_id {
             envelope.query_id.clone_from(query_id);
         }
-        let taken = Running::begin(&self, &envelope.query_id)?;
+        let taken = RunningQueries::begin(&self, &envelope.query_id)?;
         let statement = self.statements.spawn_blocking({
             let service = Arc::clone(&self);
             move || {
@@ -234,14 +237,15 @@ impl Service {
             Err(_elapsed) => Err(Exception::new(
                 Code::TOO_MANY_SIMULTANEOUS_QUERIES,
                 format_args!(
-                    "Too many simultaneous queries: {} are running, and none ended within {patience:?}",
+                    "Too many simultaneous queries: {} are running, \
+                     and none ended within {patience:?}",
                     self.config.connections
                 ),
             )),
         }
     }
 
-    fn run(&self, call: &Call, body: Body) -> Result<Outcome, Exception> {
+    fn run(&self, call: &Call, body: Body) -> Result<FormattedResult, Exception> {
         let data = body.reader(call.encoding, call.decompress, self.config.body_limit_bytes);
         let Some(session) = &call.session else {
             return run::run(&mut self.engine.connect()?, call, data);
@@ -257,12 +261,13 @@ impl Service {
     }
 
     fn kill_statements(&self) {
-        tracing::warn!(after = ?self.config.drain_timeout, "killing statements that are still running");
+        let after = self.config.drain_timeout;
+        tracing::warn!(?after, "killing statements that are still running");
         let killed = self.engine.connect().and_then(|mut connection| {
             connection.query(b"KILL QUERY WHERE query_id != queryID() ASYNC", "Null", &[]).map(drop)
         });
         if let Err(exception) = killed {
-            tracing::warn!(%exception, "kill statements");
+            tracing::warn!(%exception, "KILL QUERY failed; statements go on until the process exits");
         }
     }
 
@@ -286,20 +291,20 @@ impl Service {
 
 /// The ids of the statements that run, each of them once.
 #[derive(Default)]
-struct Running {
+struct RunningQueries {
     ids: Mutex<HashSet<String>>,
 }
 
 /// A query id that is taken until this is dropped.
-struct Taken {
-    service: Arc<Service>,
+struct TakenQueryId {
+    service: Arc<ServerState>,
     id: String,
 }
 
-impl Running {
-    fn begin(service: &Arc<Service>, id: &str) -> Result<Taken, Exception> {
+impl RunningQueries {
+    fn begin(service: &Arc<ServerState>, id: &str) -> Result<TakenQueryId, Exception> {
         if service.running.lock(|ids| ids.insert(id.to_owned())) {
-            return Ok(Taken { service: Arc::clone(service), id: id.to_owned() });
+            return Ok(TakenQueryId { service: Arc::clone(service), id: id.to_owned() });
         }
         Err(Exception::new(
             Code::QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
@@ -312,7 +317,7 @@ impl Running {
     }
 }
 
-impl Drop for Taken {
+impl Drop for TakenQueryId {
     fn drop(&mut self) {
         self.service.running.lock(|ids| ids.remove(&self.id));
     }

@@ -20,10 +20,10 @@ const MAX_SESSIONS: usize = 1000;
 
 /// `C` is the connection.
 pub(crate) struct Sessions<C> {
-    slots: Mutex<HashMap<String, Slot<C>>>,
+    states: Mutex<HashMap<String, SessionState<C>>>,
 }
 
-enum Slot<C> {
+enum SessionState<C> {
     Leased,
     Idle { connection: C, until: Instant },
 }
@@ -37,7 +37,7 @@ pub(crate) struct Lease<'a, C> {
 
 impl<C> Sessions<C> {
     pub(crate) fn new() -> Self {
-        Self { slots: Mutex::new(HashMap::new()) }
+        Self { states: Mutex::new(HashMap::new()) }
     }
 
     /// Takes the session, or begins it with what `connect` gives.
@@ -48,12 +48,13 @@ impl<C> Sessions<C> {
         now: Instant,
         connect: impl FnOnce() -> Result<C, Exception>,
     ) -> Result<Lease<'_, C>, Exception> {
-        let mut slots = self.slots();
-        slots.retain(|_, slot| !matches!(slot, Slot::Idle { until, .. } if *until <= now));
-        let connection = match slots.remove(id) {
-            Some(Slot::Idle { connection, .. }) => connection,
-            Some(Slot::Leased) => {
-                slots.insert(id.to_owned(), Slot::Leased);
+        let mut states = self.states();
+        states
+            .retain(|_, state| !matches!(state, SessionState::Idle { until, .. } if *until <= now));
+        let connection = match states.remove(id) {
+            Some(SessionState::Idle { connection, .. }) => connection,
+            Some(SessionState::Leased) => {
+                states.insert(id.to_owned(), SessionState::Leased);
                 return Err(Exception::new(
                     Code::SESSION_IS_LOCKED,
                     format_args!("Session {id} is locked by a concurrent client"),
@@ -65,7 +66,7 @@ impl<C> Sessions<C> {
                     format_args!("Session {id} is not found"),
                 ));
             }
-            None if slots.len() >= MAX_SESSIONS => {
+            None if states.len() >= MAX_SESSIONS => {
                 return Err(Exception::new(
                     Code::TOO_MANY_SIMULTANEOUS_QUERIES,
                     format_args!("There are {MAX_SESSIONS} sessions already"),
@@ -73,17 +74,17 @@ impl<C> Sessions<C> {
             }
             None => connect()?,
         };
-        slots.insert(id.to_owned(), Slot::Leased);
+        states.insert(id.to_owned(), SessionState::Leased);
         Ok(Lease { sessions: self, id: id.to_owned(), connection: Some(connection) })
     }
 
     /// Ends every session that is idle.
     pub(crate) fn clear(&self) {
-        self.slots().clear();
+        self.states().clear();
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<String, Slot<C>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn states(&self) -> MutexGuard<'_, HashMap<String, SessionState<C>>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,8 +97,8 @@ impl<C> Lease<'_, C> {
     pub(crate) fn keep(mut self, now: Instant, timeout: Duration) {
         if let Some(connection) = self.connection.take() {
             self.sessions
-                .slots()
-                .insert(self.id.clone(), Slot::Idle { connection, until: now + timeout });
+                .states()
+                .insert(self.id.clone(), SessionState::Idle { connection, until: now + timeout });
         }
     }
 }
@@ -105,7 +106,7 @@ impl<C> Lease<'_, C> {
 impl<C> Drop for Lease<'_, C> {
     fn drop(&mut self) {
         if self.connection.is_some() {
-            self.sessions.slots().remove(&self.id);
+            self.sessions.states().remove(&self.id);
         }
     }
 }

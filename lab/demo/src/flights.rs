@@ -38,15 +38,17 @@ impl Flight {
     }
 }
 
-/// The same increments in the store's SQL, as an array of (key, amount) of a flight.
-pub(super) const SQL: &str = "[('departures:' || origin, toInt64(1)), ('arrivals:' || destination, 1), \
-     ('route:' || origin || '-' || destination, 1), ('miles:' || origin || '-' || destination, distance), \
+/// The same increments in ClickHouse's SQL, as an array of (key, amount) of a flight.
+pub(super) const SQL: &str = "[('departures:' || origin, toInt64(1)), \
+     ('arrivals:' || destination, 1), ('route:' || origin || '-' || destination, 1), \
+     ('miles:' || origin || '-' || destination, distance), \
      ('delay_minutes:' || origin, delay)]";
 
 /// The file as a table: no column is null in it, and it would be an error if one were.
 pub(super) fn table(file: &Path) -> String {
     format!(
-        "(SELECT toUnixTimestamp64Milli(assumeNotNull(date)) AS at_ms, assumeNotNull(delay) AS delay, \
+        "(SELECT toUnixTimestamp64Milli(assumeNotNull(date)) AS at_ms, \
+         assumeNotNull(delay) AS delay, \
          assumeNotNull(distance) AS distance, assumeNotNull(origin) AS origin, \
          assumeNotNull(destination) AS destination FROM file({}))",
         quoted(file)
@@ -55,7 +57,8 @@ pub(super) fn table(file: &Path) -> String {
 
 pub(super) async fn count(client: &Client, file: &Path) -> anyhow::Result<u64> {
     let quoted = quoted(file);
-    let nulls = "countIf(date IS NULL OR delay IS NULL OR distance IS NULL OR origin IS NULL OR destination IS NULL)";
+    let nulls = "countIf(date IS NULL OR delay IS NULL OR distance IS NULL \
+                 OR origin IS NULL OR destination IS NULL)";
     let sql = format!("SELECT count(), {nulls} FROM file({quoted})");
     let (flights, incomplete): (u64, u64) = client.query_raw(&sql).fetch_one().await?;
     anyhow::ensure!(incomplete == 0, "{incomplete} flights in the file are incomplete");

@@ -19,7 +19,7 @@ const FLIGHTS: usize = 100;
 const REQUESTS: usize = 8;
 
 #[derive(Serialize)]
-struct Item {
+struct IncrementItem {
     namespace: &'static str,
     key: String,
     delta: i64,
@@ -27,7 +27,7 @@ struct Item {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct Accepted {
     accepted: u64,
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn run(
         let flight = left.next().await?;
         if let Some(flight) = &flight {
             flight.increments(&mut key, |key, delta| {
-                items.push(Item {
+                items.push(IncrementItem {
                     namespace: NAMESPACE,
                     key: key.to_owned(),
                     delta,
@@ -87,12 +87,16 @@ async fn next(
     Ok(accepted)
 }
 
-async fn post(http: reqwest::Client, url: Arc<str>, items: Vec<Item>) -> anyhow::Result<u64> {
+async fn post(
+    http: reqwest::Client,
+    url: Arc<str>,
+    items: Vec<IncrementItem>,
+) -> anyhow::Result<u64> {
     let response = http.post(&*url).json(&items).send().await?;
     let status = response.status();
     let text = response.text().await?;
     anyhow::ensure!(status.is_success(), "the gateway answered {status}: {text}");
-    let answer: Answer = serde_json::from_str(&text)?;
+    let answer: Accepted = serde_json::from_str(&text)?;
     anyhow::ensure!(
         answer.accepted == items.len() as u64,
         "accepted {} of {}",

@@ -1,10 +1,11 @@
-//! `tally demo`: three million real flights through the log, the sums and the store, and proof of
-//! every count.
+//! `tally demo`: three million real flights through Kafka, the services and ClickHouse, and
+//! proof of every count.
 //!
 //! ```text
-//!  flights-3m.parquet ──► load (Avro batches) ────► increments ─► 2 aggregators ─► deltas ─► 2 sinks ─► counts
-//!                     └─► gateway (HTTP, the last) ──┘              one of each is killed midway     │
-//!                     └─► totals: the store's own aggregate over the file ──────── equal? ───────────┘
+//!  flights-3m.parquet ──► load (Avro batches) ──► increments ─► 2 aggregators ─► deltas
+//!     │               └─► gateway (HTTP) ───────────┘            one of each      │
+//!     │                   the last flights                       is killed midway ▼
+//!     └─► totals: ClickHouse's own aggregate over the file ── equal? ── counts ◄─ 2 sinks
 //! ```
 
 mod flights;
@@ -19,12 +20,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use indicatif::{HumanCount, MultiProgress};
+use clickhouse::query::RowCursor;
+use indicatif::{HumanCount, MultiProgress, ProgressBar};
 use tally_platform::config::Config;
 use tally_platform::store;
 use tally_stack::artifacts::{NpmPackage, npm_package};
 use tally_stack::{Progress, ServiceArgs, ServiceProcess, Services, StackArgs};
 
+use self::flights::Flight;
 use self::report::Stage;
 use self::watch::Watch;
 use tally_load::Bars;
@@ -57,7 +60,8 @@ pub struct DemoArgs {
     keep: bool,
     /// When an aggregator and a sink are killed, in percent of the increments summed; 100 kills
     /// none.
-    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
     kill_at: u8,
 }
 
@@ -101,7 +105,6 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
 
     let client = store::client(&config.store);
     let flights = flights::count(&client, &file).await?;
-    let direct = flights.saturating_sub(GATEWAY_FLIGHTS);
     let total = flights * flights::INCREMENTS;
     eprintln!("{flights} flights, {total} increments, from {}", file.display());
 
@@ -110,17 +113,8 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
     let sending = bars.bar("sent", total);
     let load = load::Load::start(&config).await?;
     // A task of its own, so that it does not hold up what goes on beside it.
-    let send = {
-        let (config, client, file, sending) =
-            (config.clone(), client.clone(), file.clone(), sending.clone());
-        tokio::spawn(async move {
-            // One reading of the file for both ways, so that no flight goes twice or not at all.
-            let mut cursor = flights::read(&client, &file)?;
-            let stage = load.run(&mut cursor, direct, &sending).await?;
-            let gateway = gateway::run(&config, &mut cursor, flights - direct, &sending).await?;
-            anyhow::Ok((stage, gateway))
-        })
-    };
+    let cursor = flights::read(&client, &file)?;
+    let send = tokio::spawn(send(load, config.clone(), cursor, flights, sending.clone()));
     let send = async { send.await? };
     let kill = kill_midway(&services, args.kill_at, &bars, &watch, total);
     let ((sent, through_gateway), killed) =
@@ -138,7 +132,7 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
 
     bars.clear();
     let stages = [sent, through_gateway, summed, stored, replayed];
-    let good = report::print(&report::Outcome {
+    let good = report::print(&report::DemoResult {
         stages: &stages,
         killed: killed.as_deref(),
         totals: &totals,
@@ -151,6 +145,21 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
         report::what_to_try(&stack, &config, services.config_file(), &args.stack.dir);
     }
     Ok(good)
+}
+
+/// Sends most flights to Kafka and the last of them to the gateway. One reading of the file serves
+/// both, so that no flight goes twice or not at all.
+async fn send(
+    load: load::Load,
+    config: Arc<Config>,
+    mut cursor: RowCursor<Flight>,
+    flights: u64,
+    progress: ProgressBar,
+) -> anyhow::Result<(Stage, Stage)> {
+    let direct = flights.saturating_sub(GATEWAY_FLIGHTS);
+    let stage = load.run(&mut cursor, direct, &progress).await?;
+    let gateway = gateway::run(&config, &mut cursor, flights - direct, &progress).await?;
+    Ok((stage, gateway))
 }
 
 /// Kills an aggregator and a sink with SIGKILL once that much was summed, and starts them again.

@@ -31,7 +31,7 @@ impl Stage {
     }
 }
 
-pub(super) struct Outcome<'a> {
+pub(super) struct DemoResult<'a> {
     pub(super) stages: &'a [Stage],
     pub(super) killed: Option<&'a str>,
     pub(super) totals: &'a Totals,
@@ -42,8 +42,8 @@ pub(super) struct Outcome<'a> {
 }
 
 /// Prints everything, and says whether every count is right.
-pub(super) fn print(outcome: &Outcome<'_>) -> bool {
-    let Outcome { stages, killed, totals, read, verified, total, seconds } = outcome;
+pub(super) fn print(result: &DemoResult<'_>) -> bool {
+    let DemoResult { stages, killed, totals, verified, seconds, .. } = result;
     println!("\nThe busiest airports\n{}", airports(totals));
     println!("\nThe busiest routes\n{}", routes(totals));
     println!("\nHow fast\n{}", rates(stages));
@@ -51,37 +51,7 @@ pub(super) fn print(outcome: &Outcome<'_>) -> bool {
         "\nThe accounting of each partition: messages = counted + duplicate + rejected\n{verified}"
     );
 
-    let counted: u64 = verified.partitions.iter().map(|p| p.increments).sum();
-    let checks = [
-        (
-            counted == *total,
-            format!(
-                "{} of {} increments are in the ledger",
-                HumanCount(counted),
-                HumanCount(*total)
-            ),
-        ),
-        (
-            totals.different == 0,
-            format!(
-                "{} of {} counters are what the store's own aggregate over the file says",
-                HumanCount(totals.counters - totals.different),
-                HumanCount(totals.counters)
-            ),
-        ),
-        (
-            read.wrong.is_empty(),
-            format!(
-                "{} of {} counters asked of the reader are right",
-                read.asked - read.wrong.len(),
-                read.asked
-            ),
-        ),
-        (
-            verified.agrees(),
-            String::from("the log, replayed, comes to the stored counts in every partition"),
-        ),
-    ];
+    let checks = checks(result);
     println!();
     if let Some(killed) = killed {
         println!("  {killed}");
@@ -108,6 +78,44 @@ pub(super) fn print(outcome: &Outcome<'_>) -> bool {
         if good { "every increment counted exactly once" } else { "THE COUNTS ARE NOT RIGHT" };
     println!("\n{verdict}, in {seconds:.0} s");
     good
+}
+
+/// What must hold, and whether it does.
+fn checks(result: &DemoResult<'_>) -> [(bool, String); 4] {
+    let DemoResult { totals, read, verified, total, .. } = result;
+    let counted: u64 = verified.partitions.iter().map(|p| p.increments).sum();
+    [
+        (
+            counted == *total,
+            format!(
+                "{} of {} increments are in the ledger",
+                HumanCount(counted),
+                HumanCount(*total)
+            ),
+        ),
+        (
+            totals.different == 0,
+            format!(
+                "{} of {} counters are what ClickHouse's own aggregate over the file says",
+                HumanCount(totals.counters - totals.different),
+                HumanCount(totals.counters)
+            ),
+        ),
+        (
+            read.wrong.is_empty(),
+            format!(
+                "{} of {} counters asked of the reader are right",
+                read.asked - read.wrong.len(),
+                read.asked
+            ),
+        ),
+        (
+            verified.agrees(),
+            String::from(
+                "what Kafka holds, replayed, comes to the stored counts in every partition",
+            ),
+        ),
+    ]
 }
 
 fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Table {
@@ -167,11 +175,13 @@ pub(super) fn what_to_try(stack: &Stack, config: &Config, file: &Path, dir: &Pat
   curl http://{reader}/v1/counters/{NAMESPACE}/departures:ATL
 
   # an increment of your own, and its count
-  curl http://{producer}/v1/increments --json '{{\"namespace\":\"mine\",\"key\":\"likes\",\"delta\":1}}'
+  curl http://{producer}/v1/increments \
+         --json '{{\"namespace\":\"mine\",\"key\":\"likes\",\"delta\":1}}'
   curl http://{reader}/v1/counters/mine/likes
 
   # SQL
-  curl {store} --data \"SELECT key, sum(value) FROM tally.counters WHERE namespace = '{NAMESPACE}' GROUP BY key ORDER BY 2 DESC LIMIT 5\"
+  curl {store} --data \"SELECT key, sum(value) FROM tally.counters \
+         WHERE namespace = '{NAMESPACE}' GROUP BY key ORDER BY 2 DESC LIMIT 5\"
 
   # check every count against the log, at any time
   cargo run --release -- --config {file} reconciler verify

@@ -1,4 +1,5 @@
-//! Every total beside the store's own aggregate over the file, and some of them through the reader.
+//! Every total beside ClickHouse's own aggregate over the file, and some of them through the
+//! reader.
 
 use std::path::Path;
 
@@ -51,10 +52,11 @@ pub(super) struct Route {
 pub(super) async fn compare(client: &Client, file: &Path) -> anyhow::Result<Totals> {
     let joined = format!(
         "(SELECT key, sum(amount) AS file_value, count() AS file_events FROM \
-         (SELECT arrayJoin({}) AS pair, pair.1 AS key, pair.2 AS amount FROM {}) GROUP BY key) AS in_file \
+         (SELECT arrayJoin({}) AS pair, pair.1 AS key, pair.2 AS amount FROM {}) \
+         GROUP BY key) AS in_file \
          FULL OUTER JOIN \
-         (SELECT key, sum(value) AS value, sum(events) AS events FROM counters WHERE namespace = '{NAMESPACE}' \
-         GROUP BY key) AS in_store USING key",
+         (SELECT key, sum(value) AS value, sum(events) AS events FROM counters \
+         WHERE namespace = '{NAMESPACE}' GROUP BY key) AS in_store USING key",
         flights::SQL,
         flights::table(file)
     );
@@ -62,7 +64,8 @@ pub(super) async fn compare(client: &Client, file: &Path) -> anyhow::Result<Tota
     let sql = format!("SELECT count(), countIf({differs}) FROM {joined}");
     let (counters, different): (u64, u64) = client.query_raw(&sql).fetch_one().await?;
     let sql = format!(
-        "SELECT key, file_value, value, file_events, events FROM {joined} WHERE {differs} ORDER BY key LIMIT {LISTED}"
+        "SELECT key, file_value, value, file_events, events FROM {joined} \
+         WHERE {differs} ORDER BY key LIMIT {LISTED}"
     );
     let listed = client.query_raw(&sql).fetch_all().await?;
     let rows = client.query("SELECT count() FROM counts").fetch_one().await?;
@@ -79,8 +82,10 @@ pub(super) async fn compare(client: &Client, file: &Path) -> anyhow::Result<Tota
 fn airports_sql() -> String {
     let of = |kind: &str| format!("sumIf(value, startsWith(key, '{kind}:'))");
     format!(
-        "SELECT splitByChar(':', key)[2] AS code, {} AS departures, {} AS arrivals, {} AS delay_minutes \
-         FROM counters WHERE namespace = '{NAMESPACE}' AND match(key, '^(departures|arrivals|delay_minutes):') \
+        "SELECT splitByChar(':', key)[2] AS code, \
+         {} AS departures, {} AS arrivals, {} AS delay_minutes \
+         FROM counters WHERE namespace = '{NAMESPACE}' \
+         AND match(key, '^(departures|arrivals|delay_minutes):') \
          GROUP BY code ORDER BY departures DESC, code LIMIT {BUSIEST}",
         of("departures"),
         of("arrivals"),
@@ -90,7 +95,8 @@ fn airports_sql() -> String {
 
 fn routes_sql() -> String {
     format!(
-        "SELECT splitByChar(':', key)[2] AS route, sumIf(value, startsWith(key, 'route:')) AS flights, \
+        "SELECT splitByChar(':', key)[2] AS route, \
+         sumIf(value, startsWith(key, 'route:')) AS flights, \
          sumIf(value, startsWith(key, 'miles:')) AS miles \
          FROM counters WHERE namespace = '{NAMESPACE}' AND match(key, '^(route|miles):') \
          GROUP BY route ORDER BY flights DESC, route LIMIT {BUSIEST}"
@@ -104,39 +110,39 @@ pub(super) struct ReadBack {
 }
 
 #[derive(Serialize)]
-struct Question {
-    counters: Vec<Name>,
+struct CountersQuery {
+    counters: Vec<CounterName>,
 }
 
 #[derive(Serialize)]
-struct Name {
+struct CounterName {
     namespace: &'static str,
     key: String,
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    counters: Vec<Value>,
+struct CountersAnswer {
+    counters: Vec<CounterValue>,
 }
 
 #[derive(Deserialize)]
-struct Value {
+struct CounterValue {
     value: i64,
 }
 
 pub(super) async fn read_back(config: &Config, airports: &[Airport]) -> anyhow::Result<ReadBack> {
-    let name = |airport: &Airport| Name {
+    let name = |airport: &Airport| CounterName {
         namespace: NAMESPACE,
         key: format!("departures:{}", airport.code),
     };
-    let question = Question { counters: airports.iter().map(name).collect() };
+    let question = CountersQuery { counters: airports.iter().map(name).collect() };
     let http = reqwest::Client::builder().no_proxy().build()?;
     let url = format!("http://{}/v1/counters/query", config.reader.listen);
     let response = http.post(url).json(&question).send().await?;
     let status = response.status();
     let text = response.text().await?;
     anyhow::ensure!(status.is_success(), "the reader answered {status}: {text}");
-    let answer: Answer = serde_json::from_str(&text)?;
+    let answer: CountersAnswer = serde_json::from_str(&text)?;
     anyhow::ensure!(
         answer.counters.len() == airports.len(),
         "the reader answered {} counters",

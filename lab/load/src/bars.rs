@@ -50,7 +50,9 @@ impl Bars {
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                () = tokio::time::sleep(LINE_INTERVAL), if !self.terminal => eprintln!("{}", self.line()),
+                () = tokio::time::sleep(LINE_INTERVAL), if !self.terminal => {
+                    eprintln!("{}", self.line());
+                }
             }
         }
     }

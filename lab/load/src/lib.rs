@@ -49,11 +49,13 @@ pub struct LoadArgs {
     seconds: Option<u64>,
 
     /// Increments in a message; 0 sends single increments.
-    #[arg(long, value_name = "INCREMENTS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(..=50_000))]
+    #[arg(long, value_name = "INCREMENTS", default_value_t = 500)]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=50_000))]
     batch: u64,
 
     /// Different counters.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_KEYS)))]
+    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_KEYS)))]
     keys: u32,
 
     /// Namespaces that the keys are spread over.
@@ -73,7 +75,8 @@ pub struct LoadArgs {
 
     /// Event time of the first increment, in milliseconds since 1970; the others follow at the
     /// rate, or at a million a second [default: the clock's].
-    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(..=4_294_967_295_000))]
+    #[arg(long, value_name = "MILLISECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=4_294_967_295_000))]
     at: Option<u64>,
 
     /// Print JSON.
@@ -81,7 +84,7 @@ pub struct LoadArgs {
     json: bool,
 }
 
-/// Sends, and prints what was sent; an error when the log did not take everything.
+/// Sends, and prints what was sent; an error when Kafka did not take everything.
 pub async fn run(args: LoadArgs, config: Config) -> anyhow::Result<()> {
     let registry = Registry::new(&config.registry)?;
     let batch = (args.batch > 0).then_some(args.batch);
@@ -131,6 +134,6 @@ pub async fn run(args: LoadArgs, config: Config) -> anyhow::Result<()> {
         println!("{summary}");
     }
     let lost = summary.increments - summary.acknowledged;
-    anyhow::ensure!(lost == 0, "the log did not acknowledge {lost} increments");
+    anyhow::ensure!(lost == 0, "Kafka did not acknowledge {lost} increments");
     Ok(())
 }

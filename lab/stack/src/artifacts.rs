@@ -1,7 +1,8 @@
 //! Programs and data that the local stack downloads, kept in a cache that every checkout shares.
 //!
 //! ```text
-//! mvn / npm ──► temporary folder ──► checksums ──► unpack ──rename──► <cache>/<name>-<version>-<pin>/
+//! mvn / npm ──► temporary folder ──► checksums ──► unpack
+//!                                                   └─rename─► <cache>/<name>-<version>-<pin>/
 //! ```
 //!
 //! A folder appears under its final name only when it is whole, so its being there is the proof.

@@ -59,7 +59,9 @@ const SETTINGS: &[(&str, &str)] = &[
 const LOG_SETTINGS: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN">
   <Appenders>
-    <Console name="out" target="SYSTEM_OUT"><PatternLayout pattern="%d{ISO8601} %p [%c{1}] %m%n"/></Console>
+    <Console name="out" target="SYSTEM_OUT">
+      <PatternLayout pattern="%d{ISO8601} %p [%c{1}] %m%n"/>
+    </Console>
   </Appenders>
   <Loggers>
     <Root level="INFO"><AppenderRef ref="out"/></Root>

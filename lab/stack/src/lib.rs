@@ -2,7 +2,7 @@
 //! background.
 //!
 //! ```text
-//! up ──► prerequisites ──► artifacts (Maven, npm ──► cache) ──► process (detached) ──► until it answers
+//! up ──► prerequisites ──► artifacts (Maven, npm ──► cache) ──► process (detached) ──► ready
 //!                                                                  │
 //!                                                      <dir>/stack.json ◄── status, down
 //! ```

@@ -73,7 +73,8 @@ impl fmt::Display for Missing {
             ),
             Missing::JavaTooOld { found, path } => write!(
                 f,
-                "{} is Java {found}, and Java {JAVA_AT_LEAST} or newer is needed; on Debian or Ubuntu: apt install {}",
+                "{} is Java {found}, and Java {JAVA_AT_LEAST} or newer is needed; \
+                 on Debian or Ubuntu: apt install {}",
                 path.display(),
                 Tool::Java.debian_package()
             ),

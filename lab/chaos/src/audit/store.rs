@@ -7,10 +7,12 @@ use super::evidence::Row;
 
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-const ROWS: &str = "SELECT partition, namespace, key, toUInt32(bucket), sum(toInt128(sum)), sum(events), max(high) \
+const ROWS: &str = "SELECT partition, namespace, key, toUInt32(bucket), \
+                    sum(toInt128(sum)), sum(events), max(high) \
                     FROM counts GROUP BY partition, namespace, key, bucket FORMAT TSV";
 const POSITIONS: &str = "SELECT partition, sum(sum), max(high) FROM counts \
-                         WHERE namespace = '__tally' AND key = 'increments' GROUP BY partition FORMAT TSV";
+                         WHERE namespace = '__tally' AND key = 'increments' \
+                         GROUP BY partition FORMAT TSV";
 
 pub(super) struct Store<'a> {
     pub(super) url: &'a str,

@@ -155,7 +155,8 @@ impl fmt::Display for Audit {
         let Audit { sent, logged, .. } = self;
         writeln!(
             f,
-            "  audit: {} messages sent, {} acknowledged with {} increments, {} of unknown outcome, {} not applied; {} bad",
+            "  audit: {} messages sent, {} acknowledged with {} increments, \
+             {} of unknown outcome, {} not applied; {} bad",
             sent.messages,
             sent.acknowledged,
             sent.increments,
@@ -165,8 +166,8 @@ impl fmt::Display for Audit {
         )?;
         writeln!(
             f,
-            "  the log: {} messages ({} appended once more by their clients), {} counted, {} duplicate, {} rejected; \
-             {} increments count, {} do not",
+            "  Kafka: {} messages ({} appended once more by their clients), \
+             {} counted, {} duplicate, {} rejected; {} increments count, {} do not",
             logged.messages,
             logged.repeated,
             logged.counted,
@@ -177,7 +178,8 @@ impl fmt::Display for Audit {
         )?;
         write!(
             f,
-            "  {} batches, {} counters and buckets: {} increments lost, {} doubled, {} counters wrong",
+            "  {} batches, {} counters and buckets: \
+             {} increments lost, {} doubled, {} counters wrong",
             logged.batches, logged.counters, self.lost, self.doubled, self.wrong_counters
         )?;
         for finding in &self.findings.listed {

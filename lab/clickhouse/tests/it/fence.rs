@@ -18,7 +18,8 @@ async fn table(server: &Server) -> clickhouse::Client {
     let client = server.client().with_compression(Compression::None);
     client
         .query(
-            "CREATE TABLE t (partition UInt16, key String, sum Int64, high SimpleAggregateFunction(max, UInt64))
+            "CREATE TABLE t (partition UInt16, key String, sum Int64,
+                             high SimpleAggregateFunction(max, UInt64))
              ENGINE = SummingMergeTree PARTITION BY partition ORDER BY (partition, key)
              SETTINGS non_replicated_deduplication_window = 1000",
         )
@@ -33,7 +34,8 @@ async fn insert(client: &clickhouse::Client, from: u64, token: &str) -> Result<(
     let mut insert = client
         .insert_formatted_with(format!(
             "INSERT INTO t (partition, key, sum, high)
-             SELECT partition, key, sum, 7 AS high FROM input('partition UInt16, key String, sum Int64')
+             SELECT partition, key, sum, 7 AS high
+             FROM input('partition UInt16, key String, sum Int64')
              WHERE throwIf((SELECT sum(sum) FROM t WHERE partition = 3) != {from}, 'fence') = 0
              ORDER BY ALL
              FORMAT RowBinary"

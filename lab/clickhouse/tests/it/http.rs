@@ -92,7 +92,8 @@ async fn inserts_take_their_data_from_url_and_body_in_any_format() {
     server.ok(&[("param_x", "12")], "INSERT INTO t SELECT {x:UInt32}, 'l'").await;
     assert_eq!(
         server.post(&[], "SELECT a, hex(b) FROM t ORDER BY a").await.text(),
-        "1\t613B62\n2\t69742773\n3\t63\n4\t64\n5\t65\n6\t66\n7\t67\n8\t68\n9\t69\n10\t6A\n11\tFF3B0A272D2D\n12\t6C\n"
+        "1\t613B62\n2\t69742773\n3\t63\n4\t64\n5\t65\n6\t66\n7\t67\n8\t68\n9\t69\n10\t6A\n\
+         11\tFF3B0A272D2D\n12\t6C\n"
     );
 }
 
@@ -100,7 +101,8 @@ async fn inserts_take_their_data_from_url_and_body_in_any_format() {
 async fn input_reads_each_calls_own_data() {
     let server = Server::start();
     server.ok(&[], TABLE).await;
-    let insert = "INSERT INTO t SELECT a + {more:UInt32}, upper(b) FROM input('a UInt32, b String') FORMAT CSV";
+    let insert = "INSERT INTO t SELECT a + {more:UInt32}, upper(b) \
+                  FROM input('a UInt32, b String') FORMAT CSV";
     for (more, data) in [("0", "1,a\n"), ("10", "2,b\n3,c\n"), ("20", "")] {
         server.ok(&[("query", insert), ("param_more", more)], data).await;
     }

@@ -54,7 +54,10 @@ async fn parameters_settings_and_summary_work() {
     let server = Server::start();
     let client = server.client();
     let value: String = client
-        .query("SELECT concat({a:String}, toString({b:Int32}), ?, getSetting('max_block_size')::String)")
+        .query(
+            "SELECT concat({a:String}, toString({b:Int32}), ?, \
+             getSetting('max_block_size')::String)",
+        )
         .bind("'?'")
         .param("a", "tab\tquote'")
         .param("b", -3)

@@ -154,7 +154,8 @@ fn example() -> PathBuf {
     let example = profile.join("examples").join("serve");
     assert!(
         example.exists(),
-        "{} is missing: `cargo build -p tally-engine --example serve` (a test run of the whole package builds it)",
+        "{} is missing: `cargo build -p tally-clickhouse --example serve` \
+         (a test run of the whole package builds it)",
         example.display()
     );
     example

@@ -135,7 +135,8 @@ mod tests {
         };
         let project = jars.project();
         assert!(project.contains(
-            "<groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>4.3.1</version>"
+            "<groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>\
+             <version>4.3.1</version>"
         ));
         assert!(
             project.contains("<groupId>a</groupId><artifactId>b</artifactId><version>1</version>")

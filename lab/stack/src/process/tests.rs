@@ -13,7 +13,8 @@ fn start(command: Command) -> Process {
 
 #[test]
 fn a_command_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
-    let line = "4711 (a (b) S 1 2) R 1 4711 4711 0 -1 4194304 100 0 0 0 5 6 0 0 20 0 1 0 987654 1000 20 184467\n";
+    let line = "4711 (a (b) S 1 2) R 1 4711 4711 0 -1 4194304 100 0 0 0 5 6 0 0 20 0 1 0 987654 \
+                1000 20 184467\n";
     let stat = Stat::parse(line).unwrap();
     assert_eq!((stat.state, stat.start_ticks), ('R', 987654));
 }

@@ -62,7 +62,8 @@ impl Evidence<'_> {
                 let kind = if from > expected { "a hole" } else { "an overlap" };
                 let what = || {
                     format!(
-                        "the batch at {offset} of deltas is of [{from}, {to}), but {expected} is next: {kind}"
+                        "the batch at {offset} of deltas is of [{from}, {to}), \
+                         but {expected} is next: {kind}"
                     )
                 };
                 findings.add(FindingKind::Chain, Some((kafka(number), from.min(expected))), what);
@@ -73,7 +74,8 @@ impl Evidence<'_> {
             if own != numbers {
                 let what = || {
                     format!(
-                        "the batch at {offset} of deltas, of [{from}, {to}), has {numbers:?}; the log has {own:?}"
+                        "the batch at {offset} of deltas, of [{from}, {to}), has {numbers:?}; \
+                         the log has {own:?}"
                     )
                 };
                 findings.add(FindingKind::Accounting, at, what);
@@ -83,7 +85,8 @@ impl Evidence<'_> {
             if sums != digest {
                 let what = || {
                     format!(
-                        "the deltas of the batch at {offset}, of [{from}, {to}), are not what its messages come to"
+                        "the deltas of the batch at {offset}, of [{from}, {to}), \
+                         are not what its messages come to"
                     )
                 };
                 findings.add(FindingKind::Sums, at, what);

@@ -60,8 +60,8 @@ pub(super) fn cell_of(names: &mut Names, increment: &Increment) -> Cell {
     (names.number(&increment.namespace, &increment.key), bucket(increment.at))
 }
 
-/// Digest of many cells and their totals, however they are grouped and ordered: equal cells have equal digests, others but
-/// by a chance of 2⁻⁶⁴.
+/// Digest of many cells and their totals, however they are grouped and ordered: equal totals have
+/// equal digests, and different ones have different digests but for a chance of 2⁻⁶⁴.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest {
     sums: u64,

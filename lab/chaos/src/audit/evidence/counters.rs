@@ -36,9 +36,11 @@ impl Evidence<'_> {
             };
             let (namespace, key) = self.names.name(cell.0);
             let deltas = of(&partition.deltas, cell);
-            self.audit.findings.add(FindingKind::Counter, at.map(|offset| (kafka(number), offset)), || {
+            let at = at.map(|offset| (kafka(number), offset));
+            self.audit.findings.add(FindingKind::Counter, at, || {
                 format!(
-                    "partition {number}, {namespace:?} {key:?}, bucket {}: the store has {}, deltas {}, the log {}",
+                    "partition {number}, {namespace:?} {key:?}, bucket {}: \
+                     ClickHouse has {}, deltas {}, increments {}",
                     cell.1,
                     show(store),
                     show(deltas),

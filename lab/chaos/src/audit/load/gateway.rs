@@ -3,9 +3,9 @@
 //! acknowledged.
 //!
 //! ```text
-//!  LoadPlan ─► Pace ─► request ─► one gateway, then the next ─► 200: settled; now and then sent again all the same
-//!                     ▲                │
-//!                     └── back-off ◄───┴─ no answer, 408, 429, 5xx
+//!  LoadPlan ─► Pace ─► request ─► one gateway, then the next ─► 200: settled, and now and then
+//!                         ▲                │                         sent again all the same
+//!                         └── back-off ◄───┴─ no answer, 408, 429, 5xx
 //! ```
 
 use std::sync::Arc;
@@ -85,7 +85,9 @@ impl GatewayWriter {
                 break;
             }
             let permit = tokio::select! {
-                permit = Arc::clone(&room).acquire_owned() => permit.expect("the semaphore is never closed"),
+                permit = Arc::clone(&room).acquire_owned() => {
+                    permit.expect("the semaphore is never closed")
+                }
                 () = stop.cancelled() => break,
             };
             let (writer, http, stop) = (Arc::clone(&writer), http.clone(), stop.clone());

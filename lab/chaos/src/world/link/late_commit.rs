@@ -1,8 +1,11 @@
-//! A connection of a Kafka client under [`super::LinkMode::LateCommit`]: its requests are told apart.
+//! A connection of a Kafka client under [`super::LinkMode::LateCommit`]: its requests are told
+//! apart.
 //!
 //! ```text
-//! EndTxn, none kept ──► kept, connection reset          EndTxn, one kept ──► passed on: the client's second try
-//! AddOffsetsToTxn, one kept ──► passed on ──► the kept EndTxn, over a connection of its own ──► answers go on
+//! EndTxn, none kept ──► kept, connection reset
+//! EndTxn, one kept ───► passed on: the client's second try
+//! AddOffsetsToTxn, one kept ──► passed on ──► the kept EndTxn, over a connection of its own
+//!                                              └──► answers go on
 //! ```
 //!
 //! The start of a request, [from the protocol

@@ -72,14 +72,15 @@ fn names_strings_and_comments_are_no_clauses() {
     assert_eq!(split("INSERT INTO t /* FORMAT TSV */ FORMAT CSV\n1").1, "CSV");
     assert_eq!(split("INSERT INTO t -- FORMAT TSV\nFORMAT CSV\n1").1, "CSV");
     assert_eq!(split("/* x */ INSERT INTO t FORMAT CSV\n1").1, "CSV");
-    let text = "INSERT INTO t SELECT ' FORMAT TSV ', format, f.format AS format FROM input('a UInt8') f \
-                WHERE format = 1 FORMAT CSV\n1";
+    let text = "INSERT INTO t SELECT ' FORMAT TSV ', format, f.format AS format \
+                FROM input('a UInt8') f WHERE format = 1 FORMAT CSV\n1";
     assert_eq!(insert(text).format, "CSV");
 }
 
 #[test]
 fn settings_may_stand_on_both_sides_of_the_format() {
-    let text = "INSERT INTO t SETTINGS async_insert = 0 FORMAT CSV SETTINGS a=1, `b` = 'x, y', c = -2, d={'k':[1]} 7,8";
+    let text = "INSERT INTO t SETTINGS async_insert = 0 FORMAT CSV \
+                SETTINGS a=1, `b` = 'x, y', c = -2, d={'k':[1]} 7,8";
     let insert = insert(text);
     assert_eq!(&text[..insert.head], "INSERT INTO t SETTINGS async_insert = 0 ");
     assert_eq!(&text[insert.data..], "7,8");
@@ -92,14 +93,16 @@ fn settings_may_stand_on_both_sides_of_the_format() {
 
 #[test]
 fn input_becomes_a_file() {
-    let text = "INSERT INTO t SELECT a, 'input(x)' FROM -- input(y)\n input ( 'a Enum8(\\'(\\' = 1)' ) \
+    let text = "INSERT INTO t SELECT a, 'input(x)' FROM \
+                -- input(y)\n input ( 'a Enum8(\\'(\\' = 1)' ) \
                 WHERE throwIf((SELECT sum(s) FROM t) != 1, 'fence') = 0 FORMAT RowBinary\ndata";
     let insert = insert(text);
     assert_eq!(&text[insert.data..], "data");
     let Source::Input(input) = &insert.source else { panic!("{insert:?}") };
     assert_eq!(
         String::from_utf8(insert.reading_file(text.as_bytes(), input, "/it's")).unwrap(),
-        "INSERT INTO t SELECT a, 'input(x)' FROM -- input(y)\n file('/it\\'s', 'RowBinary',  'a Enum8(\\'(\\' = 1)' ) \
+        "INSERT INTO t SELECT a, 'input(x)' FROM \
+         -- input(y)\n file('/it\\'s', 'RowBinary',  'a Enum8(\\'(\\' = 1)' ) \
          WHERE throwIf((SELECT sum(s) FROM t) != 1, 'fence') = 0 "
     );
 }

@@ -1,0 +1,151 @@
+//! Faults of what the services use: brokers, ClickHouse, the schema registry, and the links to them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tokio::time::sleep;
+
+use super::{COME_BACK, Injected, Injector, LOOK, PARTITIONS, TRAFFIC};
+use crate::fault::FaultKind;
+use crate::world::{Caller, LinkMode, NetworkLink};
+
+impl Injector<'_> {
+    /// On the way of the aggregators' commits: to the coordinator of one of their
+    /// transactional.ids.
+    pub(super) async fn commits(
+        &self,
+        kind: FaultKind,
+        pick: u32,
+        mode: LinkMode,
+        lasts: Duration,
+    ) -> anyhow::Result<Injected> {
+        let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
+        let link = self.world.link_to_broker(Caller::Aggregators, broker);
+        self.on_link(kind, link, &format!("aggregators to broker {broker}"), mode, lasts).await
+    }
+
+    pub(super) async fn kill_broker(
+        &self,
+        kind: FaultKind,
+        broker: usize,
+        lasts: Duration,
+    ) -> anyhow::Result<Injected> {
+        let which = format!("broker {broker}");
+        self.history.began(kind, &which);
+        self.world.kill_broker(broker).await?;
+        sleep(lasts).await;
+        self.world.start_broker(broker).await?;
+        self.until_replicated(&which).await?;
+        Ok((true, which))
+    }
+
+    pub(super) async fn sleep_broker(
+        &self,
+        broker: usize,
+        lasts: Duration,
+    ) -> anyhow::Result<Injected> {
+        let which = format!("broker {broker}");
+        let met = self.leads(broker).await;
+        self.history
+            .began(FaultKind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
+        self.world.pause_broker(broker)?;
+        sleep(lasts).await;
+        self.world.resume_broker(broker)?;
+        self.until_replicated(&which).await?;
+        Ok((met, which))
+    }
+
+    /// Whether the broker leads a partition that the load writes to.
+    pub(super) async fn leads(&self, broker: usize) -> bool {
+        let topic = self.world.direct_config().kafka.increments;
+        for partition in 0..PARTITIONS {
+            // One that nobody leads just now is no proof.
+            if self.world.leader_of(&topic, partition).await.is_ok_and(|leader| leader == broker) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits until every replica is in sync, so that the next broker may go.
+    async fn until_replicated(&self, which: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + COME_BACK;
+        loop {
+            match self.world.under_replicated().await {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(_) if Instant::now() < deadline => sleep(LOOK).await,
+                Ok(count) => {
+                    anyhow::bail!(
+                        "{count} partitions are not in sync {COME_BACK:?} after {which} came back"
+                    )
+                }
+                Err(error) => return Err(error).context("ask which replicas are in sync"),
+            }
+        }
+    }
+
+    /// Waits for bytes of the sinks on their way to the store; whether some came.
+    async fn traffic_to_store(&self) -> bool {
+        let link = self.world.link_to_store(Caller::Sinks);
+        let before = link.traffic();
+        let deadline = Instant::now() + TRAFFIC;
+        while link.traffic() == before && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+        link.traffic() != before
+    }
+
+    pub(super) async fn kill_store(&self, lasts: Duration) -> anyhow::Result<Injected> {
+        let met = self.traffic_to_store().await;
+        self.history.began(FaultKind::KillStore, if met { "mid insert" } else { "idle" });
+        self.world.kill_store().await?;
+        sleep(lasts).await;
+        self.world.start_store().await?;
+        Ok((met, String::new()))
+    }
+
+    /// Kills the registry. Services ask it now and then only, so whether one did is counted on its
+    /// links, which are cut meanwhile.
+    pub(super) async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<Injected> {
+        self.history.began(FaultKind::KillRegistry, "");
+        let links = [Caller::Aggregators, Caller::Gateways, Caller::Load]
+            .map(|side| self.world.link_to_registry(side));
+        links.iter().for_each(|link| link.set(LinkMode::Cut));
+        self.world.kill_registry().await?;
+        sleep(lasts).await;
+        self.world.start_registry().await?;
+        let struck: u64 = links.iter().map(|link| link.struck()).sum();
+        links.iter().for_each(|link| link.set(LinkMode::Open));
+        Ok((struck > 0, format!("struck {struck}")))
+    }
+
+    pub(super) async fn link(
+        &self,
+        kind: FaultKind,
+        pick: u32,
+        mode: LinkMode,
+        lasts: Duration,
+    ) -> anyhow::Result<Injected> {
+        let links = self.world.links();
+        ensure!(!links.is_empty(), "the world has no links");
+        let (name, link) = &links[pick as usize % links.len()];
+        self.on_link(kind, Arc::clone(link), name, mode, lasts).await
+    }
+
+    async fn on_link(
+        &self,
+        kind: FaultKind,
+        link: Arc<NetworkLink>,
+        name: &str,
+        mode: LinkMode,
+        lasts: Duration,
+    ) -> anyhow::Result<Injected> {
+        self.history.began(kind, &format!("{name}, {mode:?} for {:.1} s", lasts.as_secs_f64()));
+        link.set(mode);
+        sleep(lasts).await;
+        let struck = link.struck();
+        link.set(LinkMode::Open);
+        Ok((struck > 0, format!("{name}: struck {struck}")))
+    }
+}
