@@ -144,26 +144,26 @@ impl Installation {
     }
 
     /// Starts a service; `member` tells it from others of its kind.
-    pub(crate) fn start(&self, kind: Service, member: &str) -> ServiceProcess {
-        self.start_with(kind, member, &[])
+    pub(crate) fn start(&self, service: Service, member: &str) -> ServiceProcess {
+        self.start_with(service, member, &[])
     }
 
     /// As [`Installation::start`], with some keys of the configuration overridden.
     pub(crate) fn start_with(
         &self,
-        kind: Service,
+        service: Service,
         member: &str,
         overrides: &[(&str, &str)],
     ) -> ServiceProcess {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (health, listen) = (loopback(free_port()), loopback(free_port()));
         let mut command = std_tally(&self.folder);
-        command.arg("--config").arg(self.config_file()).arg(kind.name());
-        command.env(format!("TALLY_{}__HEALTH", kind.name().to_uppercase()), health.to_string());
-        match kind {
+        command.arg("--config").arg(self.config_file()).arg(service.name());
+        command.env(format!("TALLY_{}__HEALTH", service.name().to_uppercase()), health.to_string());
+        match service {
             Service::Producer | Service::Reader => {
                 command.env(
-                    format!("TALLY_{}__LISTEN", kind.name().to_uppercase()),
+                    format!("TALLY_{}__LISTEN", service.name().to_uppercase()),
                     listen.to_string(),
                 );
             }
@@ -173,8 +173,8 @@ impl Installation {
             Service::Sink => {}
         }
         command.envs(overrides.iter().copied());
-        let log = self.folder.join(format!("{}-{member}.log", kind.name()));
-        ServiceProcess::start(Launch { kind, command, log, health, listen })
+        let log = self.folder.join(format!("{}-{member}.log", service.name()));
+        ServiceProcess::start(Launch { service, command, log, health, listen })
     }
 
     /// Waits until everything that is in the log is in the store.

@@ -8,6 +8,9 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use serde_json::Value;
+pub(crate) use tally_platform::service::Service;
+use tally_platform::telemetry::sum_of_series;
+use tally_stack::sys::ends_with_parent;
 
 use crate::sys;
 use crate::wait::until;
@@ -16,28 +19,9 @@ use crate::wait::until;
 const READY: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(30);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
-    Producer,
-    Aggregator,
-    Sink,
-    Reader,
-}
-
-impl Service {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Service::Producer => "producer",
-            Service::Aggregator => "aggregator",
-            Service::Sink => "sink",
-            Service::Reader => "reader",
-        }
-    }
-}
-
 /// What it takes to start a service, and to start it again.
 pub(crate) struct Launch {
-    pub(crate) kind: Service,
+    pub(crate) service: Service,
     pub(crate) command: std::process::Command,
     pub(crate) log: PathBuf,
     pub(crate) health: SocketAddr,
@@ -54,7 +38,9 @@ pub(crate) struct ServiceProcess {
 
 impl ServiceProcess {
     pub(crate) fn start(mut launch: Launch) -> ServiceProcess {
-        sys::ends_with_its_test(&mut launch.command);
+        // A test starts its services from its own thread, and drops them before that ends; one that
+        // is killed leaves no service behind.
+        ends_with_parent(&mut launch.command);
         let child = spawn(&mut launch);
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build();
         ServiceProcess { launch, child, http: http.expect("a client is made") }
@@ -91,16 +77,7 @@ impl ServiceProcess {
     /// counted.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> Result<f64, String> {
         let (_, text) = self.get("/metrics").await?;
-        let series = text.lines().filter(|line| !line.starts_with('#')).filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && line.contains(labels)
-        });
-        let mut sum = 0.0;
-        for line in series {
-            let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-            sum += value.ok_or_else(|| format!("not a series: {line:?}"))?;
-        }
-        Ok(sum)
+        sum_of_series(&text, name, labels)
     }
 
     /// Waits until a counter is beyond `least`.
@@ -202,7 +179,7 @@ impl Drop for ServiceProcess {
         // One that ended by itself is waited for already, and both calls say so.
         let killed = self.child.kill().and_then(|()| self.child.wait());
         if let Err(error) = killed {
-            eprintln!("kill {}: {error}", self.launch.kind.name());
+            eprintln!("kill {}: {error}", self.launch.service.name());
         }
     }
 }

@@ -11,6 +11,7 @@ mod surroundings;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tally_platform::service::Service;
 use tokio::time::sleep;
 
 use crate::audit::Load;
@@ -18,7 +19,7 @@ use crate::fault::FaultKind;
 use crate::history::{History, Struck};
 use crate::schedule::Planned;
 use crate::supervisor::{MemberSlot, Supervisor};
-use crate::world::{Error as WorldError, LinkMode, Member, Service, World};
+use crate::world::{Error as WorldError, LinkMode, Member, World};
 
 /// How long a broker, ClickHouse or the schema registry may take to come back, and the cluster to be
 /// whole again.

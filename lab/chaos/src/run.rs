@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::future::join_all;
+use tally_platform::service::Service;
 
 use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, ReadReport, Record, Topics};
 use crate::fault::{FaultKind, FaultLane};
@@ -22,7 +23,7 @@ use crate::history::History;
 use crate::report::{Report, Verdict};
 use crate::schedule::Schedule;
 use crate::supervisor::Supervisor;
-use crate::world::{Caller, Options, Service, World};
+use crate::world::{Caller, Options, World};
 
 /// How long each member may take to be ready at the start.
 const FIRST_READY: Duration = Duration::from_secs(60);

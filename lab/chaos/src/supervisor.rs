@@ -12,10 +12,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tally_platform::service::Service;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use crate::history::History;
-use crate::world::{Member, Service, World};
+use crate::world::{Member, World};
 
 const LOOK: Duration = Duration::from_millis(300);
 

@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tally_platform::config::Config;
+use tally_platform::service::Service;
 use tally_platform::store;
 use tally_stack::{Part, Progress};
 use tokio::process::Command;
@@ -48,7 +49,7 @@ use tokio::process::Command;
 pub use caller::Caller;
 pub use error::Error;
 pub use link::{LinkMode, NetworkLink};
-pub use member::{Member, Service};
+pub use member::Member;
 
 use address_plan::AddressPlan;
 use brokers::Brokers;
@@ -193,22 +194,12 @@ impl World {
 
     /// Starts a service; the name tells it from others of its kind, and is an aggregator's
     /// instance.
-    pub fn start_member(&self, kind: Service, name: &str) -> Result<Member, Error> {
-        self.start_member_with(kind, name, |_| {})
-    }
-
-    /// As [`World::start_member`], with a configuration that differs.
-    pub fn start_member_with(
-        &self,
-        kind: Service,
-        name: &str,
-        change: impl FnOnce(&mut Config),
-    ) -> Result<Member, Error> {
-        let full_name = format!("{kind}-{name}");
-        let addresses = self.members().addresses(kind, name)?;
-        let mut config = self.config(kind.caller());
+    pub fn start_member(&self, service: Service, name: &str) -> Result<Member, Error> {
+        let full_name = format!("{service}-{name}");
+        let addresses = self.members().addresses(service, name)?;
+        let mut config = self.config(Caller::of(service));
         config.aggregator.instance = Some(name.to_owned());
-        match kind {
+        match service {
             Service::Producer => {
                 (config.producer.listen, config.producer.health) =
                     (addresses.listen, addresses.health);
@@ -219,10 +210,9 @@ impl World {
                 (config.reader.listen, config.reader.health) = (addresses.listen, addresses.health);
             }
         }
-        change(&mut config);
         let file = self.write_config(&full_name, &config)?;
         let mut command = std::process::Command::new(&self.program);
-        command.arg("--config").arg(file).arg(kind.name()).current_dir(self.folder.dir());
+        command.arg("--config").arg(file).arg(service.name()).current_dir(self.folder.dir());
         let log = self.folder.logs().join(format!("{full_name}.log"));
         let program = Arc::new(ChildProcess::new(&full_name, command, log, &self.spawner)?);
         self.members().programs.push(Arc::downgrade(&program));
@@ -344,8 +334,8 @@ impl World {
 }
 
 impl MemberRegistry {
-    fn addresses(&mut self, kind: Service, name: &str) -> Result<Addresses, Error> {
-        let member = (kind, name.to_owned());
+    fn addresses(&mut self, service: Service, name: &str) -> Result<Addresses, Error> {
+        let member = (service, name.to_owned());
         if let Some(addresses) = self.addresses.get(&member) {
             return Ok(*addresses);
         }

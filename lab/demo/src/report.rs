@@ -43,7 +43,7 @@ pub(super) struct DemoResult<'a> {
 
 /// Prints everything, and says whether every count is right.
 pub(super) fn print(result: &DemoResult<'_>) -> bool {
-    let DemoResult { stages, killed, totals, verified, seconds, .. } = result;
+    let DemoResult { stages, killed, totals, read, verified, seconds, .. } = result;
     println!("\nThe busiest airports\n{}", airports(totals));
     println!("\nThe busiest routes\n{}", routes(totals));
     println!("\nHow fast\n{}", rates(stages));

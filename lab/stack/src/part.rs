@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use tally_platform::causes::with_causes;
+
 use super::{
     artifacts::{self, Artifact},
     broker,
@@ -108,13 +110,7 @@ pub struct NoAnswer(pub(super) String);
 impl NoAnswer {
     /// With the causes: reqwest's own message stops at "error sending request".
     pub(super) fn because(error: &dyn std::error::Error) -> NoAnswer {
-        let mut reason = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            reason = format!("{reason}: {error}");
-            cause = error.source();
-        }
-        NoAnswer(reason)
+        NoAnswer(with_causes(error))
     }
 }
 

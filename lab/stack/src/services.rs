@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use tally_platform::config::Config;
+use tally_platform::service::Service;
 use tokio::process::Command;
 
 use super::part::{get, http_client};
@@ -40,8 +41,7 @@ pub struct ServiceArgs {
 pub struct ServiceProcess {
     /// Its name in the stack, and its log's.
     pub name: String,
-    /// The command of `tally` that it is.
-    pub command: &'static str,
+    pub service: Service,
     pub health: SocketAddr,
 }
 
@@ -73,14 +73,15 @@ impl<'s> Services<'s> {
             1 => name.to_owned(),
             _ => format!("{name}-{number}"),
         };
-        let mut named =
-            vec![(String::from("producer"), "producer"), (String::from("reader"), "reader")];
+        let mut named: Vec<_> =
+            [Service::Producer, Service::Reader].map(|one| (one.name().to_owned(), one)).into();
         for number in 1..=members {
-            named.push((numbered("aggregator", number), "aggregator"));
-            named.push((numbered("sink", number), "sink"));
+            for service in [Service::Aggregator, Service::Sink] {
+                named.push((numbered(service.name(), number), service));
+            }
         }
-        let all = named.into_iter().zip(args.health_port..).map(|((name, command), port)| {
-            ServiceProcess { name, command, health: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
+        let all = named.into_iter().zip(args.health_port..).map(|((name, service), port)| {
+            ServiceProcess { name, service, health: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
         });
         Ok(Services {
             stack,
@@ -117,9 +118,9 @@ impl<'s> Services<'s> {
         command
             .arg("--config")
             .arg(&self.config)
-            .arg(service.command)
+            .arg(service.service.name())
             .current_dir(self.stack.dir());
-        command.env(format!("TALLY_{}__HEALTH", service.command.to_uppercase()), &health);
+        command.env(format!("TALLY_{}__HEALTH", service.service.name().to_uppercase()), &health);
         command.env("TALLY_AGGREGATOR__INSTANCE", &service.name);
         let log = self.stack.log(&service.name);
         let process = Process::start(command, &log).map_err(|source| Error::Start {

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use tally_platform::service::Service;
+
 /// Who talks. Each caller has links of its own to the peers that it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Caller {
@@ -16,6 +18,16 @@ impl Caller {
     /// Those that are clients of the brokers, each with a listener of its own there.
     pub(super) const CLIENTS: [Caller; 5] =
         [Caller::Aggregators, Caller::Sinks, Caller::Gateways, Caller::Readers, Caller::Load];
+
+    /// Whose links a service uses.
+    pub(super) fn of(service: Service) -> Caller {
+        match service {
+            Service::Producer => Caller::Gateways,
+            Service::Aggregator => Caller::Aggregators,
+            Service::Sink => Caller::Sinks,
+            Service::Reader => Caller::Readers,
+        }
+    }
 
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,5 @@
 //! A service as a process of the real binary, with a configuration of its own.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -10,46 +9,11 @@ use std::time::Duration;
 use tally_platform::telemetry::sum_of_series;
 use tally_stack::sys::Signal;
 
+use super::Error;
 use super::child_process::ChildProcess;
-use super::{Caller, Error};
 
 /// What supervisors grant a drain before they kill.
 const DRAINS: Duration = Duration::from_secs(30);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Service {
-    Producer,
-    Aggregator,
-    Sink,
-    Reader,
-}
-
-impl Service {
-    pub fn name(self) -> &'static str {
-        match self {
-            Service::Producer => "producer",
-            Service::Aggregator => "aggregator",
-            Service::Sink => "sink",
-            Service::Reader => "reader",
-        }
-    }
-
-    /// Whose links it uses.
-    pub fn caller(self) -> Caller {
-        match self {
-            Service::Producer => Caller::Gateways,
-            Service::Aggregator => Caller::Aggregators,
-            Service::Sink => Caller::Sinks,
-            Service::Reader => Caller::Readers,
-        }
-    }
-}
-
-impl fmt::Display for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
 
 /// Where a member answers; the same after each start.
 #[derive(Clone, Copy, Debug)]
