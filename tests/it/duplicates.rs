@@ -161,7 +161,7 @@ async fn ids_outlive_the_aggregator_that_saw_them() {
     aggregator.start_again();
     let again = [
         single(&source, &one, "a"),
-        // Of the same batch, though it says something else.
+        // It has the same batch's id, though it says something else.
         batch(&source, Some("whole"), &[(&one, None)]),
         batch(&source, None, &[(&three, Some("c")), (&two, Some("b"))]),
         batch(&source, None, &[(&three, Some("c")), (&two, Some("d"))]),

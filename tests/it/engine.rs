@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tally_stack::Progress;
+use tally_stack::sys::ends_with_parent;
 use tempfile::TempDir;
 
 use crate::ports::free_port;
 use crate::run::std_tally;
-use crate::sys;
 use crate::wait::until;
 
 const READY: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ impl Engine {
             .args(["--listen", &address.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        sys::ends_with_its_test(&mut command);
+        ends_with_parent(&mut command);
         let child = command.spawn().expect("the engine starts");
         let engine = Engine { command, address, data, child };
         engine.answers().await;

@@ -27,7 +27,7 @@ fn evolved_increment() -> serde_json::Value {
     })
 }
 
-/// As above, and deltas of 32 bits.
+/// The schema of a batch of such increments, with deltas of 32 bits.
 fn evolved_batch() -> serde_json::Value {
     let mut increment = evolved_increment();
     increment["fields"][3]["type"] = json!("int");

@@ -67,7 +67,7 @@ async fn every_increment_is_counted_once_whichever_way_it_came() {
     }
     let ends = topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await;
     let log: Position = (0..).zip(ends).collect();
-    assert!(log.includes(&answered), "answered {answered}, but the log ends at {log}");
+    assert!(log.includes(&answered), "answered {answered}, but Kafka ends at {log}");
 
     let source = tally.source().await;
     let (single, direct) = (events("single", 20), events("batch", 2_000));

@@ -56,14 +56,14 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
-    /// With topics, subjects and tables in place.
+    /// An installation with topics, subjects and tables in place.
     pub(crate) async fn new(name: &str) -> Installation {
         let installation = Installation::bare(name);
         installation.tally(&["init"]).await.expect_code(0);
         installation
     }
 
-    /// Nothing but names.
+    /// An installation that has names only: nothing was made yet.
     pub(crate) fn bare(name: &str) -> Installation {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let stack = stack::shared();
@@ -177,14 +177,14 @@ impl Installation {
         ServiceProcess::start(Launch { service, command, log, health, listen })
     }
 
-    /// Waits until everything that is in the log is in the store.
+    /// Waits until everything that is in `increments` is in ClickHouse.
     pub(crate) async fn caught_up(&self) {
         let ends = topics::ends(&self.config.kafka, &self.config.kafka.increments).await;
         self.stored_up_to(&ends).await;
     }
 
     async fn stored_up_to(&self, ends: &[i64]) {
-        until("the store to hold the log", CATCH_UP, async || {
+        until("ClickHouse to hold all of `increments`", CATCH_UP, async || {
             let ledgers =
                 store::ledgers(&self.store, false).await.map_err(|error| error.to_string())?;
             for (partition, end) in (0..).zip(ends) {
@@ -195,7 +195,9 @@ impl Installation {
                     None => 0,
                 };
                 if stored != *end {
-                    return Err(format!("partition {partition} is at {stored}, the log at {end}"));
+                    return Err(format!(
+                        "partition {partition} is stored up to {stored}, Kafka has {end}"
+                    ));
                 }
             }
             Ok(())

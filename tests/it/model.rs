@@ -62,7 +62,7 @@ impl Model {
         self.cells.values().map(|(_, events)| events).sum()
     }
 
-    /// Of all buckets.
+    /// Each counter's total, of all buckets.
     pub(crate) fn counters(&self) -> BTreeMap<(&str, &str), Total> {
         let mut counters: BTreeMap<(&str, &str), Total> = BTreeMap::new();
         for ((namespace, key, _), (sum, events)) in &self.cells {

@@ -137,7 +137,7 @@ async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_c
     expect_rejected(&tally, poisons.into()).await;
 }
 
-/// Of a schema that the registry has, but that is no increment.
+/// The id of a schema that the registry has, but that is no increment's.
 async fn other_schema(tally: &Installation) -> u32 {
     let registry =
         tally_platform::registry::Registry::new(&tally.config.registry).expect("a client is made");

@@ -24,7 +24,7 @@ impl Source {
         Source::with(config, &[("linger.ms", "1")]).await
     }
 
-    /// With these properties of its producer.
+    /// A source whose producer has these properties.
     pub(crate) async fn with(config: &Config, properties: &[(&str, &str)]) -> Source {
         let registry = Registry::new(&config.registry).expect("a client is made");
         let register = async |subject: &str, schema| {
@@ -70,17 +70,17 @@ impl Source {
         }
     }
 
-    /// As one message of the easy kind.
+    /// Sends one message of the easy kind.
     pub(crate) async fn single(&self, partition: i32, event: &Event) -> i64 {
         self.send(partition, Some(&self.encode_single(event))).await
     }
 
-    /// As one message of the fast kind.
+    /// Sends one message of the fast kind.
     pub(crate) async fn batch(&self, partition: i32, events: &[Event]) -> i64 {
         self.send(partition, Some(&self.encode_batch(events))).await
     }
 
-    /// As batches of the given size, over all partitions in turn.
+    /// Sends batches of the given size, over all partitions in turn.
     pub(crate) async fn spread(&self, events: &[Event], batch: usize) {
         let partitions = (0..self.partitions).cycle();
         join_all(

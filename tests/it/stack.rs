@@ -63,7 +63,7 @@ fn start() -> Result<Stack, Box<dyn std::error::Error>> {
     let claim = CLAIM.get_or_init(|| Claim::new("shared"));
     at_exit(take_down_shared);
     let args = args(claim.dir.clone());
-    // Not on the runtime of the test that happens to come first: the stack outlives it.
+    // It does not run on the runtime of the test that happens to come first: the stack outlives it.
     let starting = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime

@@ -1,4 +1,4 @@
-//! What the log holds: ends of topics, and their messages.
+//! What Kafka holds: ends of topics, and their messages.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Discarded {
     pub(crate) messages: u64,
-    /// Of payloads.
+    /// Bytes of all payloads.
     pub(crate) bytes: u64,
-    /// From the first message to the last, and the CPU of the process in that time.
+    /// The time from the first message to the last, and the CPU of the process in it.
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
 }

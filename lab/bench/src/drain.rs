@@ -77,7 +77,7 @@ impl Drain {
         }
     }
 
-    /// From the start to the first progress, and to the end.
+    /// How long it took from the start to the first progress, and to the end.
     pub(crate) fn times(&self) -> (Duration, Duration) {
         let since = |sample: Option<&Sample>| {
             sample.map_or(Duration::ZERO, |sample| sample.at - self.begun.at)

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::machine::Machine;
 
-/// Of the table where there is no terminal, in characters.
+/// Width of the table where there is no terminal, in characters.
 const WIDTH: u16 = 150;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

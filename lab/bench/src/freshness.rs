@@ -27,7 +27,7 @@ use super::trial::{start_all, stop_all};
 
 const NAME: &str = "freshness";
 const INTERVAL: Duration = Duration::from_millis(100);
-/// So many counters take turns: each has been read by the time that its turn comes again.
+/// How many counters take turns: each has been read by the time that its turn comes again.
 const COUNTERS: u64 = 50;
 /// One probe in so many is of a new counter.
 const NEW_EVERY: u64 = 5;
@@ -101,7 +101,7 @@ struct Latencies {
     right: bool,
 }
 
-/// By nearest rank; 0 of none.
+/// A percentile by nearest rank; 0 if there is no value.
 fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     rank.checked_sub(1).and_then(|at| sorted.get(at)).copied().unwrap_or(0.0)

@@ -1,4 +1,4 @@
-//! How far the log and its readers are, seen from outside.
+//! How far Kafka's topics and their readers are, seen from outside.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub(crate) type Offsets = Vec<i64>;
 
 pub(crate) struct Log {
     config: Config,
-    /// Of the aggregators' group, which it never joins.
+    /// Names the aggregators' group, to read its committed offsets, and never joins it.
     consumer: BaseConsumer,
     partitions: i32,
 }

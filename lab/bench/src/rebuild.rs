@@ -25,7 +25,7 @@ struct Restart {
 }
 
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
-    // With what is sent again, no more than the horizon holds.
+    // Together with what is sent again, no more ids than the horizon holds.
     let horizon =
         u64::from(rig.config.duplicates.horizon_offsets.min(rig.config.duplicates.max_ids.get()));
     let messages = rig.size(1_000_000, 100_000).min(horizon).saturating_sub(AGAIN);

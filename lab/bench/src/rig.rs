@@ -22,7 +22,7 @@ use super::log::Log;
 use super::measure::WatchedProcess;
 use tally_load::Summary;
 
-/// How long the store may go on merging what is in it.
+/// How long ClickHouse may go on merging what is in it.
 const MERGES_PATIENCE: Duration = Duration::from_secs(300);
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ impl<'r> Case<'r> {
         Case::with(rig, name, |_| ()).await
     }
 
-    /// With a part of the configuration changed.
+    /// As [`Case::new`], with a part of the configuration changed.
     pub(crate) async fn with(
         rig: &'r Rig,
         name: &str,
@@ -134,8 +134,8 @@ impl<'r> Case<'r> {
         Case::of_members(rig, name, 1, change).await
     }
 
-    /// With so many aggregators and sinks, numbered from 1 if they are more than one, to be started
-    /// one by one.
+    /// As [`Case::with`], with so many aggregators and sinks, numbered from 1 if they are more than
+    /// one, to be started one by one.
     pub(crate) async fn of_members(
         rig: &'r Rig,
         name: &str,
@@ -282,7 +282,7 @@ impl<'r> Case<'r> {
         .await
     }
 
-    /// Waits until the store has everything that is in the log, and tells how long it took.
+    /// Waits until ClickHouse has everything that is in `increments`; tells how long it took.
     pub(crate) async fn until_stored(&self, patience: Duration) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         let ends = tokio::task::block_in_place(|| self.log.ends())?;
@@ -296,7 +296,7 @@ impl<'r> Case<'r> {
         Ok(begun.elapsed())
     }
 
-    /// Waits until the store merges nothing, so that what was stored before does not slow down what
+    /// Waits until ClickHouse merges nothing, so that what was stored before does not slow down what
     /// is measured next.
     pub(crate) async fn until_merged(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
@@ -311,15 +311,15 @@ impl<'r> Case<'r> {
         Ok(())
     }
 
-    /// What the store has of `increments`: next offsets.
+    /// What ClickHouse has of `increments`: next offsets, by partition.
     pub(crate) async fn stored(&self) -> anyhow::Result<Vec<i64>> {
         let ledgers = store::ledgers(&self.client(), false).await?;
         let next = |partition| ledgers.get(&partition).map_or(0, |ledger| ledger.increments.high);
         Ok((0..self.config.kafka.partitions).map(next).collect())
     }
 
-    /// Replays the log against the store, and holds its fingerprint against what was sent; says
-    /// what is wrong.
+    /// Replays Kafka's messages against ClickHouse's counts, and compares the fingerprint with what
+    /// was sent; says what is wrong.
     pub(crate) async fn verify(&self, sent: &[Summary]) -> anyhow::Result<Result<(), String>> {
         let report =
             tally_reconciler::verify(&self.config, &indicatif::ProgressBar::hidden()).await?;

@@ -21,7 +21,7 @@ use super::rig::{Case, Rig};
 const NAME: &str = "scale";
 const MEMBERS: usize = 4;
 const LOOK: Duration = Duration::from_millis(20);
-/// For the members of a step to come up and to end, all steps together.
+/// How long members take to come up and to end, all steps together.
 const SLACK_SECONDS: u64 = 60;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What is half as long again as in calm is a pause.

@@ -141,7 +141,7 @@ pub(super) fn child(args: &SumArgs) -> anyhow::Result<Summed> {
     }
 }
 
-/// By namespace, key and bucket, one after the other: (sum, events).
+/// (sum, events) by the bytes of bucket, namespace and key, one after the other.
 type Map = HashMap<Box<[u8]>, (i64, i64), RandomState>;
 
 fn add(map: &mut Map, name: &mut Vec<u8>, increment: &Increment<'_>) {

@@ -39,9 +39,9 @@ pub(crate) async fn stop_all(case: &Case<'_>) -> anyhow::Result<()> {
 struct LagSample {
     at: Instant,
     logged: u64,
-    /// In the log, but not in the store.
+    /// Messages that are in Kafka, but not in ClickHouse.
     lag: u64,
-    /// Of these the ones that the aggregators have not committed.
+    /// The part of `lag` that the aggregators have not committed.
     unread: u64,
 }
 

@@ -1,11 +1,11 @@
 //! The load, the record of it, and the audit: an oracle that shares no code with what it judges.
 //!
 //! ```text
-//!  Load ──messages──► increments, gateways ──► (the pipeline under faults) ──► log, store, readers
-//!   │                                                                            │        │
-//!   └──► LiveRecord ──────────────────────────────────────────────────► ReadChecker ◄──┼────────┘
-//!         │                                                                      │
-//!         └──► Record ──► audit: Evidence ◄──────────────────────────────────────┘
+//!  Load ──messages──► increments, gateways ──► (services under faults) ──► Kafka, ClickHouse,
+//!   │                                                                      │          readers
+//!   └──► LiveRecord ──────────────────────────────────────► ReadChecker ◄──┼─────────────┘
+//!         │                                                                │
+//!         └──► Record ──► audit: Evidence ◄────────────────────────────────┘
 //!                             └──► Audit
 //! ```
 //!

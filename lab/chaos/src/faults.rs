@@ -21,8 +21,8 @@ use crate::schedule::Planned;
 use crate::supervisor::{MemberSlot, Supervisor};
 use crate::world::{Error as WorldError, LinkMode, Member, World};
 
-/// How long a broker, ClickHouse or the schema registry may take to come back, and the cluster to be
-/// whole again.
+/// How long a broker, ClickHouse or the schema registry may take to come back, and the cluster to
+/// be whole again.
 const COME_BACK: Duration = Duration::from_secs(90);
 /// How long traffic to ClickHouse is waited for, so that it is killed while some is under way.
 const TRAFFIC: Duration = Duration::from_secs(5);
@@ -34,8 +34,8 @@ const NOTICED: Duration = Duration::from_secs(20);
 const OVERSLEEP: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(500);
 const BUSY_LOOK: Duration = Duration::from_millis(20);
-/// Blocks whose tokens ClickHouse remembers: few, so that a sink oversleeps them, but not fewer than
-/// may be on their way at once.
+/// Blocks whose tokens ClickHouse remembers: few, so that a sink oversleeps them, but not fewer
+/// than may be on their way at once.
 pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
 /// The event clock's jumps, milliseconds: back and forth, within a day.
 const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
@@ -63,7 +63,7 @@ impl Injector<'_> {
         Ok(())
     }
 
-    /// Whether the fault met its target, and what it was.
+    /// Makes the fault, lets it last, and heals it.
     async fn strike(&self, planned: &Planned) -> anyhow::Result<Injected> {
         let &Planned { kind, lasts, pick, .. } = planned;
         match kind {
@@ -213,7 +213,7 @@ impl Injector<'_> {
         }
     }
 
-    /// SIGSTOP as blocks pass to ClickHouse, until it has taken so many others that it has forgotten
+    /// SIGSTOP as blocks pass to ClickHouse, until it took so many others that it has forgotten
     /// the tokens of those.
     async fn oversleep(&self, pick: u32, lasts: Duration) -> anyhow::Result<Injected> {
         let (slot, busy) = self.busy_sink(pick).await;

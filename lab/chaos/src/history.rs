@@ -15,7 +15,7 @@ use crate::fault::FaultKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Struck {
-    /// With increments in flight.
+    /// The fault met its target while increments were in flight.
     Yes,
     /// Injected, but nothing proves that it met anything: it does not count.
     Unproven,

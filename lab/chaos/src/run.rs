@@ -32,7 +32,7 @@ const WARM_UP: Duration = Duration::from_secs(3);
 /// How long after healing each member may take to be ready, and everything to be stored. The load's
 /// last messages have a minute of it.
 const CONVERGE: Duration = Duration::from_secs(240);
-/// With everything healed and ready, the load goes on for so long.
+/// How long the load goes on once everything is healed and ready.
 const CALM: Duration = Duration::from_secs(5);
 /// What members log of themselves that no fault excuses.
 const BUGS: [&str; 2] = ["panicked", "the partition stops; the others go on"];

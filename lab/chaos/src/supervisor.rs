@@ -94,7 +94,7 @@ impl Supervisor {
     }
 }
 
-/// So that equal reasons count as one.
+/// Replaces each number by `#`, so that reasons that differ in numbers only count as one.
 fn without_numbers(text: &str) -> String {
     let mut short = String::new();
     for c in text.chars().take(160) {

@@ -267,7 +267,7 @@ impl ServerState {
             connection.query(b"KILL QUERY WHERE query_id != queryID() ASYNC", "Null", &[]).map(drop)
         });
         if let Err(exception) = killed {
-            tracing::warn!(%exception, "KILL QUERY failed; statements go on until the process exits");
+            tracing::warn!(%exception, "KILL QUERY failed; statements go on");
         }
     }
 

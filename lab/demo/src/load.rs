@@ -70,7 +70,7 @@ impl Load {
             "{sent} increments were sent, {acknowledged} acknowledged"
         );
         progress.set_position(acknowledged);
-        Ok(Stage::since("sent to the log as Avro batches", acknowledged, started))
+        Ok(Stage::since("sent to Kafka as Avro batches", acknowledged, started))
     }
 
     /// Increments that the log has; an error as soon as it refused one.

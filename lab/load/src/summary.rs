@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 pub struct Summary {
     pub increments: u64,
     pub messages: u64,
-    /// Of their bodies and prefixes, before compression.
+    /// Bytes of their bodies and prefixes, before compression.
     pub bytes: u64,
-    /// Increments in messages that the log acknowledged, and in those that it did not take.
+    /// Increments in messages that Kafka acknowledged, and in those that it did not take.
     pub acknowledged: u64,
     pub failed: u64,
-    /// From the first send to the last, and to the last acknowledgement.
+    /// The time from the first send to the last, and to the last acknowledgement.
     pub sending_seconds: f64,
     pub seconds: f64,
-    /// Of all increments together.
+    /// The sum of all increments' deltas.
     pub total: i64,
-    /// The fingerprint of everything that was sent, in hexadecimal: what the store's fingerprints
+    /// The fingerprint of everything that was sent, in hexadecimal: what the stored fingerprints
     /// come to, added up.
     pub checksum: String,
     /// Increments sent to each partition.

@@ -29,7 +29,7 @@ pub enum Distribution {
 }
 
 impl Distribution {
-    /// As the command line has it.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Distribution::Zipf => "zipf",

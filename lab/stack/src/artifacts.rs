@@ -185,7 +185,7 @@ impl Artifact {
 
 /// A temporary folder beside the final one, gone when dropped.
 struct Scratch {
-    /// For what is thrown away afterwards.
+    /// Holds what is thrown away afterwards.
     work: PathBuf,
     /// Becomes the artifact's folder.
     whole: PathBuf,

@@ -108,7 +108,7 @@ impl fmt::Display for Part {
 pub struct NoAnswer(pub(super) String);
 
 impl NoAnswer {
-    /// With the causes: reqwest's own message stops at "error sending request".
+    /// The error with its causes: reqwest's own message stops at "error sending request".
     pub(super) fn because(error: &dyn std::error::Error) -> NoAnswer {
         NoAnswer(with_causes(error))
     }

@@ -40,7 +40,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a process that has just been started.
+    /// The record of a process that has just been started.
     pub(super) fn new(process: &Process, address: SocketAddr, version: &str) -> Record {
         let since_1970 =
             SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
@@ -53,7 +53,7 @@ impl Record {
     }
 }
 
-/// By the process's name.
+/// What was started, by the process's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {

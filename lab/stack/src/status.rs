@@ -32,7 +32,7 @@ pub struct PartStatus {
     pub address: SocketAddr,
     /// Why not, if not; none where there is nobody to ask.
     pub answers: Option<Result<(), String>>,
-    /// Of what runs, as it was when it was started.
+    /// The version of what runs, as it was when it was started.
     pub version: Option<String>,
     pub data: PathBuf,
     pub uptime: Option<Duration>,
@@ -108,7 +108,7 @@ async fn listens(address: SocketAddr) -> bool {
     matches!(timeout(CONNECT_LIMIT, TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
-/// Not known when the clock was set back since.
+/// How long it has been running; not known when the clock was set back since.
 fn uptime(record: &Record, now: SystemTime) -> Option<Duration> {
     now.duration_since(UNIX_EPOCH + Duration::from_secs(record.started_at_s)).ok()
 }

@@ -12,11 +12,11 @@ use super::store::Store;
 use super::topics::{Topic, header};
 use super::verdict::Audit;
 
-/// Where log and store are, with nothing in between.
+/// Where Kafka, the schema registry and ClickHouse are, past every link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     pub bootstrap: String,
-    /// With the base path of its Confluent-compatible API.
+    /// The schema registry's URL, with the base path of its Confluent-compatible API.
     pub registry: String,
     pub store_url: String,
     pub database: String,
@@ -38,7 +38,8 @@ impl Default for Topics {
     }
 }
 
-/// Puts log and store beside the record, once nobody writes any more and everything is stored.
+/// Compares what Kafka and ClickHouse hold with the record, once nobody writes any more and
+/// everything is stored.
 ///
 /// An error means that nothing is known.
 ///
@@ -66,7 +67,7 @@ fn see_log<'r>(
     let partitions = extent.begins.len();
     let mut evidence = Evidence::new(record, &extent.begins);
     increments.read(&extent, |message| {
-        // A mark that is no number is nobody's.
+        // A mark that is no number belongs to no entry of the record.
         let mark = header(message, MARK).map(|mark| mark.parse().unwrap_or(u32::MAX));
         evidence.message(
             message.partition(),
@@ -114,7 +115,7 @@ fn rejection(message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Rejectio
     })
 }
 
-/// What the store lacks of the log, a line for each partition; nothing once it holds everything.
+/// What ClickHouse lacks of `increments`, a line for each partition; none once it holds all.
 pub async fn behind(endpoints: &Endpoints) -> Result<Vec<String>, Error> {
     let store = Store { url: &endpoints.store_url, database: &endpoints.database };
     let positions = store.positions().await?;
@@ -131,12 +132,10 @@ pub async fn behind(endpoints: &Endpoints) -> Result<Vec<String>, Error> {
             Some((_, sum, high)) if sum == end && high == end => {}
             Some((_, sum, high)) => {
                 behind.push(format!(
-                    "partition {number}: stored up to {high} (sum {sum}), the log ends at {end}"
+                    "partition {number}: stored up to {high} (sum {sum}), Kafka has {end}"
                 ));
             }
-            None => {
-                behind.push(format!("partition {number}: nothing stored, the log ends at {end}"))
-            }
+            None => behind.push(format!("partition {number}: nothing stored, Kafka has {end}")),
         }
     }
     Ok(behind)

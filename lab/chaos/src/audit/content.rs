@@ -1,7 +1,7 @@
 //! What each message holds: a function of the seed, the way it goes in, its number, and the event
 //! clock when it was sent.
 //!
-//! So the record keeps a few bytes a message, and the audit makes the messages again.
+//! The record therefore keeps only a few bytes a message, and the audit makes the messages again.
 
 use super::codec::{self, Increment, IncrementBatch, SchemaIds};
 use super::counters::{Counters, READS};

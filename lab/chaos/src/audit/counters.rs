@@ -11,7 +11,7 @@ pub(super) const READ_COUNTERS: u32 = 64;
 
 const PAGES: usize = 2_500;
 const ACCOUNTS: usize = 1_400;
-/// Of a hundred increments, so many are of [`READS`].
+/// How many of a hundred increments are of [`READS`].
 const READS_PERCENT: u64 = 10;
 /// Deltas are so large that no loss and no doubling is made up for by others.
 const LARGEST_DELTA: u64 = 1 << 40;
@@ -22,7 +22,7 @@ const ODD_KEYS: [&str; 8] =
 
 pub(super) struct Counters {
     names: Vec<(&'static str, String)>,
-    /// For each counter beyond those of [`READS`], the share of it and of all before it.
+    /// The share of each counter beyond those of [`READS`], together with all before it.
     shares: Vec<f64>,
 }
 

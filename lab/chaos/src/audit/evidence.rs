@@ -1,14 +1,15 @@
-//! What log and store hold, put beside what was sent. Pure: bytes and rows in, a verdict out.
+//! What Kafka and ClickHouse hold, compared with what was sent. Pure: bytes and rows in, a verdict
+//! out.
 //!
 //! ```text
 //!  increments ─► message ──► fold ──► per message: fate, digest ─┐
 //!                                └──► counters by the log ───────┤
 //!  deltas ─────► batch ─────► per batch: numbers, digest ────────┼──► judge ─► Audit
 //!  rejected ───► rejection ──────────────────────────────────────┤
-//!  the store ──► row ───────► counters, ledger ──────────────────┘
+//!  ClickHouse ─► row ───────► counters, ledger ──────────────────┘
 //! ```
 //!
-//! Whoever reads the log and the store calls these in this order: all of `increments` first.
+//! Whoever reads Kafka and ClickHouse calls these in this order: all of `increments` first.
 
 mod batches;
 mod cells;

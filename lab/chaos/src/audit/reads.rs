@@ -26,7 +26,7 @@ use super::live_record::{Acknowledged, LiveRecord, ReadCounter};
 const READERS: u64 = 4;
 const REST: Duration = Duration::from_millis(40);
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Of a hundred reads, so many ask for what was just acknowledged.
+/// How many of a hundred reads ask for what was just acknowledged.
 const AFTER_PERCENT: u64 = 40;
 /// Tells these dice from those that messages are made by.
 const DICE: u64 = 64;
@@ -99,7 +99,7 @@ impl ReadChecker {
         ReadChecker { reader, stop, readers }
     }
 
-    /// To be called once everything has healed and is stored: each counter is read once more from
+    /// Call this once everything has healed and is stored: each counter is read once more from
     /// each reader, and must be answered.
     pub async fn stop(mut self) -> Result<ReadReport, Error> {
         self.stop.cancel();

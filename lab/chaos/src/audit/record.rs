@@ -18,7 +18,8 @@ pub(super) struct Entry {
     pub(super) sent_ms: u32,
     pub(super) settled_ms: u32,
     pub(super) state: State,
-    /// Of the acknowledgement; negative where there is none, or where it did not say.
+    /// Partition and offset that the acknowledgement named; negative where there is none, or where
+    /// it did not say.
     pub(super) partition: i32,
     pub(super) offset: i64,
 }

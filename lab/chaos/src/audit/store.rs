@@ -1,4 +1,4 @@
-//! Reads the table by plain SQL over HTTP.
+//! Reads ClickHouse's table by plain SQL over HTTP.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Store<'_> {
         text.lines().map(|line| row(line).ok_or_else(|| self.unreadable(line))).collect()
     }
 
-    /// Of each partition that is there, how far it includes `increments`: by the sum, and by the
+    /// How far each partition that is there includes `increments`: by the sum, and by the
     /// maximum.
     pub(super) async fn positions(&self) -> Result<Vec<(usize, i64, i64)>, Error> {
         let text = self.ask(POSITIONS).await?;

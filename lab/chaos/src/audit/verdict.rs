@@ -14,7 +14,7 @@ pub enum FindingKind {
     Lost,
     /// In the log more often than it was sent, or in several partitions, so that it counts twice.
     Doubled,
-    /// Not where its acknowledgement said.
+    /// In Kafka, but not where its acknowledgement said.
     Misplaced,
     /// In the log, although its sender was told that it is not.
     Applied,

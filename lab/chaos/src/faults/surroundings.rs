@@ -1,4 +1,5 @@
-//! Faults of what the services use: brokers, ClickHouse, the schema registry, and the links to them.
+//! Faults of what the services use: brokers, ClickHouse, the schema registry, and the links to
+//! them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +12,7 @@ use crate::fault::FaultKind;
 use crate::world::{Caller, LinkMode, NetworkLink};
 
 impl Injector<'_> {
-    /// On the way of the aggregators' commits: to the coordinator of one of their
-    /// transactional.ids.
+    /// Harms the aggregators' link to the broker that coordinates one of their transactional.ids.
     pub(super) async fn commits(
         &self,
         kind: FaultKind,

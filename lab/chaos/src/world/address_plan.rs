@@ -29,7 +29,7 @@ impl LinkedListener {
 
 #[derive(Clone, Debug)]
 pub(super) struct BrokerPlan {
-    /// For the auditor and for tools, past every link.
+    /// Where the auditor and tools reach it, past every link.
     pub(super) direct: SocketAddr,
     pub(super) clients: Vec<(Caller, LinkedListener)>,
     pub(super) brokers: LinkedListener,

@@ -79,8 +79,8 @@ impl Brokers {
         self.until_it_sees(broker, &[node(broker)]).await
     }
 
-    /// Until a broker's own view of the cluster has these nodes: it takes part only once it has
-    /// caught up with what the controllers decided, its own readmission included.
+    /// Waits until a broker's own view of the cluster has these nodes: it takes part only once it
+    /// has caught up with what the controllers decided, its own readmission included.
     async fn until_it_sees(&self, broker: usize, nodes: &[i32]) -> Result<(), Error> {
         let Broker { program, direct, .. } = &self.0[broker];
         let sees = async || {

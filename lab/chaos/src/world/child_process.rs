@@ -94,7 +94,7 @@ impl ChildProcess {
         self.child().as_ref().map(Child::id)
     }
 
-    /// Whether it ran, and so was told.
+    /// Sends the signal; says whether the process ran, and so was told.
     pub(super) fn signal(&self, signal: Signal) -> Result<bool, Error> {
         let mut child = self.child();
         let Some(child) = &mut *child else { return Ok(false) };

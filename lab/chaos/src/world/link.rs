@@ -29,7 +29,7 @@ use late_commit::KeptCommits;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkMode {
-    /// As if the link were not there.
+    /// Everything passes as if the link were not there.
     Open,
     /// Connections are reset, new ones too.
     Cut,

@@ -8,9 +8,9 @@ use super::{super::progress::Task, Error, Scratch, tarball::Tarball, tool::Run};
 pub struct NpmPackage {
     pub name: &'static str,
     pub version: &'static str,
-    /// Of the tarball that the registry hands out.
+    /// SHA-256 of the tarball that the npm registry hands out, in hexadecimal.
     pub sha256: &'static str,
-    /// Of the same tarball: the length of the progress bar.
+    /// The same tarball's size: the length of the progress bar.
     pub size_bytes: u64,
     /// What is kept, by the paths in the package: files, or folders with all that is in them.
     pub files: &'static [&'static str],

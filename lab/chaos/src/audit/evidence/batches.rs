@@ -75,7 +75,7 @@ impl Evidence<'_> {
                 let what = || {
                     format!(
                         "the batch at {offset} of deltas, of [{from}, {to}), has {numbers:?}; \
-                         the log has {own:?}"
+                         Kafka has {own:?}"
                     )
                 };
                 findings.add(FindingKind::Accounting, at, what);
@@ -95,7 +95,7 @@ impl Evidence<'_> {
         if expected != partition.end() {
             let what = || {
                 format!(
-                    "batches cover the log up to {expected}, but it ends at {}",
+                    "batches cover increments up to {expected}, but it ends at {}",
                     partition.end()
                 )
             };

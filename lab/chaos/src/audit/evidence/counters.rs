@@ -1,4 +1,4 @@
-//! The store's counters beside the log's.
+//! ClickHouse's counters beside what `increments` comes to.
 
 use super::cells::{self, Cell, CellTotal};
 use super::partition::Fate;
@@ -6,7 +6,7 @@ use super::{Evidence, kafka};
 use crate::audit::content::Route;
 use crate::audit::verdict::FindingKind;
 
-/// For so many wrong counters the message is looked for: each look makes the partition's messages
+/// For how many wrong counters the message is looked for: each look makes the partition's messages
 /// again.
 const LOOKED_FOR: usize = 4;
 

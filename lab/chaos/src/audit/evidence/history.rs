@@ -27,7 +27,7 @@ impl Evidence<'_> {
         let mut text = format!("  around {kafka}:{offset}, the first wrong offset");
         let mut line = |line: String| writeln!(text).and_then(|()| write!(text, "    {line}"));
         match index {
-            None => line(format!("in no batch; the log ends at {}", partition.end())),
+            None => line(format!("in no batch; increments ends at {}", partition.end())),
             Some(index) => partition.batches[index.saturating_sub(BATCHES_AROUND)..]
                 .iter()
                 .take(2 * BATCHES_AROUND + 1)

@@ -55,7 +55,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// Whether the store has a batch's row.
+    /// Whether ClickHouse has the ledger's row of a batch.
     pub(super) fn is_stored(&self, number: usize, offset: i64) -> bool {
         let key = format!("{BATCH}{:020}", offset + 1);
         self.partitions[number].ledger.iter().any(|row| row.key == key)

@@ -143,18 +143,18 @@ impl Evidence<'_> {
         match (entry.state, found.times) {
             (State::Acknowledged, 0) => {
                 self.audit.lost += increments;
-                self.findings().add(FindingKind::Lost, at, || format!("not in the log: {entry}"));
+                self.findings().add(FindingKind::Lost, at, || format!("not in Kafka: {entry}"));
             }
             (State::NotApplied, 1..) => {
                 self.findings().add(FindingKind::Applied, at, || {
-                    format!("{} times in the log: {entry}", found.times)
+                    format!("{} times in Kafka: {entry}", found.times)
                 });
             }
             (_, 2..) if !may_repeat || found.is_spread => {
                 self.audit.doubled += increments;
                 let spread = if found.is_spread { " in several partitions" } else { "" };
                 self.findings().add(FindingKind::Doubled, at, || {
-                    format!("{} times in the log{spread}: {entry}", found.times)
+                    format!("{} times in Kafka{spread}: {entry}", found.times)
                 });
             }
             (State::Acknowledged, _) if entry.acknowledged_at().is_some() && !found.is_in_place => {

@@ -23,7 +23,7 @@ impl Evidence<'_> {
         match number.and_then(|number| self.partitions.get_mut(number)) {
             Some(partition) => partition.rejections.push(rejection),
             None => {
-                let what = || format!("partition {} is none of the log's", rejection.partition);
+                let what = || format!("increments has no partition {}", rejection.partition);
                 self.audit.findings.add(FindingKind::Rejected, None, what);
             }
         }

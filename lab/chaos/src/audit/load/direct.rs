@@ -135,7 +135,7 @@ struct Resends {
     again_after: Vec<Duration>,
 }
 
-/// Whether the time came before the end.
+/// Waits until that time; false if the load is stopped before.
 pub(super) async fn wait_until(due: Instant, stop: &CancellationToken) -> bool {
     if stop.is_cancelled() {
         return false;

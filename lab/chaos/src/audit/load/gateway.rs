@@ -31,7 +31,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Some clients hang up before any answer can have come.
 const IMPATIENT: Duration = Duration::from_millis(15);
 const IMPATIENT_PERCENT: u64 = 4;
-/// Of a hundred requests, so many are sent again although they were acknowledged.
+/// How many of a hundred requests are sent again although they were acknowledged.
 const AGAIN_PERCENT: u64 = 4;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);

@@ -28,7 +28,7 @@ const ADD_OFFSETS_TO_TXN: i16 = 25;
 const END_TXN: i16 = 26;
 /// Bytes. More than any broker here takes: what says that it is longer is not Kafka's protocol.
 const LONGEST: usize = 64 << 20;
-/// For the broker to act on a request that has been passed on, before the next one.
+/// How long the broker gets to act on a request that was passed on, before the next one.
 const SOON: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -36,7 +36,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct KeptCommits(Mutex<HashMap<Vec<u8>, Vec<u8>>>);
 
-/// Until an end or an error of either end, or a commit that is kept.
+/// Passes both directions on until either end closes or fails, or a commit is kept.
 pub(super) async fn talk(
     client: &TcpStream,
     peer: &TcpStream,

@@ -29,7 +29,7 @@ struct Chunk {
     _held: OwnedSemaphorePermit,
 }
 
-/// From the client to the peer; whether the client ended in order.
+/// Passes on what the client sends to the peer; says whether the client ended in order.
 ///
 /// `born` is the setting that the connection began under.
 pub(super) async fn asks(
@@ -50,7 +50,7 @@ pub(super) async fn asks(
     pass(client, peer, shared, delay).await
 }
 
-/// From the peer to the client; whether the peer ended in order.
+/// Passes on what the peer sends to the client; says whether the peer ended in order.
 pub(super) async fn answers(peer: &TcpStream, client: &TcpStream, shared: &Shared) -> bool {
     let delay = |setting: &Arc<Setting>| match setting.mode {
         LinkMode::Delay(by) => by,
@@ -81,7 +81,7 @@ async fn pass(
     tokio::join!(read(from, held, shared, delay), deliver).0
 }
 
-/// Until the end of `from`: whether that was in order.
+/// Reads until `from` ends; says whether that was in order.
 async fn read(
     from: &TcpStream,
     held: Sender<Chunk>,
@@ -134,7 +134,7 @@ pub(super) async fn readable(from: &TcpStream, buffer: &mut [u8]) -> std::io::Re
     }
 }
 
-/// Whether all of it was taken.
+/// Writes all of it; says whether it was taken.
 pub(super) async fn write(to: &TcpStream, mut bytes: &[u8], shared: &Shared) -> bool {
     while !bytes.is_empty() {
         let written = match to.writable().await {

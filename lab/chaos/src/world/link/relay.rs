@@ -43,7 +43,7 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
                 | LinkMode::Late(_) => talk(&client, &peer, shared, &setting).await,
             }
         });
-        // Not polled while the mode is stalled: then nothing moves.
+        // While the mode is stalled, `talk` is not polled, and so nothing moves.
         loop {
             let now = settings.borrow_and_update().clone();
             match now.mode {
@@ -94,7 +94,7 @@ async fn talk(client: &TcpStream, peer: &TcpStream, shared: &Shared, born: &Arc<
     }
 }
 
-/// Until the mode changes. A connection that has something to say is struck.
+/// Waits until the mode changes. A connection that has something to say is struck.
 async fn stalled(client: &TcpStream, peer: &TcpStream, setting: &Setting, settings: &mut Settings) {
     let mut byte = [0];
     let mut other = [0];
