@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -57,13 +58,13 @@ fn output(command: &mut Command) -> String {
 }
 
 /// `cargo metadata`, of this platform only: others' crates need not be downloaded.
-fn metadata() -> Value {
+static METADATA: LazyLock<Value> = LazyLock::new(|| {
     let rustc = output(Command::new("rustc").arg("-vV"));
     let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc's host");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", host]);
     serde_json::from_str(&output(&mut cargo)).expect("cargo prints JSON")
-}
+});
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_else(|| panic!("{key} is a text"))
@@ -106,8 +107,7 @@ impl<'m> Member<'m> {
 
 #[test]
 fn what_is_shipped_never_depends_on_the_laboratory() {
-    let metadata = metadata();
-    let members = Member::all(&metadata);
+    let members = Member::all(&METADATA);
     let lab: BTreeSet<&str> =
         members.iter().filter(|member| member.is_of_lab).map(|member| member.name).collect();
     assert!(lab.contains("tally-lab") && lab.contains("tally-stack"), "{lab:?}");
@@ -135,8 +135,7 @@ fn what_is_shipped_never_depends_on_the_laboratory() {
 
 #[test]
 fn services_do_not_depend_on_each_other_nor_kafka_on_platform() {
-    let metadata = metadata();
-    let members = Member::all(&metadata);
+    let members = Member::all(&METADATA);
     let member = |name: &str| {
         members.iter().find(|member| member.name == name).unwrap_or_else(|| panic!("no {name}"))
     };
@@ -150,13 +149,12 @@ fn services_do_not_depend_on_each_other_nor_kafka_on_platform() {
 
 #[test]
 fn pure_crates_have_no_crate_of_io_async_or_clocks() {
-    let metadata = metadata();
-    let names: BTreeMap<&str, &str> = list(&metadata, "packages")
+    let names: BTreeMap<&str, &str> = list(&METADATA, "packages")
         .iter()
         .map(|package| (text(package, "id"), text(package, "name")))
         .collect();
     let nodes: BTreeMap<&str, &Value> =
-        list(&metadata["resolve"], "nodes").iter().map(|node| (text(node, "id"), node)).collect();
+        list(&METADATA["resolve"], "nodes").iter().map(|node| (text(node, "id"), node)).collect();
     for pure in PURE {
         let start = names.iter().find(|(_, name)| **name == format!("tally-{pure}"));
         let mut open = vec![*start.expect("the crate is there").0];

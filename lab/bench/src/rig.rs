@@ -296,8 +296,8 @@ impl<'r> Case<'r> {
         Ok(begun.elapsed())
     }
 
-    /// Waits until ClickHouse merges nothing, so that what was stored before does not slow down what
-    /// is measured next.
+    /// Waits until ClickHouse merges nothing, so that what was stored before does not slow down
+    /// what is measured next.
     pub(crate) async fn until_merged(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
         let client = self.client();
