@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use tally_platform::causes::with_causes;
 use tally_platform::config::Config;
 use tally_platform::exit::Failure;
 use tally_platform::health::{self, Health};
 use tally_platform::process::{runtime, signals};
 use tally_platform::service::Service;
-use tally_platform::telemetry;
+use tally_platform::{http, telemetry};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) fn run(service: Service, config: &Config) -> Result<ExitCode, Failure> {
@@ -42,7 +43,7 @@ async fn serve(
         Service::Sink => config.sink.health,
         Service::Reader => config.reader.health,
     };
-    let listener = health::bind(address, "health").await?;
+    let listener = http::bind(address, "health").await?;
     tracing::info!(%address, service = service.name(), instance, "health and metrics");
     let health_shutdown = CancellationToken::new();
     let health_server =
@@ -60,7 +61,7 @@ async fn serve(
     };
     signals.abort();
     health_shutdown.cancel();
-    health_server.await??;
+    health_server.await?.context("serve health and metrics")?;
     ended
 }
 

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use server::{Error, bind, routes, serve};
+pub use server::{routes, serve};
 
 /// What a service tells about itself; clones tell of the same service.
 #[derive(Clone, Debug)]

@@ -7,9 +7,10 @@
 //!  application/avro      ─► avro   ─┘      └────► Faults ─► 400
 //! ```
 //!
-//! Pure: bytes and the present time in, increments or a problem out.
+//! Pure: bytes and the present time in, increments or what is wrong out.
 
 mod avro;
+mod fault;
 mod fields;
 mod json;
 mod json_item;
@@ -22,11 +23,9 @@ use std::borrow::Cow;
 
 use tally_schemas::Increment;
 
-use crate::problem::{Fault, Faults, Problem};
-
 pub(crate) use avro::Avro;
-pub(crate) use fields::name;
-pub(crate) use media_type::MediaType;
+pub(crate) use fault::{Error, Fault, Faults};
+pub(crate) use media_type::{MediaType, MediaTypeError};
 
 /// What is taken for granted about an increment that does not say it, and what all are held
 /// against.
@@ -79,12 +78,10 @@ pub(crate) fn parse<'a>(
     avro: &Avro,
     body: &'a [u8],
     rules: Rules,
-) -> Result<Parsed<'a>, Problem> {
+) -> Result<Parsed<'a>, Error> {
     let nothing = || {
-        Problem::malformed(Fault {
-            reason: "there are no increments in it".into(),
-            ..Fault::default()
-        })
+        let reason = "there are no increments in it".into();
+        Error::Malformed(Fault { reason, ..Fault::default() })
     };
     if body.trim_ascii().is_empty() {
         return Err(nothing());
@@ -94,10 +91,7 @@ pub(crate) fn parse<'a>(
         MediaType::NdJson => json::ndjson(body, rules),
         MediaType::Avro => avro.parse(body, rules),
     }?;
-    match parsed.items.is_empty() {
-        true => Err(nothing()),
-        false => Ok(parsed),
-    }
+    if parsed.items.is_empty() { Err(nothing()) } else { Ok(parsed) }
 }
 
 /// Items and faults as they are found.
@@ -109,7 +103,7 @@ struct Findings<'a> {
 
 /// Which item it is, and in NDJSON its line.
 #[derive(Clone, Copy)]
-struct Place {
+struct ItemPlace {
     item: usize,
     line: Option<usize>,
 }
@@ -119,7 +113,7 @@ impl<'a> Findings<'a> {
         Findings { rules, items: Vec::new(), faults: Faults::default() }
     }
 
-    fn fault(&mut self, place: Place, field: Option<&str>, reason: impl FnOnce() -> String) {
+    fn fault(&mut self, place: ItemPlace, field: Option<&str>, reason: impl FnOnce() -> String) {
         self.faults.push(|| Fault {
             item: Some(place.item),
             line: place.line,
@@ -129,10 +123,7 @@ impl<'a> Findings<'a> {
         });
     }
 
-    fn finish(self) -> Result<Vec<Item<'a>>, Problem> {
-        match self.faults.is_empty() {
-            true => Ok(self.items),
-            false => Err(Problem::invalid(self.faults)),
-        }
+    fn finish(self) -> Result<Vec<Item<'a>>, Error> {
+        if self.faults.is_empty() { Ok(self.items) } else { Err(Error::Invalid(self.faults)) }
     }
 }

@@ -9,7 +9,7 @@
 //!  message: one Kafka message a request         ─► 413
 //!    │ limits: increments a second              ─► 429
 //!    ▼
-//!  log: idempotent, acks=all ──► its report     ─► 503, certainly not applied or unknown
+//!  kafka_log: idempotent, acks=all ──► its report     ─► 503, certainly not applied or unknown
 //!    ▼
 //!  200 {"accepted", "position"}
 //! ```
@@ -20,8 +20,8 @@
 
 mod body;
 mod http;
+mod kafka_log;
 mod limits;
-mod log;
 mod message;
 mod metrics;
 mod problem;

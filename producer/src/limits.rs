@@ -11,10 +11,18 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::{InFlight, Metrics};
-use crate::problem::{Code, Problem};
 
-/// When to try again while too many requests are in progress, in seconds.
-const BUSY_RETRY_S: u64 = 1;
+/// Why something is not let in, or not now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{max} requests are in progress, the most allowed")]
+    TooManyRequests { max: usize },
+    #[error("{increments} increments are beyond the rate limit for {wait:.1?} more")]
+    RateLimited { increments: usize, wait: Duration },
+    /// However long one waits.
+    #[error("{increments} increments; at most {most} are let through at once")]
+    BeyondRateLimit { increments: usize, most: u32 },
+}
 
 pub(crate) struct Limits {
     max_in_flight: usize,
@@ -39,13 +47,10 @@ impl Limits {
     }
 
     /// A place among the requests in progress, before anything of it is read.
-    pub(crate) fn enter(&self, metrics: &Metrics) -> Result<InFlight, Problem> {
+    pub(crate) fn enter(&self, metrics: &Metrics) -> Result<InFlight, Error> {
         match Arc::clone(&self.in_flight).try_acquire_owned() {
             Ok(permit) => Ok(metrics.in_flight(permit, self.tracker.token())),
-            Err(_) => Err(overloaded(format!(
-                "{} requests are in progress, the most allowed",
-                self.max_in_flight
-            ))),
+            Err(_) => Err(Error::TooManyRequests { max: self.max_in_flight }),
         }
     }
 
@@ -56,44 +61,28 @@ impl Limits {
     }
 
     /// Takes `increments`, at least one, out of this second's allowance, all or none.
-    pub(crate) fn allow(&self, increments: usize) -> Result<(), Problem> {
+    pub(crate) fn allow(&self, increments: usize) -> Result<(), Error> {
         let Some(rate) = &self.rate else {
             return Ok(());
         };
         let Some(cells) = u32::try_from(increments).ok().and_then(NonZeroU32::new) else {
-            return Err(too_many(increments, u32::MAX));
+            return Err(Error::BeyondRateLimit { increments, most: u32::MAX });
         };
         match rate.check_n(cells) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_yet)) => {
                 let wait = not_yet.wait_time_from(self.clock.now());
-                let detail = format!(
-                    "{increments} increments are beyond the rate limit for {wait:.1?} more"
-                );
-                Err(Problem::new(Code::RateLimited, detail).retry_after(whole_seconds(wait)))
+                Err(Error::RateLimited { increments, wait })
             }
-            Err(InsufficientCapacity(most)) => Err(too_many(increments, most)),
+            Err(InsufficientCapacity(most)) => Err(Error::BeyondRateLimit { increments, most }),
         }
     }
-}
-
-fn too_many(increments: usize, most: u32) -> Problem {
-    let detail = format!("{increments} increments; at most {most} are let through at once");
-    Problem::new(Code::TooManyIncrements, detail)
-}
-
-pub(crate) fn overloaded(detail: impl Into<String>) -> Problem {
-    Problem::new(Code::Overloaded, detail).retry_after(BUSY_RETRY_S)
-}
-
-/// Rounded up, so that whoever waits so long has waited enough.
-fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::{Code, Problem};
 
     fn limits(max_in_flight: usize, per_second: u32) -> Limits {
         Limits::new(&config::Producer {
@@ -109,7 +98,7 @@ mod tests {
         let metrics = Metrics::new();
         let first = limits.enter(&metrics).unwrap();
         let _second = limits.enter(&metrics).unwrap();
-        let problem = limits.enter(&metrics).err().unwrap();
+        let problem = Problem::from(limits.enter(&metrics).err().unwrap());
         assert_eq!((problem.code, problem.retry_after_s), (Code::Overloaded, Some(1)));
         drop(first);
         assert!(limits.enter(&metrics).is_ok());
@@ -119,16 +108,9 @@ mod tests {
     fn increments_beyond_the_rate_wait_for_their_turn() {
         let limits = limits(1, 10);
         limits.allow(10).unwrap();
-        let problem = limits.allow(10).unwrap_err();
+        let problem = Problem::from(limits.allow(10).unwrap_err());
         assert_eq!((problem.code, problem.retry_after_s), (Code::RateLimited, Some(1)));
-        let problem = limits.allow(11).unwrap_err();
+        let problem = Problem::from(limits.allow(11).unwrap_err());
         assert_eq!((problem.code, problem.retry_after_s), (Code::TooManyIncrements, None));
-    }
-
-    #[test]
-    fn a_wait_is_rounded_up_to_whole_seconds() {
-        for (wait_ms, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
-            assert_eq!(whole_seconds(Duration::from_millis(wait_ms)), seconds);
-        }
     }
 }

@@ -1,17 +1,43 @@
 //! From a body's increments to the one message of the log that carries them.
 
 use axum::http::HeaderMap;
-use tally_counts::check_size;
+use tally_counts::{NameError, check_name, check_size};
 use tally_schemas::{BatchEncoder, Increment, encode, wire};
 
-use crate::body::{Item, Parsed, Shape, name};
-use crate::problem::{Code, Problem};
+use crate::body::{Item, Parsed, Shape};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What a message has besides key and payload, at most: the headers of its record batch and of its
 /// record.
 const FRAME_BYTES: usize = 128;
+
+/// Why a body does not become a message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("it is {header:?}, but the batch's own id is {own:?}")]
+    OtherId { header: String, own: String },
+    #[error("its {increments} increments could be more than one flush may hold")]
+    TooManyDeltas { increments: usize },
+    #[error(
+        "{increments} increments come to a message of {bytes} bytes; \
+         the topic's max.message.bytes is {max_bytes}"
+    )]
+    TooLong { increments: usize, bytes: usize, max_bytes: usize },
+}
+
+/// Why an Idempotency-Key cannot be a batch's id.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyError {
+    #[error("it is given more than once")]
+    Repeated,
+    #[error("it must be visible ASCII")]
+    NotAscii,
+    #[error(transparent)]
+    Length(NameError),
+}
 
 /// The registry's ids of the schemas that messages are written by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,20 +65,15 @@ impl Message {
         idempotency_key: Option<&str>,
         unique: &str,
         ids: SchemaIds,
-    ) -> Result<Message, Problem> {
+    ) -> Result<Message, Error> {
         let id = match (idempotency_key, parsed.id) {
             (Some(header), Some(own)) if header != own => {
-                let detail = format!("it is {header:?}, but the batch's own id is {own:?}");
-                return Err(Problem::new(Code::InvalidIdempotencyKey, detail));
+                return Err(Error::OtherId { header: header.to_owned(), own: own.to_owned() });
             }
             (header, own) => header.or(own),
         };
         if check_size(parsed.items.iter().map(Item::increment)).is_err() {
-            let detail = format!(
-                "its {} increments could be more than one flush may hold",
-                parsed.items.len()
-            );
-            return Err(Problem::new(Code::MessageTooLarge, detail));
+            return Err(Error::TooManyDeltas { increments: parsed.items.len() });
         }
         let key = key(parsed, id);
         let mut payload = Vec::new();
@@ -79,18 +100,12 @@ impl Message {
     }
 
     /// Refuses what the topic, whose messages may have `max_bytes`, would refuse.
-    pub(crate) fn check_size(&self, max_bytes: usize) -> Result<(), Problem> {
+    pub(crate) fn check_size(&self, max_bytes: usize) -> Result<(), Error> {
         let bytes = self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + FRAME_BYTES;
-        match bytes > max_bytes {
-            true => Err(Problem::new(
-                Code::MessageTooLarge,
-                format!(
-                    "{} increments come to a message of {bytes} bytes; the topic's max.message.bytes is {max_bytes}",
-                    self.increments
-                ),
-            )),
-            false => Ok(()),
+        if bytes > max_bytes {
+            return Err(Error::TooLong { increments: self.increments, bytes, max_bytes });
         }
+        Ok(())
     }
 }
 
@@ -109,24 +124,19 @@ fn key(parsed: &Parsed<'_>, id: Option<&str>) -> Option<Vec<u8>> {
 }
 
 /// The request's id: the header's value, with or without the quotes of a structured field.
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let refused = |reason: &str| Err(Problem::new(Code::InvalidIdempotencyKey, reason));
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, KeyError> {
     let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = given.next() else {
         return Ok(None);
     };
     if given.next().is_some() {
-        return refused("it is given more than once");
+        return Err(KeyError::Repeated);
     }
-    let Ok(text) = value.to_str() else {
-        return refused("it must be visible ASCII");
-    };
+    let text = value.to_str().map_err(|_| KeyError::NotAscii)?;
     let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     let id = quoted.unwrap_or(text);
-    match name(id) {
-        Ok(()) => Ok(Some(id)),
-        Err(reason) => refused(&reason),
-    }
+    check_name(id).map_err(KeyError::Length)?;
+    Ok(Some(id))
 }
 
 #[cfg(test)]
@@ -135,6 +145,7 @@ mod tests {
     use tally_schemas::{Plan, avsc};
 
     use super::*;
+    use crate::problem::{Code, Problem};
 
     const IDS: SchemaIds = SchemaIds { increment: 7, batch: 8 };
     const UNIQUE: &str = "unique";
@@ -185,7 +196,8 @@ mod tests {
     fn what_the_fold_would_refuse_as_too_large_is_not_sent() {
         let long: &'static str = "x".repeat(4000).leak();
         let many = parsed(Shape::Batch, None, (0..2000).map(|_| item(long, None)).collect());
-        assert_eq!(Message::new(&many, None, UNIQUE, IDS).unwrap_err().code, Code::MessageTooLarge);
+        let problem = Problem::from(Message::new(&many, None, UNIQUE, IDS).unwrap_err());
+        assert_eq!(problem.code, Code::MessageTooLarge);
     }
 
     #[test]
@@ -211,7 +223,8 @@ mod tests {
         let message = Message::new(&named, Some("batch"), UNIQUE, IDS).unwrap();
         assert_eq!(message.key.as_deref(), Some(&b"batch"[..]));
         assert_eq!(read(&message, avsc::INCREMENT_BATCH, 8).0, Some("batch"));
-        let problem = Message::new(&named, Some("another"), UNIQUE, IDS).unwrap_err();
+        let problem =
+            Problem::from(Message::new(&named, Some("another"), UNIQUE, IDS).unwrap_err());
         assert_eq!(problem.code, Code::InvalidIdempotencyKey);
 
         let item_ids = parsed(Shape::Batch, None, vec![item("a", None), item("b", Some("second"))]);
@@ -229,7 +242,7 @@ mod tests {
     fn a_message_that_the_topic_would_refuse_is_not_sent() {
         let message = Message { key: Some(vec![0; 100]), payload: vec![0; 800], increments: 3 };
         message.check_size(1028).unwrap();
-        let problem = message.check_size(1027).unwrap_err();
+        let problem = Problem::from(message.check_size(1027).unwrap_err());
         assert_eq!(problem.code, Code::MessageTooLarge);
         assert!(
             problem.detail.ends_with("1028 bytes; the topic's max.message.bytes is 1027"),
@@ -247,7 +260,7 @@ mod tests {
             }
             idempotency_key(&headers)
                 .map(|id| id.map(str::to_owned))
-                .map_err(|problem| problem.code)
+                .map_err(|error| Problem::from(Error::Key(error)).code)
         };
         assert_eq!(of(&[]), Ok(None));
         assert_eq!(of(&[b"a-1"]), Ok(Some("a-1".into())));

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
+use tally_platform::problem::Code as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -92,7 +93,7 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.outcome = Code::Internal.as_str();
+            self.outcome = Code::Internal.name();
         }
         self.metrics.inner.requests.add(1, &[KeyValue::new("outcome", self.outcome)]);
     }

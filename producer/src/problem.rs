@@ -1,15 +1,26 @@
-//! What is answered instead of 200: RFC 9457 problem documents.
+//! What is answered instead of 200: the one place that knows which of the gateway's errors is which
+//! HTTP status.
 
-use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use std::time::Duration;
 
-/// How many faults a document lists; of the others it tells the number.
-const LISTED_FAULTS: usize = 100;
+use axum::http::{HeaderName, StatusCode, header};
+use strum::IntoStaticStr;
+use tally_platform::http::Refusal;
+use tally_platform::problem;
+
+use crate::body::{self, Fault, MediaTypeError};
+use crate::kafka_log;
+use crate::limits;
+use crate::message;
+
+pub(crate) type Problem = problem::Problem<Code>;
+
+/// When to try again where nothing better is known, in seconds.
+const RETRY_S: u64 = 1;
 
 /// Why a request was not accepted. The document's `type` and the metrics tell it by this name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Code {
     MalformedBody,
     InvalidIncrements,
@@ -29,8 +40,10 @@ pub(crate) enum Code {
     Internal,
 }
 
-impl Code {
-    pub(crate) fn status(self) -> StatusCode {
+impl problem::Code for Code {
+    type Fault = Fault;
+
+    fn status(self) -> StatusCode {
         match self {
             Code::MalformedBody | Code::InvalidIncrements | Code::InvalidIdempotencyKey => {
                 StatusCode::BAD_REQUEST
@@ -47,27 +60,6 @@ impl Code {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Code::MalformedBody => "malformed_body",
-            Code::InvalidIncrements => "invalid_increments",
-            Code::InvalidIdempotencyKey => "invalid_idempotency_key",
-            Code::NotFound => "not_found",
-            Code::MethodNotAllowed => "method_not_allowed",
-            Code::BodyTimeout => "body_timeout",
-            Code::BodyTooLarge => "body_too_large",
-            Code::MessageTooLarge => "message_too_large",
-            Code::TooManyIncrements => "too_many_increments",
-            Code::UnsupportedMediaType => "unsupported_media_type",
-            Code::RateLimited => "rate_limited",
-            Code::Overloaded => "overloaded",
-            Code::NotReady => "not_ready",
-            Code::NotDelivered => "not_delivered",
-            Code::DeliveryUnknown => "delivery_unknown",
-            Code::Internal => "internal",
         }
     }
 
@@ -94,127 +86,127 @@ impl Code {
         }
     }
 
+    fn refuse(refusal: Refusal) -> (Code, String) {
+        match refusal {
+            Refusal::NotFound { path } => (Code::NotFound, format!("{path} is not /v1/increments")),
+            Refusal::MethodNotAllowed { method, .. } => {
+                (Code::MethodNotAllowed, format!("{method} is not POST"))
+            }
+            Refusal::BodyTooLarge { max_bytes } => (
+                Code::BodyTooLarge,
+                format!("it has more than {max_bytes} bytes, the most allowed"),
+            ),
+            Refusal::UnreadBody { reason } => (Code::MalformedBody, reason),
+            Refusal::Panicked => (Code::Internal, "the gateway's log tells more".to_owned()),
+        }
+    }
+
     /// What became of the request's increments. Only where it is unknown may sending the request
     /// again count it twice, unless it has an Idempotency-Key.
-    fn outcome(self) -> &'static str {
+    fn outcome(self) -> Option<&'static str> {
         match self {
-            Code::DeliveryUnknown | Code::Internal => "unknown",
-            _ => "not_applied",
+            Code::DeliveryUnknown | Code::Internal => Some("unknown"),
+            _ => Some("not_applied"),
+        }
+    }
+
+    /// Not where the outcome is unknown: clients that go by it would count twice what did arrive.
+    fn retry_after_s(self) -> Option<u64> {
+        matches!(self, Code::Overloaded | Code::NotReady | Code::NotDelivered).then_some(RETRY_S)
+    }
+
+    fn header(self) -> Option<(HeaderName, &'static str)> {
+        match self {
+            Code::UnsupportedMediaType => Some((
+                HeaderName::from_static("accept-post"),
+                "application/json, application/x-ndjson, application/avro",
+            )),
+            Code::MethodNotAllowed => Some((header::ALLOW, "POST")),
+            _ => None,
         }
     }
 }
 
-/// One thing that is wrong with a body, and where. Items count from 0, lines and columns from 1.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Fault {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) item: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) line: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) column: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) field: Option<String>,
-    pub(crate) reason: String,
-}
-
-/// All that is wrong with a body: the first faults, and how many more there are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Faults {
-    pub(crate) listed: Vec<Fault>,
-    pub(crate) omitted: usize,
-}
-
-impl Faults {
-    /// Takes the fault in; it is made only if it is listed.
-    pub(crate) fn push(&mut self, fault: impl FnOnce() -> Fault) {
-        if self.listed.len() < LISTED_FAULTS {
-            self.listed.push(fault());
-        } else {
-            self.omitted += 1;
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.listed.is_empty()
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Problem {
-    pub(crate) code: Code,
-    pub(crate) detail: String,
-    pub(crate) faults: Faults,
-    /// When it may be worth trying again, in seconds.
-    pub(crate) retry_after_s: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    errors: &'a [Fault],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors_omitted: Option<usize>,
-}
-
-impl Problem {
-    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), faults: Faults::default(), retry_after_s: None }
-    }
-
-    pub(crate) fn retry_after(self, seconds: u64) -> Problem {
-        Problem { retry_after_s: Some(seconds), ..self }
-    }
-
-    /// The body as a whole cannot be read.
-    pub(crate) fn malformed(fault: Fault) -> Problem {
-        let detail = fault.reason.clone();
-        let faults = Faults { listed: vec![fault], omitted: 0 };
-        Problem { faults, ..Problem::new(Code::MalformedBody, detail) }
-    }
-
-    pub(crate) fn invalid(faults: Faults) -> Problem {
-        let detail = match faults.listed.len() + faults.omitted {
-            1 => "1 error; nothing of the request is counted".to_owned(),
-            errors => format!("{errors} errors; nothing of the request is counted"),
-        };
-        Problem { faults, ..Problem::new(Code::InvalidIncrements, detail) }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let Problem { code, detail, faults, retry_after_s } = self;
-        let document = Document {
-            r#type: format!("urn:tally:problem:{}", code.as_str()),
-            title: code.title(),
-            status: code.status().as_u16(),
-            detail: &detail,
-            outcome: code.outcome(),
-            errors: &faults.listed,
-            errors_omitted: (faults.omitted > 0).then_some(faults.omitted),
-        };
-        let mut response = (code.status(), Json(document)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        match code {
-            Code::UnsupportedMediaType => {
-                let accepted = "application/json, application/x-ndjson, application/avro";
-                headers.insert("accept-post", HeaderValue::from_static(accepted));
+impl From<limits::Error> for Problem {
+    fn from(error: limits::Error) -> Problem {
+        let (code, retry_after_s) = match error {
+            limits::Error::TooManyRequests { .. } => (Code::Overloaded, Some(RETRY_S)),
+            limits::Error::RateLimited { wait, .. } => {
+                (Code::RateLimited, Some(whole_seconds(wait)))
             }
-            Code::MethodNotAllowed => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+            limits::Error::BeyondRateLimit { .. } => (Code::TooManyIncrements, None),
+        };
+        Problem { retry_after_s, ..Problem::new(code, error.to_string()) }
+    }
+}
+
+/// Rounded up, so that whoever waits so long has waited enough.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+impl From<MediaTypeError> for Problem {
+    fn from(error: MediaTypeError) -> Problem {
+        Problem::new(Code::UnsupportedMediaType, error.to_string())
+    }
+}
+
+impl From<body::Error> for Problem {
+    fn from(error: body::Error) -> Problem {
+        match error {
+            body::Error::Malformed(fault) => {
+                let detail = fault.reason.clone();
+                Problem { errors: vec![fault], ..Problem::new(Code::MalformedBody, detail) }
             }
-            _ => {}
+            body::Error::Invalid(faults) => {
+                let detail = match faults.listed.len() + faults.omitted {
+                    1 => "1 error; nothing of the request is counted".to_owned(),
+                    errors => format!("{errors} errors; nothing of the request is counted"),
+                };
+                Problem {
+                    errors: faults.listed,
+                    errors_omitted: faults.omitted,
+                    ..Problem::new(Code::InvalidIncrements, detail)
+                }
+            }
         }
-        response
+    }
+}
+
+impl From<message::Error> for Problem {
+    fn from(error: message::Error) -> Problem {
+        let code = match error {
+            message::Error::Key(_) | message::Error::OtherId { .. } => Code::InvalidIdempotencyKey,
+            message::Error::TooManyDeltas { .. } | message::Error::TooLong { .. } => {
+                Code::MessageTooLarge
+            }
+        };
+        Problem::new(code, error.to_string())
+    }
+}
+
+impl From<kafka_log::Error> for Problem {
+    fn from(error: kafka_log::Error) -> Problem {
+        let code = match error {
+            kafka_log::Error::QueueFull => Code::Overloaded,
+            kafka_log::Error::TooLongForClient | kafka_log::Error::TooLongForTopic => {
+                Code::MessageTooLarge
+            }
+            kafka_log::Error::NotDelivered(_) => Code::NotDelivered,
+            kafka_log::Error::Unknown { .. } => Code::DeliveryUnknown,
+        };
+        Problem::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_rounded_up_to_whole_seconds() {
+        for (wait_ms, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(wait_ms)), seconds);
+        }
     }
 }

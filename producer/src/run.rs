@@ -2,16 +2,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use rdkafka::error::KafkaError;
 use tally_platform::config::Config;
-use tally_platform::health::{self, Health};
+use tally_platform::health::Health;
+use tally_platform::http as edge;
 use tally_platform::registry::{self, Registry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Gateway};
-use crate::log::Log;
+use crate::kafka_log::Log;
 use crate::metrics::Metrics;
 use crate::start::{self, Readiness};
 
@@ -21,7 +21,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Bind(#[from] health::Error),
+    Bind(#[from] edge::BindError),
     #[error("make the client of the log")]
     Client(#[source] KafkaError),
     #[error(transparent)]
@@ -40,7 +40,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let readiness = Readiness::new(&health);
-    let listener = health::bind(config.producer.listen, "increments").await?;
+    let listener = edge::bind(config.producer.listen, "increments").await?;
     let metrics = Metrics::new();
     let log = Arc::new(Log::new(config, metrics.clone()).map_err(Error::Client)?);
     let registry = Registry::new(&config.registry)?;
@@ -76,26 +76,15 @@ pub(crate) async fn serve(
     gateway: &Arc<Gateway>,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    // An answer is one small write: it must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::warn!(%error, "set TCP_NODELAY");
-        }
-    });
-    let server = axum::serve(listener, http::routes(Arc::clone(gateway)))
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let answered = async {
-        shutdown.cancelled().await;
+    // What is still connected by then has not sent a whole request, or does not read its answer.
+    let drain_limit = async {
         if gateway.idle().await.is_err() {
-            tracing::warn!("requests are cut off");
+            tracing::warn!("requests are still in progress and are cut off");
         }
         tokio::time::sleep(ANSWER_LIMIT).await;
     };
-    tokio::select! {
-        served = server => served.map_err(Error::Serve),
-        // What is still connected has not sent a whole request, or does not read its answer.
-        () = answered => Ok(()),
-    }
+    let routes = http::routes(Arc::clone(gateway));
+    edge::serve(listener, routes, shutdown, drain_limit).await.map_err(Error::Serve)
 }
 
 #[cfg(test)]
@@ -117,7 +106,7 @@ mod tests {
         config.producer.listen = any_port();
         config.kafka.bootstrap = cluster.bootstrap_servers();
         cluster.create_topic(&config.kafka.increments, 1, 1).unwrap();
-        let nobody = health::bind(any_port(), "a registry").await.unwrap().local_addr().unwrap();
+        let nobody = edge::bind(any_port(), "a registry").await.unwrap().local_addr().unwrap();
         config.registry.url = format!("http://{nobody}");
 
         let health = Health::new();
@@ -145,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_an_error_at_once() {
-        let taken = health::bind(any_port(), "the first").await.unwrap();
+        let taken = edge::bind(any_port(), "the first").await.unwrap();
         let mut config = Config::default();
         config.producer.listen = taken.local_addr().unwrap();
         let error = run(&config, Health::new(), CancellationToken::new()).await.unwrap_err();

@@ -5,16 +5,18 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tally_kafka::TopicError;
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health};
+use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry::{self, Registry};
+use tally_platform::retry::{Backoff, until_ok};
 use tally_schemas::avsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::Log;
+use crate::kafka_log::Log;
 use crate::message::SchemaIds;
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -68,27 +70,28 @@ pub(crate) async fn start(
 
 /// Looks at the log from time to time, until `shutdown`.
 pub(crate) async fn watch(log: &Arc<Log>, readiness: &Readiness, shutdown: &CancellationToken) {
-    let mut was_reachable = true;
+    let mut quiet_log = QuietLog::once();
     while shutdown.run_until_cancelled(tokio::time::sleep(WATCH_INTERVAL)).await.is_some() {
         let Some(checked) = shutdown.run_until_cancelled(check(log)).await else {
             return;
         };
-        let is_reachable = checked.is_ok();
         match checked {
             Ok(()) => {
                 readiness.log.set(true, "");
-                if !was_reachable {
-                    tracing::info!("the log answers again");
+                if let Some(failures) = quiet_log.succeeded() {
+                    tracing::info!(failures, "Kafka answers again");
                 }
             }
             Err(error) => {
-                if was_reachable {
-                    tracing::warn!(%error, "the log does not answer");
+                if quiet_log.failed(Instant::now()).is_some() {
+                    tracing::warn!(
+                        %error,
+                        "Kafka does not answer; the gateway is not ready until it does"
+                    );
                 }
                 readiness.log.set(false, error.to_string());
             }
         }
-        was_reachable = is_reachable;
     }
 }
 
@@ -106,26 +109,20 @@ async fn check(log: &Arc<Log>) -> Result<(), TopicError> {
         .expect("looking at the log does not panic")
 }
 
-/// Calls until it succeeds, waiting twice as long each time; `None` if `shutdown` comes first.
+/// Calls until it succeeds, and says meanwhile that the gateway is not ready; `None` if `shutdown`
+/// comes first.
 async fn insist<T, E: Display, F: Future<Output = Result<T, E>>>(
     what: &'static str,
     condition: &Condition,
     shutdown: &CancellationToken,
-    call: impl Fn() -> F,
+    call: impl FnMut() -> F,
 ) -> Option<T> {
-    let mut wait = FIRST_WAIT;
-    loop {
-        match shutdown.run_until_cancelled(call()).await? {
-            Ok(value) => {
-                condition.set(true, "");
-                return Some(value);
-            }
-            Err(error) => {
-                tracing::warn!(%error, ?wait, "waiting for the {what}");
-                condition.set(false, error.to_string());
-            }
-        }
-        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await?;
-        wait = (wait * 2).min(LONGEST_WAIT);
-    }
+    let backoff = Backoff::doubling(FIRST_WAIT, LONGEST_WAIT);
+    let value = until_ok(shutdown, backoff, call, |error, wait| {
+        tracing::warn!(%error, ?wait, "waiting for the {what}; asking again");
+        condition.set(false, error.to_string());
+    })
+    .await?;
+    condition.set(true, "");
+    Some(value)
 }

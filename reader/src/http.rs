@@ -3,26 +3,23 @@
 #[cfg(test)]
 mod tests;
 
-use std::any::Any;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::trace::TraceLayer;
-use tracing::Span;
+use tally_platform::http::{Refusal, essence, with_edge};
+use tally_platform::problem::Code as _;
 
 use crate::cache::Total;
 use crate::counter::Counter;
 use crate::metrics::Metrics;
-use crate::problem::{Code, Fault, Problem};
+use crate::problem::{Code, Problem};
 use crate::reads::Reads;
 use crate::request;
 
@@ -91,28 +88,16 @@ impl Api {
 
     fn respond(&self, answer: Result<Response, Problem>) -> Response {
         self.metrics
-            .answered(answer.as_ref().map_or_else(|problem| problem.code.as_str(), |_| "answered"));
+            .answered(answer.as_ref().map_or_else(|problem| problem.code.name(), |_| "answered"));
         answer.unwrap_or_else(IntoResponse::into_response)
     }
 }
 
 pub(crate) fn routes(api: Arc<Api>) -> Router {
-    let trace = TraceLayer::new_for_http()
-        .make_span_with(span)
-        .on_request(())
-        .on_response(|response: &Response, _: Duration, span: &Span| {
-            span.record("http.response.status_code", response.status().as_u16());
-        })
-        .on_failure(());
-    Router::new()
+    let routes = Router::new()
         .route("/v1/counters/{namespace}/{key}", get(one))
-        .route("/v1/counters/query", post(many))
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(trace)
-        .with_state(api)
+        .route("/v1/counters/query", post(many));
+    with_edge::<Code, _>(routes, BODY_LIMIT_BYTES).with_state(api)
 }
 
 async fn one(
@@ -124,8 +109,8 @@ async fn one(
         let Path((namespace, key)) =
             path.map_err(|rejection| invalid("path", &rejection.body_text()))?;
         let Query(pairs) = pairs.map_err(|rejection| invalid("query", &rejection.body_text()))?;
-        let counter =
-            request::counter(&namespace, &key).map_err(|fault| Problem::invalid(vec![fault]))?;
+        let counter = request::counter(&namespace, &key)
+            .map_err(|fault| request::Error::Invalid(vec![fault]))?;
         let options = request::options(&pairs)?;
         let reads = api.reads()?;
         let answer = match &options.buckets {
@@ -145,7 +130,7 @@ async fn many(
 ) -> Response {
     let answer = async {
         check_media_type(&headers)?;
-        let query = request::query(&body.map_err(|rejection| unread(&rejection))?)?;
+        let query = request::query(&body.map_err(unread)?)?;
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
         let values = query
             .counters
@@ -164,56 +149,17 @@ fn fresh(body: impl Serialize) -> Response {
 }
 
 fn invalid(field: &str, reason: &str) -> Problem {
-    Problem::invalid(vec![Fault::new(field, reason)])
+    request::Error::invalid(field, reason).into()
+}
+
+fn unread(rejection: BytesRejection) -> Problem {
+    Problem::refused(Refusal::of_body(&rejection, BODY_LIMIT_BYTES))
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let essence = given.to_str().ok().and_then(|text| text.split(';').next()).map(str::trim);
-    match essence {
-        Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(()),
-        _ => Err(Problem::new(
-            Code::UnsupportedMediaType,
-            format!("{given:?} is not application/json"),
-        )),
+    if essence(given).as_deref() == Some("application/json") {
+        return Ok(());
     }
-}
-
-fn unread(rejection: &BytesRejection) -> Problem {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let detail = format!("it has more than {BODY_LIMIT_BYTES} bytes, the most allowed");
-            Problem::new(Code::BodyTooLarge, detail)
-        }
-        _ => Problem::new(Code::MalformedBody, rejection.body_text()),
-    }
-}
-
-async fn method_not_allowed(request: Request) -> Problem {
-    Problem::new(Code::MethodNotAllowed, format!("{} {}", request.method(), request.uri().path()))
-}
-
-async fn not_found(request: Request) -> Problem {
-    Problem::new(Code::NotFound, request.uri().path())
-}
-
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let reason = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or(panic.downcast_ref::<&str>().copied());
-    tracing::error!(reason, "a request panicked");
-    Problem::new(Code::Internal, "the reader's log tells more").into_response()
-}
-
-fn span(request: &Request) -> Span {
-    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    tracing::info_span!(
-        "request",
-        otel.kind = "server",
-        http.request.method = %request.method(),
-        http.route = route,
-        url.path = request.uri().path(),
-        http.response.status_code = tracing::field::Empty,
-    )
+    Err(Problem::new(Code::UnsupportedMediaType, format!("{given:?} is not application/json")))
 }

@@ -29,10 +29,13 @@ const TRIES: usize = 4;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Why a look-up gave no answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum LookupError {
+    #[error(transparent)]
     Store(StoreError),
+    #[error(transparent)]
     Snapshot(SnapshotError),
+    #[error(transparent)]
     Broken(Arc<Broken>),
 }
 

@@ -1,23 +1,25 @@
-//! What is answered instead of 200: RFC 9457 problem documents.
+//! What is answered instead of 200: the one place that knows which of the reader's errors is which
+//! HTTP status.
 
-use std::sync::Arc;
+use axum::http::StatusCode;
+use strum::IntoStaticStr;
+use tally_platform::http::Refusal;
+use tally_platform::problem;
 
-use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use tally_counts::Position;
-
-use crate::memory::{Broken, SnapshotError};
+use crate::memory::SnapshotError;
 use crate::misses::LookupError;
-use crate::state::WaitError;
+use crate::reads;
+use crate::request::{self, Fault};
 use crate::store::StoreError;
+
+pub(crate) type Problem = problem::Problem<Code>;
 
 /// When to ask again where it may help, in seconds.
 const RETRY_AFTER_S: u64 = 1;
 
 /// Why a request was not answered. The document's `type` and the metrics tell it by this name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Code {
     InvalidRequest,
     MalformedBody,
@@ -36,8 +38,10 @@ pub(crate) enum Code {
     Internal,
 }
 
-impl Code {
-    pub(crate) fn status(self) -> StatusCode {
+impl problem::Code for Code {
+    type Fault = Fault;
+
+    fn status(self) -> StatusCode {
         match self {
             Code::InvalidRequest | Code::MalformedBody => StatusCode::BAD_REQUEST,
             Code::NotFound => StatusCode::NOT_FOUND,
@@ -52,26 +56,6 @@ impl Code {
             | Code::LogBroken => StatusCode::SERVICE_UNAVAILABLE,
             Code::NotReached => StatusCode::GATEWAY_TIMEOUT,
             Code::Overflow | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Code::InvalidRequest => "invalid_request",
-            Code::MalformedBody => "malformed_body",
-            Code::NotFound => "not_found",
-            Code::MethodNotAllowed => "method_not_allowed",
-            Code::BodyTooLarge => "body_too_large",
-            Code::UnsupportedMediaType => "unsupported_media_type",
-            Code::NotReady => "not_ready",
-            Code::Overloaded => "overloaded",
-            Code::StoreUnavailable => "store_unavailable",
-            Code::StoreBehind => "store_behind",
-            Code::StoreDamaged => "store_damaged",
-            Code::LogBroken => "log_broken",
-            Code::NotReached => "not_reached",
-            Code::Overflow => "overflow",
-            Code::Internal => "internal",
         }
     }
 
@@ -95,120 +79,79 @@ impl Code {
         }
     }
 
-    /// Whether the same request may be answered in a moment.
-    fn may_pass(self) -> bool {
-        matches!(
+    fn refuse(refusal: Refusal) -> (Code, String) {
+        match refusal {
+            Refusal::NotFound { path } => (Code::NotFound, path),
+            Refusal::MethodNotAllowed { method, path } => {
+                (Code::MethodNotAllowed, format!("{method} {path}"))
+            }
+            Refusal::BodyTooLarge { max_bytes } => (
+                Code::BodyTooLarge,
+                format!("it has more than {max_bytes} bytes, the most allowed"),
+            ),
+            Refusal::UnreadBody { reason } => (Code::MalformedBody, reason),
+            Refusal::Panicked => (Code::Internal, "the reader's log tells more".to_owned()),
+        }
+    }
+
+    /// Where the same request may be answered in a moment.
+    fn retry_after_s(self) -> Option<u64> {
+        let may_pass = matches!(
             self,
             Code::NotReady
                 | Code::Overloaded
                 | Code::StoreUnavailable
                 | Code::StoreBehind
                 | Code::NotReached
-        )
+        );
+        may_pass.then_some(RETRY_AFTER_S)
     }
 }
 
-/// One thing that is wrong with a request, and where. Items count from 0.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Fault {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) item: Option<usize>,
-    pub(crate) field: String,
-    pub(crate) reason: String,
-}
-
-impl Fault {
-    pub(crate) fn new(field: &str, reason: impl Into<String>) -> Fault {
-        Fault { item: None, field: field.to_owned(), reason: reason.into() }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Problem {
-    pub(crate) code: Code,
-    pub(crate) detail: String,
-    pub(crate) faults: Vec<Fault>,
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    errors: &'a [Fault],
-}
-
-impl Problem {
-    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), faults: Vec::new() }
-    }
-
-    pub(crate) fn invalid(faults: Vec<Fault>) -> Problem {
-        let detail = match faults.as_slice() {
-            [Fault { item: None, field, reason }] => format!("`{field}`: {reason}"),
-            [Fault { item: Some(item), field, reason }] => {
-                format!("counters[{item}], `{field}`: {reason}")
-            }
-            _ => format!("{} errors", faults.len()),
-        };
-        Problem { faults, ..Problem::new(Code::InvalidRequest, detail) }
-    }
-
-    pub(crate) fn wait(error: &WaitError, after: &Position) -> Problem {
+impl From<request::Error> for Problem {
+    fn from(error: request::Error) -> Problem {
         match error {
-            WaitError::Late { reached } => Problem::new(
-                Code::NotReached,
-                format!("`after` is {after}, but the log is read up to {reached}"),
-            ),
-            WaitError::Broken(broken) => Problem::broken(broken),
-        }
-    }
-
-    pub(crate) fn broken(broken: &Arc<Broken>) -> Problem {
-        Problem::new(Code::LogBroken, broken.to_string())
-    }
-
-    pub(crate) fn lookup(error: &LookupError) -> Problem {
-        let code = match error {
-            LookupError::Broken(broken) => return Problem::broken(broken),
-            LookupError::Snapshot(SnapshotError::Behind { .. }) => Code::StoreBehind,
-            LookupError::Snapshot(SnapshotError::Disagrees { .. }) => Code::StoreDamaged,
-            LookupError::Store(StoreError::Unavailable { .. } | StoreError::Slow) => {
-                Code::StoreUnavailable
+            request::Error::Malformed(reason) => Problem::new(Code::MalformedBody, reason),
+            request::Error::Invalid(errors) => {
+                let detail = match errors.as_slice() {
+                    [Fault { item: None, field, reason }] => format!("`{field}`: {reason}"),
+                    [Fault { item: Some(item), field, reason }] => {
+                        format!("counters[{item}], `{field}`: {reason}")
+                    }
+                    _ => format!("{} errors", errors.len()),
+                };
+                Problem { errors, ..Problem::new(Code::InvalidRequest, detail) }
             }
-            LookupError::Store(
-                StoreError::Damaged { .. }
-                | StoreError::NoLedger { .. }
-                | StoreError::UnknownPartition { .. },
-            ) => Code::StoreDamaged,
-        };
-        let detail = match error {
-            LookupError::Broken(broken) => broken.to_string(),
-            LookupError::Snapshot(error) => error.to_string(),
-            LookupError::Store(error) => error.to_string(),
-        };
-        Problem::new(code, detail)
+        }
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let Problem { code, detail, faults } = self;
-        let document = Document {
-            r#type: format!("urn:tally:problem:{}", code.as_str()),
-            title: code.title(),
-            status: code.status().as_u16(),
-            detail: &detail,
-            errors: &faults,
+impl From<reads::Error> for Problem {
+    fn from(error: reads::Error) -> Problem {
+        let code = match &error {
+            reads::Error::UnknownPartition { partition, partitions } => {
+                let reason = format!("there is no partition {partition}: deltas has {partitions}");
+                return Problem::from(request::Error::invalid("after", reason));
+            }
+            reads::Error::TooManyRanges | reads::Error::QueueFull => Code::Overloaded,
+            reads::Error::Stopping => Code::NotReady,
+            reads::Error::NotReached { .. } => Code::NotReached,
+            reads::Error::Timeout => Code::StoreUnavailable,
+            reads::Error::Broken(_) => Code::LogBroken,
+            reads::Error::Lookup(lookup) => match &**lookup {
+                LookupError::Broken(_) => Code::LogBroken,
+                LookupError::Snapshot(SnapshotError::Behind { .. }) => Code::StoreBehind,
+                LookupError::Snapshot(SnapshotError::Disagrees { .. }) => Code::StoreDamaged,
+                LookupError::Store(StoreError::Unavailable { .. } | StoreError::Slow) => {
+                    Code::StoreUnavailable
+                }
+                LookupError::Store(
+                    StoreError::Damaged { .. }
+                    | StoreError::NoLedger { .. }
+                    | StoreError::UnknownPartition { .. },
+                ) => Code::StoreDamaged,
+            },
         };
-        let mut response = (code.status(), Json(document)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if code.may_pass() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
-        }
-        response
+        Problem::new(code, error.to_string())
     }
 }

@@ -8,11 +8,10 @@ use tally_counts::Position;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::counter::Counter;
-use crate::memory::{Answer, Recall, Wanted};
+use crate::memory::{Answer, Broken, Recall, Wanted};
 use crate::metrics::Metrics;
-use crate::misses::{Job, look_up};
-use crate::problem::{Code, Fault, Problem};
-use crate::state::State;
+use crate::misses::{Job, LookupError, look_up};
+use crate::state::{State, WaitError};
 use crate::store::Store;
 
 /// Queries of ranges in flight at once, which nothing remembers and nothing joins.
@@ -20,6 +19,28 @@ const RANGE_QUERIES: usize = 8;
 
 /// How long a read waits for the store, the reads before it included.
 const STORE_WAIT: Duration = Duration::from_secs(15);
+
+/// Why a read was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The read asks for a position of a partition that `deltas` does not have.
+    #[error("there is no partition {partition}: deltas has {partitions}")]
+    UnknownPartition { partition: i32, partitions: usize },
+    #[error("{RANGE_QUERIES} ranges are being read")]
+    TooManyRanges,
+    #[error("the queue of reads that wait for the store is full")]
+    QueueFull,
+    #[error("the reader is stopping")]
+    Stopping,
+    #[error("`after` is {after}, but the log is read up to {reached}")]
+    NotReached { after: Position, reached: Arc<Position> },
+    #[error("no answer within {STORE_WAIT:?}")]
+    Timeout,
+    #[error(transparent)]
+    Broken(Arc<Broken>),
+    #[error("{0}")]
+    Lookup(Arc<LookupError>),
+}
 
 pub(crate) struct Reads {
     state: Arc<State>,
@@ -46,7 +67,7 @@ impl Reads {
         &self,
         counters: &[Counter],
         after: &Position,
-    ) -> Result<Answer, Problem> {
+    ) -> Result<Answer, Error> {
         self.reach(after).await?;
         match self.recall(counters)? {
             Recall::Found(answer) => {
@@ -75,50 +96,42 @@ impl Reads {
         counter: &Counter,
         buckets: &Range<u64>,
         after: &Position,
-    ) -> Result<Answer, Problem> {
+    ) -> Result<Answer, Error> {
         self.reach(after).await?;
         let Ok(_permit) = self.ranges.try_acquire() else {
-            return Err(Problem::new(
-                Code::Overloaded,
-                format!("{RANGE_QUERIES} ranges are being read"),
-            ));
+            return Err(Error::TooManyRanges);
         };
         let found = look_up(&self.state, &self.store, Wanted::Buckets(counter, buckets)).await;
-        found.map_err(|error| Problem::lookup(&error))
+        found.map_err(|error| Error::Lookup(Arc::new(error)))
     }
 
-    async fn reach(&self, after: &Position) -> Result<(), Problem> {
+    async fn reach(&self, after: &Position) -> Result<(), Error> {
         let partitions = self.state.partitions();
         let is_known =
             |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
         if let Some((partition, _)) = after.iter().find(|(partition, _)| !is_known(*partition)) {
-            let reason = format!("there is no partition {partition}: deltas has {partitions}");
-            return Err(Problem::invalid(vec![Fault::new("after", reason)]));
+            return Err(Error::UnknownPartition { partition, partitions });
         }
-        self.state.reach(after, self.max_wait).await.map_err(|error| Problem::wait(&error, after))
+        self.state.reach(after, self.max_wait).await.map_err(|error| match error {
+            WaitError::Late { reached } => Error::NotReached { after: after.clone(), reached },
+            WaitError::Broken(broken) => Error::Broken(broken),
+        })
     }
 
-    fn recall(&self, counters: &[Counter]) -> Result<Recall, Problem> {
-        self.state.recall(counters).map_err(|broken| Problem::broken(&broken))
+    fn recall(&self, counters: &[Counter]) -> Result<Recall, Error> {
+        self.state.recall(counters).map_err(Error::Broken)
     }
 
-    async fn ask(&self, counters: Vec<Counter>) -> Result<Answer, Problem> {
+    async fn ask(&self, counters: Vec<Counter>) -> Result<Answer, Error> {
         let (reply, answered) = oneshot::channel();
         self.misses.try_send(Job { counters, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Problem::new(Code::Overloaded, "the queue of reads that wait for the store is full")
-            }
-            mpsc::error::TrySendError::Closed(_) => {
-                Problem::new(Code::NotReady, "the reader is stopping")
-            }
+            mpsc::error::TrySendError::Full(_) => Error::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
         })?;
         match tokio::time::timeout(STORE_WAIT, answered).await {
-            Ok(Ok(answer)) => answer.map_err(|error| Problem::lookup(&error)),
-            Ok(Err(_)) => Err(Problem::new(Code::NotReady, "the reader is stopping")),
-            Err(_) => Err(Problem::new(
-                Code::StoreUnavailable,
-                format!("no answer within {STORE_WAIT:?}"),
-            )),
+            Ok(Ok(answer)) => answer.map_err(Error::Lookup),
+            Ok(Err(_)) => Err(Error::Stopping),
+            Err(_) => Err(Error::Timeout),
         }
     }
 }

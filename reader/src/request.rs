@@ -3,15 +3,47 @@
 use std::ops::Range;
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
-use tally_counts::{Fold, Position, ledger::RESERVED_NAMESPACE};
+use tally_counts::ledger::RESERVED_NAMESPACE;
+use tally_counts::{Fold, NameError, Position, check_name, check_namespace};
 
 use crate::counter::Counter;
 use crate::misses::MAX_COUNTERS;
-use crate::problem::{Code, Fault, Problem};
 
 /// Past the last second that the store's times can hold: 2106-02-07T06:28:16Z.
 const END_OF_TIME_S: u64 = 1 << 32;
+
+/// Why a request cannot be answered as it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Error {
+    /// The body cannot be read.
+    Malformed(String),
+    /// All that is wrong with it.
+    Invalid(Vec<Fault>),
+}
+
+impl Error {
+    /// One thing is wrong.
+    pub(crate) fn invalid(field: &str, reason: impl Into<String>) -> Error {
+        Error::Invalid(vec![Fault::new(field, reason)])
+    }
+}
+
+/// One thing that is wrong with a request, and where. Items count from 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Fault {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) item: Option<usize>,
+    pub(crate) field: String,
+    pub(crate) reason: String,
+}
+
+impl Fault {
+    fn new(field: &str, reason: impl Into<String>) -> Fault {
+        Fault { item: None, field: field.to_owned(), reason: reason.into() }
+    }
+}
 
 /// How one counter is read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,20 +63,22 @@ pub(crate) struct Query {
 /// Checks a name that was asked for. A name that no increment can have is a mistake rather than a
 /// counter at zero.
 pub(crate) fn counter(namespace: &str, key: &str) -> Result<Counter, Fault> {
-    for (field, name) in [("namespace", namespace), ("key", key)] {
-        if !(1..=Fold::MAX_NAME_BYTES).contains(&name.len()) {
-            let reason = format!("{} bytes, but it has 1 to {}", name.len(), Fold::MAX_NAME_BYTES);
-            return Err(Fault::new(field, reason));
-        }
-    }
-    if namespace == RESERVED_NAMESPACE {
-        return Err(Fault::new("namespace", format!("{RESERVED_NAMESPACE} is reserved")));
+    let checks =
+        [("namespace", namespace, check_namespace(namespace)), ("key", key, check_name(key))];
+    for (field, name, checked) in checks {
+        checked.map_err(|error| match error {
+            NameError::Empty | NameError::TooLong { .. } => {
+                let (bytes, max) = (name.len(), Fold::MAX_NAME_BYTES);
+                Fault::new(field, format!("{bytes} bytes, but it has 1 to {max}"))
+            }
+            NameError::Reserved => Fault::new(field, format!("{RESERVED_NAMESPACE} is reserved")),
+        })?;
     }
     Ok(Counter::new(namespace, key))
 }
 
 /// Reads the pairs of a query string.
-pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Problem> {
+pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Error> {
     let mut faults = Vec::new();
     let (mut from, mut to, mut after) = (None, None, None);
     for (field, value) in pairs {
@@ -62,7 +96,7 @@ pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Problem> {
         faults.push(Fault::new("to", format!("{to} is not after `from`, {from}")));
     }
     if !faults.is_empty() {
-        return Err(Problem::invalid(faults));
+        return Err(Error::Invalid(faults));
     }
     let buckets = (from.is_some() || to.is_some())
         .then(|| from.map_or(0, first_second)..to.map_or(END_OF_TIME_S, first_second));
@@ -70,10 +104,12 @@ pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Problem> {
 }
 
 /// Reads the body of a query.
-pub(crate) fn query(body: &[u8]) -> Result<Query, Problem> {
-    let malformed = |reason: String| Problem::new(Code::MalformedBody, reason);
-    let body: Value = serde_json::from_slice(body).map_err(|error| malformed(error.to_string()))?;
-    let Value::Object(fields) = body else { return Err(malformed("not a JSON object".to_owned())) };
+pub(crate) fn query(body: &[u8]) -> Result<Query, Error> {
+    let body: Value =
+        serde_json::from_slice(body).map_err(|error| Error::Malformed(error.to_string()))?;
+    let Value::Object(fields) = body else {
+        return Err(Error::Malformed("not a JSON object".to_owned()));
+    };
     let mut faults = Vec::new();
     let (mut items, mut after) = (None, Position::default());
     for (field, value) in &fields {
@@ -108,10 +144,7 @@ pub(crate) fn query(body: &[u8]) -> Result<Query, Problem> {
             }
         }
     }
-    match faults.is_empty() {
-        true => Ok(Query { counters, after }),
-        false => Err(Problem::invalid(faults)),
-    }
+    if faults.is_empty() { Ok(Query { counters, after }) } else { Err(Error::Invalid(faults)) }
 }
 
 /// `{"namespace": …, "key": …}`, and nothing else.
@@ -165,15 +198,16 @@ fn first_second(time: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::{Code, Problem};
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn faults(result: Result<impl std::fmt::Debug, Problem>) -> Vec<(Option<usize>, String)> {
-        let problem = result.unwrap_err();
+    fn faults(result: Result<impl std::fmt::Debug, Error>) -> Vec<(Option<usize>, String)> {
+        let problem = Problem::from(result.unwrap_err());
         assert_eq!(problem.code, Code::InvalidRequest);
-        problem.faults.into_iter().map(|fault| (fault.item, fault.field)).collect()
+        problem.errors.into_iter().map(|fault| (fault.item, fault.field)).collect()
     }
 
     #[test]
@@ -237,7 +271,8 @@ mod tests {
             faults(query(br#"{"counters": {}, "after": 5}"#)),
             [whole("after"), whole("counters")]
         );
-        assert_eq!(query(b"[]").unwrap_err().code, Code::MalformedBody);
-        assert_eq!(query(b"{").unwrap_err().code, Code::MalformedBody);
+        let code = |body: &[u8]| Problem::from(query(body).unwrap_err()).code;
+        assert_eq!(code(b"[]"), Code::MalformedBody);
+        assert_eq!(code(b"{"), Code::MalformedBody);
     }
 }

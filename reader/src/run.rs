@@ -1,14 +1,14 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::serve::ListenerExt;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use tally_platform::config::Config;
-use tally_platform::health::{self, Condition, Health};
-use tokio::net::TcpListener;
+use tally_platform::health::{Condition, Health};
+use tally_platform::http as edge;
+use tally_platform::quiet_log::QuietLog;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Api};
@@ -40,7 +40,7 @@ pub enum Error {
     #[error("reader.cached_counters must not be 0")]
     NoCache,
     #[error(transparent)]
-    Bind(#[from] health::Error),
+    Bind(#[from] edge::BindError),
     #[error("make the client of the log")]
     Client(#[source] KafkaError),
     #[error("read the log from where the store is")]
@@ -57,7 +57,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let signs = Signs::new(&health);
     let cached = NonZeroUsize::new(config.reader.cached_counters).ok_or(Error::NoCache)?;
-    let listener = health::bind(config.reader.listen, "reads").await?;
+    let listener = edge::bind(config.reader.listen, "reads").await?;
     let consumer = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, CLIENT_ID)
         .create()
         .map_err(Error::Client)?;
@@ -71,7 +71,12 @@ pub async fn run(
     let drained = CancellationToken::new();
     let serving = async {
         let drain_limit = Duration::from_millis(config.reader.max_wait_ms) + DRAIN_MARGIN;
-        let served = serve(listener, &api, drain_limit, &stop).await;
+        let cut_off = async {
+            tokio::time::sleep(drain_limit).await;
+            tracing::warn!(?drain_limit, "requests are still in progress and are cut off");
+        };
+        let routes = http::routes(Arc::clone(&api));
+        let served = edge::serve(listener, routes, &stop, cut_off).await.map_err(Error::Serve);
         drained.cancel();
         served
     };
@@ -85,34 +90,6 @@ pub async fn run(
     served.and(worked)?;
     tracing::info!("drained");
     Ok(())
-}
-
-/// Serves until `stop`, and then as long as a request in progress can take.
-async fn serve(
-    listener: TcpListener,
-    api: &Arc<Api>,
-    drain_limit: Duration,
-    stop: &CancellationToken,
-) -> Result<(), Error> {
-    // An answer is one small write: it must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::warn!(%error, "set TCP_NODELAY");
-        }
-    });
-    let server = axum::serve(listener, http::routes(Arc::clone(api)))
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
-    let drained_too_long = async {
-        stop.cancelled().await;
-        tokio::time::sleep(drain_limit).await;
-    };
-    tokio::select! {
-        served = server => served.map_err(Error::Serve),
-        () = drained_too_long => {
-            tracing::warn!(?drain_limit, "requests were still in progress and are cut off");
-            Ok(())
-        }
-    }
 }
 
 /// Readiness, condition by condition.
@@ -210,20 +187,20 @@ impl Worker<'_> {
     }
 
     async fn follow_store(&self, state: &State, store: &Store, stop: &CancellationToken) {
-        let mut outage = Outage::new("the store");
+        let mut log = QuietLog::once();
         while stop.run_until_cancelled(tokio::time::sleep(LEDGER_INTERVAL)).await.is_some() {
             let Some(read) = stop.run_until_cancelled(store.vector()).await else { return };
             if let Ok(vector) = &read {
                 state.learn(vector);
             }
-            outage.note(read.as_ref().err());
+            tell(&mut log, "ClickHouse", read.as_ref().err().map(|error| error as _));
             let holding = state.holding();
             self.metrics.holds(holding.entries, holding.unstored_bytes);
         }
     }
 
     async fn follow_log(&self, state: &State, stop: &CancellationToken) {
-        let mut outage = Outage::new("the log");
+        let mut log = QuietLog::once();
         loop {
             let bounds = bounds(&self.consumer, &self.config.kafka.deltas, state.partitions());
             let Some(asked) = stop.run_until_cancelled(bounds).await else { return };
@@ -239,7 +216,7 @@ impl Worker<'_> {
                 }
                 Err(error) => self.signs.log.set(false, error.to_string()),
             }
-            outage.note(asked.as_ref().err());
+            tell(&mut log, "Kafka", asked.as_ref().err().map(|error| error as _));
             if stop.run_until_cancelled(tokio::time::sleep(LAG_INTERVAL)).await.is_none() {
                 return;
             }
@@ -247,23 +224,16 @@ impl Worker<'_> {
     }
 }
 
-/// Says once that something does not answer, and once that it does again.
-struct Outage {
-    what: &'static str,
-    is_out: bool,
-}
-
-impl Outage {
-    fn new(what: &'static str) -> Outage {
-        Outage { what, is_out: false }
-    }
-
-    fn note(&mut self, error: Option<&impl std::fmt::Display>) {
-        match error {
-            Some(error) if !self.is_out => tracing::warn!(%error, "{} does not answer", self.what),
-            None if self.is_out => tracing::info!("{} answers again", self.what),
-            Some(_) | None => {}
+fn tell(log: &mut QuietLog, server: &str, error: Option<&dyn std::error::Error>) {
+    match error {
+        Some(error) if log.failed(Instant::now()).is_some() => {
+            tracing::warn!(%error, "{server} does not answer; asking again");
         }
-        self.is_out = error.is_some();
+        Some(_) => {}
+        None => {
+            if let Some(failures) = log.succeeded() {
+                tracing::info!(failures, "{server} answers again");
+            }
+        }
     }
 }

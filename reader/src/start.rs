@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_kafka::{TopicError, partition_count, watermarks};
 use tally_platform::config::Config;
 use tally_platform::health::Condition;
+use tally_platform::retry::{Backoff, until_ok};
 use tally_platform::store;
 use tokio_util::sync::CancellationToken;
 
@@ -47,18 +48,13 @@ pub(crate) async fn start(
     condition: &Condition,
     stop: &CancellationToken,
 ) -> Option<Start> {
-    let mut wait = FIRST_WAIT;
-    loop {
-        match stop.run_until_cancelled(try_start(config, consumer, metrics)).await? {
-            Ok(start) => return Some(start),
-            Err(error) => {
-                tracing::warn!(%error, ?wait, "waiting for the log and the store");
-                condition.set(false, error.to_string());
-            }
-        }
-        stop.run_until_cancelled(tokio::time::sleep(wait)).await?;
-        wait = (wait * 2).min(LONGEST_WAIT);
-    }
+    let backoff = Backoff::doubling(FIRST_WAIT, LONGEST_WAIT);
+    let call = || try_start(config, consumer, metrics);
+    let failed = |error: StartError, wait| {
+        tracing::warn!(%error, ?wait, "waiting for Kafka and ClickHouse; asking again");
+        condition.set(false, error.to_string());
+    };
+    until_ok(stop, backoff, call, failed).await
 }
 
 async fn try_start(

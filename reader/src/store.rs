@@ -1,7 +1,6 @@
 //! What the reader asks the store: sums and ledger of one snapshot, in one scan of one table.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use clickhouse::{Client, Row};
 use hashbrown::HashMap;
 use serde::Deserialize;
 use tally_counts::ledger::{self, LedgerError, RESERVED_NAMESPACE, SumAndHigh};
+use tally_platform::causes::with_causes;
 use tally_platform::store::{COUNTS, ledgers};
 
 use crate::cache::Total;
@@ -114,7 +114,7 @@ impl Store {
         self.metrics.queried(began.elapsed(), matches!(answered, Ok(Ok(_))));
         match answered {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(StoreError::Unavailable { reason: reason(&error) }),
+            Ok(Err(error)) => Err(StoreError::Unavailable { reason: with_causes(&error) }),
             Err(_) => Err(StoreError::Slow),
         }
     }
@@ -186,18 +186,6 @@ impl Scan {
         }
         Ok(Vector::new(places))
     }
-}
-
-/// The error and what caused it, which its own text leaves out.
-fn reason(error: &clickhouse::error::Error) -> String {
-    let mut reason = error.to_string();
-    let mut cause = error.source().and_then(|direct| direct.source());
-    while let Some(error) = cause {
-        reason.push_str(": ");
-        reason.push_str(&error.to_string());
-        cause = error.source();
-    }
-    reason
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! routes.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,28 +14,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Health;
+use crate::http;
 
 /// How long requests in progress may take after shutdown has begun.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("listen on {addr} for {what}")]
-    Bind { addr: SocketAddr, what: &'static str, source: io::Error },
-    #[error("serve health and metrics")]
-    Serve(#[source] io::Error),
-}
 
 #[derive(Clone)]
 struct Sources {
     health: Health,
     metrics: prometheus::Registry,
-}
-
-/// Takes a port, so that one that is in use is reported before anything else starts. `what` names
-/// its purpose in the error.
-pub async fn bind(addr: SocketAddr, what: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(addr).await.map_err(|source| Error::Bind { addr, what, source })
 }
 
 /// Serves [`routes`] until `shutdown`.
@@ -45,14 +31,10 @@ pub async fn serve(
     health: Health,
     metrics: prometheus::Registry,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let drain = shutdown.clone();
-    let server = axum::serve(listener, routes(health, metrics))
-        .with_graceful_shutdown(async move { drain.cancelled().await });
-    tokio::select! {
-        served = server => served.map_err(Error::Serve),
-        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_LIMIT).await } => Ok(()),
-    }
+) -> io::Result<()> {
+    // Made when it is awaited, so that its time starts at shutdown.
+    let drain_limit = async { tokio::time::sleep(DRAIN_LIMIT).await };
+    http::serve(listener, routes(health, metrics), &shutdown, drain_limit).await
 }
 
 pub fn routes(health: Health, metrics: prometheus::Registry) -> Router {

@@ -5,12 +5,13 @@ use reqwest::StatusCode;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Health, bind, serve};
+use super::{Health, serve};
+use crate::http::{BindError, bind};
 
 struct Served {
     addr: SocketAddr,
     shutdown: CancellationToken,
-    server: JoinHandle<Result<(), Error>>,
+    server: JoinHandle<std::io::Result<()>>,
 }
 
 impl Served {
@@ -141,7 +142,7 @@ async fn a_port_in_use_is_named_with_its_purpose() {
     let error = bind(addr, "health and metrics").await.unwrap_err();
     assert_eq!(error.to_string(), format!("listen on {addr} for health and metrics"));
     assert!(
-        matches!(error, Error::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
+        matches!(error, BindError { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
     );
 }
 

@@ -3,42 +3,24 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use tally_counts::Fold;
-use tally_counts::ledger::RESERVED_NAMESPACE;
+use tally_counts::Reject;
 
 use super::Rules;
 use super::value::Value;
 
 const AT_RANGE: &str = "must not be before 1970 or after 2106";
 
-pub(super) fn namespace(text: &str) -> Result<(), String> {
-    name(text)?;
-    match text == RESERVED_NAMESPACE {
-        true => Err(format!("{RESERVED_NAMESPACE:?} is reserved")),
-        false => Ok(()),
-    }
-}
-
-/// A namespace, a key or an id.
-pub(crate) fn name(text: &str) -> Result<(), String> {
-    match text.len() {
-        0 => Err("must not be empty".into()),
-        bytes if bytes > Fold::MAX_NAME_BYTES => Err(format!(
-            "must not be longer than {} bytes of UTF-8; it has {bytes}",
-            Fold::MAX_NAME_BYTES
-        )),
-        _ => Ok(()),
-    }
-}
-
 /// The message's time in the log is not before now, so what is not too late now is not too late
 /// then.
 pub(super) fn at(at_ms: i64, rules: Rules) -> Result<(), String> {
-    rules.counting.width.bucket(at_ms).map_err(|_| AT_RANGE)?;
-    let max_future_s = rules.counting.max_future_s;
-    match at_ms - rules.now_ms > i64::from(max_future_s) * 1000 {
-        true => Err(format!("must not be later than now by more than {max_future_s} s")),
-        false => Ok(()),
+    let latest_ms = rules.counting.latest_event_ms(Some(rules.now_ms));
+    match rules.counting.bucket(at_ms, latest_ms) {
+        Ok(_) => Ok(()),
+        Err(Reject::FutureEventTime) => {
+            let max_future_s = rules.counting.max_future_s;
+            Err(format!("must not be later than now by more than {max_future_s} s"))
+        }
+        Err(_) => Err(AT_RANGE.into()),
     }
 }
 

@@ -9,35 +9,35 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
 use super::json_item::OneItem;
-use super::{Findings, Parsed, Place, Rules, Shape};
-use crate::problem::{Fault, Problem};
+use super::{Error, Fault, Findings, ItemPlace, Parsed, Rules, Shape};
 
 /// One object or an array of them.
-pub(super) fn json(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Problem> {
+pub(super) fn json(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Error> {
     let mut findings = Findings::new(rules);
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let shape = if is_array { Shape::Batch } else { Shape::Single };
     let parsed = match shape {
         Shape::Batch => whole(body, Items { findings: &mut findings }),
-        Shape::Single => {
-            whole(body, OneItem { findings: &mut findings, place: Place { item: 0, line: None } })
-        }
+        Shape::Single => whole(
+            body,
+            OneItem { findings: &mut findings, place: ItemPlace { item: 0, line: None } },
+        ),
     };
     parsed.map_err(|error| {
         let reason = format!("malformed JSON at {}", described(&error));
         let (line, column) = (Some(error.line()), Some(error.column()));
-        Problem::malformed(Fault { line, column, reason, ..Fault::default() })
+        Error::Malformed(Fault { line, column, reason, ..Fault::default() })
     })?;
     Ok(Parsed { shape, id: None, items: findings.finish()? })
 }
 
 /// One object a line; empty lines are skipped.
-pub(super) fn ndjson(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Problem> {
+pub(super) fn ndjson(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Error> {
     let mut findings = Findings::new(rules);
     let lines = body.split(|byte| *byte == b'\n').zip(1..);
     let filled = lines.filter(|(text, _)| !text.trim_ascii().is_empty());
     for (item, (text, line)) in filled.enumerate() {
-        let place = Place { item, line: Some(line) };
+        let place = ItemPlace { item, line: Some(line) };
         if let Err(error) = whole(text, OneItem { findings: &mut findings, place }) {
             findings.faults.push(|| Fault {
                 item: Some(item),
@@ -94,7 +94,7 @@ impl<'de> Visitor<'de> for Items<'_, 'de> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let mut item = 0;
-        let place = |item| Place { item, line: None };
+        let place = |item| ItemPlace { item, line: None };
         while seq
             .next_element_seed(OneItem { findings: &mut *self.findings, place: place(item) })?
             .is_some()

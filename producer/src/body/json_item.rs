@@ -5,9 +5,10 @@ use std::fmt;
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use tally_counts::{check_name, check_namespace};
 
 use super::value::Value;
-use super::{Findings, Item, Place, fields};
+use super::{Findings, Item, ItemPlace, fields};
 
 /// How much of an unknown field's name is told.
 const SHOWN_NAME_CHARS: usize = 64;
@@ -15,7 +16,7 @@ const SHOWN_NAME_CHARS: usize = 64;
 /// Reads a value into the findings. It fails only on broken syntax.
 pub(super) struct OneItem<'f, 'a> {
     pub(super) findings: &'f mut Findings<'a>,
-    pub(super) place: Place,
+    pub(super) place: ItemPlace,
 }
 
 impl OneItem<'_, '_> {
@@ -177,15 +178,15 @@ impl<'a> Draft<'a> {
     }
 
     /// The item, or every fault that its fields have.
-    fn finish(self, findings: &mut Findings<'a>, place: Place) -> Option<Item<'a>> {
+    fn finish(self, findings: &mut Findings<'a>, place: ItemPlace) -> Option<Item<'a>> {
         let rules = findings.rules;
         let mut check =
             |field: Field, reason: String| findings.fault(place, Some(field.as_str()), || reason);
         let namespace = fields::required_text(self.namespace)
-            .and_then(|text| fields::namespace(&text).map(|()| text))
+            .and_then(|text| check_namespace(&text).map(|()| text).map_err(|e| e.to_string()))
             .map_err(|reason| check(Field::Namespace, reason));
         let key = fields::required_text(self.key)
-            .and_then(|text| fields::name(&text).map(|()| text))
+            .and_then(|text| check_name(&text).map(|()| text).map_err(|e| e.to_string()))
             .map_err(|reason| check(Field::Key, reason));
         let delta = self
             .delta
@@ -197,7 +198,9 @@ impl<'a> Draft<'a> {
             .and_then(|at_ms| fields::at(at_ms, rules).map(|()| at_ms))
             .map_err(|reason| check(Field::At, reason));
         let id = fields::optional_text(self.id)
-            .and_then(|id| id.as_deref().map_or(Ok(()), fields::name).map(|()| id))
+            .and_then(|id| {
+                id.as_deref().map_or(Ok(()), check_name).map(|()| id).map_err(|e| e.to_string())
+            })
             .map_err(|reason| check(Field::Id, reason));
         match (namespace, key, delta, at_ms, id) {
             (Ok(namespace), Ok(key), Ok(delta), Ok(at_ms), Ok(id)) => {

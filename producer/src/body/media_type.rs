@@ -1,6 +1,17 @@
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
+use tally_platform::http::essence;
 
-use crate::problem::{Code, Problem};
+/// Why a body is in no form that the gateway reads.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MediaTypeError {
+    #[error("Content-Encoding {0:?} is not supported: send the body as it is")]
+    Encoding(HeaderValue),
+    #[error(
+        "Content-Type {0:?} is none of \
+         application/json, application/x-ndjson, application/avro"
+    )]
+    Type(HeaderValue),
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MediaType {
@@ -11,41 +22,32 @@ pub(crate) enum MediaType {
 
 impl MediaType {
     /// What the body is, by its headers; JSON where they do not say.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<MediaType, Problem> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<MediaType, MediaTypeError> {
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
         {
-            let detail =
-                format!("Content-Encoding {encoding:?} is not supported: send the body as it is");
-            return Err(Problem::new(Code::UnsupportedMediaType, detail));
+            return Err(MediaTypeError::Encoding(encoding.clone()));
         }
         let Some(given) = headers.get(header::CONTENT_TYPE) else {
             return Ok(MediaType::Json);
         };
-        let essence = given.to_str().ok().and_then(|text| text.split(';').next()).map(str::trim);
-        match essence.map(str::to_ascii_lowercase).as_deref() {
+        match essence(given).as_deref() {
             Some("application/json") => Ok(MediaType::Json),
             Some("application/x-ndjson") => Ok(MediaType::NdJson),
             Some("application/avro") => Ok(MediaType::Avro),
-            _ => {
-                let detail = format!(
-                    "Content-Type {given:?} is none of application/json, application/x-ndjson, application/avro"
-                );
-                Err(Problem::new(Code::UnsupportedMediaType, detail))
-            }
+            _ => Err(MediaTypeError::Type(given.clone())),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
+    use crate::problem::{Code, Problem};
 
     fn of(name: header::HeaderName, value: &'static str) -> Result<MediaType, Code> {
         let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
-        MediaType::of(&headers).map_err(|problem| problem.code)
+        MediaType::of(&headers).map_err(|error| Problem::from(error).code)
     }
 
     #[test]

@@ -1,10 +1,11 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tally_counts::{BucketWidth, Envelope, Fold, Horizon};
+use tally_platform::problem::Code as _;
 use tally_schemas::BatchEncoder;
 
 use super::*;
-use crate::problem::Code;
+use crate::problem::{Code, Problem};
 
 const NOW_MS: i64 = 1_700_000_000_123;
 const COUNTING: tally_counts::Rules = tally_counts::Rules {
@@ -15,13 +16,13 @@ const COUNTING: tally_counts::Rules = tally_counts::Rules {
 const RULES: Rules = Rules { now_ms: NOW_MS, counting: COUNTING };
 
 fn read(media_type: MediaType, body: &[u8]) -> Result<Parsed<'_>, Problem> {
-    parse(media_type, &Avro::new(), body, RULES)
+    parse(media_type, &Avro::new(), body, RULES).map_err(Problem::from)
 }
 
 fn faults(media_type: MediaType, body: &str) -> Vec<Fault> {
     let problem = read(media_type, body.as_bytes()).unwrap_err();
     assert_eq!(problem.code.status(), 400);
-    problem.faults.listed
+    problem.errors
 }
 
 /// The only fault of a single JSON increment: its field and the reason.
@@ -130,7 +131,7 @@ fn every_bad_item_is_named() {
 fn a_hundred_faults_are_listed_and_the_others_counted() {
     let body = format!("[{}0]", "0,".repeat(249));
     let problem = read(MediaType::Json, body.as_bytes()).unwrap_err();
-    assert_eq!((problem.faults.listed.len(), problem.faults.omitted), (100, 150));
+    assert_eq!((problem.errors.len(), problem.errors_omitted), (100, 150));
     assert_eq!(problem.detail, "250 errors; nothing of the request is counted");
 }
 
@@ -139,10 +140,7 @@ fn broken_json_is_told_with_its_place() {
     let problem = read(MediaType::Json, b"[{\"namespace\": \"n\",\n  \"key\" 7}]").unwrap_err();
     assert_eq!(problem.code, Code::MalformedBody);
     assert_eq!(problem.detail, "malformed JSON at line 2, column 9: expected `:`");
-    assert_eq!(
-        (problem.faults.listed[0].line, problem.faults.listed[0].column),
-        (Some(2), Some(9))
-    );
+    assert_eq!((problem.errors[0].line, problem.errors[0].column), (Some(2), Some(9)));
     for body in
         ["{", "[{}", "[{}]x", "{\"namespace\":\"n\",\"key\":\"k\"}{}", "\u{feff}{}", "nul", "[1,]"]
     {
@@ -216,12 +214,8 @@ fn an_avro_batch_is_held_against_the_same_rules() {
     let problem =
         read(MediaType::Avro, &batch(&[&item("n", "k"), &reserved], Some(""))).unwrap_err();
     assert_eq!(problem.code, Code::InvalidIncrements);
-    let found: Vec<_> = problem
-        .faults
-        .listed
-        .iter()
-        .map(|fault| (fault.item, fault.field.as_deref().unwrap()))
-        .collect();
+    let found: Vec<_> =
+        problem.errors.iter().map(|fault| (fault.item, fault.field.as_deref().unwrap())).collect();
     assert_eq!(found, [(Some(1), "namespace"), (Some(1), "key"), (Some(1), "at"), (None, "id")]);
 }
 

@@ -2,6 +2,7 @@
 //! made up.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tally_counts::ChainError;

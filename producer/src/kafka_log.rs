@@ -25,10 +25,8 @@ use tally_kafka::TopicError;
 use tally_platform::config::Config;
 use tokio::sync::oneshot;
 
-use crate::limits::overloaded;
 use crate::message::Message;
 use crate::metrics::{InFlight, Metrics};
-use crate::problem::{Code, Problem};
 
 const CLIENT_ID: &str = "tally-producer";
 
@@ -36,10 +34,26 @@ const CLIENT_ID: &str = "tally-producer";
 /// second.
 const REPORT_MARGIN: Duration = Duration::from_secs(5);
 
-/// When to try again what the log certainly has not taken, in seconds.
-const RETRY_S: u64 = 1;
-
 const TOO_LONG: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+
+/// Why an append did not end with a position. Where it is not [`Error::Unknown`], the message is
+/// certainly not in the log.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the queue to the log is full")]
+    QueueFull,
+    #[error("it is longer than any message of the log may be")]
+    TooLongForClient,
+    #[error("it is longer than the topic's max.message.bytes")]
+    TooLongForTopic,
+    #[error("{0}")]
+    NotDelivered(KafkaError),
+    #[error(
+        "{reason}; the increments may have been counted: only with the Idempotency-Key of this \
+         request is it safe to send it again"
+    )]
+    Unknown { reason: String },
+}
 
 pub(crate) struct Log {
     config: ClientConfig,
@@ -95,30 +109,30 @@ impl Log {
         &self,
         message: &Message,
         in_flight: InFlight,
-    ) -> Result<Option<Position>, Problem> {
+    ) -> Result<Option<Position>, Error> {
         let (report, reported) = oneshot::channel();
         let pending =
             Pending { started: Instant::now(), increments: message.increments, in_flight, report };
         self.enqueue(message, Box::new(pending)).await?;
         match tokio::time::timeout(self.report_timeout, reported).await {
             Ok(Ok(report)) => answer(report),
-            Ok(Err(_)) | Err(_) => Err(unknown("no report came")),
+            Ok(Err(_)) | Err(_) => Err(Error::Unknown { reason: "no report came".to_owned() }),
         }
     }
 
-    async fn enqueue(&self, message: &Message, pending: Box<Pending>) -> Result<(), Problem> {
+    async fn enqueue(&self, message: &Message, pending: Box<Pending>) -> Result<(), Error> {
         let client = self.client();
         let (error, pending) = match self.send(&client, message, pending) {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
         if error != KafkaError::MessageProduction(RDKafkaErrorCode::Fatal) {
-            return Err(not_enqueued(&error));
+            return Err(not_enqueued(error));
         }
-        let next = self.replace(&client).map_err(|error| not_delivered(&error))?;
+        let next = self.replace(&client).map_err(Error::NotDelivered)?;
         // Letting go of a client waits for its thread.
         let dropped = tokio::task::spawn_blocking(move || drop(client));
-        let sent = self.send(&next, message, pending).map_err(|(error, _)| not_enqueued(&error));
+        let sent = self.send(&next, message, pending).map_err(|(error, _)| not_enqueued(error));
         dropped.await.expect("letting go of a client does not panic");
         sent
     }
@@ -173,43 +187,23 @@ impl Log {
     }
 }
 
-fn answer(report: Report) -> Result<Option<Position>, Problem> {
+fn answer(report: Report) -> Result<Option<Position>, Error> {
     match report {
         Report::Stored { partition, offset } => {
             Ok(offset.map(|offset| Position::from_iter([(partition, next_offset(offset))])))
         }
-        Report::NotStored(TOO_LONG) => Err(Problem::new(
-            Code::MessageTooLarge,
-            "it is longer than the topic's max.message.bytes",
-        )),
-        Report::NotStored(error) => Err(not_delivered(&error)),
-        Report::Unknown(error) => Err(unknown(&error.to_string())),
+        Report::NotStored(TOO_LONG) => Err(Error::TooLongForTopic),
+        Report::NotStored(error) => Err(Error::NotDelivered(error)),
+        Report::Unknown(error) => Err(Error::Unknown { reason: error.to_string() }),
     }
 }
 
-fn not_enqueued(error: &KafkaError) -> Problem {
-    match *error {
-        KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => {
-            overloaded("the queue to the log is full")
-        }
-        TOO_LONG => {
-            Problem::new(Code::MessageTooLarge, "it is longer than any message of the log may be")
-        }
-        _ => not_delivered(error),
+fn not_enqueued(error: KafkaError) -> Error {
+    match error {
+        KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => Error::QueueFull,
+        TOO_LONG => Error::TooLongForClient,
+        error => Error::NotDelivered(error),
     }
-}
-
-fn not_delivered(error: &KafkaError) -> Problem {
-    Problem::new(Code::NotDelivered, error.to_string()).retry_after(RETRY_S)
-}
-
-/// Without a word on when to try again: clients that go by it would count twice what did arrive.
-fn unknown(reason: &str) -> Problem {
-    let detail = format!(
-        "{reason}; the increments may have been counted: only with the Idempotency-Key of this request is it safe to \
-         send it again"
-    );
-    Problem::new(Code::DeliveryUnknown, detail)
 }
 
 /// A message on its way into the log.
