@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 
-# The one image: every service and tool is a command of the same binary.
+# The one image: every service is a command of the same binary. The laboratory (the local stack, demo, load, bench and
+# chaos) is not in it.
 #
 #   docker build -t tally .
 #   docker run --rm tally --help
@@ -13,7 +14,7 @@ COPY . .
 # The caches are mounts, gone from the layer when the command ends: so the binary is copied out within it.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --profile dist --locked --package tally \
+    cargo build --profile dist --locked --package tally --no-default-features \
     && install -D --mode=0755 target/dist/tally /out/tally
 
 # The same Debian as the build's, for the same OpenSSL.

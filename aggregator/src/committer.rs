@@ -1,4 +1,4 @@
-//! Commits flushes, one after the other, on a thread of its own: the worker goes on, whatever a
+//! Commits flushes one after the other, on a thread of its own, so that the worker goes on whatever a
 //! commit waits for.
 
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::overdue::Overdue;
-use crate::rotation::{Job, Outcome, Rotation};
+use crate::producer_rotation::{FlushJob, FlushOutcome, ProducerRotation};
 
 pub(crate) struct Committer {
-    jobs: Option<SyncSender<Job>>,
-    outcomes: Receiver<Result<Outcome, Error>>,
+    jobs: Option<SyncSender<FlushJob>>,
+    outcomes: Receiver<Result<FlushOutcome, Error>>,
     thread: Option<JoinHandle<()>>,
     overdue: Arc<Overdue>,
     in_flight: bool,
 }
 
 impl Committer {
-    pub(crate) fn start(mut rotation: Rotation) -> Committer {
-        let (jobs, inbox) = sync_channel::<Job>(1);
+    pub(crate) fn start(mut rotation: ProducerRotation) -> Committer {
+        let (jobs, inbox) = sync_channel::<FlushJob>(1);
         let (results, outcomes) = sync_channel(1);
         let overdue = rotation.overdue();
         let thread = std::thread::Builder::new()
@@ -45,7 +45,7 @@ impl Committer {
     ///
     /// # Panics
     /// If one is in flight already.
-    pub(crate) fn submit(&mut self, job: Job) {
+    pub(crate) fn submit(&mut self, job: FlushJob) {
         assert!(!self.in_flight, "one flush commits at a time");
         let jobs = self.jobs.as_ref().expect("there until dropped");
         jobs.send(job).expect("the committer lives as long as its owner");
@@ -53,7 +53,7 @@ impl Committer {
     }
 
     /// The outcome of the flush in flight, if it is there.
-    pub(crate) fn poll(&mut self) -> Option<Result<Outcome, Error>> {
+    pub(crate) fn poll(&mut self) -> Option<Result<FlushOutcome, Error>> {
         match self.outcomes.try_recv() {
             Ok(outcome) => Some(self.landed(outcome)),
             Err(TryRecvError::Empty) => self.stuck(),
@@ -62,7 +62,7 @@ impl Committer {
     }
 
     /// As [`Committer::poll`], but waits for a while.
-    pub(crate) fn wait(&mut self, patience: Duration) -> Option<Result<Outcome, Error>> {
+    pub(crate) fn wait(&mut self, patience: Duration) -> Option<Result<FlushOutcome, Error>> {
         if !self.in_flight {
             return None;
         }
@@ -75,7 +75,7 @@ impl Committer {
 
     /// An error if the thread hangs in a call. It is not waited for any more: only the end of the
     /// process ends it.
-    fn stuck(&mut self) -> Option<Result<Outcome, Error>> {
+    fn stuck(&mut self) -> Option<Result<FlushOutcome, Error>> {
         if !self.in_flight || !self.overdue.is_past() {
             return None;
         }
@@ -83,7 +83,7 @@ impl Committer {
         Some(self.landed(Err(Error::Stuck)))
     }
 
-    fn landed(&mut self, outcome: Result<Outcome, Error>) -> Result<Outcome, Error> {
+    fn landed(&mut self, outcome: Result<FlushOutcome, Error>) -> Result<FlushOutcome, Error> {
         self.in_flight = false;
         outcome
     }
@@ -95,7 +95,7 @@ impl Drop for Committer {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the committer panicked");
+            tracing::error!("the thread that commits flushes panicked; the worker ends");
         }
     }
 }

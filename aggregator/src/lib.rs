@@ -17,16 +17,16 @@
 //! nothing is ever mended in memory.
 
 mod committer;
-mod core;
 mod error;
-mod folding;
+mod group_consumer;
+mod last_batches;
+mod locator;
+mod message_fold;
 mod metrics;
 mod overdue;
-mod positions;
-mod reading;
-mod rejection;
-mod rotation;
-mod tail;
+mod partitions;
+mod producer_rotation;
+mod rejected_record;
 mod transaction;
 mod worker;
 

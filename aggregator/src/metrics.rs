@@ -1,8 +1,8 @@
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
-use tally_counts::{Duplicates, Reject};
+use tally_counts::{Duplicates, Flush, Reject};
 
-use crate::core::{Rebuilt, Remembered};
+use crate::partitions::{Rejected, Remembered, Restored};
 
 /// What a worker reports: per flush, never per message.
 pub(crate) struct Metrics {
@@ -42,7 +42,8 @@ impl Metrics {
                 .build(),
             duplicates: counter(
                 "tally_aggregator_duplicates_total",
-                "Recognised by an id in committed flushes: messages by their batch's, increments by their own",
+                "Recognised by an id in committed flushes: messages by their batch's, \
+                 increments by their own",
             ),
             remembered_ids: gauge(
                 "tally_aggregator_remembered_ids",
@@ -68,7 +69,7 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn committed(&self, flush: &Pending, seconds: f64) {
+    pub(crate) fn committed(&self, flush: &PendingFlush, seconds: f64) {
         self.messages.add(flush.messages, &[]);
         self.increments.add(flush.increments, &[]);
         self.deltas.add(flush.deltas, &[]);
@@ -91,14 +92,14 @@ impl Metrics {
         self.remembered_offsets.record(remembered.offsets, &of);
     }
 
-    /// The partition is not this worker's any more.
+    /// Nothing is remembered of the partition any more.
     pub(crate) fn forgotten(&self, partition: i32) {
         self.remembered(partition, &Remembered { ids: 0, bytes: 0, offsets: 0 });
     }
 
-    pub(crate) fn rebuilt(&self, rebuilt: &Rebuilt) {
-        self.rebuilt_messages.add(rebuilt.messages, &[]);
-        self.rebuild_seconds.record(rebuilt.seconds, &[]);
+    pub(crate) fn restored(&self, restored: &Restored) {
+        self.rebuilt_messages.add(restored.messages, &[]);
+        self.rebuild_seconds.record(restored.seconds, &[]);
     }
 
     pub(crate) fn not_committed(&self) {
@@ -108,17 +109,27 @@ impl Metrics {
 
 /// What a flush in flight will have counted once it commits.
 #[derive(Default)]
-pub(crate) struct Pending {
-    pub(crate) messages: u64,
-    pub(crate) increments: u64,
-    pub(crate) deltas: u64,
-    pub(crate) rejected: Vec<Reject>,
-    pub(crate) duplicates: Duplicates,
+pub(crate) struct PendingFlush {
+    messages: u64,
+    increments: u64,
+    deltas: u64,
+    rejected: Vec<Reject>,
+    duplicates: Duplicates,
 }
 
-impl Pending {
-    pub(crate) fn add_duplicates(&mut self, duplicates: Duplicates) {
-        self.duplicates.batches += duplicates.batches;
-        self.duplicates.increments += duplicates.increments;
+impl PendingFlush {
+    /// A flush that holds these rejected messages, and no batch yet.
+    pub(crate) fn of(rejected: &[Rejected]) -> PendingFlush {
+        let rejected = rejected.iter().map(|rejected| rejected.reason).collect();
+        PendingFlush { rejected, ..PendingFlush::default() }
+    }
+
+    /// Adds what one partition's batch counted.
+    pub(crate) fn add(&mut self, batch: &Flush) {
+        self.messages += batch.counted + batch.duplicate + batch.rejected;
+        self.increments += batch.increments;
+        self.deltas += batch.sums.len() as u64;
+        self.duplicates.batches += batch.duplicates.batches;
+        self.duplicates.increments += batch.duplicates.increments;
     }
 }

@@ -1,4 +1,4 @@
-//! One transaction of a producer, and what became of it.
+//! One transaction of a Kafka producer, and what became of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,30 +12,31 @@ use rdkafka::producer::{
 use rdkafka::{ClientContext, TopicPartitionList};
 use tally_kafka::TRANSACTION_TIMEOUT;
 
-pub(crate) type TransactionalProducer = ThreadedProducer<Connection>;
+pub(crate) type TransactionalProducer = ThreadedProducer<ConnectionWatch>;
 
 const METADATA_CALL: Duration = Duration::from_secs(5);
-/// Between two looks at what is on its way.
+/// The pause between two looks at the messages that are on their way.
 const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
 
-/// Part of lines on connections over which nothing of a transaction has gone: the one that asks
-/// which brokers there are is closed once that is known, and one that was never made may be given
-/// up for another address.
+/// Parts of log lines that are about connections which carried no request of a transaction. The one
+/// that asks which brokers there are is closed once that is known, and one that was never made may be
+/// given up for another address.
 const HARMLESS: [&str; 2] = ["/bootstrap: ", " in state TRY_CONNECT"];
 
-/// How long a transaction's calls are waited for.
+/// How long the calls of a transaction may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// From its beginning until its offsets are taken.
+    /// From the transaction's beginning until its offsets are taken.
     pub(crate) fill: Duration,
-    /// From its beginning until it is committed: by then the coordinator, which looks every ten
-    /// seconds, has aborted it.
+    /// From the transaction's beginning until it is committed. By then the coordinator, which looks
+    /// every ten seconds, has aborted it.
     pub(crate) commit: Duration,
+    /// From the begin of the abort to its end.
     pub(crate) abort: Duration,
 }
 
 impl Patience {
-    /// From a transaction's beginning to its end, however it ends.
+    /// The longest that a transaction takes, however it ends.
     pub(crate) fn longest(&self) -> Duration {
         self.commit + self.abort
     }
@@ -51,23 +52,23 @@ impl Default for Patience {
     }
 }
 
-/// Whether a producer's requests may still be on their way.
+/// Notes whether a producer has lost a connection, so that requests of it may still be on their way.
 ///
-/// When a connection is lost, librdkafka sends what was unanswered again over another, and tells
-/// nobody. The first copy may arrive long after: an EndTxn would end the producer's next
-/// transaction halfway, a TxnOffsetCommit would set its offsets back. Only a new epoch shuts them
-/// out. So a producer that has lost a connection is good for the transaction that it is in, and for
-/// no other.
+/// When a connection is lost, librdkafka sends unanswered requests again over another one, and tells
+/// nobody. The first copy of a request may arrive long after: an EndTxn would end the producer's next
+/// transaction halfway, a TxnOffsetCommit would set its offsets back. The broker refuses such copies
+/// only once the producer has a new epoch. So a producer that has lost a connection may finish the
+/// transaction that it is in, and must not begin another one.
 #[derive(Debug, Default)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionWatch {
     lost: AtomicBool,
 }
 
-impl Connection {
-    /// Has librdkafka log whatever ends a connection, and log it from the thread that ends it.
+impl ConnectionWatch {
+    /// Makes librdkafka log whatever ends a connection, on the thread that ends it.
     ///
-    /// The line for people is left out where it would say the same once more within half a minute,
-    /// or where a connection was idle. The one for debugging comes first, and always.
+    /// librdkafka leaves out the line for people where it would repeat itself within half a minute, or
+    /// where the connection was idle. The line for debugging comes always, and first.
     pub(crate) fn watch(producer: &mut ClientConfig) {
         let debug = producer
             .get("debug")
@@ -83,15 +84,15 @@ impl Connection {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// The producer has a new epoch: nothing that is on its way does harm.
+    /// Forgets lost connections: the producer has a new epoch, which shuts out older requests.
     pub(crate) fn renew(&self) {
         self.lost.store(false, Ordering::Release);
     }
 }
 
-impl ClientContext for Connection {
-    /// librdkafka logs each lost connection and the requests that were not answered in time, before
-    /// it sends again.
+impl ClientContext for ConnectionWatch {
+    /// Looks for lost connections and requests that were not answered in time: librdkafka logs each
+    /// before it sends again.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if matches!(facility, "FAIL" | "REQTMOUT")
             && !HARMLESS.iter().any(|part| message.contains(part))
@@ -101,16 +102,16 @@ impl ClientContext for Connection {
         DefaultProducerContext.log(level, facility, message);
     }
 
-    /// Said in the log already; what it means for a transaction, its calls tell.
+    /// Keeps errors out of the log, where they stand already; the transaction's calls return them.
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "producer");
     }
 }
 
-impl ProducerContext for Connection {
+impl ProducerContext for ConnectionWatch {
     type DeliveryOpaque = ();
 
-    /// A message that was not delivered fails its transaction.
+    /// Does nothing: a message that was not delivered fails its transaction.
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
@@ -126,18 +127,18 @@ pub(crate) enum Cause {
 /// What became of a transaction that did not certainly commit. Its producer must not be used again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing of it will ever be seen.
+    /// The coordinator has aborted it: nothing of it will ever be seen.
     #[error("aborted: {0}")]
     Aborted(Cause),
     /// It may have committed, or the producer is broken.
     #[error("outcome unknown: {0}")]
     Unknown(Cause),
-    /// A producer with the same id took over, in the middle of the transaction.
+    /// A producer with the same id took over in the middle of the transaction.
     #[error("fenced: {0}")]
     Fenced(Cause),
 }
 
-/// An open transaction: it borrows its producer, and ending it consumes it.
+/// An open transaction. It borrows its producer, and ending it consumes it.
 pub(crate) struct Transaction<'p> {
     producer: &'p TransactionalProducer,
     patience: Patience,
@@ -168,7 +169,8 @@ impl<'p> Transaction<'p> {
                 KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                // Added while this producer was running: it looks by itself only now and then.
+                // The partition was added while this producer was running, which looks for new ones
+                // only now and then.
                 KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition) if !asked => {
                     asked = true;
                     self.producer.client().fetch_metadata(Some(returned.topic), METADATA_CALL)?;
@@ -201,27 +203,26 @@ impl<'p> Transaction<'p> {
         }
     }
 
-    /// Waits until no message is on its way any more, however it ended. To commit waits for that
-    /// too, but a tenth of a second at a time.
+    /// Waits until no message is on its way any more, delivered or not. The commit call waits for that
+    /// too, but rust-rdkafka's flush, which it begins with, waits a tenth of a second at a time.
     fn delivered(&self, deadline: Instant) {
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(DELIVERY_PAUSE);
         }
     }
 
-    /// Ends the transaction after `cause`: aborts it where that says enough, or gives the producer
-    /// up.
+    /// Ends the transaction after `cause`: aborts it where the abort's answer decides the outcome, or
+    /// else gives the producer up.
     pub(crate) fn fail(self, cause: Cause) -> Failure {
         match &cause {
             Cause::Kafka(KafkaError::Transaction(inner)) if inner.is_fatal() => {
                 self.unusable(cause)
             }
-            // Where the coordinator refused to commit, its answer to the abort decides: it does not
-            // abort what it has committed.
+            // The coordinator does not abort what it has committed, so its answer to the abort decides.
             Cause::Kafka(KafkaError::Transaction(inner)) if inner.txn_requires_abort() => {
                 self.abort(cause)
             }
-            // A message that was refused, or a call that was never made.
+            // A message was refused, or a call was never made: nothing can have been committed.
             Cause::Kafka(KafkaError::MessageProduction(_) | KafkaError::MetadataFetch(_))
             | Cause::NoMember => self.abort(cause),
             Cause::Kafka(_) => Failure::Unknown(cause),
@@ -236,8 +237,8 @@ impl<'p> Transaction<'p> {
         }
     }
 
-    /// The coordinator fences a producer whose transaction it has given up, just as it does for
-    /// another one with its id.
+    /// What an error says that makes the producer unusable. The coordinator also fences a producer
+    /// whose transaction has timed out, so only a transaction that is young was taken over.
     fn unusable(&self, cause: impl Into<Cause>) -> Failure {
         let cause = cause.into();
         let Cause::Kafka(error) = &cause else { return Failure::Unknown(cause) };
@@ -252,12 +253,13 @@ impl<'p> Transaction<'p> {
     }
 }
 
-/// Calls again while the error says that this is what to do, with the time that is left.
+/// Calls until `deadline` as long as librdkafka says that the call may be repeated. Each call gets the
+/// time that is left.
 pub(crate) fn repeat(
     deadline: Instant,
     mut call: impl FnMut(Duration) -> Result<(), KafkaError>,
 ) -> Result<(), KafkaError> {
-    /// Not all that may be repeated has waited for something.
+    /// Between two calls, since not every failure has taken time.
     const PAUSE: Duration = Duration::from_millis(20);
     loop {
         match call(deadline.saturating_duration_since(Instant::now())) {
@@ -266,7 +268,7 @@ pub(crate) fn repeat(
                     && !error.txn_requires_abort()
                     && Instant::now() + PAUSE < deadline =>
             {
-                tracing::debug!(%error, "repeat a transaction call");
+                tracing::debug!(%error, "repeat a call of the transaction");
                 std::thread::sleep(PAUSE);
             }
             outcome => return outcome,

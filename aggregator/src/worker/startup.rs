@@ -1,6 +1,5 @@
 //! From a configuration to a worker that runs: waits for whatever is down.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::{REGISTRY_RETRY, Worker};
 use crate::Error;
 use crate::committer::Committer;
-use crate::core::{Core, Limits};
-use crate::folding::Folding;
+use crate::group_consumer::GroupConsumer;
+use crate::locator::Locator;
+use crate::message_fold::MessageFold;
 use crate::metrics::Metrics;
-use crate::positions::Positions;
-use crate::reading::Reading;
-use crate::rotation::Rotation;
+use crate::partitions::{Limits, Partitions};
+use crate::producer_rotation::ProducerRotation;
 
 /// The longest that a healthy worker does not come round.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -57,9 +56,11 @@ pub(crate) fn run(
     let member = Arc::clone(&consumer);
     let group =
         Box::new(move |held_as: Option<&Member>| tally_kafka::group_metadata(&member, held_as?));
-    let Some(rotation) = Rotation::new(&config.kafka, name, group, stop)? else { return Ok(()) };
+    let Some(rotation) = ProducerRotation::new(&config.kafka, name, group, stop)? else {
+        return Ok(());
+    };
     let committer = Committer::start(rotation);
-    let positions = Positions::start(config, &consumer, &topic_id);
+    let locator = Locator::start(config, &consumer, &topic_id);
     let fetch = config.aggregator.fetch;
     let fetcher = Fetcher::new(
         &config.kafka.cluster(),
@@ -81,16 +82,12 @@ pub(crate) fn run(
     };
     let worker = Worker {
         schema_id,
-        reading: Reading::new(&consumer, fetcher, increments, &topic_id, positions),
-        topic_id,
-        folding: Folding::new(
-            Core::new(config.rules(), limits),
-            Plans::new(registry),
-            runtime.clone(),
-        ),
-        stalled: BTreeMap::new(),
-        retry_at: Instant::now(),
         committer,
+        consumer: GroupConsumer::new(&consumer, fetcher, increments, &topic_id, locator),
+        topic_id,
+        partitions: Partitions::new(config.rules(), limits),
+        messages: MessageFold::new(Plans::new(registry), runtime.clone()),
+        retry_at: Instant::now(),
         pending: None,
         metrics: Metrics::new(),
         ready,

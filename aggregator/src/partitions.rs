@@ -1,5 +1,11 @@
-//! The aggregator's state: a fold for each partition that this worker has. No I/O, and no clock of
-//! its own.
+//! The partitions that this worker holds: the state of each, what is summed of it, and when that is to
+//! be flushed. No I/O, and no clock of its own.
+//!
+//! ```text
+//!  group, locator, registry ── Event ──► step ──► one map of states ── Action ──► fetcher, locator
+//!                  messages ── count, reject, restore ──► │
+//!                                                         └── due, take ──► flush
+//! ```
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,18 +13,20 @@ use std::time::{Duration, Instant};
 use tally_counts::{Bookmark, Envelope, Flush, Fold, Reject, Rules, Sums};
 use tally_schemas::{Increment, delta_batch, wire};
 
-mod start;
+mod resume;
+mod state;
 
-pub(crate) use start::{OtherRules, Rebuilt, Start};
-
-use start::Rebuild;
+use self::resume::Restore;
+pub(crate) use self::resume::{OtherRules, Restored, ResumePoint};
+pub(crate) use self::state::{Action, Event, State, Ticket};
 
 /// When a flush is due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) interval: Duration,
-    /// The most bytes of one batch, and of all that is held.
+    /// The most bytes of one delta batch, encoded.
     pub(crate) batch_bytes: usize,
+    /// The most bytes of all sums and rejected messages that are held, encoded.
     pub(crate) total_bytes: usize,
 }
 
@@ -51,22 +59,24 @@ pub(crate) enum Due {
     Now,
 }
 
-/// What is remembered of a partition's ids.
+/// How many ids of a partition are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
     pub(crate) ids: usize,
+    /// The memory that they take.
     pub(crate) bytes: usize,
     /// How far back they go.
     pub(crate) offsets: i64,
 }
 
-pub(crate) struct Core {
+pub(crate) struct Partitions {
     rules: Rules,
     limits: Limits,
-    folds: BTreeMap<i32, Fold>,
-    /// Partitions that are read from before their fold.
-    rebuilds: BTreeMap<i32, Rebuild>,
-    rebuilt: Vec<Rebuilt>,
+    /// The state of each partition that the group gave and has not taken back.
+    states: BTreeMap<i32, State>,
+    /// The ticket of the next request to the locator.
+    ticket: Ticket,
+    restored: Vec<Restored>,
     /// Flushes of partitions whose batch was as large as one may be, in order; they go out with the
     /// next flush.
     cut: Vec<(i32, Flush)>,
@@ -77,14 +87,14 @@ pub(crate) struct Core {
     full: bool,
 }
 
-impl Core {
-    pub(crate) fn new(rules: Rules, limits: Limits) -> Core {
-        Core {
+impl Partitions {
+    pub(crate) fn new(rules: Rules, limits: Limits) -> Partitions {
+        Partitions {
             rules,
             limits,
-            folds: BTreeMap::new(),
-            rebuilds: BTreeMap::new(),
-            rebuilt: Vec::new(),
+            states: BTreeMap::new(),
+            ticket: Ticket(0),
+            restored: Vec::new(),
             cut: Vec::new(),
             rejected: Vec::new(),
             rejected_bytes: 0,
@@ -93,65 +103,93 @@ impl Core {
         }
     }
 
-    /// Takes a partition on.
-    pub(crate) fn assign(&mut self, start: &Start, now: Instant) {
-        let fold = match &start.bookmark {
-            Some(bookmark) => Fold::resume(self.rules, start.next, bookmark),
-            None => Fold::new(self.rules, start.next),
+    /// Moves a partition to its next state, and says what the fetcher and the locator are to do.
+    pub(crate) fn step(&mut self, partition: i32, event: Event, now: Instant) -> Action {
+        self.ticket.0 += 1;
+        let rules = self.rules;
+        let located = |point: &ResumePoint| {
+            let fold = match &point.bookmark {
+                Some(bookmark) => Fold::resume(rules, point.next, bookmark),
+                None => Fold::new(rules, point.next),
+            };
+            (fold, Restore::of(point, now))
         };
-        self.folds.insert(start.partition, fold);
-        if let Some(rebuild) = Rebuild::of(start, now) {
-            self.rebuilds.insert(start.partition, rebuild);
+        let state = self.states.remove(&partition);
+        let had_fold = state.as_ref().is_some_and(|state| state.fold().is_some());
+        let (state, action) = state::after(state, event, self.ticket, located);
+        let has_fold = state.as_ref().is_some_and(|state| state.fold().is_some());
+        if let Some(state) = state {
+            self.states.insert(partition, state);
         }
+        if had_fold && !has_fold {
+            self.drop_sums(partition);
+        }
+        action
     }
 
-    /// Drops a partition with what it holds.
-    pub(crate) fn forget(&mut self, partition: i32) {
-        self.folds.remove(&partition);
-        self.rebuilds.remove(&partition);
+    /// Drops what is to be flushed of a partition whose fold is gone.
+    fn drop_sums(&mut self, partition: i32) {
         self.cut.retain(|(cut, _)| *cut != partition);
         self.rejected.retain(|rejected| rejected.partition != partition);
         self.rejected_bytes = self.rejected.iter().map(Rejected::bytes).sum();
         self.measure();
     }
 
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = i32> + '_ {
-        self.folds.keys().copied()
+    /// The partitions that the group gave and has not taken back.
+    pub(crate) fn held(&self) -> Vec<i32> {
+        self.states.keys().copied().collect()
     }
 
-    /// The next offset to read of the partition, if it is assigned.
-    pub(crate) fn next(&self, partition: i32) -> Option<i64> {
-        match self.rebuilds.get(&partition) {
-            Some(rebuild) => Some(rebuild.next),
-            None => self.folds.get(&partition).map(Fold::next),
-        }
+    /// The partitions that have something to lose: those whose resume point was found.
+    pub(crate) fn located(&self) -> Vec<i32> {
+        let located = self.states.iter().filter(|(_, state)| state.fold().is_some());
+        located.map(|(partition, _)| *partition).collect()
     }
 
-    /// Whether of the message at `offset` only the ids are to be remembered.
+    /// The first partition that waits for a schema, and the bytes that name the schema.
+    pub(crate) fn first_waiting(&self) -> Option<(i32, &[u8])> {
+        self.states.iter().find_map(|(partition, state)| match state {
+            State::WaitingForSchema { prefix, .. } => Some((*partition, &prefix[..])),
+            _ => None,
+        })
+    }
+
+    /// Whether the message at `offset` leaves only its ids, because it was counted or rejected
+    /// before.
+    ///
+    /// # Panics
+    /// If the partition is not read.
     #[inline]
-    pub(crate) fn is_before_fold(&mut self, partition: i32, offset: i64) -> bool {
-        if self.rebuilds.is_empty() || !self.rebuilds.contains_key(&partition) {
-            return false;
+    pub(crate) fn is_to_restore(&mut self, partition: i32, offset: i64) -> bool {
+        match self.states.get(&partition) {
+            Some(State::Counting(_)) => false,
+            Some(State::Restoring { fold, .. }) => {
+                let is_before = offset < fold.next();
+                if !is_before {
+                    self.end_restore(partition);
+                }
+                is_before
+            }
+            _ => panic!("a message of partition {partition} came, which is not read"),
         }
-        let is_before = offset < self.fold(partition).next();
-        if !is_before {
-            self.end_rebuild(partition);
-        }
-        is_before
     }
 
-    /// Whether the message before the fold was rejected for its schema.
+    /// Whether the message, whose ids are to be restored, was rejected for its schema.
     pub(crate) fn was_unread(&mut self, partition: i32, offset: i64, payload: &[u8]) -> bool {
         self.fold(partition).was_unread(offset, payload)
     }
 
-    /// Whether ids come back of which it is known which messages left none: the schema of every
-    /// other message was there.
-    pub(crate) fn knows_unread(&self, partition: i32) -> bool {
-        self.rebuilds.get(&partition).is_some_and(|rebuild| rebuild.is_marked)
+    /// Whether ids are restored by a bookmark. It names the messages that were rejected for their
+    /// schema and left no ids, so the schema of every other message was known when it was counted.
+    pub(crate) fn restores_by_bookmark(&self, partition: i32) -> bool {
+        match self.states.get(&partition) {
+            Some(State::Restoring { restore, .. })
+            | Some(State::WaitingForSchema { restore: Some(restore), .. }) => restore.is_marked,
+            _ => false,
+        }
     }
 
-    /// Remembers the ids of a message before the fold.
+    /// Remembers the ids of a message that was counted before.
     pub(crate) fn remember(
         &mut self,
         partition: i32,
@@ -160,10 +198,10 @@ impl Core {
         now: Instant,
     ) {
         self.fold(partition).remember(envelope, increments);
-        self.see_again(partition, envelope.offset, now);
+        self.restored_up_to(partition, envelope.offset, now);
     }
 
-    /// Passes over a message before the fold that was rejected.
+    /// Passes over a message that was rejected before.
     pub(crate) fn pass_over(
         &mut self,
         partition: i32,
@@ -173,31 +211,35 @@ impl Core {
         now: Instant,
     ) {
         self.fold(partition).pass_over(offset, reason, payload);
-        self.see_again(partition, offset, now);
+        self.restored_up_to(partition, offset, now);
     }
 
-    fn see_again(&mut self, partition: i32, offset: i64, now: Instant) {
-        let rebuild = self.rebuilds.get_mut(&partition).expect("the message is before the fold");
-        rebuild.see(offset, now);
-        if rebuild.next >= self.folds[&partition].next() {
-            self.end_rebuild(partition);
+    fn restored_up_to(&mut self, partition: i32, offset: i64, now: Instant) {
+        let Some(State::Restoring { fold, restore }) = self.states.get_mut(&partition) else {
+            panic!("partition {partition} restores no ids");
+        };
+        restore.see(offset, now);
+        if restore.next >= fold.next() {
+            self.end_restore(partition);
         }
     }
 
-    fn end_rebuild(&mut self, partition: i32) {
-        let rebuild = self.rebuilds.remove(&partition).expect("a rebuild ends once");
-        let fold = self.fold(partition);
+    /// From now on messages of the partition are counted.
+    fn end_restore(&mut self, partition: i32) {
+        let Some(State::Restoring { fold, restore }) = self.states.remove(&partition) else {
+            panic!("partition {partition} restores no ids");
+        };
         let (ids, bytes) = (fold.remembered_ids(), fold.remembered_bytes());
-        self.rebuilt.push(rebuild.end(partition, ids, bytes));
+        self.restored.push(restore.end(partition, ids, bytes));
+        self.states.insert(partition, State::Counting(fold));
     }
 
-    /// A rebuild that has ended.
-    pub(crate) fn next_rebuilt(&mut self) -> Option<Rebuilt> {
-        self.rebuilt.pop()
+    /// A restore that has ended.
+    pub(crate) fn next_restored(&mut self) -> Option<Restored> {
+        self.restored.pop()
     }
 
-    /// What it takes to remember the same ids again at `end`, where the partition's last flush
-    /// ends.
+    /// The bookmark that restores the same ids at `end`, where the partition's last flush ends.
     pub(crate) fn bookmark(&mut self, partition: i32, end: i64) -> Bookmark {
         let fold = self.fold(partition);
         assert_eq!(fold.next(), end, "nothing was seen since the flush");
@@ -210,11 +252,16 @@ impl Core {
             bytes: fold.remembered_bytes(),
             offsets: fold.remembered_offsets(),
         };
-        self.folds.iter().map(move |(partition, fold)| (*partition, of(fold)))
+        self.folds().map(move |(partition, fold)| (partition, of(fold)))
+    }
+
+    fn folds(&self) -> impl Iterator<Item = (i32, &Fold)> {
+        self.states.iter().filter_map(|(partition, state)| Some((*partition, state.fold()?)))
     }
 
     fn fold(&mut self, partition: i32) -> &mut Fold {
-        self.folds.get_mut(&partition).expect("messages come from assigned partitions")
+        let state = self.states.get_mut(&partition);
+        state.and_then(State::fold_mut).expect("messages come of partitions that are read")
     }
 
     /// Counts a message whole, or says why not.
@@ -225,7 +272,9 @@ impl Core {
         increments: &[Increment<'_>],
         now: Instant,
     ) -> Result<(), Reject> {
-        let fold = self.folds.get_mut(&partition).expect("messages come from assigned partitions");
+        let Some(State::Counting(fold)) = self.states.get_mut(&partition) else {
+            panic!("a message of partition {partition} came, which is not counted");
+        };
         let cuts_before = self.cut.len();
         if !fold.has_room(increments) && !fold.is_clean() {
             self.cut.push((partition, fold.take()));
@@ -253,10 +302,10 @@ impl Core {
 
     /// Looks at the total, which is too dear to do for each message.
     pub(crate) fn measure(&mut self) {
-        let open = self.folds.values().map(|fold| fold.sums().encoded_bytes()).sum::<usize>();
+        let open = self.folds().map(|(_, fold)| fold.sums().encoded_bytes()).sum::<usize>();
         let cut = self.cut.iter().map(|(_, flush)| flush.sums.encoded_bytes()).sum::<usize>();
         self.full = open + cut + self.rejected_bytes >= self.limits.total_bytes;
-        if self.cut.is_empty() && self.folds.values().all(Fold::is_clean) {
+        if self.cut.is_empty() && self.folds().all(|(_, fold)| fold.is_clean()) {
             self.dirty_since = None;
         }
     }
@@ -271,7 +320,7 @@ impl Core {
 
     /// Gives the memory of a flush back, once it is encoded.
     pub(crate) fn reuse(&mut self, partition: i32, sums: Sums) {
-        if let Some(fold) = self.folds.get_mut(&partition) {
+        if let Some(fold) = self.states.get_mut(&partition).and_then(State::fold_mut) {
             fold.reuse(sums);
         }
     }
@@ -286,11 +335,12 @@ impl Core {
             .into_iter()
             .partition(|(partition, _)| wanted(*partition));
         self.cut = kept;
-        let open = self
-            .folds
-            .iter_mut()
-            .filter(|(partition, fold)| wanted(**partition) && !fold.is_clean());
-        flushes.extend(open.map(|(partition, fold)| (*partition, fold.take())));
+        for (partition, state) in
+            self.states.iter_mut().filter(|(partition, _)| wanted(**partition))
+        {
+            let fold = state.fold_mut().filter(|fold| !fold.is_clean());
+            flushes.extend(fold.map(|fold| (*partition, fold.take())));
+        }
         let (taken, kept) =
             std::mem::take(&mut self.rejected).into_iter().partition(|r| wanted(r.partition));
         self.rejected = kept;

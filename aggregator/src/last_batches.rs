@@ -1,5 +1,5 @@
-//! The last batch of partitions on `deltas`: how far each source partition was certainly counted,
-//! and of which topic.
+//! Reads the last delta batch of partitions of `deltas`: it says how far each source partition was
+//! certainly counted, and of which topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,81 +13,81 @@ use tally_schemas::{DeltaBatch, wire};
 
 use crate::Error;
 
-/// A batch and its transaction's marker.
+/// The first look goes so many offsets back: a batch and its transaction's marker.
 const FIRST_LOOK: i64 = 2;
-/// Each further look goes so many times as far back: past aborted batches.
+/// Each further look goes so many times as far back, past aborted batches.
 const FURTHER: i64 = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// A partition's last batch.
+/// What the last delta batch of a partition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Last {
+pub(crate) struct LastBatch {
     pub(crate) topic_id: String,
-    /// The next source offset after it.
+    /// The next offset of the source partition after the batch.
     pub(crate) to: i64,
 }
 
-/// What the group's offset and the last batch, which were committed together, say of a partition.
+/// What the group's offset and the last delta batch say of a partition. They were committed together.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Agreement {
-    /// It was never counted.
+    /// The partition was never counted.
     Nothing,
-    /// It was counted up to here.
+    /// The partition was counted up to this next offset.
     At(i64),
-    /// The last batch alone says so: brokers forget the offsets of a group that was away for a
-    /// week.
+    /// The last batch alone says up to where the partition was counted: brokers forget the offsets of
+    /// a group that was away for a week.
     Batch(i64),
-    /// They contradict each other: messages would count twice, or not at all. The two ends of a
-    /// transaction are written one after the other, so it may pass.
-    None(String),
+    /// The two contradict each other: messages would count twice, or not at all. The two ends of a
+    /// transaction are written one after the other, so this may pass.
+    Contradiction(String),
 }
 
-pub(crate) fn agreement(committed: Option<i64>, last: Option<&Last>) -> Agreement {
+pub(crate) fn agreement(committed: Option<i64>, last: Option<&LastBatch>) -> Agreement {
     match (committed, last.map(|last| last.to)) {
         (None, None) => Agreement::Nothing,
         // Retention may have taken the batch.
         (Some(next), None) => Agreement::At(next),
         (None, Some(next)) => Agreement::Batch(next),
         (Some(next), Some(to)) if next == to => Agreement::At(next),
-        (Some(next), Some(to)) => Agreement::None(format!(
+        (Some(next), Some(to)) => Agreement::Contradiction(format!(
             "the group's offset is {next}, but the last batch ends at {to}"
         )),
     }
 }
 
-pub(crate) struct Tail {
+pub(crate) struct LastBatches {
     config: Config,
     deltas: String,
-    /// Made when first needed: it is no member of any group.
+    /// A client that is no member of any group; made when it is first needed.
     consumer: Option<BaseConsumer<Quiet>>,
 }
 
-/// That a partition's end is reached is what is waited for, and no error.
+/// A client context that does not log errors: that a partition's end is reached is what is waited for.
 struct Quiet;
 
 impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "tail");
+        tracing::debug!(%error, reason, "read the last delta batches");
     }
 }
 
 impl ConsumerContext for Quiet {}
 
-/// A partition that is read from `at` to its end.
+/// A partition of `deltas` that is read from `at` to its end.
 struct Look {
     start: i64,
     at: i64,
     end: i64,
-    last: Option<Last>,
+    last: Option<LastBatch>,
 }
 
-impl Tail {
-    pub(crate) fn new(config: &Config) -> Tail {
-        Tail { config: config.clone(), deltas: config.kafka.deltas.clone(), consumer: None }
+impl LastBatches {
+    pub(crate) fn new(config: &Config) -> LastBatches {
+        LastBatches { config: config.clone(), deltas: config.kafka.deltas.clone(), consumer: None }
     }
 
-    /// How many partitions there are. Asked anew: they may be more than a moment ago.
+    /// How many partitions `deltas` has by now.
     pub(crate) fn partitions(&mut self) -> Result<i32, Error> {
         let consumer = match self.consumer.take() {
             Some(consumer) => consumer,
@@ -103,8 +103,11 @@ impl Tail {
         Ok(tally_kafka::partition_count(consumer.client(), &self.deltas)?)
     }
 
-    /// The last batch of each of these partitions that has one. They were counted before.
-    pub(crate) fn lasts(&self, partitions: &[i32]) -> Result<BTreeMap<i32, Last>, Error> {
+    /// The last batch of each of these partitions that has one.
+    ///
+    /// # Panics
+    /// If [`LastBatches::partitions`] was not called before.
+    pub(crate) fn lasts(&self, partitions: &[i32]) -> Result<BTreeMap<i32, LastBatch>, Error> {
         let consumer = self.consumer.as_ref().expect("partitions were counted");
         let mut looks = BTreeMap::new();
         for partition in partitions {
@@ -149,7 +152,7 @@ impl Tail {
         let mut open: BTreeSet<i32> = looks.keys().copied().collect();
         while !open.is_empty() {
             match consumer.poll(POLL) {
-                // Said again of a partition whose end has moved since.
+                // The end of a partition may be reached again, after it has moved.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     open.remove(&partition);
                 }
@@ -161,8 +164,8 @@ impl Tail {
                         .decode(message.partition(), message.offset(), payload)?
                         .or(look.last.take());
                 }
-                // Brokers come and go; librdkafka connects again by itself. What retention has just
-                // taken is looked for again.
+                // Brokers come and go, and librdkafka reconnects by itself; the next look begins behind
+                // what retention has just removed.
                 Some(Err(error)) if Instant::now() >= deadline => {
                     return Err(self.unavailable(error.to_string()));
                 }
@@ -175,8 +178,13 @@ impl Tail {
         Ok(())
     }
 
-    /// `None` for a correction, which counts nothing new.
-    fn decode(&self, partition: i32, offset: i64, payload: &[u8]) -> Result<Option<Last>, Error> {
+    /// The batch in a message; `None` if it is a correction, which counts nothing new.
+    fn decode(
+        &self,
+        partition: i32,
+        offset: i64,
+        payload: &[u8],
+    ) -> Result<Option<LastBatch>, Error> {
         let unreadable = |reason: String| Error::Partition {
             topic: self.deltas.clone(),
             partition,
@@ -185,7 +193,7 @@ impl Tail {
         let (_, body) = wire::split(payload).map_err(|error| unreadable(error.to_string()))?;
         let header =
             DeltaBatch::decode(body).map_err(|error| unreadable(error.to_string()))?.header;
-        let last = Last { topic_id: header.topic_id.to_owned(), to: header.to };
+        let last = LastBatch { topic_id: header.topic_id.to_owned(), to: header.to };
         Ok((!header.correction).then_some(last))
     }
 
@@ -200,13 +208,14 @@ mod tests {
 
     #[test]
     fn a_partition_is_read_on_only_from_where_offset_and_batch_agree() {
-        let last = |to| Last { topic_id: String::from("id"), to };
+        let last = |to| LastBatch { topic_id: String::from("id"), to };
         assert_eq!(agreement(None, None), Agreement::Nothing);
         assert_eq!(agreement(Some(7), None), Agreement::At(7));
         assert_eq!(agreement(None, Some(&last(7))), Agreement::Batch(7));
         assert_eq!(agreement(Some(7), Some(&last(7))), Agreement::At(7));
         for (committed, to) in [(6, 7), (8, 7)] {
-            let Agreement::None(reason) = agreement(Some(committed), Some(&last(to))) else {
+            let Agreement::Contradiction(reason) = agreement(Some(committed), Some(&last(to)))
+            else {
                 panic!("{committed} and {to} agree");
             };
             assert!(

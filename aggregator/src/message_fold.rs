@@ -1,4 +1,4 @@
-//! From a message to the sums, or to the rejected.
+//! What becomes of one message: it is decoded, then counted or rejected, or its ids are restored.
 
 use std::time::Instant;
 
@@ -9,43 +9,47 @@ use tally_platform::registry;
 use tally_schemas::Increment;
 use tokio::runtime::Handle;
 
-use crate::core::{Core, Rejected};
-use crate::rejection::short;
+use crate::partitions::{Partitions, Rejected};
+use crate::rejected_record::short;
 
-/// Why a message is as if it never came: it must come again later.
+/// Why a message must be read again later: nothing has become of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    /// It was read when its ids were noted, so its schema is or was there.
-    #[error("its ids were remembered once and cannot be now: {}", .0.detail)]
-    Unreadable(Refusal),
+    /// The message was decoded when it was counted, so its schema was in the registry then.
+    #[error("the ids of a message cannot be restored, since its schema is gone: {}", .0.detail)]
+    SchemaGone(Refusal),
 }
 
-pub(crate) struct Folding {
-    pub(crate) core: Core,
+pub(crate) struct MessageFold {
     plans: Plans,
     runtime: Handle,
-    /// Room for one message's increments, empty between messages.
+    /// A buffer for one message's increments, empty between messages.
     increments: Vec<Increment<'static>>,
 }
 
-impl Folding {
-    pub(crate) fn new(core: Core, plans: Plans, runtime: Handle) -> Folding {
-        Folding { core, plans, runtime, increments: Vec::new() }
+impl MessageFold {
+    pub(crate) fn new(plans: Plans, runtime: Handle) -> MessageFold {
+        MessageFold { plans, runtime, increments: Vec::new() }
     }
 
-    /// Counts or rejects a message.
-    pub(crate) fn fold(&mut self, message: &FetchedMessage<'_>, now: Instant) -> Result<(), Error> {
+    /// Counts or rejects a message, or restores its ids if it was counted or rejected before.
+    pub(crate) fn fold(
+        &mut self,
+        partitions: &mut Partitions,
+        message: &FetchedMessage<'_>,
+        now: Instant,
+    ) -> Result<(), Error> {
         let &FetchedMessage { partition, offset, key, payload, .. } = message;
         let bytes = payload.unwrap_or(b"");
-        if self.core.is_before_fold(partition, offset) {
-            return self.remember(message, bytes, now);
+        if partitions.is_to_restore(partition, offset) {
+            return self.restore(partitions, message, bytes, now);
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
         let refused = match self.decode(bytes, &mut increments)? {
             Ok(decoded) => {
-                match self.core.count(partition, &envelope(message, decoded), &increments, now) {
+                match partitions.count(partition, &envelope(message, decoded), &increments, now) {
                     Ok(()) => None,
                     Err(reason) => Some((reason, describe(reason, &increments))),
                 }
@@ -58,32 +62,33 @@ impl Folding {
             tracing::debug!(partition, offset, %reason, detail, "rejected");
             let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
             let (key, payload) = (owned(key), owned(payload));
-            self.core.reject(Rejected { partition, offset, reason, detail, key, payload }, now);
+            partitions.reject(Rejected { partition, offset, reason, detail, key, payload }, now);
         }
         Ok(())
     }
 
-    /// Remembers the ids of a message that is counted or rejected already.
-    fn remember(
+    /// Restores the ids of a message that was counted or rejected before.
+    fn restore(
         &mut self,
+        partitions: &mut Partitions,
         message: &FetchedMessage<'_>,
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), Error> {
         let &FetchedMessage { partition, offset, .. } = message;
-        if self.core.was_unread(partition, offset, bytes) {
-            self.core.pass_over(partition, offset, Reject::UnknownSchema, bytes, now);
+        if partitions.was_unread(partition, offset, bytes) {
+            partitions.pass_over(partition, offset, Reject::UnknownSchema, bytes, now);
             return Ok(());
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
         match self.decode(bytes, &mut increments)? {
             Ok(decoded) => {
-                self.core.remember(partition, &envelope(message, decoded), &increments, now);
+                partitions.remember(partition, &envelope(message, decoded), &increments, now);
             }
-            Err(refusal) if refusal.reason.is_of_schema() && self.core.knows_unread(partition) => {
-                return Err(Error::Unreadable(refusal));
+            Err(refusal) if is_schema_gone(partitions, partition, &refusal) => {
+                return Err(Error::SchemaGone(refusal));
             }
-            Err(refusal) => self.core.pass_over(partition, offset, refusal.reason, bytes, now),
+            Err(refusal) => partitions.pass_over(partition, offset, refusal.reason, bytes, now),
         }
         self.increments = reuse(increments);
         Ok(())
@@ -106,19 +111,27 @@ impl Folding {
         }
     }
 
-    /// Asks the registry for the schema of a message of the partition that was not folded; an error
-    /// if it would not be yet.
-    pub(crate) fn learn(&mut self, partition: i32, prefix: &[u8]) -> Result<(), Error> {
+    /// Asks the registry for the schema that a partition waits for. `prefix` holds the bytes before
+    /// the body of the message that is next; an error says why it still cannot be folded.
+    pub(crate) fn learn(
+        &mut self,
+        partitions: &Partitions,
+        partition: i32,
+        prefix: &[u8],
+    ) -> Result<(), Error> {
         self.runtime.block_on(self.plans.learn(prefix))?;
         match self.plans.decode(prefix, &mut Vec::new()) {
-            Err(Undecoded::Refused(refusal))
-                if refusal.reason.is_of_schema() && self.core.knows_unread(partition) =>
-            {
-                Err(Error::Unreadable(refusal))
+            Err(Undecoded::Refused(refusal)) if is_schema_gone(partitions, partition, &refusal) => {
+                Err(Error::SchemaGone(refusal))
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the bookmark says that the message was decoded once, and its schema is not there now.
+fn is_schema_gone(partitions: &Partitions, partition: i32, refusal: &Refusal) -> bool {
+    refusal.reason.is_of_schema() && partitions.restores_by_bookmark(partition)
 }
 
 fn envelope<'a>(message: &FetchedMessage<'_>, decoded: Decoded<'a>) -> Envelope<'a> {
@@ -126,13 +139,13 @@ fn envelope<'a>(message: &FetchedMessage<'_>, decoded: Decoded<'a>) -> Envelope<
     Envelope { offset: message.offset, timestamp_ms: message.timestamp_ms, schema, batch_id }
 }
 
-/// The same allocation for the increments of another message.
+/// Empties the buffer, so that it can hold another message's increments in the same allocation.
 fn reuse<'b>(mut buffer: Vec<Increment<'_>>) -> Vec<Increment<'b>> {
     buffer.clear();
     buffer.into_iter().map(|_| unreachable!("the buffer is empty")).collect()
 }
 
-/// Which increment a message was rejected for.
+/// The detail of a rejection that has none of its own.
 fn describe(reason: Reject, increments: &[Increment<'_>]) -> String {
     match increments {
         [only] => format!(

@@ -14,7 +14,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use tally_kafka::MAX_TRANSACTION_MESSAGE_BYTES;
 
-use crate::core::Rejected;
+use crate::partitions::Rejected;
 
 /// The longest detail: it may quote names, which may be the reason for the rejection.
 const DETAIL_BYTES: usize = 512;

@@ -37,13 +37,13 @@ fn class(outcome: &Result<(), Failure>) -> Class {
 }
 
 /// A mock cluster and producers in rotation on it.
-struct Bench {
+struct TestRotation {
     mock: Mock,
-    rotation: Rotation,
+    rotation: ProducerRotation,
 }
 
-impl Bench {
-    fn new() -> Bench {
+impl TestRotation {
+    fn new() -> TestRotation {
         let mock = MockCluster::new(1).unwrap();
         let kafka =
             config::Kafka { bootstrap: mock.bootstrap_servers(), ..config::Kafka::default() };
@@ -54,28 +54,32 @@ impl Bench {
         let consumer: BaseConsumer =
             tally_kafka::consumer(&kafka.cluster(), "test", "group").create().unwrap();
         let group = Box::new(move |_: Option<&Member>| consumer.group_metadata());
-        let rotation =
-            Rotation::new(&kafka, "test", group, &CancellationToken::new()).unwrap().unwrap();
-        Bench { mock, rotation }
+        let rotation = ProducerRotation::new(&kafka, "test", group, &CancellationToken::new())
+            .unwrap()
+            .unwrap();
+        TestRotation { mock, rotation }
     }
 
-    fn job(&self) -> Job {
+    fn job(&self) -> FlushJob {
         let mut offsets = TopicPartitionList::new();
         offsets
             .add_partition_offset(&self.rotation.kafka.increments, 1, Offset::Offset(8))
             .unwrap();
-        Job { batches: vec![(1, vec![0; 100])], rejected: Vec::new(), offsets, member: None }
+        FlushJob { batches: vec![(1, vec![0; 100])], rejected: Vec::new(), offsets, member: None }
     }
 
-    fn connection(&self, place: usize) -> Option<Arc<Connection>> {
-        self.rotation.places[place].as_ref().map(|producer| Arc::clone(producer.client().context()))
+    fn connection(&self, place: usize) -> Option<Arc<ConnectionWatch>> {
+        self.rotation.producers[place]
+            .as_ref()
+            .map(|producer| Arc::clone(producer.client().context()))
     }
 
     /// Commits on the first place while the broker answers `api` with `errors`, one after the
     /// other.
     fn commit(&mut self, api: Api, errors: &[RDKafkaRespErr]) -> Result<(), Failure> {
         self.mock.request_errors(api, errors);
-        let outcome = self.rotation.commit(self.rotation.places[0].as_ref().unwrap(), &self.job());
+        let outcome =
+            self.rotation.commit(self.rotation.producers[0].as_ref().unwrap(), &self.job());
         self.mock.clear_request_errors(api);
         outcome
     }
@@ -86,7 +90,7 @@ impl Bench {
         let deadline = Instant::now() + Duration::from_secs(30);
         for _ in 0..PRODUCERS {
             let place = self.rotation.turn;
-            while self.rotation.run(&self.job()).unwrap() != Outcome::Committed {
+            while self.rotation.run(&self.job()).unwrap() != FlushOutcome::Committed {
                 assert!(Instant::now() < deadline, "place {place} does not commit any more");
                 self.rotation.turn = place;
             }
@@ -113,7 +117,7 @@ const LOSES: [RDKafkaRespErr; 3] = [
 
 fn check(api: Api, table: &[(RDKafkaRespErr, Class)]) {
     each(table, |(error, expected)| {
-        let mut bench = Bench::new();
+        let mut bench = TestRotation::new();
         let outcome = bench.commit(api, &[error]);
         let found = class(&outcome);
         assert_eq!(found, expected, "{api:?}, {error:?}: {outcome:?}");
@@ -251,7 +255,7 @@ fn answers_to_end() {
 
 #[test]
 fn a_commit_that_was_refused_and_cannot_be_aborted_is_unknown() {
-    let mut bench = Bench::new();
+    let mut bench = TestRotation::new();
     // The coordinator committed after all: it says so to the abort.
     let errors = [RD_KAFKA_RESP_ERR_UNKNOWN, RD_KAFKA_RESP_ERR_INVALID_TXN_STATE];
     let outcome = bench.commit(Api::EndTxn, &errors);
@@ -260,7 +264,7 @@ fn a_commit_that_was_refused_and_cannot_be_aborted_is_unknown() {
 
 #[test]
 fn an_abort_that_is_fenced_is_fenced() {
-    let mut bench = Bench::new();
+    let mut bench = TestRotation::new();
     bench.mock.request_errors(Api::EndTxn, &[RD_KAFKA_RESP_ERR_PRODUCER_FENCED]);
     let outcome = bench.commit(Api::TxnOffsetCommit, &[RD_KAFKA_RESP_ERR_PRODUCER_FENCED]);
     assert_eq!(class(&outcome), Fenced, "{outcome:?}");
@@ -268,7 +272,7 @@ fn an_abort_that_is_fenced_is_fenced() {
 
 #[test]
 fn a_fence_after_the_transactions_time_is_the_coordinators_timeout() {
-    let mut bench = Bench::new();
+    let mut bench = TestRotation::new();
     bench.rotation.patience.fill = Duration::ZERO;
     let outcome = bench.commit(Api::EndTxn, &[RD_KAFKA_RESP_ERR_PRODUCER_FENCED]);
     assert_eq!(class(&outcome), Unknown, "{outcome:?}");
@@ -276,7 +280,7 @@ fn a_fence_after_the_transactions_time_is_the_coordinators_timeout() {
 
 #[test]
 fn a_commit_that_is_not_answered_in_time_is_unknown() {
-    let mut bench = Bench::new();
+    let mut bench = TestRotation::new();
     bench.rotation.patience.commit = Duration::from_secs(1);
     bench.mock.broker_round_trip_time(-1, Duration::from_secs(2)).unwrap();
     let outcome = bench.commit(Api::EndTxn, &[]);
@@ -289,7 +293,7 @@ fn a_commit_that_is_not_answered_in_time_is_unknown() {
 
 #[test]
 fn a_flush_of_what_is_no_member_sends_no_offsets() {
-    let mut bench = Bench::new();
+    let mut bench = TestRotation::new();
     bench.rotation.group = Box::new(|_| None);
     // It would fail otherwise.
     let outcome = bench.commit(Api::AddOffsetsToTxn, &[RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]);
@@ -311,10 +315,10 @@ fn a_producer_comes_up_when_the_coordinator_does() {
         RD_KAFKA_RESP_ERR_PRODUCER_FENCED,
     ];
     each(&errors, |error| {
-        let mut bench = Bench::new();
-        bench.rotation.places[0] = None;
+        let mut bench = TestRotation::new();
+        bench.rotation.producers[0] = None;
         bench.mock.request_errors(Api::InitProducerId, &[error]);
-        assert_eq!(bench.rotation.run(&bench.job()).unwrap(), Outcome::Committed, "{error:?}");
+        assert_eq!(bench.rotation.run(&bench.job()).unwrap(), FlushOutcome::Committed, "{error:?}");
         assert!(!bench.connection(0).unwrap().was_lost(), "{error:?}");
     });
 }
@@ -327,8 +331,8 @@ fn a_producer_that_is_refused_stops_the_worker() {
         RD_KAFKA_RESP_ERR_INVALID_TRANSACTION_TIMEOUT,
     ];
     each(&errors, |error| {
-        let mut bench = Bench::new();
-        bench.rotation.places[0] = None;
+        let mut bench = TestRotation::new();
+        bench.rotation.producers[0] = None;
         bench.mock.request_errors(Api::InitProducerId, &[error]);
         let outcome = bench.rotation.run(&bench.job());
         assert!(matches!(outcome, Err(Error::Kafka { .. })), "{error:?}: {outcome:?}");
@@ -337,7 +341,7 @@ fn a_producer_that_is_refused_stops_the_worker() {
 
 #[test]
 fn a_name_that_two_processes_use_stops_one_of_them() {
-    let mut bench = Bench::new();
+    let mut bench = TestRotation::new();
     let mut outcomes = Vec::new();
     for _ in 0..TAKEOVERS {
         bench.mock.request_errors(Api::EndTxn, &[RD_KAFKA_RESP_ERR_PRODUCER_FENCED]);
@@ -345,7 +349,7 @@ fn a_name_that_two_processes_use_stops_one_of_them() {
     }
     let (last, before) = outcomes.split_last().unwrap();
     assert!(
-        before.iter().all(|outcome| matches!(outcome, Ok(Outcome::NotCommitted(_)))),
+        before.iter().all(|outcome| matches!(outcome, Ok(FlushOutcome::NotCommitted(_)))),
         "{before:?}"
     );
     assert!(matches!(last, Err(Error::Fenced(_))), "{last:?}");
@@ -353,19 +357,19 @@ fn a_name_that_two_processes_use_stops_one_of_them() {
 
 #[test]
 fn while_the_coordinator_is_away_a_stop_is_heard() {
-    let mut bench = Bench::new();
-    bench.rotation.places[0] = None;
+    let mut bench = TestRotation::new();
+    bench.rotation.producers[0] = None;
     bench.mock.broker_down(-1).unwrap();
     bench.rotation.stop.cancel();
     let outcome = bench.rotation.run(&bench.job()).unwrap();
-    assert!(matches!(outcome, Outcome::Undecided(_)), "{outcome:?}");
+    assert!(matches!(outcome, FlushOutcome::Undecided(_)), "{outcome:?}");
 }
 
 #[test]
 fn each_lost_connection_is_noticed_also_where_it_repeats_the_last() {
     /// Librdkafka leaves lines out that repeat the one before within half a minute.
     const WITHIN: Duration = Duration::from_secs(25);
-    let bench = Bench::new();
+    let bench = TestRotation::new();
     let connection = bench.connection(0).unwrap();
     bench.mock.broker_down(-1).unwrap();
     let begun = Instant::now();
@@ -381,14 +385,14 @@ fn each_lost_connection_is_noticed_also_where_it_repeats_the_last() {
 #[test]
 fn a_call_that_does_not_come_back_ends_the_committer() {
     const SECOND: Duration = Duration::from_secs(1);
-    let mut bench = Bench::new();
+    let mut bench = TestRotation::new();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let released = Mutex::new(released);
     bench.rotation.group = Box::new(move |_| released.lock().unwrap().recv().ok().and(None));
     bench.rotation.patience = Patience { fill: SECOND, commit: SECOND, abort: SECOND };
     bench.rotation.margin = SECOND;
     let job = bench.job();
-    let Bench { rotation, .. } = bench;
+    let TestRotation { rotation, .. } = bench;
     let mut committer = Committer::start(rotation);
     committer.submit(job);
     let begun = Instant::now();

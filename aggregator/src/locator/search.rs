@@ -1,4 +1,4 @@
-//! The thread that finds positions out.
+//! The search that the locator's thread runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -11,31 +11,32 @@ use tally_counts::Rules;
 use tally_kafka::{Membership, TopicError};
 use tally_platform::config::Config;
 
-use super::{Shared, Ticket};
+use super::{Request, Shared};
 use crate::Error;
-use crate::core::{OtherRules, Start};
-use crate::tail::{Agreement, Tail, agreement};
+use crate::last_batches::{Agreement, LastBatches, agreement};
+use crate::partitions::{OtherRules, ResumePoint};
 
-/// A call to the group's coordinator. Where it does not tell in time, it may tell of some
-/// partitions.
+/// How long one call may ask the group's coordinator for all partitions. If it does not answer in time,
+/// each partition is asked for [`ALONE`]: the coordinator may answer for some of them.
 const TOGETHER: Duration = Duration::from_secs(2);
 const ALONE: Duration = Duration::from_millis(500);
-/// What a dead member left open has ended by then.
+/// After so long a wait is worth a warning: transactions that a dead member left open have ended by
+/// then.
 const UNUSUAL: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(200);
 const REMINDER: Duration = Duration::from_secs(10);
 const TOPIC_CHECK: Duration = Duration::from_secs(5);
-/// The two ends of a transaction, the group's offsets and a partition of `deltas`, are written one
-/// after the other.
+/// How long the group's offset and the last delta batch may disagree. The two ends of a transaction are
+/// written one after the other.
 const AGREE_WITHIN: Duration = Duration::from_secs(60);
 
-/// What was committed of a partition, if anything: the next offset, and what was noted with it.
+/// What the group committed of a partition: the next offset, if there is one, and its metadata.
 type Committed = (Option<i64>, String);
 
-pub(super) struct Finder {
+pub(super) struct Search {
     shared: Arc<Shared>,
     consumer: Arc<BaseConsumer<Membership>>,
-    tail: Tail,
+    last_batches: LastBatches,
     topic: String,
     topic_id: String,
     deltas: String,
@@ -44,10 +45,11 @@ pub(super) struct Finder {
     said: Option<Instant>,
 }
 
-/// Why there is no answer.
+/// Why a search found nothing.
 enum Obstacle {
-    /// It passes.
+    /// The reason passes by itself: search again.
     Wait(String),
+    /// The worker must stop.
     Stop(Error),
 }
 
@@ -66,17 +68,17 @@ impl From<TopicError> for Obstacle {
     }
 }
 
-impl Finder {
+impl Search {
     pub(super) fn new(
         config: &Config,
         consumer: &Arc<BaseConsumer<Membership>>,
         topic_id: &str,
         shared: &Arc<Shared>,
-    ) -> Finder {
-        Finder {
+    ) -> Search {
+        Search {
             shared: Arc::clone(shared),
             consumer: Arc::clone(consumer),
-            tail: Tail::new(config),
+            last_batches: LastBatches::new(config),
             topic: config.kafka.increments.clone(),
             topic_id: topic_id.to_owned(),
             deltas: config.kafka.deltas.clone(),
@@ -87,8 +89,8 @@ impl Finder {
 
     pub(super) fn run(mut self) {
         let mut pause = TOPIC_CHECK;
-        while let Some(wanted) = self.next(pause) {
-            match self.look(&wanted) {
+        while let Some(requests) = self.next(pause) {
+            match self.look(&requests) {
                 Ok(()) => {}
                 Err(Obstacle::Wait(reason)) => self.wait_for(&reason),
                 Err(Obstacle::Stop(error)) => {
@@ -96,55 +98,56 @@ impl Finder {
                     return;
                 }
             }
-            let all_found = self.shared.lock().wanted.is_empty();
+            let all_found = self.shared.lock().requests.is_empty();
             pause = if all_found { TOPIC_CHECK } else { RETRY };
         }
     }
 
-    /// What is wanted, once something new is or the pause is over; `None` at the end.
-    fn next(&self, pause: Duration) -> Option<BTreeMap<i32, Ticket>> {
+    /// The open requests, once there is a new one or the pause is over; `None` at the end.
+    fn next(&self, pause: Duration) -> Option<BTreeMap<i32, Request>> {
         let until = Instant::now() + pause;
         let idle = pause == TOPIC_CHECK;
-        let mut state = self.shared.lock();
+        let mut inbox = self.shared.lock();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if state.closed {
+            if inbox.closed {
                 return None;
             }
-            if state.doubts_topic || left.is_zero() || (idle && !state.wanted.is_empty()) {
-                state.doubts_topic = false;
-                return Some(state.wanted.clone());
+            if inbox.doubts_topic || left.is_zero() || (idle && !inbox.requests.is_empty()) {
+                inbox.doubts_topic = false;
+                return Some(inbox.requests.clone());
             }
-            state = self
+            inbox = self
                 .shared
                 .changed
-                .wait_timeout(state, left)
+                .wait_timeout(inbox, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
     }
 
-    fn look(&mut self, wanted: &BTreeMap<i32, Ticket>) -> Result<(), Obstacle> {
+    fn look(&mut self, requests: &BTreeMap<i32, Request>) -> Result<(), Obstacle> {
         let is = tally_kafka::topic_id(self.consumer.client(), &self.topic)?;
         self.check_topic(&self.topic_id, is)?;
-        if wanted.is_empty() {
+        if requests.is_empty() {
             return Ok(());
         }
-        let count = self.tail.partitions()?;
+        let count = self.last_batches.partitions()?;
         let (here, missing): (Vec<i32>, Vec<i32>) =
-            wanted.keys().copied().partition(|partition| *partition < count);
+            requests.keys().copied().partition(|partition| *partition < count);
         if let Some(partition) = missing.first() {
-            let Finder { topic, deltas, .. } = &*self;
+            let Search { topic, deltas, .. } = &*self;
             self.wait_for(&format!(
-                "partition {partition} of {topic} needs its own in {deltas}, which has {count} partitions: add to them"
+                "partition {partition} of {topic} needs its own in {deltas}, \
+                 which has {count} partitions: add to them"
             ));
         }
-        let since = here.iter().map(|partition| wanted[partition].since).min();
+        let since = here.iter().map(|partition| requests[partition].since).min();
         let committed = since.map_or_else(BTreeMap::new, |since| self.committed(&here, since));
         if committed.is_empty() {
             return Ok(());
         }
-        let lasts = self.tail.lasts(&committed.keys().copied().collect::<Vec<_>>())?;
+        let lasts = self.last_batches.lasts(&committed.keys().copied().collect::<Vec<_>>())?;
         let (lows, highs) =
             (self.ends(&committed, Offset::Beginning)?, self.ends(&committed, Offset::End)?);
         for (partition, (committed, metadata)) in committed {
@@ -163,31 +166,31 @@ impl Finder {
             if let Some(last) = last {
                 self.check_topic(&last.topic_id, self.topic_id.clone())?;
             }
-            let ticket = wanted[&partition];
-            let start = match agreement(committed, last) {
-                Agreement::Nothing => Start::afresh(partition, low),
+            let request = requests[&partition];
+            let point = match agreement(committed, last) {
+                Agreement::Nothing => ResumePoint::afresh(partition, low),
                 Agreement::At(next) => self.resumed(partition, next, &metadata)?.not_before(low),
                 Agreement::Batch(next) => {
                     tracing::warn!(
                         partition,
                         next,
-                        "the group's offset is gone: reading on after the last batch"
+                        "the group's committed offset is gone from Kafka: reading on after the last delta batch"
                     );
                     self.resumed(partition, next, &metadata)?.not_before(low)
                 }
-                Agreement::None(_) if ticket.since.elapsed() < AGREE_WITHIN => continue,
-                Agreement::None(reason) => {
+                Agreement::Contradiction(_) if request.since.elapsed() < AGREE_WITHIN => continue,
+                Agreement::Contradiction(reason) => {
                     let topic = self.topic.clone();
                     return Err(Obstacle::Stop(Error::Partition { topic, partition, reason }));
                 }
             };
-            self.hand_over(ticket, start);
+            self.hand_over(request, point);
         }
         Ok(())
     }
 
-    fn resumed(&self, partition: i32, next: i64, metadata: &str) -> Result<Start, Obstacle> {
-        Start::resumed(partition, next, metadata, &self.rules).map_err(
+    fn resumed(&self, partition: i32, next: i64, metadata: &str) -> Result<ResumePoint, Obstacle> {
+        ResumePoint::resumed(partition, next, metadata, &self.rules).map_err(
             |OtherRules { have, want }| {
                 let topic = self.topic.clone();
                 Obstacle::Stop(Error::OtherRules { topic, partition, next, have, want })
@@ -206,8 +209,8 @@ impl Finder {
         }))
     }
 
-    /// One end of each partition's log, of all in one call: it may wait behind a fetch that waits
-    /// for messages.
+    /// One end of each partition's log. All are asked for in one call, since a call may wait behind a
+    /// fetch that waits for messages.
     fn ends<T>(&self, of: &BTreeMap<i32, T>, end: Offset) -> Result<BTreeMap<i32, i64>, Obstacle> {
         let unavailable =
             |error: KafkaError| Obstacle::Wait(format!("read where {} ends: {error}", self.topic));
@@ -230,7 +233,7 @@ impl Finder {
         Ok(ends)
     }
 
-    /// The committed offsets that can be had.
+    /// The committed offsets of those partitions for which the coordinator tells one.
     fn committed(&mut self, partitions: &[i32], since: Instant) -> BTreeMap<i32, Committed> {
         let mut found = BTreeMap::new();
         match self.ask(partitions, TOGETHER) {
@@ -241,7 +244,7 @@ impl Finder {
                 } else {
                     tracing::debug!(%error, "read committed offsets");
                 }
-                // Some of them may be had.
+                // The coordinator may tell some of them.
                 for partition in partitions.iter().filter(|_| partitions.len() > 1) {
                     found.extend(self.ask(&[*partition], ALONE).into_iter().flatten());
                 }
@@ -250,7 +253,8 @@ impl Finder {
         found
     }
 
-    /// The broker waits for transactions that could still change an offset.
+    /// The committed offsets of all these partitions, or an error: the coordinator does not tell an
+    /// offset that an open transaction could still change.
     fn ask(
         &self,
         partitions: &[i32],
@@ -273,13 +277,13 @@ impl Finder {
         Ok(found)
     }
 
-    fn hand_over(&self, ticket: Ticket, start: Start) {
-        let mut state = self.shared.lock();
-        let is_wanted =
-            state.wanted.get(&start.partition).is_some_and(|now| now.number == ticket.number);
-        if is_wanted {
-            state.wanted.remove(&start.partition);
-            state.found.push(start);
+    /// Gives the answer to a request that is still the partition's last.
+    fn hand_over(&self, request: Request, point: ResumePoint) {
+        let mut inbox = self.shared.lock();
+        let asked = inbox.requests.get(&point.partition).map(|asked| asked.ticket);
+        if asked == Some(request.ticket) {
+            inbox.requests.remove(&point.partition);
+            inbox.found.push((request.ticket, point));
         }
     }
 

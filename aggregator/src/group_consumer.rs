@@ -1,18 +1,16 @@
-//! Which partitions this member holds, and from where it reads them.
+//! This worker's consumer: a member of the group, which reads what the worker's partitions say.
 //!
 //! ```text
-//!  the group gives ──► hold ──► looked for ──start──► read ◄──start── set aside
-//!                                   ▲                   └──set_aside─────► ▲
-//!                                   └────────────look_again────────────────┘
-//!  the group takes ──► let_go, from anywhere
+//!  group ◄── consumer ──► decisions: partitions given and taken
+//!  Action of a partition ──► carry_out ──► fetcher: read from an offset, stop
+//!                                     └──► locator: look for an offset, stop looking
 //! ```
 //!
-//! Only [`Reading::let_go`] takes partitions out of librdkafka's hands. To librdkafka that is the
-//! answer to a REVOKE, also to one that nobody has seen yet, and it makes a consumer that was
-//! thrown out join again in the background. So whatever else is to stand still or to be read again
+//! Only [`GroupConsumer::let_go`] takes partitions out of librdkafka's hands. librdkafka takes that for
+//! the answer to a REVOKE, also to one that nobody has seen yet, and a consumer that was left out of
+//! its group then joins again in the background. So a partition that is not read for another reason
 //! stays assigned: its messages are left where they are, and its position is moved.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,39 +21,30 @@ use tally_counts::Bookmark;
 use tally_kafka::{FetchedMessage, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
 
 use crate::Error;
-use crate::core::Start;
-use crate::positions::Positions;
+use crate::locator::Locator;
+use crate::partitions::{Action, ResumePoint, Ticket};
 
-pub(crate) struct Reading<'c> {
+pub(crate) struct GroupConsumer<'c> {
     consumer: &'c Arc<BaseConsumer<Membership>>,
     fetcher: Fetcher,
     topic: &'c str,
     topic_id: String,
-    positions: Positions,
-    /// What the group gave and has not taken back, whether it is read by now or not.
-    held: BTreeSet<i32>,
-    /// As whom: what was read as somebody else must never be committed.
+    locator: Locator,
+    /// The member that the partitions were given to. What was read as another member must never be
+    /// committed.
     member: Option<Member>,
 }
 
-impl<'c> Reading<'c> {
+impl<'c> GroupConsumer<'c> {
     pub(crate) fn new(
         consumer: &'c Arc<BaseConsumer<Membership>>,
         fetcher: Fetcher,
         topic: &'c str,
         topic_id: &str,
-        positions: Positions,
-    ) -> Reading<'c> {
+        locator: Locator,
+    ) -> GroupConsumer<'c> {
         let topic_id = topic_id.to_owned();
-        Reading {
-            consumer,
-            fetcher,
-            topic,
-            topic_id,
-            positions,
-            held: BTreeSet::new(),
-            member: None,
-        }
+        GroupConsumer { consumer, fetcher, topic, topic_id, locator, member: None }
     }
 
     /// The next message of any partition, if one is there; or an error of a partition.
@@ -65,20 +54,21 @@ impl<'c> Reading<'c> {
         self.fetcher.fetch().map(|fetched| fetched.map_err(unreadable))
     }
 
-    /// Serves the group and the client's errors, for up to `wait`. A partition comes back whose
-    /// message came out here and not by [`Reading::fetch`]: it must be read again from where its
+    /// Serves the group and the client's errors, for up to `wait`. Returns the partition of a message
+    /// that came out here and not by [`GroupConsumer::fetch`]: it must be read again from where its
     /// fold is.
     pub(crate) fn serve(&self, wait: Duration) -> Result<Option<i32>, Error> {
         match self.consumer.poll(wait) {
             None => Ok(None),
             Some(Ok(stray)) => Ok(Some(stray.partition())),
             Some(Err(source @ KafkaError::MessageConsumptionFatal(_))) => {
-                Err(Error::Kafka { what: "consume", source })
+                Err(Error::Kafka { what: "consume from Kafka", source })
             }
             // Brokers come and go; librdkafka connects again by itself.
             Some(Err(error)) => {
-                tracing::warn!(%error, "consume");
-                self.positions.doubt_topic();
+                let topic = self.topic;
+                tracing::warn!(%error, topic, "trouble with a Kafka broker; librdkafka reconnects");
+                self.locator.doubt_topic();
                 Ok(None)
             }
         }
@@ -88,13 +78,13 @@ impl<'c> Reading<'c> {
         self.consumer.context().next_decision()
     }
 
-    /// Who holds the partitions, if they were ever given.
+    /// The member that the partitions were given to, if any were.
     pub(crate) fn member(&self) -> Option<&Member> {
         self.member.as_ref()
     }
 
-    /// Whether the partitions belong to somebody else already, as far as is known: librdkafka does
-    /// not always say so. A flush hangs on the member's name, not on this.
+    /// Whether the partitions belong to another member already, as far as is known: librdkafka does
+    /// not always say so. A flush depends on the member's name, not on this.
     pub(crate) fn is_lost(&self) -> bool {
         self.consumer.assignment_lost() || Member::of(self.consumer) != self.member
     }
@@ -107,8 +97,8 @@ impl<'c> Reading<'c> {
         now.is_some() && now != self.member
     }
 
-    /// From now on partitions are held by who this consumer is by now. What was held before must
-    /// not be read on, but looked for.
+    /// From now on partitions are held as the member that this consumer is by now. What was held as
+    /// another one must not be read on.
     pub(crate) fn renew_member(&mut self) {
         if let Some(member) = Member::of(self.consumer) {
             self.member = Some(member);
@@ -120,60 +110,48 @@ impl<'c> Reading<'c> {
         self.consumer.context().leave();
     }
 
-    /// The group gave these partitions: finds out where they are to be read from, see
-    /// [`Reading::found`].
-    pub(crate) fn hold(&mut self, partitions: &[i32]) -> Result<(), Error> {
-        self.held.extend(partitions);
-        self.positions.want(partitions);
-        // The group waits for an answer, and need not wait for the positions.
+    /// Answers the group, which gave partitions. It need not wait until they are located.
+    pub(crate) fn take_on(&self) -> Result<(), Error> {
         tally_kafka::take_on(self.consumer).map_err(Error::kafka("take partitions on"))
     }
 
-    /// Finds out anew from where these partitions, which are held, are to be read.
-    pub(crate) fn look_again(&mut self, partitions: &[i32]) {
-        partitions.iter().for_each(|partition| self.set_aside(*partition));
-        self.positions.want(partitions);
-    }
-
-    pub(crate) fn held(&self) -> Vec<i32> {
-        self.held.iter().copied().collect()
-    }
-
-    /// Reads nothing more of what is held.
-    pub(crate) fn stand_still(&mut self) {
-        let held = self.held();
-        held.iter().for_each(|partition| self.set_aside(*partition));
-        self.positions.unwant(&held);
-    }
-
-    /// Where held partitions are to be read from, once that is known.
-    pub(crate) fn found(&mut self) -> Result<Vec<Start>, Error> {
-        self.positions.found()
-    }
-
-    /// Nothing of this partition comes any more until it is started again.
-    pub(crate) fn set_aside(&mut self, partition: i32) {
-        self.fetcher.stop(partition);
-    }
-
-    /// Reads these partitions from these offsets on, whether they were read before or not.
-    pub(crate) fn start(&mut self, from: &[(i32, i64)]) -> Result<(), Error> {
-        self.fetcher.start(from).map_err(Error::kafka("start reading"))
-    }
-
-    /// The group takes these partitions, and waits for this, though none of them be read.
-    pub(crate) fn let_go(&mut self, partitions: &[i32]) -> Result<(), Error> {
-        self.positions.unwant(partitions);
-        for partition in partitions {
-            self.held.remove(partition);
-            self.fetcher.stop(*partition);
-        }
+    /// Answers the group, which takes these partitions, read or not, and waits for this.
+    pub(crate) fn let_go(&self, partitions: &[i32]) -> Result<(), Error> {
         tally_kafka::let_go(self.consumer, self.topic, partitions)
             .map_err(Error::kafka("let partitions go"))
     }
 
-    /// These partitions and next offsets as librdkafka lists them, each with the bookmark of what
-    /// is remembered there.
+    /// Tells fetcher and locator what the partitions' states ask for. Partitions that are to be read
+    /// start together, since librdkafka may take a while to move a position.
+    pub(crate) fn carry_out(&mut self, actions: &[(i32, Action)]) -> Result<(), Error> {
+        let mut starts = Vec::new();
+        for (partition, action) in actions {
+            match action {
+                Action::Nothing => {}
+                Action::ReadFrom(offset) => starts.push((*partition, *offset)),
+                Action::Locate(ticket) => {
+                    self.fetcher.stop(*partition);
+                    self.locator.locate(*partition, *ticket);
+                }
+                Action::Stop => {
+                    self.fetcher.stop(*partition);
+                    self.locator.give_up(*partition);
+                }
+            }
+        }
+        if starts.is_empty() {
+            return Ok(());
+        }
+        self.fetcher.start(&starts).map_err(Error::kafka("start reading"))
+    }
+
+    /// The resume points found since the last call.
+    pub(crate) fn located(&mut self) -> Result<Vec<(Ticket, ResumePoint)>, Error> {
+        self.locator.found()
+    }
+
+    /// These partitions and next offsets as librdkafka lists them, each with its bookmark as
+    /// metadata.
     pub(crate) fn marked(
         &self,
         offsets: impl Iterator<Item = (i32, i64, Bookmark)>,
@@ -188,7 +166,7 @@ impl<'c> Reading<'c> {
     }
 }
 
-impl Drop for Reading<'_> {
+impl Drop for GroupConsumer<'_> {
     /// A consumer that is closed waits until its partitions are let go, also where its worker fails
     /// with decisions of the group not carried out.
     fn drop(&mut self) {
@@ -196,7 +174,7 @@ impl Drop for Reading<'_> {
         let all_let_go =
             self.consumer.assignment().and_then(|all| self.consumer.incremental_unassign(&all));
         if let Err(error) = all_let_go {
-            tracing::warn!(%error, "let partitions go");
+            tracing::warn!(%error, "let partitions go; leaving the group all the same");
         }
     }
 }

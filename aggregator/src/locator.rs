@@ -1,0 +1,131 @@
+//! Finds the offset to read a partition from, on a thread of its own: the broker does not tell an
+//! offset that an open transaction could still change, and the partitions that the worker has already
+//! must go on meanwhile.
+//!
+//! ```text
+//!  worker ── locate, give_up ──► requests ──► thread ── the topic's id, partitions of deltas,
+//!    ▲                                          │       committed offsets, the log's range,
+//!    │                                          │       the last delta batch of each partition
+//!    └── found: resume points, each with the ◄──┘
+//!        ticket of its request, or why to stop
+//! ```
+//!
+//! The thread also looks now and then whether the topic is still the one that was there at the start.
+
+mod search;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rdkafka::consumer::BaseConsumer;
+use tally_kafka::Membership;
+use tally_platform::config::Config;
+
+use self::search::Search;
+use crate::Error;
+use crate::partitions::{ResumePoint, Ticket};
+
+pub(crate) struct Locator {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    inbox: Mutex<Inbox>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inbox {
+    /// What the worker asked for last, by partition, and has no answer to.
+    requests: BTreeMap<i32, Request>,
+    found: Vec<(Ticket, ResumePoint)>,
+    failed: Option<Error>,
+    doubts_topic: bool,
+    closed: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Request {
+    ticket: Ticket,
+    since: Instant,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        // The thread's panic is its owner's, who joins it.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Locator {
+    pub(crate) fn start(
+        config: &Config,
+        consumer: &Arc<BaseConsumer<Membership>>,
+        topic_id: &str,
+    ) -> Locator {
+        let shared = Arc::new(Shared::default());
+        let search = Search::new(config, consumer, topic_id, &shared);
+        let thread = std::thread::Builder::new()
+            .name(String::from("locator"))
+            .spawn(move || search.run())
+            .expect("the system starts a thread");
+        Locator { shared, thread: Some(thread) }
+    }
+
+    /// Asks for the partition's resume point. An answer to an earlier request, which may be out of
+    /// date, can still come, with that request's ticket.
+    pub(crate) fn locate(&self, partition: i32, ticket: Ticket) {
+        let request = Request { ticket, since: Instant::now() };
+        self.shared.lock().requests.insert(partition, request);
+        self.shared.changed.notify_one();
+    }
+
+    /// Asks for this partition no more.
+    pub(crate) fn give_up(&self, partition: i32) {
+        self.shared.lock().requests.remove(&partition);
+    }
+
+    /// Looks at the topic's id now: a client saw a sign that it is another.
+    pub(crate) fn doubt_topic(&self) {
+        self.shared.lock().doubts_topic = true;
+        self.shared.changed.notify_one();
+    }
+
+    /// The resume points found since the last call, each with the ticket of its request. Never waits.
+    pub(crate) fn found(&mut self) -> Result<Vec<(Ticket, ResumePoint)>, Error> {
+        let mut inbox = self.shared.lock();
+        if let Some(error) = inbox.failed.take() {
+            return Err(error);
+        }
+        let found = std::mem::take(&mut inbox.found);
+        drop(inbox);
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.join();
+        }
+        Ok(found)
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && let Err(panic) = thread.join()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Locator {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that locates partitions panicked; the worker ends");
+        }
+    }
+}
