@@ -1,5 +1,5 @@
-//! Commits flushes one after the other, on a thread of its own, so that the worker goes on whatever a
-//! commit waits for.
+//! Commits flushes one after the other, on a thread of its own, so that the worker goes on whatever
+//! a commit waits for.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};

@@ -8,7 +8,8 @@ pub enum Error {
     #[error(transparent)]
     Topic(#[from] tally_kafka::TopicError),
     #[error(
-        "topic {deltas} has {have} partitions, {increments} has {need}: each source partition has its own in {deltas}"
+        "topic {deltas} has {have} partitions, {increments} has {need}: \
+         each partition of {increments} needs its own in {deltas}, so add to them"
     )]
     TooFewPartitions { deltas: String, have: i32, increments: String, need: i32 },
     #[error(transparent)]
@@ -17,26 +18,30 @@ pub enum Error {
     Kafka { what: &'static str, source: KafkaError },
     /// Retention took messages that were not counted, or the log was cut off or made anew.
     #[error(
-        "topic {topic}, partition {partition}: offset {next} is to be read next, and the log has {low} up to {high}: what lies between is not there to be counted"
+        "topic {topic}, partition {partition}: offset {next} is to be read next, \
+         but Kafka has {low} up to {high}: messages in between are not there to be counted"
     )]
     OutOfRange { topic: String, partition: i32, next: i64, low: i64, high: i64 },
     #[error(
-        "topic {topic} was deleted and made again: its id was {was}, and is {is}. What was counted, and the group's offsets, are the old one's"
+        "topic {topic} was deleted and made again: its id was {was}, and is {is}. \
+         The counts and the group's offsets are those of the old topic"
     )]
     TopicReplaced { topic: String, was: String, is: String },
     #[error(
-        "topic {topic}, partition {partition}: up to offset {next} it was counted by other rules: {have}, but the configuration says {want}"
+        "topic {topic}, partition {partition}: up to offset {next} it was counted by other rules: \
+         {have}, but the configuration says {want}"
     )]
     OtherRules { topic: String, partition: i32, next: i64, have: String, want: Rules },
     #[error("topic {topic}, partition {partition}: {reason}")]
     Partition { topic: String, partition: i32, reason: String },
     #[error(
-        "another process uses the transactional id {0}: give each aggregator an instance name of its own"
+        "another process uses the transactional id {0}: \
+         give each aggregator an instance name of its own"
     )]
     Fenced(String),
     #[error(
-        "a call of a transaction has not come back, long after its time: start this process again. What it did not commit is counted then, \
-         or by whoever has its partitions"
+        "a call of a Kafka transaction has not come back, long after its time: \
+         start this process again. Whoever has its partitions then counts what it did not commit"
     )]
     Stuck,
 }

@@ -6,10 +6,10 @@
 //!                                     └──► locator: look for an offset, stop looking
 //! ```
 //!
-//! Only [`GroupConsumer::let_go`] takes partitions out of librdkafka's hands. librdkafka takes that for
-//! the answer to a REVOKE, also to one that nobody has seen yet, and a consumer that was left out of
-//! its group then joins again in the background. So a partition that is not read for another reason
-//! stays assigned: its messages are left where they are, and its position is moved.
+//! Only [`GroupConsumer::let_go`] takes partitions out of librdkafka's hands. librdkafka takes that
+//! for the answer to a REVOKE, also to one that nobody has seen yet, and a consumer that was left
+//! out of its group then joins again in the background. So a partition that is not read for another
+//! reason stays assigned: its messages are left where they are, and its position is moved.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,9 +54,9 @@ impl<'c> GroupConsumer<'c> {
         self.fetcher.fetch().map(|fetched| fetched.map_err(unreadable))
     }
 
-    /// Serves the group and the client's errors, for up to `wait`. Returns the partition of a message
-    /// that came out here and not by [`GroupConsumer::fetch`]: it must be read again from where its
-    /// fold is.
+    /// Serves the group and the client's errors, for up to `wait`. Returns the partition of a
+    /// message that came out here and not by [`GroupConsumer::fetch`]: it must be read again from
+    /// where its fold is.
     pub(crate) fn serve(&self, wait: Duration) -> Result<Option<i32>, Error> {
         match self.consumer.poll(wait) {
             None => Ok(None),
@@ -121,8 +121,8 @@ impl<'c> GroupConsumer<'c> {
             .map_err(Error::kafka("let partitions go"))
     }
 
-    /// Tells fetcher and locator what the partitions' states ask for. Partitions that are to be read
-    /// start together, since librdkafka may take a while to move a position.
+    /// Tells fetcher and locator what the partitions' states ask for. Partitions that are to be
+    /// read start together, since librdkafka may take a while to move a position.
     pub(crate) fn carry_out(&mut self, actions: &[(i32, Action)]) -> Result<(), Error> {
         let mut starts = Vec::new();
         for (partition, action) in actions {

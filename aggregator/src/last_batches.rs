@@ -28,15 +28,16 @@ pub(crate) struct LastBatch {
     pub(crate) to: i64,
 }
 
-/// What the group's offset and the last delta batch say of a partition. They were committed together.
+/// What the group's offset and the last delta batch say of a partition. They were committed
+/// together.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Agreement {
     /// The partition was never counted.
     Nothing,
     /// The partition was counted up to this next offset.
     At(i64),
-    /// The last batch alone says up to where the partition was counted: brokers forget the offsets of
-    /// a group that was away for a week.
+    /// The last batch alone says up to where the partition was counted: brokers forget the offsets
+    /// of a group that was away for a week.
     Batch(i64),
     /// The two contradict each other: messages would count twice, or not at all. The two ends of a
     /// transaction are written one after the other, so this may pass.
@@ -63,7 +64,8 @@ pub(crate) struct LastBatches {
     consumer: Option<BaseConsumer<Quiet>>,
 }
 
-/// A client context that does not log errors: that a partition's end is reached is what is waited for.
+/// A client context that does not log errors: that a partition's end is reached is what is waited
+/// for.
 struct Quiet;
 
 impl ClientContext for Quiet {
@@ -164,8 +166,8 @@ impl LastBatches {
                         .decode(message.partition(), message.offset(), payload)?
                         .or(look.last.take());
                 }
-                // Brokers come and go, and librdkafka reconnects by itself; the next look begins behind
-                // what retention has just removed.
+                // Brokers come and go, and librdkafka reconnects by itself; the next look begins
+                // behind what retention has just removed.
                 Some(Err(error)) if Instant::now() >= deadline => {
                     return Err(self.unavailable(error.to_string()));
                 }

@@ -2,14 +2,14 @@
 //! that it covers.
 //!
 //! ```text
-//!             positions (a thread): where each partition is to be read from
+//!                  locator (a thread): where each partition is read from
 //!                     ▼
-//!            ┌──────────────── worker (a thread, a member of the group) ────────────────┐
-//! increments │ poll ─► Plans (one per schema id) ─► Core (a Fold per partition)       │
-//!  ─────────►│                                           │ flush: batches, rejects, offsets
-//!            │                                           ▼                              │
-//!            │                          committer (a thread): one transaction a flush ──┼──► deltas, increments.rejected,
-//!            └──────────────────────────────────────────────────────────────────────────┘    the group's offsets
+//!            ┌─────── worker (a thread, a member of the group) ─────────────┐
+//! increments │ GroupConsumer ─► MessageFold ─► Partitions (a state of each) │
+//!  ─────────►│                                    │ flush                   │
+//!            │                                    ▼                         │  deltas,
+//!            │             committer (a thread): one transaction a flush ───┼─► rejected messages,
+//!            └──────────────────────────────────────────────────────────────┘  the group's offsets
 //! ```
 //!
 //! While one flush commits, the next one's sums accumulate. When a flush does not commit, whatever

@@ -1,6 +1,6 @@
 //! Finds the offset to read a partition from, on a thread of its own: the broker does not tell an
-//! offset that an open transaction could still change, and the partitions that the worker has already
-//! must go on meanwhile.
+//! offset that an open transaction could still change, and the partitions that the worker has
+//! already must go on meanwhile.
 //!
 //! ```text
 //!  worker ── locate, give_up ──► requests ──► thread ── the topic's id, partitions of deltas,
@@ -10,7 +10,8 @@
 //!        ticket of its request, or why to stop
 //! ```
 //!
-//! The thread also looks now and then whether the topic is still the one that was there at the start.
+//! The thread also looks now and then whether the topic is still the one that was there at the
+//! start.
 
 mod search;
 
@@ -95,7 +96,8 @@ impl Locator {
         self.shared.changed.notify_one();
     }
 
-    /// The resume points found since the last call, each with the ticket of its request. Never waits.
+    /// The resume points found since the last call, each with the ticket of its request. Never
+    /// waits.
     pub(crate) fn found(&mut self) -> Result<Vec<(Ticket, ResumePoint)>, Error> {
         let mut inbox = self.shared.lock();
         if let Some(error) = inbox.failed.take() {

@@ -1,5 +1,5 @@
-//! The partitions that this worker holds: the state of each, what is summed of it, and when that is to
-//! be flushed. No I/O, and no clock of its own.
+//! The partitions that this worker holds: the state of each, what is summed of it, and when that is
+//! to be flushed. No I/O, and no clock of its own.
 //!
 //! ```text
 //!  group, locator, registry ── Event ──► step ──► one map of states ── Action ──► fetcher, locator

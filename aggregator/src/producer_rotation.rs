@@ -1,5 +1,5 @@
-//! Kafka producers that take turns. The coordinator refuses a transactional id until the markers of its
-//! last transaction are written, so the next flush goes out under the next id.
+//! Kafka producers that take turns. The coordinator refuses a transactional id until the markers of
+//! its last transaction are written, so the next flush goes out under the next id.
 //!
 //! ```text
 //!                ┌─ Committed ────────────────────► the same producer, when its turn comes again
@@ -8,8 +8,8 @@
 //!  producer
 //! ```
 //!
-//! A new producer of an id ends the transaction that the last one left open, and its new epoch shuts
-//! out requests that are still on their way. Only then can the committed offsets be trusted.
+//! A new producer of an id ends the transaction that the last one left open, and its new epoch
+//! shuts out requests that are still on their way. Only then can the committed offsets be trusted.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer};
 use tally_kafka::{Member, transactional_producer};
 use tally_platform::config;
+use tally_platform::quiet_log::QuietLog;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -38,6 +39,7 @@ const PRODUCERS: usize = 4;
 const INIT_CALL: Duration = Duration::from_secs(5);
 /// The pause before the next such call, since not every failure has taken time.
 const INIT_PAUSE: Duration = Duration::from_millis(100);
+/// The time between two log lines about a coordinator that does not answer.
 const REMINDER: Duration = Duration::from_secs(10);
 /// A call that is so long overdue is taken for one that never comes back.
 const MARGIN: Duration = Duration::from_secs(30);
@@ -49,7 +51,8 @@ const TAKEOVERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// What one transaction commits: all that a flush came to.
 pub(crate) struct FlushJob {
-    /// Encoded delta batches, each with its partition: the same number on `increments` and `deltas`.
+    /// Encoded delta batches, each with its partition: the same number on `increments` and
+    /// `deltas`.
     pub(crate) batches: Vec<(i32, Vec<u8>)>,
     pub(crate) rejected: Vec<Rejected>,
     /// The next offsets to read, with their bookmarks.
@@ -61,8 +64,8 @@ pub(crate) struct FlushJob {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FlushOutcome {
     Committed,
-    /// The flush did not commit, or its outcome is not known, for this reason. By now the coordinator
-    /// has decided, so the committed offsets tell.
+    /// The flush did not commit, or its outcome is not known, for this reason. By now the
+    /// coordinator has decided, so the committed offsets tell.
     NotCommitted(String),
     /// The flush may still commit, because the worker was stopped before the coordinator decided:
     /// nothing must be read on. Holds the reason.
@@ -90,8 +93,8 @@ pub(crate) struct ProducerRotation {
 }
 
 impl ProducerRotation {
-    /// Makes the producers, which ends the transactions that an earlier process of this name left open;
-    /// `None` if `stop` comes first.
+    /// Makes the producers, which ends the transactions that an earlier process of this name left
+    /// open; `None` if `stop` comes first.
     pub(crate) fn new(
         kafka: &config::Kafka,
         name: &str,
@@ -128,19 +131,19 @@ impl ProducerRotation {
         Ok(Some(rotation))
     }
 
-    /// Makes a new producer of this turn's id, however long the coordinator is away; `None` once the
-    /// worker is to stop.
+    /// Makes a new producer of this turn's id, however long the coordinator is away; `None` once
+    /// the worker is to stop.
     fn producer(&self, number: usize) -> Result<Option<TransactionalProducer>, Error> {
         let id = format!("{}-{number}", self.name);
-        let mut said: Option<Instant> = None;
+        let mut log = QuietLog::every(REMINDER);
         loop {
             let mut settings = transactional_producer(&self.kafka.cluster(), &id, &id);
             ConnectionWatch::watch(&mut settings);
             let producer: TransactionalProducer = settings
                 .create_with_context(ConnectionWatch::default())
                 .map_err(Error::kafka("make a transactional producer"))?;
-            // The same producer is asked again: a request of it that is still on its way would fence a
-            // new one.
+            // The same producer is asked again: a request of it that is still on its way would
+            // fence a new one.
             loop {
                 self.overdue.within(INIT_CALL + self.margin);
                 let error = match repeat(Instant::now() + INIT_CALL, |left| {
@@ -158,9 +161,11 @@ impl ProducerRotation {
                 if self.stop.is_cancelled() {
                     return Ok(None);
                 }
-                if said.is_none_or(|said| said.elapsed() >= REMINDER) {
-                    tracing::warn!(%error, id, "wait for the transaction coordinator");
-                    said = Some(Instant::now());
+                if log.failed(Instant::now()).is_some() {
+                    tracing::warn!(
+                        %error, id,
+                        "wait for the transaction coordinator; asking it again"
+                    );
                 }
                 std::thread::sleep(INIT_PAUSE);
                 if matches!(&error, KafkaError::Transaction(inner) if inner.is_fatal()) {
@@ -175,8 +180,8 @@ impl ProducerRotation {
         Arc::clone(&self.overdue)
     }
 
-    /// Commits a flush. When it returns that the flush did not commit, the coordinator has ended the
-    /// transaction.
+    /// Commits a flush. When it returns that the flush did not commit, the coordinator has ended
+    /// the transaction.
     pub(crate) fn run(&mut self, job: &FlushJob) -> Result<FlushOutcome, Error> {
         let outcome = self.take_turn(job);
         self.overdue.rest();
@@ -198,19 +203,21 @@ impl ProducerRotation {
         self.settle(turn, outcome)
     }
 
-    /// Keeps the turn's producer, or replaces it before anything else is done. A producer is replaced
-    /// in two cases, and ADR 10 tells how both were found.
+    /// Keeps the turn's producer, or replaces it before anything else is done. A producer is
+    /// replaced in two cases, and ADR 10 tells how both were found.
     ///
     /// It is replaced when it has lost a connection, even if the flush committed. librdkafka sends
-    /// unanswered requests again, so a copy of the offsets may still be on its way. The broker would
-    /// accept that copy as long as the epoch is the same, and it would set back the offsets that the
-    /// next flush commits. A new epoch makes the broker refuse the copy. Making the new producer may
-    /// have to wait for the coordinator, but the next flush would mostly wait for the same broker.
+    /// unanswered requests again, so a copy of the offsets may still be on its way. The broker
+    /// would accept that copy as long as the epoch is the same, and it would set back the offsets
+    /// that the next flush commits. A new epoch makes the broker refuse the copy. Making the new
+    /// producer may have to wait for the coordinator, but the next flush would mostly wait for the
+    /// same broker.
     ///
-    /// It is replaced after every abort. A message that was waiting to be sent a second time is thrown
-    /// away by librdkafka, and its sequence number is given to the next message of that partition. If
-    /// the broker had appended the first copy, it takes the next message for a repetition of it,
-    /// acknowledges it, and appends nothing. A new producer epoch begins a new sequence.
+    /// It is replaced after every abort. A message that was waiting to be sent a second time is
+    /// thrown away by librdkafka, and its sequence number is given to the next message of that
+    /// partition. If the broker had appended the first copy, it takes the next message for a
+    /// repetition of it, acknowledges it, and appends nothing. A new producer epoch begins a new
+    /// sequence.
     fn settle(&mut self, turn: usize, outcome: Result<(), Failure>) -> Result<FlushOutcome, Error> {
         if let Err(failure) = &outcome {
             let id = format!("{}-{turn}", self.name);
@@ -261,12 +268,12 @@ impl ProducerRotation {
         for rejected in &job.rejected {
             transaction.send(record(&self.kafka.rejected, &self.kafka.increments, rejected))?;
         }
-        // The metadata is asked for now, because the group may have begun a new generation since the
-        // flush was taken, and the broker refuses an old one. A generation does not say whose the
-        // partitions are; the member does. They are still this consumer's if it is the member that
-        // they were given to: no partition is let go while a flush is in flight, and a consumer that
-        // was left out of the group comes back as another member. If it is left out after this line,
-        // the broker refuses the generation.
+        // The metadata is asked for now, because the group may have begun a new generation since
+        // the flush was taken, and the broker refuses an old one. A generation does not say whose
+        // the partitions are; the member does. They are still this consumer's if it is the member
+        // that they were given to: no partition is let go while a flush is in flight, and a
+        // consumer that was left out of the group comes back as another member. If it is left out
+        // after this line, the broker refuses the generation.
         let group = (self.group)(job.member.as_ref()).ok_or(Cause::NoMember)?;
         transaction.offsets(&job.offsets, &group)
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  tally.reason, .detail, .topic, .partition, .offset
-//!  tally.truncated: payload=<bytes> or key=<bytes>,payload=<bytes>, where these were too long to be copied
+//!  tally.truncated: payload=<bytes> or key=<bytes>,payload=<bytes>, where these were too long
 //! ```
 //!
 //! A log's messages may be longer than a client sends: they were compressed by another, or the
@@ -68,9 +68,10 @@ fn fitting(rejected: &Rejected, room: usize) -> (Option<&[u8]>, Option<&[u8]>, O
     if key_bytes + payload_bytes <= room {
         return (key, payload, None);
     }
-    match key_bytes <= room {
-        true => (key, None, Some(format!("payload={payload_bytes}"))),
-        false => (None, None, Some(format!("key={key_bytes},payload={payload_bytes}"))),
+    if key_bytes <= room {
+        (key, None, Some(format!("payload={payload_bytes}")))
+    } else {
+        (None, None, Some(format!("key={key_bytes},payload={payload_bytes}")))
     }
 }
 
@@ -112,13 +113,12 @@ mod tests {
         fn a_detail_is_as_it_was_or_cut_between_characters(detail in "[aé€𝄞]{0,600}") {
             let short = short(detail.clone());
             prop_assert!(short.len() <= DETAIL_BYTES);
-            match detail.len() <= DETAIL_BYTES {
-                true => prop_assert_eq!(short, detail),
-                false => {
-                    let begin = short.strip_suffix('…').unwrap();
-                    prop_assert!(detail.starts_with(begin));
-                    prop_assert!(short.len() > DETAIL_BYTES - 4);
-                }
+            if detail.len() <= DETAIL_BYTES {
+                prop_assert_eq!(short, detail);
+            } else {
+                let begin = short.strip_suffix('…').unwrap();
+                prop_assert!(detail.starts_with(begin));
+                prop_assert!(short.len() > DETAIL_BYTES - 4);
             }
         }
     }

@@ -19,8 +19,8 @@ const METADATA_CALL: Duration = Duration::from_secs(5);
 const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Parts of log lines that are about connections which carried no request of a transaction. The one
-/// that asks which brokers there are is closed once that is known, and one that was never made may be
-/// given up for another address.
+/// that asks which brokers there are is closed once that is known, and one that was never made may
+/// be given up for another address.
 const HARMLESS: [&str; 2] = ["/bootstrap: ", " in state TRY_CONNECT"];
 
 /// How long the calls of a transaction may take.
@@ -52,13 +52,14 @@ impl Default for Patience {
     }
 }
 
-/// Notes whether a producer has lost a connection, so that requests of it may still be on their way.
+/// Notes whether a producer has lost a connection, so that requests of it may still be on their
+/// way.
 ///
-/// When a connection is lost, librdkafka sends unanswered requests again over another one, and tells
-/// nobody. The first copy of a request may arrive long after: an EndTxn would end the producer's next
-/// transaction halfway, a TxnOffsetCommit would set its offsets back. The broker refuses such copies
-/// only once the producer has a new epoch. So a producer that has lost a connection may finish the
-/// transaction that it is in, and must not begin another one.
+/// When a connection is lost, librdkafka sends unanswered requests again over another one, and
+/// tells nobody. The first copy of a request may arrive long after: an EndTxn would end the
+/// producer's next transaction halfway, a TxnOffsetCommit would set its offsets back. The broker
+/// refuses such copies only once the producer has a new epoch. So a producer that has lost a
+/// connection may finish the transaction that it is in, and must not begin another one.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionWatch {
     lost: AtomicBool,
@@ -67,8 +68,8 @@ pub(crate) struct ConnectionWatch {
 impl ConnectionWatch {
     /// Makes librdkafka log whatever ends a connection, on the thread that ends it.
     ///
-    /// librdkafka leaves out the line for people where it would repeat itself within half a minute, or
-    /// where the connection was idle. The line for debugging comes always, and first.
+    /// librdkafka leaves out the line for people where it would repeat itself within half a minute,
+    /// or where the connection was idle. The line for debugging comes always, and first.
     pub(crate) fn watch(producer: &mut ClientConfig) {
         let debug = producer
             .get("debug")
@@ -203,22 +204,24 @@ impl<'p> Transaction<'p> {
         }
     }
 
-    /// Waits until no message is on its way any more, delivered or not. The commit call waits for that
-    /// too, but rust-rdkafka's flush, which it begins with, waits a tenth of a second at a time.
+    /// Waits until no message is on its way any more, delivered or not. The commit call waits for
+    /// that too, but rust-rdkafka's flush, which it begins with, waits a tenth of a second at a
+    /// time.
     fn delivered(&self, deadline: Instant) {
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(DELIVERY_PAUSE);
         }
     }
 
-    /// Ends the transaction after `cause`: aborts it where the abort's answer decides the outcome, or
-    /// else gives the producer up.
+    /// Ends the transaction after `cause`: aborts it where the abort's answer decides the outcome,
+    /// or else gives the producer up.
     pub(crate) fn fail(self, cause: Cause) -> Failure {
         match &cause {
             Cause::Kafka(KafkaError::Transaction(inner)) if inner.is_fatal() => {
                 self.unusable(cause)
             }
-            // The coordinator does not abort what it has committed, so its answer to the abort decides.
+            // The coordinator does not abort what it has committed, so its answer to the abort
+            // decides.
             Cause::Kafka(KafkaError::Transaction(inner)) if inner.txn_requires_abort() => {
                 self.abort(cause)
             }
@@ -253,8 +256,8 @@ impl<'p> Transaction<'p> {
     }
 }
 
-/// Calls until `deadline` as long as librdkafka says that the call may be repeated. Each call gets the
-/// time that is left.
+/// Calls until `deadline` as long as librdkafka says that the call may be repeated. Each call gets
+/// the time that is left.
 pub(crate) fn repeat(
     deadline: Instant,
     mut call: impl FnMut(Duration) -> Result<(), KafkaError>,

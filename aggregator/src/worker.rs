@@ -1,5 +1,5 @@
-//! One member of the group: polls, folds, decides when to flush, and takes partitions on or gives them
-//! up as the group says. All state is this thread's own.
+//! One member of the group: polls, folds, decides when to flush, and takes partitions on or gives
+//! them up as the group says. All state is this thread's own.
 
 mod startup;
 
@@ -28,15 +28,16 @@ const IDLE: Duration = Duration::from_millis(5);
 const REGISTRY_RETRY: Duration = Duration::from_millis(500);
 /// The longest wait for a flush before the group is served again.
 const FLUSH_WAIT: Duration = Duration::from_millis(20);
-/// The longest wait between two heartbeats while partitions are given up. Nothing else is served then,
-/// because the group waits for the partitions; the wait goes on for as long as the flush takes.
+/// The longest wait between two heartbeats while partitions are given up. Nothing else is served
+/// then, because the group waits for the partitions; the wait goes on for as long as the flush
+/// takes.
 const LET_GO_WAIT: Duration = Duration::from_secs(1);
 
 struct Worker<'c> {
     schema_id: u32,
     topic_id: String,
-    /// The committer stands before the consumer, so that it is dropped first: the flush in flight must
-    /// be over when the partitions are let go.
+    /// The committer stands before the consumer, so that it is dropped first: the flush in flight
+    /// must be over when the partitions are let go.
     committer: Committer,
     consumer: GroupConsumer<'c>,
     partitions: Partitions,
@@ -104,7 +105,8 @@ impl Worker<'_> {
                 let (partition, offset) = (message.partition, message.offset);
                 tracing::warn!(
                     %error, partition, offset,
-                    "the partition waits for the schema registry, which is asked again; others go on"
+                    "the partition waits for the schema registry, which is asked again; \
+                     others go on"
                 );
                 let payload = message.payload.unwrap_or(b"");
                 let prefix = payload[..wire::PREFIX_BYTES.min(payload.len())].to_vec();
@@ -269,8 +271,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Reads everything again where this consumer was left out of the group and came back: others may
-    /// have counted meanwhile what it has read.
+    /// Reads everything again where this consumer was left out of the group and came back: others
+    /// may have counted meanwhile what it has read.
     fn renew_member(&mut self) -> Result<(), Error> {
         if !self.consumer.joined_anew() {
             return Ok(());

@@ -20,7 +20,7 @@ use crate::wait::until;
 /// `EX_SOFTWARE`: what nobody but a person can mend.
 const FAILED: i32 = 70;
 /// Logged, and said once more by the program's end.
-const OUT_OF_RANGE: &str = "is to be read next, and the log has";
+const OUT_OF_RANGE: &str = "is to be read next, but Kafka has";
 const MADE_AGAIN: &str = "was deleted and made again: its id was";
 /// A broker holds a fetch back that long at most, and then some.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
@@ -96,7 +96,7 @@ async fn messages_that_are_gone_before_they_were_counted_stop_the_aggregator() {
     aggregator.start_again();
     let low = next + 3;
     let range =
-        format!("partition 1: offset {next} is to be read next, and the log has {low} up to {low}");
+        format!("partition 1: offset {next} is to be read next, but Kafka has {low} up to {low}");
     ends_saying(&mut aggregator, &[&tally.config.kafka.increments, &range]).await;
     sink.terminate().await;
 }
@@ -138,7 +138,7 @@ async fn an_offset_past_the_logs_end_stops_the_aggregator() {
     commit.await.expect("no panic").expect("the group has no member and takes the offset");
     aggregator.start_again();
     let range =
-        format!("partition 0: offset {next} is to be read next, and the log has 0 up to {end}");
+        format!("partition 0: offset {next} is to be read next, but Kafka has 0 up to {end}");
     ends_saying(&mut aggregator, &[&range]).await;
     sink.terminate().await;
 }

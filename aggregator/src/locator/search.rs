@@ -10,14 +10,15 @@ use rdkafka::{Offset, TopicPartitionList};
 use tally_counts::Rules;
 use tally_kafka::{Membership, TopicError};
 use tally_platform::config::Config;
+use tally_platform::quiet_log::QuietLog;
 
 use super::{Request, Shared};
 use crate::Error;
 use crate::last_batches::{Agreement, LastBatches, agreement};
 use crate::partitions::{OtherRules, ResumePoint};
 
-/// How long one call may ask the group's coordinator for all partitions. If it does not answer in time,
-/// each partition is asked for [`ALONE`]: the coordinator may answer for some of them.
+/// How long one call may ask the group's coordinator for all partitions. If it does not answer in
+/// time, each partition is asked for [`ALONE`]: the coordinator may answer for some of them.
 const TOGETHER: Duration = Duration::from_secs(2);
 const ALONE: Duration = Duration::from_millis(500);
 /// After so long a wait is worth a warning: transactions that a dead member left open have ended by
@@ -26,8 +27,8 @@ const UNUSUAL: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(200);
 const REMINDER: Duration = Duration::from_secs(10);
 const TOPIC_CHECK: Duration = Duration::from_secs(5);
-/// How long the group's offset and the last delta batch may disagree. The two ends of a transaction are
-/// written one after the other.
+/// How long the group's offset and the last delta batch may disagree. The two ends of a transaction
+/// are written one after the other.
 const AGREE_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the group committed of a partition: the next offset, if there is one, and its metadata.
@@ -41,8 +42,7 @@ pub(super) struct Search {
     topic_id: String,
     deltas: String,
     rules: Rules,
-    /// When a reason to wait was last logged.
-    said: Option<Instant>,
+    log: QuietLog,
 }
 
 /// Why a search found nothing.
@@ -83,7 +83,7 @@ impl Search {
             topic_id: topic_id.to_owned(),
             deltas: config.kafka.deltas.clone(),
             rules: config.rules(),
-            said: None,
+            log: QuietLog::every(REMINDER),
         }
     }
 
@@ -174,7 +174,8 @@ impl Search {
                     tracing::warn!(
                         partition,
                         next,
-                        "the group's committed offset is gone from Kafka: reading on after the last delta batch"
+                        "the group's committed offset is gone from Kafka: \
+                         reading on after the last delta batch"
                     );
                     self.resumed(partition, next, &metadata)?.not_before(low)
                 }
@@ -209,8 +210,8 @@ impl Search {
         }))
     }
 
-    /// One end of each partition's log. All are asked for in one call, since a call may wait behind a
-    /// fetch that waits for messages.
+    /// One end of each partition's log. All are asked for in one call, since a call may wait behind
+    /// a fetch that waits for messages.
     fn ends<T>(&self, of: &BTreeMap<i32, T>, end: Offset) -> Result<BTreeMap<i32, i64>, Obstacle> {
         let unavailable =
             |error: KafkaError| Obstacle::Wait(format!("read where {} ends: {error}", self.topic));
@@ -288,9 +289,11 @@ impl Search {
     }
 
     fn wait_for(&mut self, reason: &str) {
-        if self.said.is_none_or(|said| said.elapsed() >= REMINDER) {
-            tracing::warn!(reason, "partitions wait for their positions");
-            self.said = Some(Instant::now());
+        if self.log.failed(Instant::now()).is_some() {
+            tracing::warn!(
+                reason,
+                "partitions wait for their positions; looking again, others go on"
+            );
         } else {
             tracing::debug!(reason, "partitions wait for their positions");
         }

@@ -1,7 +1,8 @@
 //! Two members of a group as state machines against a model of their topic: flushes that are in
 //! flight while messages come, that commit, abort, or commit without their member learning of it;
-//! partitions that are handed over, and lost; schemas that are missing for a while. Each member has a
-//! fetcher and a locator that do what the partitions' actions say, and the locator may answer late.
+//! partitions that are handed over, and lost; schemas that are missing for a while. Each member has
+//! a fetcher and a locator that do what the partitions' actions say, and the locator may answer
+//! late.
 
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -125,9 +126,11 @@ impl ReferenceStateMachine for Model {
         prop_oneof![
             6 => (0..PARTITIONS, 0i64..3, prop::option::weighted(0.9, -5i64..5))
                 .prop_map(|(partition, gap, delta)| Step::Append { partition, gap, delta }),
-            6 => (0..MEMBERS, 1usize..6).prop_map(|(member, messages)| Step::Read { member, messages }),
+            6 => (0..MEMBERS, 1usize..6)
+                .prop_map(|(member, messages)| Step::Read { member, messages }),
             3 => (0..MEMBERS).prop_map(|member| Step::Flush { member }),
-            3 => (0..MEMBERS, outcome()).prop_map(|(member, outcome)| Step::End { member, outcome }),
+            3 => (0..MEMBERS, outcome())
+                .prop_map(|(member, outcome)| Step::End { member, outcome }),
             1 => (0..PARTITIONS).prop_map(|partition| Step::HandOver { partition }),
             1 => (0..MEMBERS).prop_map(|member| Step::Lose { member }),
             1 => (0..PARTITIONS).prop_map(|partition| Step::MissSchema { partition }),
@@ -436,5 +439,7 @@ prop_state_machine! {
     #![proptest_config(Config { cases: 512, ..Config::default() })]
 
     #[test]
-    fn whatever_becomes_of_flushes_and_members_each_message_is_counted_once(sequential 1..120 => Aggregators);
+    fn whatever_becomes_of_flushes_and_members_each_message_is_counted_once(
+        sequential 1..120 => Aggregators
+    );
 }

@@ -23,8 +23,8 @@ pub(crate) struct ResumePoint {
     pub(crate) bookmark: Option<Bookmark>,
 }
 
-/// The error where messages up to the committed offset were counted by other rules: the totals would
-/// be of neither.
+/// The error where messages up to the committed offset were counted by other rules: the totals
+/// would be of neither.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("it was counted up to here by other rules, {have}; the configuration says {want}")]
 pub(crate) struct OtherRules {
@@ -38,8 +38,8 @@ impl ResumePoint {
         ResumePoint { partition, next, read_from: next, bookmark: None }
     }
 
-    /// The point that a committed offset and its metadata name. Where the metadata does not say from
-    /// where ids are remembered, all ids of the horizon are.
+    /// The point that a committed offset and its metadata name. Where the metadata does not say
+    /// from where ids are remembered, all ids of the horizon are.
     pub(crate) fn resumed(
         partition: i32,
         next: i64,

@@ -1,15 +1,15 @@
-//! The life of one partition in this worker, from the moment that the group gives it until the group
-//! takes it back. This file has every legal move; nobody else changes a state.
+//! The life of one partition in this worker, from the moment that the group gives it until the
+//! group takes it back. This file has every legal move; nobody else changes a state.
 //!
 //! ```text
-//!           Given              Located             the committed offset is reached
-//!  (none) ─────────► Locating ─────────► Restoring ───────────────────────────────► Counting
-//!                      ▲  │  Located, no ids to restore                               ▲ │ ▲
-//!                      │  └──────────────────────────────────────────────────────────┘ │ │
-//!                      │                                               SchemaMissing ▼ │ SchemaLearned
-//!                      └──── Rewound, from each state with a fold ◄──────── WaitingForSchema
-//!
-//!  each state ── Parked ──► Parked           each state ── Taken ──► (none)
+//!          Given            Located           the committed offset is reached
+//!  (none) ───────► Locating ───────► Restoring ───────────────────────► Counting
+//!                     │  Located, and there are no ids to restore           ▲
+//!                     └─────────────────────────────────────────────────────┘
+//!  Restoring, Counting ── SchemaMissing ──► WaitingForSchema ── SchemaLearned ──► as before
+//!  Restoring, Counting, WaitingForSchema ── Rewound ──► Locating
+//!  each state ── Parked ──► Parked
+//!  each state ── Taken ──► (none)
 //! ```
 
 use tally_counts::Fold;
@@ -110,8 +110,8 @@ impl State {
 /// The state after `event`, where `None` is a partition that this worker does not hold, and what is
 /// to be done. A state without a fold has dropped what was summed.
 ///
-/// `located` makes the fold of a resume point, and says what is to be restored. `ticket` is one that
-/// was never used.
+/// `located` makes the fold of a resume point, and says what is to be restored. `ticket` is one
+/// that was never used.
 pub(crate) fn after(
     state: Option<State>,
     event: Event,

@@ -8,8 +8,9 @@ use tally_kafka::{Fetcher, Member, Membership};
 use tally_platform::config::Config;
 use tally_platform::health::Health;
 use tally_platform::plans::Plans;
+use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry::{self, Registry};
-use tally_platform::retry::until_brokers_answer;
+use tally_platform::retry::{Backoff, until_brokers_answer, until_ok};
 use tally_schemas::avsc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -24,9 +25,9 @@ use crate::metrics::Metrics;
 use crate::partitions::{Limits, Partitions};
 use crate::producer_rotation::ProducerRotation;
 
-/// The longest that a healthy worker does not come round.
+/// The longest time between two turns of a healthy worker.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
-/// Between two lines on the same thing that is waited for.
+/// The time between two log lines about a registry that does not answer.
 const REMINDER: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(
@@ -71,7 +72,7 @@ pub(crate) fn run(
         name,
         runtime,
     );
-    // From here on; what is above may wait for long.
+    // The heartbeat is declared here, because all that is above may wait for long.
     let heartbeat = health.heartbeat("fold", MAX_SILENCE);
     consumer.subscribe(&[&config.kafka.increments]).map_err(Error::kafka("subscribe"))?;
     tracing::info!(name, topic_id, "worker started");
@@ -97,8 +98,8 @@ pub(crate) fn run(
     worker.run(stop)
 }
 
-/// The id of the batches' schema, or `None` if `stop` comes first; waits for a registry that is
-/// down.
+/// The id of the delta batches' schema, or `None` if `stop` comes first. Waits for a registry that
+/// is down; a registry that refuses the schema is an error.
 fn register(
     config: &Config,
     registry: &Registry,
@@ -106,25 +107,23 @@ fn register(
     runtime: &Handle,
 ) -> Result<Option<u32>, Error> {
     let subject = format!("{}-value", config.kafka.deltas);
-    let mut said: Option<Instant> = None;
-    while !stop.is_cancelled() {
-        match runtime.block_on(registry.register(&subject, avsc::DELTA_BATCH)) {
-            Ok(id) => return Ok(Some(id)),
-            Err(refused @ registry::Error::Refused { .. }) => return Err(refused.into()),
-            Err(error) if said.is_none_or(|said| said.elapsed() >= REMINDER) => {
-                tracing::warn!(%error, subject, "wait for the schema registry");
-                said = Some(Instant::now());
-            }
-            Err(error) => tracing::debug!(%error, subject, "wait for the schema registry"),
+    let ask = || async {
+        match registry.register(&subject, avsc::DELTA_BATCH).await {
+            Err(refused @ registry::Error::Refused { .. }) => Ok(Err(refused)),
+            answer => answer.map(Ok),
         }
-        runtime.block_on(async {
-            tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(REGISTRY_RETRY) => {} }
-        });
-    }
-    Ok(None)
+    };
+    let mut log = QuietLog::every(REMINDER);
+    let answer = until_ok(stop, Backoff::constant(REGISTRY_RETRY), ask, |error, _| {
+        if log.failed(Instant::now()).is_some() {
+            tracing::warn!(%error, subject, "wait for the schema registry; asking it again");
+        }
+    });
+    Ok(runtime.block_on(answer).transpose()?)
 }
 
-/// Whether there is an answer before `stop`; an error if it is no.
+/// Whether `deltas` is known to have a partition for each of `increments`; `false` if `stop` comes
+/// before there is an answer, an error if it has too few.
 fn has_partitions(
     config: &Config,
     consumer: &BaseConsumer<Membership>,
@@ -135,13 +134,9 @@ fn has_partitions(
     };
     let Some(need) = count(&config.kafka.increments)? else { return Ok(false) };
     let Some(have) = count(&config.kafka.deltas)? else { return Ok(false) };
-    match have >= need {
-        true => Ok(true),
-        false => Err(Error::TooFewPartitions {
-            deltas: config.kafka.deltas.clone(),
-            have,
-            increments: config.kafka.increments.clone(),
-            need,
-        }),
+    if have >= need {
+        return Ok(true);
     }
+    let (deltas, increments) = (config.kafka.deltas.clone(), config.kafka.increments.clone());
+    Err(Error::TooFewPartitions { deltas, have, increments, need })
 }
