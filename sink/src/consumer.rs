@@ -11,7 +11,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health};
-use tally_platform::store;
+use tally_platform::{retry, store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -289,7 +289,7 @@ impl Sink<'_> {
             Some(error) => self.stop(partition, &error),
             None => {
                 self.inserters.halt(partition);
-                self.thread.pause(UNREADABLE_RETRY);
+                retry::pause(self.thread.stop, UNREADABLE_RETRY);
             }
         }
         Ok(())

@@ -13,11 +13,6 @@ pub(crate) struct ConsumerThread<'c> {
 }
 
 impl ConsumerThread<'_> {
-    /// Waits, unless the sink is to stop.
-    pub(crate) fn pause(&self, wait: Duration) {
-        retry::pause(self.stop, wait);
-    }
-
     /// Calls until it succeeds, and beats before each call; `None` once the sink is to stop.
     pub(crate) fn until_ok<T, E, F: Future<Output = Result<T, E>>>(
         &self,

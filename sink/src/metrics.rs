@@ -1,7 +1,7 @@
 use opentelemetry::metrics::{Counter, Histogram};
 use opentelemetry::{KeyValue, global};
 
-/// What the sink reports, per batch.
+/// The sink's metrics, which are counted by batch.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     batches: Counter<u64>,
@@ -18,13 +18,13 @@ impl Metrics {
         let counter =
             |name, description| meter.u64_counter(name).with_description(description).build();
         Metrics {
-            batches: counter("tally_sink_batches_total", "Batches known to be in the store"),
+            batches: counter("tally_sink_batches_total", "Batches known to be in ClickHouse"),
             rows: counter("tally_sink_rows_total", "Rows in those batches, ledger rows included"),
             increments: counter("tally_sink_increments_total", "Increments in those batches"),
             inserts: counter("tally_sink_inserts_total", "Insert calls, by outcome"),
             rewinds: counter(
                 "tally_sink_rewinds_total",
-                "Partitions started again, because the store was not where the sink left it",
+                "Partitions started again, because ClickHouse was not where the sink left it",
             ),
             insert_seconds: meter
                 .f64_histogram("tally_sink_insert_seconds")
