@@ -66,30 +66,24 @@ impl Injector<'_> {
     /// Makes the fault, lets it last, and heals it.
     async fn strike(&self, planned: &Planned) -> anyhow::Result<Injected> {
         let &Planned { kind, lasts, pick, .. } = planned;
+        let member = |service| self.supervisor.pick(service, pick);
         match kind {
-            FaultKind::KillAggregator => {
-                self.kill(kind, self.supervisor.pick(Service::Aggregator, pick), lasts).await
-            }
-            FaultKind::KillSink => {
+            FaultKind::KillAggregator => self.kill(kind, member(Service::Aggregator), lasts).await,
+            FaultKind::KillGateway => self.kill(kind, member(Service::Producer), lasts).await,
+            FaultKind::KillReader => self.kill(kind, member(Service::Reader), lasts).await,
+            FaultKind::KillSink | FaultKind::SleepSink => {
                 let (slot, busy) = self.busy_sink(pick).await;
-                let (met, how) = self.kill(kind, slot, lasts).await?;
+                let (met, how) = if kind == FaultKind::KillSink {
+                    self.kill(kind, slot, lasts).await?
+                } else {
+                    self.sleep(kind, slot, lasts).await?
+                };
                 Ok((met && busy, how))
             }
-            FaultKind::KillGateway => {
-                self.kill(kind, self.supervisor.pick(Service::Producer, pick), lasts).await
-            }
-            FaultKind::KillReader => {
-                self.kill(kind, self.supervisor.pick(Service::Reader, pick), lasts).await
-            }
-            FaultKind::StopAggregator => self.stop(kind, Service::Aggregator, pick, lasts).await,
-            FaultKind::StopSink => self.stop(kind, Service::Sink, pick, lasts).await,
+            FaultKind::StopAggregator => self.stop(kind, member(Service::Aggregator), lasts).await,
+            FaultKind::StopSink => self.stop(kind, member(Service::Sink), lasts).await,
             FaultKind::SleepAggregator => {
-                self.sleep(kind, self.supervisor.pick(Service::Aggregator, pick), lasts).await
-            }
-            FaultKind::SleepSink => {
-                let (slot, busy) = self.busy_sink(pick).await;
-                let (met, how) = self.sleep(kind, slot, lasts).await?;
-                Ok((met && busy, how))
+                self.sleep(kind, member(Service::Aggregator), lasts).await
             }
             FaultKind::OversleepSink => self.oversleep(pick, lasts).await,
             FaultKind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
@@ -98,7 +92,7 @@ impl Injector<'_> {
             FaultKind::RollSinks => self.roll(kind, Service::Sink).await,
             FaultKind::TakeOver => self.take_over(pick).await,
             FaultKind::KillBroker => {
-                let broker = pick as usize % self.world.brokers();
+                let broker = pick as usize % self.world.brokers.len();
                 let leads = self.leads(broker).await;
                 let (_, how) = self.kill_broker(kind, broker, lasts).await?;
                 Ok((leads, how))
@@ -114,7 +108,7 @@ impl Injector<'_> {
                 self.kill_broker(kind, broker, lasts).await
             }
             FaultKind::SleepBroker => {
-                self.sleep_broker(pick as usize % self.world.brokers(), lasts).await
+                self.sleep_broker(pick as usize % self.world.brokers.len(), lasts).await
             }
             FaultKind::KillStore => self.kill_store(lasts).await,
             FaultKind::KillRegistry => self.kill_registry(lasts).await,
@@ -156,11 +150,9 @@ impl Injector<'_> {
     async fn stop(
         &self,
         kind: FaultKind,
-        service: Service,
-        pick: u32,
+        slot: &MemberSlot,
         lasts: Duration,
     ) -> anyhow::Result<Injected> {
-        let slot = self.supervisor.pick(service, pick);
         let mut member = slot.hold().await;
         self.history.began(kind, &slot.name);
         let (met, how) = end(&mut member).await?;

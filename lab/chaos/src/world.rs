@@ -90,10 +90,10 @@ pub struct World {
     program: PathBuf,
     partitions: i32,
     plan: AddressPlan,
-    links: NetworkLinks,
-    brokers: Brokers,
-    registry: Server,
-    store: Server,
+    pub(crate) links: NetworkLinks,
+    pub(crate) brokers: Brokers,
+    pub(crate) registry: Server,
+    pub(crate) store: Server,
     spawner: Spawner,
     http: reqwest::Client,
     members: Mutex<MemberRegistry>,
@@ -230,57 +230,9 @@ impl World {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every link with its name, always in the same order.
-    pub fn links(&self) -> &[(String, Arc<NetworkLink>)] {
-        self.links.all()
-    }
-
-    /// # Panics
-    /// If there is no such broker.
-    pub fn link_to_broker(&self, caller: Caller, broker: usize) -> Arc<NetworkLink> {
-        self.links.to_broker(caller, broker)
-    }
-
-    /// # Panics
-    /// If that caller does not use the registry.
-    pub fn link_to_registry(&self, caller: Caller) -> Arc<NetworkLink> {
-        self.links.to_registry(caller)
-    }
-
-    /// # Panics
-    /// If that caller does not use the store.
-    pub fn link_to_store(&self, caller: Caller) -> Arc<NetworkLink> {
-        self.links.to_store(caller)
-    }
-
-    /// How many brokers there are; they are numbered from zero.
-    pub fn brokers(&self) -> usize {
-        self.brokers.len()
-    }
-
-    /// SIGKILL.
-    pub async fn kill_broker(&self, broker: usize) -> Result<(), Error> {
-        self.brokers.kill(broker).await
-    }
-
-    /// Returns once it answers and is part of the cluster again; its replicas may still be behind.
-    pub async fn start_broker(&self, broker: usize) -> Result<(), Error> {
-        self.brokers.start_again(broker).await
-    }
-
-    /// SIGSTOP.
-    pub fn pause_broker(&self, broker: usize) -> Result<(), Error> {
-        self.brokers.pause(broker)
-    }
-
-    /// SIGCONT.
-    pub fn resume_broker(&self, broker: usize) -> Result<(), Error> {
-        self.brokers.resume(broker)
-    }
-
     /// The broker that coordinates a group; there is none before the first group was used.
     pub async fn coordinator_of_group(&self, group: &str) -> Result<usize, Error> {
-        self.leader_of(metadata::GROUP_OFFSETS, metadata::internal_partition(group)).await
+        self.brokers.leader(metadata::GROUP_OFFSETS, metadata::internal_partition(group)).await
     }
 
     /// The broker that coordinates a transactional.id; there is none before the first transaction.
@@ -288,38 +240,9 @@ impl World {
         &self,
         transactional_id: &str,
     ) -> Result<usize, Error> {
-        self.leader_of(metadata::TRANSACTION_STATE, metadata::internal_partition(transactional_id))
+        self.brokers
+            .leader(metadata::TRANSACTION_STATE, metadata::internal_partition(transactional_id))
             .await
-    }
-
-    pub async fn leader_of(&self, topic: &str, partition: i32) -> Result<usize, Error> {
-        self.brokers.leader(topic, partition).await
-    }
-
-    /// How many partitions lack a replica in sync, as the broker sees it that sees most. An error
-    /// while a broker is away.
-    pub async fn under_replicated(&self) -> Result<usize, Error> {
-        self.brokers.under_replicated().await
-    }
-
-    /// SIGKILL.
-    pub async fn kill_store(&self) -> Result<(), Error> {
-        self.store.kill().await
-    }
-
-    /// Returns once it answers.
-    pub async fn start_store(&self) -> Result<(), Error> {
-        self.store.start().await
-    }
-
-    /// SIGKILL.
-    pub async fn kill_registry(&self) -> Result<(), Error> {
-        self.registry.kill().await
-    }
-
-    /// Returns once it answers.
-    pub async fn start_registry(&self) -> Result<(), Error> {
-        self.registry.start().await
     }
 
     /// Kills every process, members that are still there among them; the folder stays.

@@ -28,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::bars::Bars;
 pub use self::deliveries::Deliveries;
-pub use self::random::Random;
 use self::sender::{Order, Sender};
 pub use self::summary::Summary;
 use self::workload::MAX_KEYS;

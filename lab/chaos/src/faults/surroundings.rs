@@ -21,7 +21,7 @@ impl Injector<'_> {
         lasts: Duration,
     ) -> anyhow::Result<Injected> {
         let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
-        let link = self.world.link_to_broker(Caller::Aggregators, broker);
+        let link = self.world.links.to_broker(Caller::Aggregators, broker);
         self.on_link(kind, link, &format!("aggregators to broker {broker}"), mode, lasts).await
     }
 
@@ -33,9 +33,9 @@ impl Injector<'_> {
     ) -> anyhow::Result<Injected> {
         let which = format!("broker {broker}");
         self.history.began(kind, &which);
-        self.world.kill_broker(broker).await?;
+        self.world.brokers.kill(broker).await?;
         sleep(lasts).await;
-        self.world.start_broker(broker).await?;
+        self.world.brokers.start_again(broker).await?;
         self.until_replicated(&which).await?;
         Ok((true, which))
     }
@@ -49,9 +49,9 @@ impl Injector<'_> {
         let met = self.leads(broker).await;
         self.history
             .began(FaultKind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
-        self.world.pause_broker(broker)?;
+        self.world.brokers.pause(broker)?;
         sleep(lasts).await;
-        self.world.resume_broker(broker)?;
+        self.world.brokers.resume(broker)?;
         self.until_replicated(&which).await?;
         Ok((met, which))
     }
@@ -61,7 +61,13 @@ impl Injector<'_> {
         let topic = self.world.direct_config().kafka.increments;
         for partition in 0..PARTITIONS {
             // One that nobody leads just now is no proof.
-            if self.world.leader_of(&topic, partition).await.is_ok_and(|leader| leader == broker) {
+            if self
+                .world
+                .brokers
+                .leader(&topic, partition)
+                .await
+                .is_ok_and(|leader| leader == broker)
+            {
                 return true;
             }
         }
@@ -72,7 +78,7 @@ impl Injector<'_> {
     async fn until_replicated(&self, which: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + COME_BACK;
         loop {
-            match self.world.under_replicated().await {
+            match self.world.brokers.under_replicated().await {
                 Ok(0) => return Ok(()),
                 Ok(_) | Err(_) if Instant::now() < deadline => sleep(LOOK).await,
                 Ok(count) => {
@@ -87,7 +93,7 @@ impl Injector<'_> {
 
     /// Waits for bytes of the sinks on their way to the store; whether some came.
     async fn traffic_to_store(&self) -> bool {
-        let link = self.world.link_to_store(Caller::Sinks);
+        let link = self.world.links.to_store(Caller::Sinks);
         let before = link.traffic();
         let deadline = Instant::now() + TRAFFIC;
         while link.traffic() == before && Instant::now() < deadline {
@@ -99,9 +105,9 @@ impl Injector<'_> {
     pub(super) async fn kill_store(&self, lasts: Duration) -> anyhow::Result<Injected> {
         let met = self.traffic_to_store().await;
         self.history.began(FaultKind::KillStore, if met { "mid insert" } else { "idle" });
-        self.world.kill_store().await?;
+        self.world.store.kill().await?;
         sleep(lasts).await;
-        self.world.start_store().await?;
+        self.world.store.start().await?;
         Ok((met, String::new()))
     }
 
@@ -110,11 +116,11 @@ impl Injector<'_> {
     pub(super) async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<Injected> {
         self.history.began(FaultKind::KillRegistry, "");
         let links = [Caller::Aggregators, Caller::Gateways, Caller::Load]
-            .map(|side| self.world.link_to_registry(side));
+            .map(|side| self.world.links.to_registry(side));
         links.iter().for_each(|link| link.set(LinkMode::Cut));
-        self.world.kill_registry().await?;
+        self.world.registry.kill().await?;
         sleep(lasts).await;
-        self.world.start_registry().await?;
+        self.world.registry.start().await?;
         let struck: u64 = links.iter().map(|link| link.struck()).sum();
         links.iter().for_each(|link| link.set(LinkMode::Open));
         Ok((struck > 0, format!("struck {struck}")))
@@ -127,7 +133,7 @@ impl Injector<'_> {
         mode: LinkMode,
         lasts: Duration,
     ) -> anyhow::Result<Injected> {
-        let links = self.world.links();
+        let links = self.world.links.all();
         ensure!(!links.is_empty(), "the world has no links");
         let (name, link) = &links[pick as usize % links.len()];
         self.on_link(kind, Arc::clone(link), name, mode, lasts).await

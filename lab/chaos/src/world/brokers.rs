@@ -31,7 +31,7 @@ struct Broker {
     asleep: AtomicBool,
 }
 
-pub(super) struct Brokers(Vec<Broker>);
+pub(crate) struct Brokers(Vec<Broker>);
 
 impl Brokers {
     /// Formats their storage and starts them; they are whole once each has heard of all.
@@ -67,12 +67,12 @@ impl Brokers {
         Ok(brokers)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Returns once it answers and counts itself to the cluster.
-    pub(super) async fn start_again(&self, broker: usize) -> Result<(), Error> {
+    pub(crate) async fn start_again(&self, broker: usize) -> Result<(), Error> {
         let Broker { program, own, .. } = &self.0[broker];
         check_free(program.name(), own)?;
         program.start()?;
@@ -94,7 +94,7 @@ impl Brokers {
     }
 
     /// SIGKILL.
-    pub(super) async fn kill(&self, broker: usize) -> Result<(), Error> {
+    pub(crate) async fn kill(&self, broker: usize) -> Result<(), Error> {
         let Broker { program, asleep, .. } = &self.0[broker];
         let killed = program.kill_and_wait().await?;
         asleep.store(false, Ordering::Relaxed);
@@ -105,11 +105,11 @@ impl Brokers {
         }
     }
 
-    pub(super) fn pause(&self, broker: usize) -> Result<(), Error> {
+    pub(crate) fn pause(&self, broker: usize) -> Result<(), Error> {
         self.signal(broker, Signal::Stop, "pause")
     }
 
-    pub(super) fn resume(&self, broker: usize) -> Result<(), Error> {
+    pub(crate) fn resume(&self, broker: usize) -> Result<(), Error> {
         self.signal(broker, Signal::Continue, "resume")
     }
 
@@ -123,7 +123,7 @@ impl Brokers {
     }
 
     /// The broker that leads a partition.
-    pub(super) async fn leader(&self, topic: &str, partition: i32) -> Result<usize, Error> {
+    pub(crate) async fn leader(&self, topic: &str, partition: i32) -> Result<usize, Error> {
         let mut asked = None;
         for broker in self.awake()? {
             match metadata::leader(broker.direct.clone(), topic, partition).await {
@@ -138,7 +138,7 @@ impl Brokers {
 
     /// The most partitions that any broker sees without all of their replicas. Every broker must
     /// answer: one that is away or behind may see what is not so any more.
-    pub(super) async fn under_replicated(&self) -> Result<usize, Error> {
+    pub(crate) async fn under_replicated(&self) -> Result<usize, Error> {
         let views =
             try_join_all(self.0.iter().map(|broker| metadata::view(broker.direct.clone()))).await?;
         Ok(views.into_iter().map(|view| view.under_replicated).max().unwrap_or(0))

@@ -12,7 +12,7 @@ enum Peer {
     Store,
 }
 
-pub(super) struct NetworkLinks {
+pub(crate) struct NetworkLinks {
     ends: Vec<(Caller, Peer)>,
     /// In the order of `ends`.
     links: Vec<(String, Arc<NetworkLink>)>,
@@ -53,21 +53,21 @@ impl NetworkLinks {
         self.links.push((name, Arc::new(link)));
     }
 
-    pub(super) fn all(&self) -> &[(String, Arc<NetworkLink>)] {
+    pub(crate) fn all(&self) -> &[(String, Arc<NetworkLink>)] {
         &self.links
     }
 
-    pub(super) fn to_broker(&self, caller: Caller, broker: usize) -> Arc<NetworkLink> {
+    pub(crate) fn to_broker(&self, caller: Caller, broker: usize) -> Arc<NetworkLink> {
         self.find(caller, Peer::Broker(broker))
             .unwrap_or_else(|| panic!("no link from {caller} to broker {broker}"))
     }
 
-    pub(super) fn to_registry(&self, caller: Caller) -> Arc<NetworkLink> {
+    pub(crate) fn to_registry(&self, caller: Caller) -> Arc<NetworkLink> {
         self.find(caller, Peer::Registry)
             .unwrap_or_else(|| panic!("no link from {caller} to the registry"))
     }
 
-    pub(super) fn to_store(&self, caller: Caller) -> Arc<NetworkLink> {
+    pub(crate) fn to_store(&self, caller: Caller) -> Arc<NetworkLink> {
         self.find(caller, Peer::Store)
             .unwrap_or_else(|| panic!("no link from {caller} to the store"))
     }

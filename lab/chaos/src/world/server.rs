@@ -22,7 +22,7 @@ enum ServerKind {
 }
 
 /// The registry or the store: one process, its data in a folder that outlives it.
-pub(super) struct Server {
+pub(crate) struct Server {
     kind: ServerKind,
     program: ChildProcess,
     address: SocketAddr,
@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// Returns once it answers.
-    pub(super) async fn start(&self) -> Result<(), Error> {
+    pub(crate) async fn start(&self) -> Result<(), Error> {
         let mut left = TRIES_AGAIN;
         loop {
             check_free(self.program.name(), &[self.address])?;
@@ -95,7 +95,7 @@ impl Server {
     }
 
     /// SIGKILL.
-    pub(super) async fn kill(&self) -> Result<(), Error> {
+    pub(crate) async fn kill(&self) -> Result<(), Error> {
         if self.program.kill_and_wait().await? {
             Ok(())
         } else {
