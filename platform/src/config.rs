@@ -344,12 +344,13 @@ fn local(port: u16) -> SocketAddr {
 
 fn max_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU32, D::Error> {
     let ids = NonZeroU32::deserialize(deserializer)?;
-    match ids.get() <= Horizon::MAX_IDS {
-        true => Ok(ids),
-        false => {
-            Err(D::Error::custom(format!("max_ids is {ids}, but at most {}", Horizon::MAX_IDS)))
-        }
+    if ids.get() > Horizon::MAX_IDS {
+        return Err(D::Error::custom(format!(
+            "max_ids is {ids}, but at most {}",
+            Horizon::MAX_IDS
+        )));
     }
+    Ok(ids)
 }
 
 mod bucket_seconds {

@@ -155,7 +155,10 @@ pub fn until_brokers_answer<T>(
             Err(error @ TopicError::Unavailable { .. }) => {
                 missing = None;
                 if let Some(failures) = log.failed(Instant::now()) {
-                    tracing::warn!(%error, failures, "the Kafka brokers do not answer; asking again");
+                    tracing::warn!(
+                        %error, failures,
+                        "the Kafka brokers do not answer; asking again"
+                    );
                 }
             }
         }

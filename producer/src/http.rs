@@ -16,12 +16,12 @@ use tokio::time::error::Elapsed;
 use uuid::Uuid;
 
 use crate::body::{self, Avro, MediaType, Rules};
-use crate::kafka_log::Log;
+use crate::kafka_log::KafkaLog;
 use crate::limits::Limits;
 use crate::message::{self, Message, idempotency_key};
 use crate::metrics::Metrics;
+use crate::prerequisites::Prerequisites;
 use crate::problem::{Code, Problem};
-use crate::start::Started;
 
 /// How long a body may take to arrive: it holds a place among the requests in progress meanwhile.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,9 +32,9 @@ pub(crate) struct Gateway {
     body_limit_bytes: usize,
     limits: Limits,
     avro: Avro,
-    log: Arc<Log>,
+    log: Arc<KafkaLog>,
     metrics: Metrics,
-    started: OnceLock<Started>,
+    started: OnceLock<Prerequisites>,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,7 +46,7 @@ struct Accepted {
 }
 
 impl Gateway {
-    pub(crate) fn new(config: &Config, log: Arc<Log>, metrics: Metrics) -> Gateway {
+    pub(crate) fn new(config: &Config, log: Arc<KafkaLog>, metrics: Metrics) -> Gateway {
         Gateway {
             counting: config.rules(),
             body_limit_bytes: config.producer.body_limit_bytes,
@@ -59,7 +59,7 @@ impl Gateway {
     }
 
     /// Lets increments in from now on.
-    pub(crate) fn open(&self, started: Started) {
+    pub(crate) fn open(&self, started: Prerequisites) {
         self.started.get_or_init(|| started);
     }
 
@@ -104,7 +104,7 @@ impl Gateway {
         media_type: MediaType,
         body: &[u8],
         id: Option<&str>,
-        started: &Started,
+        started: &Prerequisites,
     ) -> Result<Message, Problem> {
         let rules =
             Rules { now_ms: jiff::Timestamp::now().as_millisecond(), counting: self.counting };

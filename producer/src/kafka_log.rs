@@ -55,7 +55,7 @@ pub(crate) enum Error {
     Unknown { reason: String },
 }
 
-pub(crate) struct Log {
+pub(crate) struct KafkaLog {
     config: ClientConfig,
     topic: String,
     metrics: Metrics,
@@ -80,15 +80,15 @@ enum Report {
     Unknown(KafkaError),
 }
 
-impl Log {
-    pub(crate) fn new(config: &Config, metrics: Metrics) -> KafkaResult<Log> {
+impl KafkaLog {
+    pub(crate) fn new(config: &Config, metrics: Metrics) -> KafkaResult<KafkaLog> {
         let mut client_config = tally_kafka::producer(&config.kafka.cluster(), CLIENT_ID);
         client_config
             .set("message.timeout.ms", config.producer.delivery_timeout_ms.to_string())
             // As Java's clients do it, so that the same key from either finds the same partition.
             .set("partitioner", "murmur2_random");
         let client = client_config.create_with_context(Reports { metrics: metrics.clone() })?;
-        Ok(Log {
+        Ok(KafkaLog {
             config: client_config,
             topic: config.kafka.increments.clone(),
             metrics,
@@ -162,7 +162,7 @@ impl Log {
         let mut current = self.client.write().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&current, broken) {
             if let Some((code, reason)) = broken.client().fatal_error() {
-                tracing::error!(%code, reason, "the log's client failed for good and is replaced");
+                tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
             }
             *current = Arc::new(
                 self.config.create_with_context(Reports { metrics: self.metrics.clone() })?,
@@ -221,11 +221,20 @@ impl Pending {
             Report::Stored { .. } => metrics.delivered(self.increments, took),
             Report::NotStored(error) => {
                 metrics.delivery(took, "not_stored");
-                tracing::warn!(%error, increments = self.increments, "a message was not stored");
+                tracing::warn!(
+                    %error,
+                    increments = self.increments,
+                    "Kafka did not take a message; its request is refused"
+                );
             }
             Report::Unknown(error) => {
                 metrics.delivery(took, "unknown");
-                tracing::warn!(%error, increments = self.increments, "a message may or may not be stored");
+                tracing::warn!(
+                    %error,
+                    increments = self.increments,
+                    "Kafka may or may not have a message; \
+                     its request is answered 503, delivery_unknown"
+                );
             }
         }
         drop(self.in_flight);
@@ -248,8 +257,10 @@ impl ClientContext for Reports {
                 RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::Resolve,
-            ) => tracing::debug!(%error, reason, "the log is out of reach"),
-            _ => tracing::warn!(%error, reason, "the log's client reports a problem"),
+            ) => tracing::debug!(%error, reason, "Kafka is out of reach; librdkafka reconnects"),
+            _ => {
+                tracing::warn!(%error, reason, "the Kafka producer reports a problem; librdkafka goes on")
+            }
         }
     }
 }

@@ -24,8 +24,8 @@ mod kafka_log;
 mod limits;
 mod message;
 mod metrics;
+mod prerequisites;
 mod problem;
 mod run;
-mod start;
 
 pub use run::{Error, run};

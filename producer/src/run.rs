@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Gateway};
-use crate::kafka_log::Log;
+use crate::kafka_log::KafkaLog;
 use crate::metrics::Metrics;
-use crate::start::{self, Readiness};
+use crate::prerequisites::{self, Readiness};
 
 /// How long a last answer may take to be written.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -22,13 +22,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 pub enum Error {
     #[error(transparent)]
     Bind(#[from] edge::BindError),
-    #[error("make the client of the log")]
+    #[error("make a Kafka producer")]
     Client(#[source] KafkaError),
     #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error("serve increments")]
     Serve(#[source] io::Error),
-    #[error("wait for the log's last reports")]
+    #[error("wait for Kafka's last delivery reports")]
     Flush(#[source] KafkaError),
 }
 
@@ -42,7 +42,7 @@ pub async fn run(
     let readiness = Readiness::new(&health);
     let listener = edge::bind(config.producer.listen, "increments").await?;
     let metrics = Metrics::new();
-    let log = Arc::new(Log::new(config, metrics.clone()).map_err(Error::Client)?);
+    let log = Arc::new(KafkaLog::new(config, metrics.clone()).map_err(Error::Client)?);
     let registry = Registry::new(&config.registry)?;
     let gateway = Arc::new(Gateway::new(config, Arc::clone(&log), metrics));
     if let Ok(addr) = listener.local_addr() {
@@ -56,9 +56,11 @@ pub async fn run(
         served
     };
     let starting = async {
-        if let Some(started) = start::start(config, &registry, &log, &readiness, &ended).await {
+        if let Some(started) =
+            prerequisites::gather(config, &registry, &log, &readiness, &ended).await
+        {
             gateway.open(started);
-            start::watch(&log, &readiness, &ended).await;
+            prerequisites::watch(&log, &readiness, &ended).await;
         }
     };
     let (served, ()) = tokio::join!(serving, starting);

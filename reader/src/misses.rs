@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
-use crate::memory::{Answer, Broken, Recall, SnapshotError, Wanted};
-use crate::state::{FinishError, State};
+use crate::counter_memory::{Broken, Recall, SnapshotError, TotalsAsOf, Wanted};
+use crate::shared_memory::{FinishError, SharedMemory};
 use crate::store::{Store, StoreError};
 
 /// The most counters that one query asks for, and so the most that one request may ask for.
@@ -42,7 +42,7 @@ pub(crate) enum LookupError {
 /// What one request misses, at most [`MAX_COUNTERS`].
 pub(crate) struct Job {
     pub(crate) counters: Vec<Counter>,
-    pub(crate) reply: oneshot::Sender<Result<Answer, Arc<LookupError>>>,
+    pub(crate) reply: oneshot::Sender<Result<TotalsAsOf, Arc<LookupError>>>,
 }
 
 pub(crate) fn queue() -> (mpsc::Sender<Job>, mpsc::Receiver<Job>) {
@@ -51,7 +51,7 @@ pub(crate) fn queue() -> (mpsc::Sender<Job>, mpsc::Receiver<Job>) {
 
 /// Looks up what is queued, until `stop`.
 pub(crate) async fn serve(
-    state: &Arc<State>,
+    state: &Arc<SharedMemory>,
     store: &Store,
     mut jobs: mpsc::Receiver<Job>,
     stop: &CancellationToken,
@@ -90,7 +90,7 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Option<Job>)
 
 /// Gives the job back unless the query before has brought all that it asks for, or nobody waits for
 /// it any more.
-fn still_missing(state: &State, job: Job) -> Option<Job> {
+fn still_missing(state: &SharedMemory, job: Job) -> Option<Job> {
     if job.reply.is_closed() {
         return None;
     }
@@ -102,12 +102,12 @@ fn still_missing(state: &State, job: Job) -> Option<Job> {
     None
 }
 
-fn reply(job: Job, answer: Result<Answer, Arc<LookupError>>) {
+fn reply(job: Job, answer: Result<TotalsAsOf, Arc<LookupError>>) {
     // Whoever is gone by now wants no answer.
     job.reply.send(answer).ok();
 }
 
-async fn answer(state: &Arc<State>, store: &Store, jobs: Vec<Job>) {
+async fn answer(state: &Arc<SharedMemory>, store: &Store, jobs: Vec<Job>) {
     if jobs.is_empty() {
         return;
     }
@@ -124,7 +124,7 @@ async fn answer(state: &Arc<State>, store: &Store, jobs: Vec<Job>) {
             for job in jobs {
                 let totals =
                     job.counters.iter().map(|counter| found.totals[places[counter]]).collect();
-                reply(job, Ok(Answer { totals, as_of: Arc::clone(&found.as_of) }));
+                reply(job, Ok(TotalsAsOf { totals, as_of: Arc::clone(&found.as_of) }));
             }
         }
         Err(error) => {
@@ -136,10 +136,10 @@ async fn answer(state: &Arc<State>, store: &Store, jobs: Vec<Job>) {
 
 /// Takes a snapshot and makes an answer of it; again, if the snapshot is older than it may be.
 pub(crate) async fn look_up(
-    state: &Arc<State>,
+    state: &Arc<SharedMemory>,
     store: &Store,
     wanted: Wanted<'_>,
-) -> Result<Answer, LookupError> {
+) -> Result<TotalsAsOf, LookupError> {
     let mut tries = 1;
     loop {
         let flight = state.begin();

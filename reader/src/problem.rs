@@ -6,7 +6,7 @@ use strum::IntoStaticStr;
 use tally_platform::http::Refusal;
 use tally_platform::problem;
 
-use crate::memory::SnapshotError;
+use crate::counter_memory::SnapshotError;
 use crate::misses::LookupError;
 use crate::reads;
 use crate::request::{self, Fault};

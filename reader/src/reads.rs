@@ -8,10 +8,10 @@ use tally_counts::Position;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::counter::Counter;
-use crate::memory::{Answer, Broken, Recall, Wanted};
+use crate::counter_memory::{Broken, Recall, TotalsAsOf, Wanted};
 use crate::metrics::Metrics;
 use crate::misses::{Job, LookupError, look_up};
-use crate::state::{State, WaitError};
+use crate::shared_memory::{SharedMemory, WaitError};
 use crate::store::Store;
 
 /// Queries of ranges in flight at once, which nothing remembers and nothing joins.
@@ -43,7 +43,7 @@ pub(crate) enum Error {
 }
 
 pub(crate) struct Reads {
-    state: Arc<State>,
+    state: Arc<SharedMemory>,
     store: Store,
     misses: mpsc::Sender<Job>,
     ranges: Semaphore,
@@ -53,7 +53,7 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub(crate) fn new(
-        state: Arc<State>,
+        state: Arc<SharedMemory>,
         store: Store,
         misses: mpsc::Sender<Job>,
         max_wait: Duration,
@@ -67,7 +67,7 @@ impl Reads {
         &self,
         counters: &[Counter],
         after: &Position,
-    ) -> Result<Answer, Error> {
+    ) -> Result<TotalsAsOf, Error> {
         self.reach(after).await?;
         match self.recall(counters)? {
             Recall::Found(answer) => {
@@ -96,7 +96,7 @@ impl Reads {
         counter: &Counter,
         buckets: &Range<u64>,
         after: &Position,
-    ) -> Result<Answer, Error> {
+    ) -> Result<TotalsAsOf, Error> {
         self.reach(after).await?;
         let Ok(_permit) = self.ranges.try_acquire() else {
             return Err(Error::TooManyRanges);
@@ -122,7 +122,7 @@ impl Reads {
         self.state.recall(counters).map_err(Error::Broken)
     }
 
-    async fn ask(&self, counters: Vec<Counter>) -> Result<Answer, Error> {
+    async fn ask(&self, counters: Vec<Counter>) -> Result<TotalsAsOf, Error> {
         let (reply, answered) = oneshot::channel();
         self.misses.try_send(Job { counters, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull,

@@ -11,12 +11,12 @@ use tally_platform::http as edge;
 use tally_platform::quiet_log::QuietLog;
 use tokio_util::sync::CancellationToken;
 
+use crate::counter_memory::Broken;
 use crate::http::{self, Api};
-use crate::memory::Broken;
 use crate::metrics::Metrics;
 use crate::reads::Reads;
-use crate::start::{Start, bounds, start};
-use crate::state::State;
+use crate::shared_memory::SharedMemory;
+use crate::starting_point::{StartingPoint, bounds, starting_point};
 use crate::store::Store;
 use crate::vector::number;
 use crate::{misses, tail};
@@ -41,9 +41,9 @@ pub enum Error {
     NoCache,
     #[error(transparent)]
     Bind(#[from] edge::BindError),
-    #[error("make the client of the log")]
+    #[error("make a Kafka consumer")]
     Client(#[source] KafkaError),
-    #[error("read the log from where the store is")]
+    #[error("read deltas from where ClickHouse is")]
     Assign(#[source] KafkaError),
     #[error("serve reads")]
     Serve(#[source] io::Error),
@@ -64,7 +64,8 @@ pub async fn run(
     let metrics = Metrics::new();
     let api = Arc::new(Api::new(metrics.clone()));
     if let Ok(addr) = listener.local_addr() {
-        tracing::info!(%addr, "counters are read at http://{addr}/v1/counters/{{namespace}}/{{key}}");
+        let url = format!("http://{addr}/v1/counters/{{namespace}}/{{key}}");
+        tracing::info!(%addr, "counters are read at {url}");
     }
 
     let stop = shutdown.child_token();
@@ -126,12 +127,17 @@ impl Worker<'_> {
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let begun =
-            start(self.config, &self.consumer, &self.metrics, &self.signs.start, stop).await;
-        let Some(Start { store, vector, offsets }) = begun else { return Ok(()) };
-        tracing::info!(position = %vector.position(), partitions = vector.partitions(), "the log is read from where the store is");
+            starting_point(self.config, &self.consumer, &self.metrics, &self.signs.start, stop)
+                .await;
+        let Some(StartingPoint { store, vector, offsets }) = begun else { return Ok(()) };
+        tracing::info!(
+            position = %vector.position(),
+            partitions = vector.partitions(),
+            "deltas is read from where ClickHouse is"
+        );
 
         let reader = &self.config.reader;
-        let state = Arc::new(State::new(vector, cached, reader.unstored_bytes));
+        let state = Arc::new(SharedMemory::new(vector, cached, reader.unstored_bytes));
         let offsets = match offsets {
             Ok(offsets) => {
                 tail::assign(&self.consumer, &self.config.kafka.deltas, &offsets)
@@ -169,7 +175,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    async fn tail(&self, state: &Arc<State>, stop: &CancellationToken) {
+    async fn tail(&self, state: &Arc<SharedMemory>, stop: &CancellationToken) {
         let (consumer, tailed, stopped) =
             (Arc::clone(&self.consumer), Arc::clone(state), stop.clone());
         let heartbeat = self.signs.health.heartbeat("tail", MAX_SILENCE);
@@ -180,13 +186,13 @@ impl Worker<'_> {
         }
     }
 
-    fn break_off(&self, state: &State, broken: Broken) {
+    fn break_off(&self, state: &SharedMemory, broken: Broken) {
         tracing::error!(error = %broken, "no read is answered from now on");
         self.signs.chain.set(false, broken.to_string());
         state.break_off(Arc::new(broken));
     }
 
-    async fn follow_store(&self, state: &State, store: &Store, stop: &CancellationToken) {
+    async fn follow_store(&self, state: &SharedMemory, store: &Store, stop: &CancellationToken) {
         let mut log = QuietLog::once();
         while stop.run_until_cancelled(tokio::time::sleep(LEDGER_INTERVAL)).await.is_some() {
             let Some(read) = stop.run_until_cancelled(store.vector()).await else { return };
@@ -199,7 +205,7 @@ impl Worker<'_> {
         }
     }
 
-    async fn follow_log(&self, state: &State, stop: &CancellationToken) {
+    async fn follow_log(&self, state: &SharedMemory, stop: &CancellationToken) {
         let mut log = QuietLog::once();
         loop {
             let bounds = bounds(&self.consumer, &self.config.kafka.deltas, state.partitions());

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use clickhouse::{Client, Row};
 use hashbrown::HashMap;
 use serde::Deserialize;
+use tally_counts::StoredOffsets;
 use tally_counts::ledger::{self, LedgerError, RESERVED_NAMESPACE, SumAndHigh};
 use tally_platform::causes::with_causes;
 use tally_platform::store::{COUNTS, ledgers};
 
 use crate::cache::Total;
 use crate::counter::Counter;
-use crate::memory::{Snapshot, Wanted};
+use crate::counter_memory::{Snapshot, Wanted};
 use crate::metrics::Metrics;
-use crate::vector::{Place, Vector};
+use crate::vector::Vector;
 
 /// How long one query may take; the server gives up a little earlier, so that it does not work for
 /// nobody.
@@ -37,7 +38,8 @@ pub(crate) enum StoreError {
     #[error("partition {partition}: the store has counts, but no positions beside them")]
     NoLedger { partition: u32 },
     #[error(
-        "the store has counts of partition {partition}, but when the reader started, deltas had {partitions} partitions"
+        "the store has counts of partition {partition}, \
+         but when the reader started, deltas had {partitions} partitions"
     )]
     UnknownPartition { partition: u32, partitions: usize },
 }
@@ -75,7 +77,7 @@ impl Store {
         let mut scan = Scan::default();
         for (partition, ledger) in ledgers {
             let positions =
-                Positions { deltas: Some(ledger.deltas), increments: Some(ledger.increments) };
+                LedgerRows { deltas: Some(ledger.deltas), increments: Some(ledger.increments) };
             scan.ledger.insert(partition.cast_unsigned(), positions);
         }
         scan.vector(self.partitions)
@@ -135,12 +137,13 @@ fn sql(condition: &str) -> String {
 /// What one scan found: the ledger by partition, and the counters over all of them.
 #[derive(Default)]
 struct Scan {
-    ledger: BTreeMap<u32, Positions>,
+    ledger: BTreeMap<u32, LedgerRows>,
     totals: HashMap<Counter, Total>,
 }
 
+/// The rows of one partition's ledger, as far as they were read.
 #[derive(Default)]
-struct Positions {
+struct LedgerRows {
     deltas: Option<SumAndHigh>,
     increments: Option<SumAndHigh>,
 }
@@ -168,8 +171,8 @@ impl Scan {
 
     /// The positions of all partitions: at the beginning where nothing is stored yet.
     fn vector(&self, partitions: usize) -> Result<Vector, StoreError> {
-        let mut places = vec![Place::default(); partitions];
-        for (&partition, Positions { deltas, increments }) in &self.ledger {
+        let mut places = vec![StoredOffsets::default(); partitions];
+        for (&partition, LedgerRows { deltas, increments }) in &self.ledger {
             let (Some(deltas), Some(increments)) = (deltas, increments) else {
                 return Err(StoreError::NoLedger { partition });
             };
@@ -179,9 +182,9 @@ impl Scan {
             let place = places
                 .get_mut(partition as usize)
                 .ok_or(StoreError::UnknownPartition { partition, partitions })?;
-            *place = Place {
+            *place = StoredOffsets {
                 deltas: position(ledger::DELTAS, deltas)?,
-                source: position(ledger::INCREMENTS, increments)?,
+                increments: position(ledger::INCREMENTS, increments)?,
             };
         }
         Ok(Vector::new(places))

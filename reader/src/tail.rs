@@ -1,7 +1,7 @@
 //! The tail: every batch of `deltas`, in order, from where the store was when the reader started.
 //!
 //! ```text
-//!  deltas, all partitions ──poll──► read and check ──► State::apply
+//!  deltas, all partitions ──poll──► read and check ──► SharedMemory::apply
 //!                                                        │ no room: wait, and fall behind
 //!                                   a batch that is not what must come next: nothing is answered any more
 //! ```
@@ -18,8 +18,8 @@ use tally_schemas::{DeltaBatch, wire};
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Name;
-use crate::memory::Broken;
-use crate::state::State;
+use crate::counter_memory::Broken;
+use crate::shared_memory::SharedMemory;
 use crate::vector::number;
 use crate::window::{Arrival, Delta, Packer};
 
@@ -38,7 +38,7 @@ pub(crate) fn assign(consumer: &BaseConsumer, topic: &str, offsets: &[i64]) -> K
 /// Counts batches in until `stop`. Blocks its thread.
 pub(crate) fn run(
     consumer: &BaseConsumer,
-    state: &State,
+    state: &SharedMemory,
     heartbeat: &Heartbeat,
     stop: &CancellationToken,
 ) -> Result<(), Broken> {

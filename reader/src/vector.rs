@@ -1,20 +1,11 @@
-use tally_counts::Position;
-
-/// How far one partition is included: everything before these offsets, nothing from them on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The next offset of `deltas`.
-    pub(crate) deltas: i64,
-    /// The next offset of `increments`: what those deltas are of.
-    pub(crate) source: i64,
-}
+use tally_counts::{Position, StoredOffsets};
 
 /// How far every partition is included, by partition number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Vector(Vec<Place>);
+pub(crate) struct Vector(Vec<StoredOffsets>);
 
 impl Vector {
-    pub(crate) fn new(places: Vec<Place>) -> Vector {
+    pub(crate) fn new(places: Vec<StoredOffsets>) -> Vector {
         Vector(places)
     }
 
@@ -22,15 +13,15 @@ impl Vector {
         self.0.len()
     }
 
-    pub(crate) fn at(&self, partition: usize) -> Place {
+    pub(crate) fn at(&self, partition: usize) -> StoredOffsets {
         self.0[partition]
     }
 
-    pub(crate) fn set(&mut self, partition: usize, place: Place) {
+    pub(crate) fn set(&mut self, partition: usize, place: StoredOffsets) {
         self.0[partition] = place;
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, Place)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, StoredOffsets)> + '_ {
         self.0.iter().copied().enumerate()
     }
 
@@ -41,13 +32,14 @@ impl Vector {
 
     /// For each partition the further of the two.
     pub(crate) fn furthest(&self, other: &Vector) -> Vector {
-        let further = |(a, b): (&Place, &Place)| if a.deltas >= b.deltas { *a } else { *b };
+        let further =
+            |(a, b): (&StoredOffsets, &StoredOffsets)| if a.deltas >= b.deltas { *a } else { *b };
         Vector(self.0.iter().zip(&other.0).map(further).collect())
     }
 
     /// The position in `increments`, as answers give it.
     pub(crate) fn position(&self) -> Position {
-        self.iter().map(|(p, place)| (number(p), place.source)).collect()
+        self.iter().map(|(p, place)| (number(p), place.increments)).collect()
     }
 }
 

@@ -124,7 +124,7 @@ impl Window {
 mod tests {
     use super::*;
     use crate::counter::{Counter, Name};
-    use crate::vector::Place;
+    use tally_counts::StoredOffsets;
 
     fn arrival(offset: i64, gains: &[(&str, u32, i64)]) -> Arrival {
         let mut packer = Packer::with_room(0, 0);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn at(deltas: i64) -> Vector {
-        Vector::new(vec![Place { deltas, source: deltas }])
+        Vector::new(vec![StoredOffsets { deltas, increments: deltas }])
     }
 
     fn sums<const N: usize>(window: &Window, keys: [&str; N], vector: &Vector) -> [i64; N] {

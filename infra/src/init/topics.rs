@@ -108,16 +108,17 @@ impl Topics<'_> {
         }
         let Some(Longest { bytes, reason }) = longest else { return Ok(()) };
         let have = max_message_bytes(topic, &settings)?;
-        match have >= *bytes {
-            true => Ok(()),
-            false => Err(refused(
+        if have < *bytes {
+            return Err(refused(
                 topic,
                 format!(
-                    "its {MAX_MESSAGE} is {have}, but {reason}: set it to {bytes} or more (kafka-configs.sh --alter \
-                     --entity-type topics --entity-name {topic} --add-config {MAX_MESSAGE}={bytes})"
+                    "its {MAX_MESSAGE} is {have}, but {reason}: set it to {bytes} or more \
+                     (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
+                     --add-config {MAX_MESSAGE}={bytes})"
                 ),
-            )),
+            ));
         }
+        Ok(())
     }
 
     /// Whatever `increments` takes must be taken when it is rejected; and whatever the aggregator
@@ -128,7 +129,8 @@ impl Topics<'_> {
         let taken = max_message_bytes(increments, &self.settings(increments).await?)?;
         let bytes = taken.max(MAX_TRANSACTION_MESSAGE_BYTES as u64) + COPY_BYTES;
         let reason = format!(
-            "copies of up to {MAX_TRANSACTION_MESSAGE_BYTES} bytes go there, and the {MAX_MESSAGE} of {increments} is {taken}"
+            "copies of up to {MAX_TRANSACTION_MESSAGE_BYTES} bytes go there, \
+             and the {MAX_MESSAGE} of {increments} is {taken}"
         );
         Ok(Longest { bytes, reason })
     }

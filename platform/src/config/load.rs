@@ -21,7 +21,8 @@ pub enum Error {
     #[error("configuration: {0}")]
     Invalid(Box<figment::Error>),
     #[error(
-        "configuration: kafka.properties.{0} is set by Tally itself, since exactly-once depends on it"
+        "configuration: kafka.properties.{0} is set by Tally itself, \
+         since exactly-once depends on it"
     )]
     ReservedProperty(String),
     #[error("configuration: {key}: {reason}")]

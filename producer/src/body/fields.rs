@@ -50,7 +50,10 @@ pub(super) fn at_ms(value: &Value<'_>) -> Result<i64, String> {
         Value::Text(text) => {
             let at: Timestamp = text.parse().map_err(|_| {
                 let shown: String = text.chars().take(64).collect();
-                format!("{shown:?} is not an RFC 3339 time with its offset, such as 2001-01-31T09:30:00Z")
+                format!(
+                    "{shown:?} is not an RFC 3339 time with its offset, \
+                     such as 2001-01-31T09:30:00Z"
+                )
             })?;
             // Below 1970 this rounds down, so that the moment before is not taken for 1970.
             i64::try_from(at.as_nanosecond().div_euclid(1_000_000)).map_err(|_| AT_RANGE.into())

@@ -41,7 +41,7 @@ struct Stack {
 impl Stack {
     async fn new(producer: config::Producer) -> Stack {
         let stack = Stack::closed(producer).await;
-        stack.gateway.open(Started { schema_ids: SCHEMA_IDS, max_message_bytes: None });
+        stack.gateway.open(Prerequisites { schema_ids: SCHEMA_IDS, max_message_bytes: None });
         stack
     }
 
@@ -53,7 +53,7 @@ impl Stack {
         cluster.create_topic(&config.kafka.increments, PARTITIONS, 1).unwrap();
 
         let metrics = Metrics::new();
-        let log = Arc::new(Log::new(&config, metrics.clone()).unwrap());
+        let log = Arc::new(KafkaLog::new(&config, metrics.clone()).unwrap());
         let gateway = Arc::new(Gateway::new(&config, log, metrics));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/increments", listener.local_addr().unwrap());
@@ -222,7 +222,7 @@ async fn what_is_too_large_is_refused_with_the_limit() {
         ..config::Producer::default()
     };
     let stack = Stack::closed(producer).await;
-    stack.gateway.open(Started { schema_ids: SCHEMA_IDS, max_message_bytes: Some(1000) });
+    stack.gateway.open(Prerequisites { schema_ids: SCHEMA_IDS, max_message_bytes: Some(1000) });
     let of = |keys: usize, key_bytes: usize| {
         let key = "k".repeat(key_bytes);
         stack.post().json(&vec![json!({"namespace": "n", "key": key}); keys])

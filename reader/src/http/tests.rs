@@ -5,16 +5,16 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tally_counts::ChainError;
+use tally_counts::{ChainError, StoredOffsets};
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::counter::Name;
-use crate::memory::{Broken, Snapshot, Wanted};
+use crate::counter_memory::{Broken, Snapshot, Wanted};
 use crate::misses;
-use crate::state::State as Shared;
+use crate::shared_memory::SharedMemory as Shared;
 use crate::store::Store;
-use crate::vector::{Place, Vector};
+use crate::vector::Vector;
 use crate::window::{Arrival, Delta, Packer};
 
 const MAX_WAIT: Duration = Duration::from_millis(300);
@@ -49,7 +49,7 @@ impl Reader {
 
     /// A reader that has not started yet.
     async fn closed() -> Reader {
-        let start = Vector::new(vec![Place::default(); 2]);
+        let start = Vector::new(vec![StoredOffsets::default(); 2]);
         let state = Arc::new(Shared::new(start, NonZeroUsize::new(10).unwrap(), 1 << 20));
         let api = Arc::new(Api::new(Metrics::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,7 +61,7 @@ impl Reader {
 
     /// Makes the memory know a counter, as a query of an empty table would.
     fn remember(&self, namespace: &str, key: &str) {
-        let vector = Arc::new(Vector::new(vec![Place::default(); 2]));
+        let vector = Arc::new(Vector::new(vec![StoredOffsets::default(); 2]));
         let snapshot = Snapshot { vector, totals: Default::default() };
         let counters = [Counter::new(namespace, key)];
         self.state.begin().finish(Wanted::Counters(&counters), &snapshot).unwrap();

@@ -5,16 +5,18 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tally_counts::Position;
+use tally_counts::{Position, StoredOffsets};
 use tokio::sync::watch;
 
 use crate::counter::Counter;
-use crate::memory::{Answer, Broken, FlightId, Memory, Recall, Snapshot, SnapshotError, Wanted};
-use crate::vector::{Place, Vector};
+use crate::counter_memory::{
+    Broken, CounterMemory, FlightId, Recall, Snapshot, SnapshotError, TotalsAsOf, Wanted,
+};
+use crate::vector::Vector;
 use crate::window::Arrival;
 
-pub(crate) struct State {
-    memory: Mutex<Memory>,
+pub(crate) struct SharedMemory {
+    memory: Mutex<CounterMemory>,
     /// Told when the window has let go of something.
     trimmed: Condvar,
     progress: watch::Sender<Progress>,
@@ -53,15 +55,15 @@ pub(crate) struct Holding {
     pub(crate) unstored_bytes: usize,
 }
 
-impl State {
+impl SharedMemory {
     pub(crate) fn new(
         start: Vector,
         cached_counters: NonZeroUsize,
         unstored_bytes: usize,
-    ) -> State {
-        let memory = Memory::new(start, cached_counters);
+    ) -> SharedMemory {
+        let memory = CounterMemory::new(start, cached_counters);
         let progress = Progress { position: Arc::clone(memory.position()), broken: None };
-        State {
+        SharedMemory {
             memory: Mutex::new(memory),
             trimmed: Condvar::new(),
             progress: watch::Sender::new(progress),
@@ -69,7 +71,7 @@ impl State {
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, CounterMemory> {
         self.memory
             .lock()
             .expect("nobody panicked while changing the memory: half a change is a wrong count")
@@ -79,7 +81,7 @@ impl State {
         self.memory().partitions()
     }
 
-    pub(crate) fn tail(&self, partition: usize) -> Place {
+    pub(crate) fn tail(&self, partition: usize) -> StoredOffsets {
         self.memory().tail(partition)
     }
 
@@ -95,7 +97,7 @@ impl State {
         arrival: Arrival,
         patience: Duration,
     ) -> Result<Option<Arrival>, Broken> {
-        let full = |memory: &mut Memory| !memory.has_room(&arrival, self.unstored_bytes);
+        let full = |memory: &mut CounterMemory| !memory.has_room(&arrival, self.unstored_bytes);
         let waited = self.trimmed.wait_timeout_while(self.memory(), patience, full);
         let (mut memory, waited) = waited.expect("nobody panicked while changing the memory");
         if waited.timed_out() {
@@ -129,7 +131,7 @@ impl State {
 
     /// A query is about to be sent: until the flight is dropped, what its snapshot may lack is
     /// kept.
-    pub(crate) fn begin(self: &Arc<State>) -> Flight {
+    pub(crate) fn begin(self: &Arc<SharedMemory>) -> Flight {
         Flight { id: self.memory().begin(), state: Arc::clone(self) }
     }
 
@@ -158,7 +160,7 @@ impl State {
 
 /// A query in flight.
 pub(crate) struct Flight {
-    state: Arc<State>,
+    state: Arc<SharedMemory>,
     id: FlightId,
 }
 
@@ -167,7 +169,7 @@ impl Flight {
         self,
         wanted: Wanted<'_>,
         snapshot: &Snapshot,
-    ) -> Result<Answer, FinishError> {
+    ) -> Result<TotalsAsOf, FinishError> {
         let mut memory = self.state.memory();
         match memory.broken() {
             Some(broken) => Err(FinishError::Broken(Arc::clone(broken))),

@@ -15,7 +15,7 @@ use tally_platform::retry::{Backoff, until_ok};
 use tally_platform::store;
 use tokio_util::sync::CancellationToken;
 
-use crate::memory::Broken;
+use crate::counter_memory::Broken;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use crate::vector::{Vector, number};
@@ -23,8 +23,8 @@ use crate::vector::{Vector, number};
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Where the reader begins.
-pub(crate) struct Start {
+/// Where the reader begins, in ClickHouse and on `deltas`.
+pub(crate) struct StartingPoint {
     pub(crate) store: Store,
     /// How far the store is.
     pub(crate) vector: Vector,
@@ -33,7 +33,7 @@ pub(crate) struct Start {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+enum StartingPointError {
     #[error(transparent)]
     Log(#[from] TopicError),
     #[error(transparent)]
@@ -41,27 +41,27 @@ enum StartError {
 }
 
 /// Asks until both answer; `None` if `stop` comes first.
-pub(crate) async fn start(
+pub(crate) async fn starting_point(
     config: &Config,
     consumer: &Arc<BaseConsumer>,
     metrics: &Metrics,
     condition: &Condition,
     stop: &CancellationToken,
-) -> Option<Start> {
+) -> Option<StartingPoint> {
     let backoff = Backoff::doubling(FIRST_WAIT, LONGEST_WAIT);
-    let call = || try_start(config, consumer, metrics);
-    let failed = |error: StartError, wait| {
+    let call = || try_starting_point(config, consumer, metrics);
+    let failed = |error: StartingPointError, wait| {
         tracing::warn!(%error, ?wait, "waiting for Kafka and ClickHouse; asking again");
         condition.set(false, error.to_string());
     };
     until_ok(stop, backoff, call, failed).await
 }
 
-async fn try_start(
+async fn try_starting_point(
     config: &Config,
     consumer: &Arc<BaseConsumer>,
     metrics: &Metrics,
-) -> Result<Start, StartError> {
+) -> Result<StartingPoint, StartingPointError> {
     let topic = config.kafka.deltas.clone();
     let partitions =
         ask(consumer, move |consumer| partition_count(consumer.client(), &topic)).await?;
@@ -80,7 +80,7 @@ async fn try_start(
         // If batches are missing between the two, the first one read will not follow.
         Ok(stored.max(low))
     });
-    Ok(Start { store, offsets: offsets.collect(), vector })
+    Ok(StartingPoint { store, offsets: offsets.collect(), vector })
 }
 
 /// The first and the next offset of each partition.

@@ -24,24 +24,26 @@ use std::slice;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tally_counts::{ChainError, Position, check_chain, next_offset};
+use tally_counts::{ChainError, Position, StoredOffsets, check_chain, next_offset};
 
 use crate::cache::{Cache, Entry, Total};
 use crate::counter::{Counter, Named};
-use crate::vector::{Place, Vector, number};
+use crate::vector::{Vector, number};
 use crate::window::{Arrival, Sought, Window};
 
 /// Why the tail cannot go on. What it has counted stands, but what comes after is not known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
     #[error(
-        "deltas, partition {partition}, offset {offset}: the batch does not follow the one before it"
+        "deltas, partition {partition}, offset {offset}: \
+         the batch does not follow the one before it"
     )]
     Chain { partition: i32, offset: i64, source: ChainError },
     #[error("deltas, partition {partition}, offset {offset}: {reason}")]
     Undecodable { partition: i32, offset: i64, reason: String },
     #[error(
-        "deltas, partition {partition}: the store is at offset {stored}, but the log has offsets {low} to {high}"
+        "deltas, partition {partition}: \
+         the store is at offset {stored}, but the log has offsets {low} to {high}"
     )]
     Log { partition: i32, stored: i64, low: i64, high: i64 },
     #[error("deltas cannot be read: {reason}")]
@@ -53,11 +55,13 @@ pub(crate) enum Broken {
 pub(crate) enum SnapshotError {
     /// A replica that lags: another try may see more.
     #[error(
-        "partition {partition}: the snapshot is at offset {at} of deltas, but the store was at {floor} already"
+        "partition {partition}: the snapshot is at offset {at} of deltas, \
+         but the store was at {floor} already"
     )]
     Behind { partition: i32, at: i64, floor: i64 },
     #[error(
-        "partition {partition}: at offset {at} of deltas the store includes increments up to {stored}, the log up to {logged}"
+        "partition {partition}: at offset {at} of deltas \
+         the store includes increments up to {stored}, the log up to {logged}"
     )]
     Disagrees { partition: i32, at: i64, stored: i64, logged: i64 },
 }
@@ -78,9 +82,9 @@ pub(crate) enum Wanted<'a> {
     Buckets(&'a Counter, &'a Range<u64>),
 }
 
-/// Totals in the order asked for, all as of one position.
+/// The counters' totals, in the order asked for, all as of one position.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct TotalsAsOf {
     pub(crate) totals: Vec<Total>,
     pub(crate) as_of: Arc<Position>,
 }
@@ -88,7 +92,7 @@ pub(crate) struct Answer {
 /// What the memory alone has to say.
 #[derive(Debug)]
 pub(crate) enum Recall {
-    Found(Answer),
+    Found(TotalsAsOf),
     Missing(Vec<Counter>),
     /// Every counter is there, but they are ahead of the tail by different snapshots, so no one
     /// position holds for all.
@@ -99,7 +103,8 @@ pub(crate) enum Recall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FlightId(u64);
 
-pub(crate) struct Memory {
+/// The counters and the unstored deltas that are held in memory.
+pub(crate) struct CounterMemory {
     tail: Vector,
     position: Arc<Position>,
     window: Window,
@@ -112,10 +117,10 @@ pub(crate) struct Memory {
     broken: Option<Arc<Broken>>,
 }
 
-impl Memory {
+impl CounterMemory {
     /// Starts where the store is.
-    pub(crate) fn new(start: Vector, cached: NonZeroUsize) -> Memory {
-        Memory {
+    pub(crate) fn new(start: Vector, cached: NonZeroUsize) -> CounterMemory {
+        CounterMemory {
             position: Arc::new(start.position()),
             window: Window::new(&start),
             cache: Cache::new(cached),
@@ -131,7 +136,7 @@ impl Memory {
         self.tail.partitions()
     }
 
-    pub(crate) fn tail(&self, partition: usize) -> Place {
+    pub(crate) fn tail(&self, partition: usize) -> StoredOffsets {
         self.tail.at(partition)
     }
 
@@ -170,7 +175,7 @@ impl Memory {
         let Arrival { partition, offset, from, to, .. } = arrival;
         let at = self.tail.at(partition);
         // The first batch of all begins wherever the log did.
-        let expected = if at.deltas == 0 { from } else { at.source };
+        let expected = if at.deltas == 0 { from } else { at.increments };
         check_chain(expected, from, to).map_err(|source| Broken::Chain {
             partition: number(partition),
             offset,
@@ -180,7 +185,7 @@ impl Memory {
             self.cache.add(partition, offset, delta);
         }
         self.window.push(arrival);
-        self.tail.set(partition, Place { deltas: next_offset(offset), source: to });
+        self.tail.set(partition, StoredOffsets { deltas: next_offset(offset), increments: to });
         self.position = Arc::new(self.tail.position());
         Ok(())
     }
@@ -212,7 +217,7 @@ impl Memory {
             Some(vector) => self.as_of(&vector),
             None => Arc::clone(&self.position),
         };
-        Recall::Found(Answer { totals, as_of })
+        Recall::Found(TotalsAsOf { totals, as_of })
     }
 
     /// A query is about to be sent.
@@ -253,7 +258,7 @@ impl Memory {
         &mut self,
         wanted: Wanted<'_>,
         snapshot: &Snapshot,
-    ) -> Result<Answer, SnapshotError> {
+    ) -> Result<TotalsAsOf, SnapshotError> {
         self.check(&snapshot.vector)?;
         let (counters, buckets) = match wanted {
             Wanted::Counters(counters) => (counters, None),
@@ -264,7 +269,7 @@ impl Memory {
             self.remember(counters, &totals, &snapshot.vector);
         }
         self.learn(&snapshot.vector);
-        Ok(Answer { totals, as_of: self.as_of(&snapshot.vector) })
+        Ok(TotalsAsOf { totals, as_of: self.as_of(&snapshot.vector) })
     }
 
     /// What the snapshot has and what it lacks, of some buckets or of all.
@@ -304,8 +309,8 @@ impl Memory {
             if stored.deltas < floor {
                 return Err(SnapshotError::Behind { partition, at: stored.deltas, floor });
             }
-            if stored.deltas == tail.deltas && stored.source != tail.source {
-                let (stored, logged) = (stored.source, tail.source);
+            if stored.deltas == tail.deltas && stored.increments != tail.increments {
+                let (stored, logged) = (stored.increments, tail.increments);
                 return Err(SnapshotError::Disagrees {
                     partition,
                     at: tail.deltas,

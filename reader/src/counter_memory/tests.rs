@@ -77,7 +77,7 @@ struct Query {
 }
 
 struct Model {
-    memory: Memory,
+    memory: CounterMemory,
     log: [Vec<Arrival>; PARTITIONS],
     /// The source offset at which each partition of the log begins.
     begins: [i64; PARTITIONS],
@@ -108,9 +108,9 @@ fn gains(gains: &[(usize, u32, i64)]) -> Deltas {
 
 impl Model {
     fn new(begins: [i64; PARTITIONS]) -> Model {
-        let start = Vector::new(vec![Place::default(); PARTITIONS]);
+        let start = Vector::new(vec![StoredOffsets::default(); PARTITIONS]);
         Model {
-            memory: Memory::new(start, CACHED),
+            memory: CounterMemory::new(start, CACHED),
             log: Default::default(),
             begins,
             stored: [0; PARTITIONS],
@@ -122,10 +122,12 @@ impl Model {
     }
 
     /// The place after the first `batches` of a partition.
-    fn place(&self, partition: usize, batches: usize) -> Place {
+    fn place(&self, partition: usize, batches: usize) -> StoredOffsets {
         match batches.checked_sub(1).map(|last| &self.log[partition][last]) {
-            Some(batch) => Place { deltas: next_offset(batch.offset), source: batch.to },
-            None => Place::default(),
+            Some(batch) => {
+                StoredOffsets { deltas: next_offset(batch.offset), increments: batch.to }
+            }
+            None => StoredOffsets::default(),
         }
     }
 
@@ -183,7 +185,7 @@ impl Model {
         &mut self,
         counters: &[Counter],
         buckets: &Range<u64>,
-        answer: &Answer,
+        answer: &TotalsAsOf,
     ) -> Result<(), TestCaseError> {
         prop_assert!(answer.as_of.includes(&self.vector(self.tailed).position()));
         let included = |batch: &&Arrival| {
@@ -332,7 +334,7 @@ fn batch(offset: i64, from: i64, to: i64) -> Arrival {
 }
 
 fn place(deltas: i64, source: i64) -> Vector {
-    Vector::new(vec![Place { deltas, source }])
+    Vector::new(vec![StoredOffsets { deltas, increments: source }])
 }
 
 fn snapshot(deltas: i64, source: i64) -> Snapshot {
@@ -341,7 +343,7 @@ fn snapshot(deltas: i64, source: i64) -> Snapshot {
 
 #[test]
 fn a_batch_that_does_not_follow_breaks_the_tail_and_changes_nothing() {
-    let mut memory = Memory::new(place(3, 100), CACHED);
+    let mut memory = CounterMemory::new(place(3, 100), CACHED);
     memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(3, 100)).unwrap();
     let hole = ChainError::Hole { expected: 100, from: 101 };
     let overlap = ChainError::Overlap { expected: 100, from: 99 };
@@ -356,7 +358,7 @@ fn a_batch_that_does_not_follow_breaks_the_tail_and_changes_nothing() {
 
 #[test]
 fn a_snapshot_below_the_floor_is_refused() {
-    let mut memory = Memory::new(place(0, 0), CACHED);
+    let mut memory = CounterMemory::new(place(0, 0), CACHED);
     memory.apply(batch(0, 0, 10)).unwrap();
     memory.learn(&place(1, 10));
     let refused = memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(0, 0)).unwrap_err();
@@ -365,7 +367,7 @@ fn a_snapshot_below_the_floor_is_refused() {
 
 #[test]
 fn a_store_and_a_log_that_disagree_give_no_answer() {
-    let mut memory = Memory::new(place(0, 0), CACHED);
+    let mut memory = CounterMemory::new(place(0, 0), CACHED);
     memory.apply(batch(0, 0, 10)).unwrap();
     let refused = memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(1, 9)).unwrap_err();
     assert_eq!(refused, SnapshotError::Disagrees { partition: 0, at: 1, stored: 9, logged: 10 });
@@ -373,7 +375,7 @@ fn a_store_and_a_log_that_disagree_give_no_answer() {
 
 #[test]
 fn counters_ahead_of_the_tail_by_different_snapshots_are_apart_until_the_tail_is_there() {
-    let mut memory = Memory::new(place(0, 0), CACHED);
+    let mut memory = CounterMemory::new(place(0, 0), CACHED);
     memory.finish(Wanted::Counters(&[counter(1)]), &snapshot(0, 0)).unwrap();
     memory.finish(Wanted::Counters(&[counter(2)]), &snapshot(1, 10)).unwrap();
     assert!(matches!(memory.recall(&[counter(1), counter(2)]), Recall::Apart));
@@ -386,7 +388,7 @@ fn counters_ahead_of_the_tail_by_different_snapshots_are_apart_until_the_tail_is
 
 #[test]
 fn the_window_is_full_only_for_batches_that_must_be_kept() {
-    let mut memory = Memory::new(place(0, 0), CACHED);
+    let mut memory = CounterMemory::new(place(0, 0), CACHED);
     let (first, second) = (batch(0, 0, 10), batch(1, 10, 20));
     assert!(memory.has_room(&first, 1), "a batch may have the window to itself");
     memory.apply(first.clone()).unwrap();

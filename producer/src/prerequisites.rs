@@ -16,7 +16,7 @@ use tally_platform::retry::{Backoff, until_ok};
 use tally_schemas::avsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka_log::Log;
+use crate::kafka_log::KafkaLog;
 use crate::message::SchemaIds;
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -24,9 +24,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often the log is looked at once the gateway has started.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is known once the gateway has started.
+/// What must be known before the first increment is taken.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Started {
+pub(crate) struct Prerequisites {
     pub(crate) schema_ids: SchemaIds,
     /// What the topic takes; unknown where the broker does not tell, and then it judges each
     /// message itself.
@@ -46,13 +46,13 @@ impl Readiness {
 }
 
 /// Gathers what must be known; `None` if `shutdown` comes first.
-pub(crate) async fn start(
+pub(crate) async fn gather(
     config: &Config,
     registry: &Registry,
-    log: &Arc<Log>,
+    log: &Arc<KafkaLog>,
     readiness: &Readiness,
     shutdown: &CancellationToken,
-) -> Option<Started> {
+) -> Option<Prerequisites> {
     let schemas = insist("schemas", &readiness.schemas, shutdown, || register(config, registry));
     let topic = insist("log", &readiness.log, shutdown, || check(log));
     let (schema_ids, topic) = tokio::join!(schemas, topic);
@@ -60,16 +60,21 @@ pub(crate) async fn start(
     let max_message_bytes = match log.max_message_bytes().await {
         Ok(bytes) => Some(bytes),
         Err(error) => {
-            tracing::warn!(%error, "messages are not measured before they are sent");
+            tracing::warn!(%error, "the topic's max.message.bytes is not known; \
+                 Kafka refuses too long messages itself");
             None
         }
     };
     tracing::info!(?schema_ids, ?max_message_bytes, "ready");
-    Some(Started { schema_ids, max_message_bytes })
+    Some(Prerequisites { schema_ids, max_message_bytes })
 }
 
 /// Looks at the log from time to time, until `shutdown`.
-pub(crate) async fn watch(log: &Arc<Log>, readiness: &Readiness, shutdown: &CancellationToken) {
+pub(crate) async fn watch(
+    log: &Arc<KafkaLog>,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) {
     let mut quiet_log = QuietLog::once();
     while shutdown.run_until_cancelled(tokio::time::sleep(WATCH_INTERVAL)).await.is_some() {
         let Some(checked) = shutdown.run_until_cancelled(check(log)).await else {
@@ -102,7 +107,7 @@ async fn register(config: &Config, registry: &Registry) -> Result<SchemaIds, reg
     Ok(SchemaIds { increment, batch })
 }
 
-async fn check(log: &Arc<Log>) -> Result<(), TopicError> {
+async fn check(log: &Arc<KafkaLog>) -> Result<(), TopicError> {
     let log = Arc::clone(log);
     tokio::task::spawn_blocking(move || log.check())
         .await
