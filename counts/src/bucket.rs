@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::Reject;
 
-/// How long a time bucket is, in seconds; divides a day, so that days are whole buckets.
+/// The length of a time bucket, in seconds. It divides a day, so that every day is whole buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketWidth(u32);
 
@@ -25,9 +25,11 @@ impl BucketWidth {
         self.0
     }
 
-    /// The start of the bucket that holds `at_ms`, in seconds since 1970.
+    /// The start, in seconds since 1970, of the bucket that holds the time `at_ms`, which is in
+    /// milliseconds since 1970.
     ///
-    /// The store keeps it as ClickHouse's `DateTime`, 32 bits of seconds: from 1970 to 2106.
+    /// ClickHouse stores it as `DateTime`, 32 bits of seconds, which reach from 1970 to 2106; any
+    /// other time is [`Reject::EventTimeOutOfRange`].
     #[inline]
     pub fn bucket(self, at_ms: i64) -> Result<u32, Reject> {
         let secs = at_ms.div_euclid(1000);

@@ -21,7 +21,8 @@ impl Fingerprint {
 
     /// One row's share of the fingerprint in ClickHouse, as a `UInt64` over the counts table's
     /// columns; its `sum` wraps as ours does.
-    pub const SQL_ROW: &'static str = "bitOr(xxh3(concat(toString(length(namespace)), ':', namespace, ':', key, ':', \
+    pub const SQL_ROW: &'static str = "bitOr(xxh3(concat(\
+         toString(length(namespace)), ':', namespace, ':', key, ':', \
          toString(toUInt32(bucket)))), 1) * reinterpretAsUInt64(sum)";
 
     pub fn from_bits(bits: u64) -> Fingerprint {
@@ -52,13 +53,13 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// Computes fingerprints of rows. It keeps the buffer that they are hashed in, so that a row costs
-/// no allocation, and the decimals of the last bucket, which most often is the next row's too.
+/// Computes the fingerprints of rows. It keeps the buffer whose bytes are hashed, so that a row
+/// costs no allocation, and the decimals of the last bucket, which is usually the next row's too.
 pub struct Fingerprinter {
     bytes: Vec<u8>,
     bucket: u32,
     decimals: itoa::Buffer,
-    /// `:{bucket}`, and what there is room for.
+    /// `:{bucket}` in its first `tail_len` bytes; the rest is not hashed.
     tail: [u8; 16],
     tail_len: usize,
 }
@@ -78,8 +79,8 @@ impl Default for Fingerprinter {
 }
 
 impl Fingerprinter {
+    /// The fingerprint of one row, as [`Fingerprint::of_row`].
     #[inline]
-    /// As [`Fingerprint::of_row`].
     pub fn row(&mut self, namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
         if bucket != self.bucket {
             self.turn_to(bucket);
@@ -119,27 +120,40 @@ mod tests {
 
     proptest! {
         #[test]
-        fn merging_rows_with_equal_keys_keeps_the_fingerprint(ns in ".{0,12}", key in ".{0,40}", bucket: u32, a: i64, b: i64) {
-            let apart = Fingerprint::of_row(&ns, &key, bucket, a) + Fingerprint::of_row(&ns, &key, bucket, b);
-            prop_assert_eq!(apart, Fingerprint::of_row(&ns, &key, bucket, a.wrapping_add(b)));
+        fn merging_rows_with_equal_keys_keeps_the_fingerprint(
+            ns in ".{0,12}",
+            key in ".{0,40}",
+            bucket: u32,
+            a: i64,
+            b: i64,
+        ) {
+            let row = |sum| Fingerprint::of_row(&ns, &key, bucket, sum);
+            prop_assert_eq!(row(a) + row(b), row(a.wrapping_add(b)));
         }
 
         #[test]
         fn a_changed_sum_changes_the_fingerprint(key in ".{0,40}", bucket: u32, a: i64, b: i64) {
             prop_assume!(a != b);
-            prop_assert_ne!(Fingerprint::of_row("ns", &key, bucket, a), Fingerprint::of_row("ns", &key, bucket, b));
+            let row = |sum| Fingerprint::of_row("ns", &key, bucket, sum);
+            prop_assert_ne!(row(a), row(b));
         }
     }
 
     proptest! {
         /// As the definition says it, whatever rows came before.
         #[test]
-        fn a_row_is_hashed_as_defined(rows in prop::collection::vec((".{0,12}", ".{0,40}", prop_oneof![Just(60), any::<u32>()], any::<i64>()), 0..20)) {
+        fn a_row_is_hashed_as_defined(
+            rows in prop::collection::vec(
+                (".{0,12}", ".{0,40}", prop_oneof![Just(60), any::<u32>()], any::<i64>()),
+                0..20,
+            ),
+        ) {
             let mut fingerprinter = Fingerprinter::default();
             for (namespace, key, bucket, sum) in rows {
                 let text = format!("{}:{namespace}:{key}:{bucket}", namespace.len());
                 let defined = (xxh3_64(text.as_bytes()) | 1).wrapping_mul(sum.cast_unsigned());
-                prop_assert_eq!(fingerprinter.row(&namespace, &key, bucket, sum).to_bits(), defined);
+                let row = fingerprinter.row(&namespace, &key, bucket, sum);
+                prop_assert_eq!(row.to_bits(), defined);
             }
         }
     }

@@ -98,8 +98,8 @@ impl Fold {
         Fold::with_id_memory(rules, from, IdMemory::new(rules.horizon))
     }
 
-    /// A fold that starts at the next offset `from`. The messages from the bookmark up to there must
-    /// be given to [`Fold::remember`] or [`Fold::pass_over`] first.
+    /// A fold that starts at the next offset `from`. The messages from the bookmark up to there
+    /// must be given to [`Fold::remember`] or [`Fold::pass_over`] first.
     pub fn resume(rules: Rules, from: i64, bookmark: &Bookmark) -> Fold {
         Fold::with_id_memory(rules, from, IdMemory::resume(rules.horizon, bookmark))
     }
@@ -345,8 +345,8 @@ impl Fold {
         }
     }
 
-    /// Gives the allocations of a flush's sums to the next flush. If something was summed since, they
-    /// are freed instead.
+    /// Gives the allocations of a flush's sums to the next flush. If something was summed since,
+    /// they are freed instead.
     pub fn reuse(&mut self, mut sums: Sums) {
         if self.sums.is_empty() {
             sums.clear();

@@ -29,12 +29,12 @@ use crate::Horizon;
 
 pub use bookmark::{Bookmark, BookmarkParseError};
 
-/// The hash of an id, in 128 bits. An increment's id and a batch's id are different even if they are
-/// the same text.
+/// The hash of an id, in 128 bits. An increment's id and a batch's id are different even if they
+/// are the same text.
 ///
-/// If two ids had one hash, the second would be taken for a duplicate: with 10⁶ ids remembered, that
-/// happens to one in 3·10³² new ids. The hash has no secret key, since a client that makes two ids
-/// collide could as well send the same id twice.
+/// If two ids had one hash, the second would be taken for a duplicate: with 10⁶ ids remembered,
+/// that happens to one in 3·10³² new ids. The hash has no secret key, since a client that makes two
+/// ids collide could as well send the same id twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id(u128);
 

@@ -1,11 +1,17 @@
-//! The ledger: rows that ride in the same block as the data, under a reserved namespace, and say
-//! what the block was.
+//! The ledger: rows that the sink stores in the same block as the deltas, under a reserved
+//! namespace, and that say which batch the block holds.
 //!
-//! Per Kafka partition the position in `deltas` and the position in `increments` are each stored as
-//! a difference, which the table sums, beside the highest value reached, of which the table keeps
-//! the maximum. For a whole table both are equal: a sum above the maximum means that a batch went
-//! in twice, one below it that a batch is missing. So the position's own row proves itself, however
-//! the table's parts were merged.
+//! ```text
+//!  delta batch ──► rows: position in deltas, position in increments, account of the messages
+//!                        sum (+= to − from) and high (max of to) ──► equal, or a batch is missing
+//!                                                                    or was stored twice
+//! ```
+//!
+//! For each Kafka partition, the position in `deltas` and the position in `increments` are stored
+//! twice: as differences, which the table sums, and as the next offset, of which the table keeps
+//! the maximum. In a whole table both are equal. A sum above the maximum means that a batch was
+//! stored twice, one below it that a batch is missing. So the ledger proves itself, however
+//! ClickHouse has merged the parts of the table.
 
 use tally_schemas::DeltaBatchHeader;
 
@@ -14,24 +20,24 @@ use crate::next_offset;
 /// Tally's own namespace: no increment may use it, and `tally.counters` hides it.
 pub const RESERVED_NAMESPACE: &str = "__tally";
 
-/// The position in `deltas`, which is the sink's own.
+/// Key of the position in `deltas`, by which the sink reads on.
 pub const DELTAS: &str = "deltas";
-/// The position in `increments`: what the counts include.
+/// Key of the position in `increments`: the counts include everything before it.
 pub const INCREMENTS: &str = "increments";
-/// Messages counted, recognised as duplicates, and rejected; increments in the counted ones.
+/// Keys of the account: messages counted, recognised as duplicates, and rejected; increments added.
 pub const COUNTED: &str = "messages.counted";
 pub const DUPLICATE: &str = "messages.duplicate";
 pub const REJECTED: &str = "messages.rejected";
 pub const COUNTED_INCREMENTS: &str = "increments.counted";
-/// One row per batch starts with this; its next offset in `deltas` follows.
+/// Prefix of the key of a batch's own row; its next offset in `deltas` follows.
 pub const BATCH_PREFIX: &str = "batch:";
 
-/// One ledger row. Every row has one event, so that no row is all zeros, which a SummingMergeTree
-/// would drop.
+/// One ledger row. The sink gives every row one event: ClickHouse's SummingMergeTree would drop a
+/// row of zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub key: String,
-    /// Seconds since 1970: zero, but for a batch's own row, which expires.
+    /// Seconds since 1970: zero, except in a batch's own row, which expires.
     pub bucket: u32,
     pub sum: i64,
     pub high: i64,
@@ -44,13 +50,14 @@ pub struct BatchOffsets {
     pub previous: i64,
     /// The batch's own offset.
     pub offset: i64,
-    /// The log's own time for the batch, seconds since 1970.
+    /// Kafka's timestamp of the batch, in seconds since 1970.
     pub logged_at_s: u32,
 }
 
-/// The ledger rows of a batch: a function of the log alone.
+/// The ledger rows of a batch. They depend on Kafka's messages alone, so the same batch always has
+/// the same rows.
 ///
-/// The first batch of a partition counts its position in `increments` from zero, wherever the log
+/// The first batch of a partition counts its position in `increments` from zero, wherever the topic
 /// began by then.
 pub fn rows(place: BatchOffsets, batch: &DeltaBatchHeader<'_>) -> [Row; 7] {
     let next = next_offset(place.offset);
@@ -73,7 +80,7 @@ fn batch_key(next: i64) -> String {
     format!("{BATCH_PREFIX}{next:020}")
 }
 
-/// A position as the table holds it: the sum of the differences, and the highest value reached.
+/// A position as the table holds it: the sum of the differences, and the highest next offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SumAndHigh {
     pub sum: i64,
@@ -83,7 +90,8 @@ pub struct SumAndHigh {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LedgerError {
     #[error(
-        "a batch was stored twice: the ledger's differences come to {sum}, its highest offset is {high}"
+        "a batch was stored twice: the ledger's differences come to {sum}, its highest offset is \
+         {high}"
     )]
     StoredTwice { sum: i64, high: i64 },
     #[error(
@@ -127,7 +135,7 @@ mod tests {
         }
     }
 
-    /// The table's merge: sums add, the highest stays.
+    /// What ClickHouse's merges do: sums are added, of `high` the maximum stays.
     fn stored<'a>(blocks: impl Iterator<Item = &'a [Row; 7]>) -> BTreeMap<String, SumAndHigh> {
         let mut table: BTreeMap<String, SumAndHigh> = BTreeMap::new();
         for row in blocks.flatten() {
@@ -138,7 +146,7 @@ mod tests {
         table
     }
 
-    /// Batches with transaction markers between them, as the log has them.
+    /// Batches with transaction markers between them, as in Kafka.
     fn blocks(lens: &[(i64, i64)], start: i64) -> Vec<[Row; 7]> {
         let (mut previous, mut from, mut offset) = (0, start, 0);
         let mut blocks = Vec::new();
@@ -158,7 +166,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_whole_ledger_proves_itself_and_a_damaged_one_does_not(
-            lens in prop::collection::vec((1i64..1000, 0i64..4), 3..20), start in 0i64..500, pick: prop::sample::Index,
+            lens in prop::collection::vec((1i64..1000, 0i64..4), 3..20),
+            start in 0i64..500,
+            pick: prop::sample::Index,
         ) {
             let blocks = blocks(&lens, start);
             let whole = stored(blocks.iter());
@@ -169,9 +179,11 @@ mod tests {
 
             let victim = pick.index(blocks.len());
             let twice = stored(blocks.iter().chain([&blocks[victim]]));
-            let lost = stored(blocks.iter().enumerate().filter(|(i, _)| *i != victim).map(|(_, b)| b));
+            let others = blocks.iter().enumerate().filter(|(i, _)| *i != victim);
+            let lost = stored(others.map(|(_, block)| block));
             for key in [DELTAS, INCREMENTS] {
-                let is_twice = matches!(twice[key].position(), Err(LedgerError::StoredTwice { .. }));
+                let twice = twice[key].position();
+                let is_twice = matches!(twice, Err(LedgerError::StoredTwice { .. }));
                 prop_assert!(is_twice);
                 // The newest batch of all may be missing: then it is not stored yet.
                 let last = victim == blocks.len() - 1;

@@ -1,10 +1,10 @@
-//! What a count is, without any I/O: time buckets, the id memory that finds duplicates, the fold from
-//! increments to deltas, the chain of offsets, the ledger that is stored in the same block as the
-//! deltas, and the fingerprint that compares two sets of counts.
+//! What a count is, without any I/O: time buckets, the id memory that finds duplicates, the fold
+//! from increments to deltas, the chain of offsets, the ledger that is stored in the same block as
+//! the deltas, and the fingerprint that compares two sets of counts.
 //!
 //! ```text
-//! increments ──check──► Fold (IdMemory + Sums + accounting) ──Flush──► deltas ──ledger::rows──► block
-//!                         │                                    └────► fingerprint
+//! increments ──check──► Fold (IdMemory, Sums, account) ──Flush──► deltas ──ledger::rows──► block
+//!                         │                               └────► fingerprint
 //!                         └──► Bookmark: where to begin reading to remember the same ids
 //! ```
 //!

@@ -4,27 +4,27 @@ use std::str::FromStr;
 
 use crate::BucketWidth;
 
-/// Everything besides the log itself that decides what counts. Fixed once a table holds counts:
-/// they could not be compared with a replay by other rules.
+/// Everything besides the messages that decides what counts. The rules never change once a table
+/// holds counts: a replay by other rules would come to other counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     pub width: BucketWidth,
     pub horizon: Horizon,
-    /// How much later than its record an event may be, in seconds.
+    /// How much later than Kafka's time of the message an event may be, in seconds.
     pub max_future_s: u32,
 }
 
-/// For how long ids are remembered, partition by partition.
+/// For how long the ids of a partition are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Horizon {
-    /// An id that occurred so many offsets ago, or fewer, is remembered …
+    /// An id is forgotten once it was seen more than this number of offsets ago.
     pub offsets: u32,
-    /// … as long as it is among so many that were seen last.
+    /// Only this number of ids, those seen last, are remembered.
     pub ids: NonZeroU32,
 }
 
 impl Horizon {
-    /// The most ids that can be remembered, in 5 GiB.
+    /// The most ids that can be remembered. They take 5 GiB.
     pub const MAX_IDS: u32 = 1 << 27;
     pub const MILLION: Horizon = Horizon {
         offsets: 1_000_000,
@@ -42,14 +42,15 @@ impl Default for Rules {
 #[error("{0:?} are not rules of counting")]
 pub struct RulesParseError(pub String);
 
-/// As `name=number`, by the names of the configuration, joined by spaces.
+/// The text of the rules: `name=number`, by the names of the configuration, joined by spaces.
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Rules { width, horizon: Horizon { offsets, ids }, max_future_s } = self;
         let width_s = width.as_secs();
         write!(
             f,
-            "bucket_seconds={width_s} max_future_seconds={max_future_s} horizon_offsets={offsets} max_ids={ids}"
+            "bucket_seconds={width_s} max_future_seconds={max_future_s} \
+             horizon_offsets={offsets} max_ids={ids}"
         )
     }
 }

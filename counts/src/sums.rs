@@ -1,8 +1,8 @@
 //! The sums of one flush, by cell: namespace, key and bucket.
 //!
 //! ```text
-//!  message ──► hash_cell ×n ──► Slots ─────────► Records ──in order of first appearance──► deltas,
-//!              hashes           hash → record    sum, events, bucket, names: one arena     fingerprint
+//!  message ──► hash_cell ×n ──► Slots ────────► Records ──in order of first appearance──► deltas
+//!              hashes           hash → record   sum, events, bucket, names: one arena
 //! ```
 //!
 //! A million cells do not fit into the processor's caches. An increment that waits for memory twice

@@ -94,8 +94,8 @@ impl Plans {
         self.known.binary_search_by_key(&id, |(known, _)| *known)
     }
 
-    /// Decodes a message as [`Plans::decode`] does, and where its schema is not known here, asks the
-    /// registry and decodes again. Blocks the thread while it asks.
+    /// Decodes a message as [`Plans::decode`] does. Where its schema is not known here, asks the
+    /// registry, which blocks the thread, and decodes again.
     #[inline]
     pub fn decode_or_learn<'a>(
         &mut self,

@@ -13,7 +13,7 @@ use crate::config;
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a call that collides with another one is made, and the pause between.
+/// How often a call that collides with another one is tried, and the pause between.
 const CONFLICT_ATTEMPTS: usize = 10;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -79,7 +79,7 @@ impl Registry {
         Error::Unavailable { url: self.url.clone(), reason: reason.to_string() }
     }
 
-    /// With its causes: the client's own message stops at "error sending request".
+    /// The error with its causes: its own message stops at "error sending request".
     fn no_answer(&self, error: reqwest::Error) -> Error {
         self.unavailable(with_causes(&error))
     }
@@ -95,10 +95,10 @@ impl Registry {
 
     /// Asks for the schema with this id.
     ///
-    /// Only the registry's own word that the id is not there comes back as [`Lookup::Unknown`];
-    /// whatever else goes wrong is [`Error::Unavailable`], so that a registry in trouble never gets
-    /// good messages rejected. (The converter crate's call gives one error for both, which is why
-    /// this one is made here.)
+    /// Only if the registry itself says that the id is not there, the answer is
+    /// [`Lookup::Unknown`]; everything else that goes wrong is [`Error::Unavailable`], so that a
+    /// registry in trouble never causes good messages to be rejected. (The converter crate's call
+    /// gives one error for both, which is why this one is made here.)
     pub async fn schema(&self, id: u32) -> Result<Lookup, Error> {
         let request = self.authorized(self.http.get(format!("{}/schemas/ids/{id}", self.url)));
         let response = request.send().await.map_err(|error| self.no_answer(error))?;

@@ -1,7 +1,7 @@
-//! The store: ClickHouse, over HTTP.
+//! ClickHouse, over HTTP.
 //!
-//! The table `counts` holds data and ledger, a partition of the table for each partition of the
-//! log. Nothing here writes: inserting is the sink's, making tables is `tally init`'s.
+//! The table `counts` holds the counts and the ledger; each Kafka partition has a partition of the
+//! table. Nothing here writes: the sink inserts, and `tally init` makes the tables.
 
 mod ledger;
 mod rules;
@@ -13,7 +13,7 @@ use crate::config;
 pub use ledger::{Ledger, ledger, ledgers};
 pub use rules::{rules, rules_comment};
 
-/// The table's name in its database, and the view's that users read.
+/// The name of the table, and of the view that users read.
 pub const COUNTS: &str = "counts";
 pub const COUNTERS: &str = "counters";
 

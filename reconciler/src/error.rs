@@ -14,19 +14,20 @@ pub enum Error {
     #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error(
-        "the counts in ClickHouse were made by other rules: {have}, but the configuration says {want}"
+        "the counts in ClickHouse were made by other rules: {have}, but the configuration says \
+         {want}"
     )]
     OtherRules { have: Rules, want: Rules },
     #[error("ClickHouse has no counts table with rules of counting: run `tally init`")]
     NoTable,
     #[error(
-        "topic {topic}, partition {partition}: begins at offset {begins} in Kafka; the messages before \
-         it are gone and cannot be replayed"
+        "topic {topic}, partition {partition}: begins at offset {begins} in Kafka; the messages \
+         before it are gone and cannot be replayed"
     )]
     LogBegins { topic: String, partition: i32, begins: i64 },
     #[error(
-        "topic {topic}, partition {partition}: Kafka sent no message for {seconds} s, at offset {at} on \
-         the way to {to}"
+        "topic {topic}, partition {partition}: Kafka sent no message for {seconds} s, at offset \
+         {at} on the way to {to}"
     )]
     Stuck { topic: String, partition: i32, at: i64, to: i64, seconds: u64 },
     #[error(
@@ -35,8 +36,8 @@ pub enum Error {
     )]
     OpenTransaction { topic: String, partition: i32, stable: i64, high: i64, seconds: u64 },
     #[error(
-        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not what \
-         the aggregator writes"
+        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not \
+         what the aggregator writes"
     )]
     RejectedHeader { topic: String, partition: i32, offset: i64, header: &'static str },
 }

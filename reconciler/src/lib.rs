@@ -2,10 +2,10 @@
 //! counts in ClickHouse against it.
 //!
 //! ```text
-//!  ClickHouse ──one query──► ledger position + fingerprint ─────────────────────┐
-//!  increments.rejected, all transactions ended ──► reject reasons ──┐           ▼
-//!  increments ──[0, position)──► PartitionReader ──► Replay ──► fingerprint ──► equal, partition by
-//!                                                                               partition?
+//!  ClickHouse ──one query──► ledger position + fingerprint ────────────────────┐
+//!  increments.rejected, all transactions ended ──► reject reasons ──┐          ▼
+//!  increments ──[0, position)──► PartitionReader ──────────────► Replay ──► equal, partition by
+//!                                                                           partition?
 //! ```
 
 mod error;

@@ -1,7 +1,7 @@
 //! Waits until every transaction that has written to a topic has ended.
 //!
 //! ```text
-//!  ────── committed, aborted ──────► last stable offset ── open transactions, and ──► high watermark
+//!  ────── committed, aborted ──────► last stable offset ── open transactions, ──► high watermark
 //!                                    └─ a reader of        ended ones behind them
 //!                                       committed messages ends here
 //! ```
@@ -22,7 +22,7 @@ use crate::Error;
 const PATIENCE: Duration = TRANSACTION_TIMEOUT.saturating_add(Duration::from_secs(20));
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until readers of committed messages can read up to what is each partition's end now. Blocks
+/// Waits until readers of committed messages can read up to where each partition ends now. Blocks
 /// the thread.
 pub(crate) fn wait_for_open_transactions(
     kafka: &config::Kafka,

@@ -35,7 +35,7 @@ impl ClientContext for ReaderContext {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::PartitionEOF) => {}
-            _ => tracing::warn!(%error, reason, "Kafka client in trouble; it tries again"),
+            _ => tracing::warn!(%error, reason, "Kafka client in trouble; reading on"),
         }
     }
 }
@@ -104,7 +104,12 @@ impl PartitionReader {
                 Some(Err(KafkaError::PartitionEOF(_))) if matches!(self.until, Until::End) => break,
                 Some(Err(KafkaError::PartitionEOF(_))) | None => {}
                 Some(Err(error)) => {
-                    tracing::warn!(%error, topic, partition, "reading from Kafka failed; trying again");
+                    tracing::warn!(
+                        %error,
+                        topic,
+                        partition,
+                        "reading from Kafka failed; reading on"
+                    );
                 }
             }
             if begun.elapsed() > PATIENCE {

@@ -1,9 +1,9 @@
 //! Replays one partition of `increments` through the fold, message by message.
 //!
 //! ```text
-//!  PartitionReader ──► message ──► rejected then? ──yes──────────────────► Fate::Rejected
-//!                                      └─no─► Plans ─► Fold::count_again ─► Fate::Counted, Duplicate
-//!                                               └──────────┴──not countable► Fate::NotCountable
+//!  PartitionReader ─► message ─► rejected then? ─yes───────────────────► Fate::Rejected
+//!                                   └─no─► Plans ─► Fold::count_again ─► Fate::Counted, Duplicate
+//!                                            └────────────┴─────────────► Fate::NotCountable
 //! ```
 
 use rdkafka::Message;

@@ -2,7 +2,8 @@
 //! it.
 //!
 //! ```text
-//!  header + Delta… ──► encode ──► body ──► DeltaBatch::decode ──► header + Deltas (an iterator over the body)
+//!  header + Delta… ──► encode ──► body ──► DeltaBatch::decode ──► header + Deltas, an iterator
+//!                                                                 over the body
 //! ```
 //!
 //! Writer and reader have the same schema, [`crate::avsc::DELTA_BATCH`].
@@ -13,7 +14,7 @@ use crate::cursor::Cursor;
 use crate::encode::text;
 use crate::{DecodeError, Reason, varint};
 
-/// What one flush of one source partition came to, but for its deltas.
+/// What one flush of one source partition came to, without its deltas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeltaBatchHeader<'a> {
     /// Kafka's id of the source topic.
@@ -77,10 +78,10 @@ pub fn encode<'a>(
 }
 
 impl Delta<'_> {
-    /// Five fields of a byte each, the strings empty.
+    /// The fewest bytes of a delta: five fields of one byte each, the strings empty.
     const MIN_BYTES: u64 = 5;
 
-    /// What it takes in a batch's body.
+    /// What the delta takes in a batch's body, in bytes.
     pub fn encoded_bytes(&self) -> usize {
         let text = |text: &str| varint::len(text.len() as i64) + text.len();
         text(self.namespace)

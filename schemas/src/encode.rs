@@ -2,7 +2,7 @@
 //! [`crate::avsc`].
 //!
 //! ```text
-//!  Increment ──► BatchEncoder::push ──► items, one after the other ──► BatchEncoder::finish(id) ──► body
+//!  Increment ──► BatchEncoder::push ──► items, one after the other ──► finish(id) ──► body
 //!  Increment ──► increment ──► body
 //! ```
 
@@ -18,8 +18,8 @@ pub fn increment(out: &mut Vec<u8>, increment: &Increment<'_>) {
     optional_text(out, increment.id);
 }
 
-/// Gathers increments and writes them as one `tally.IncrementBatch`. Reusable: it keeps its buffer
-/// from batch to batch.
+/// Gathers increments and writes them as one `tally.IncrementBatch`. It keeps its buffer from batch
+/// to batch.
 #[derive(Debug, Default)]
 pub struct BatchEncoder {
     items: Vec<u8>,
@@ -42,7 +42,7 @@ impl BatchEncoder {
         self.count
     }
 
-    /// What they take in the body.
+    /// What the gathered increments take in the body, in bytes.
     pub fn bytes(&self) -> usize {
         self.items.len()
     }

@@ -1,9 +1,10 @@
 //! The Avro schemas of Tally and their codec. Pure: bytes in, values out, no I/O.
 //!
 //! ```text
-//!                        ┌─ schema id ──► (a registry) ──► writer schema ──► Plan::new, once
-//!  payload ─► wire::split┤                                                       │
-//!                        └─ body ───────────────────────────────────────► Plan::decode ──► Increment…
+//!                         ┌─ schema id ──► (the registry) ──► writer schema ──► Plan::new, once
+//!  payload ─► wire::split ┤                                                          │
+//!                         └─ body ──────────────────────────────► Plan::decode ◄─────┘
+//!                                                                   └──► Increment…
 //!
 //!  Increment… ──► encode::BatchEncoder ──► body            Delta… ──► delta_batch::encode ──► body
 //!                                                          body ──► DeltaBatch::decode ──► Delta…
@@ -27,4 +28,4 @@ pub use delta_batch::{Delta, DeltaBatch, DeltaBatchHeader};
 pub use encode::BatchEncoder;
 pub use error::{DecodeError, Reason};
 pub use increment::{Increment, Message};
-pub use plan::{Kind, Plan, PlanError};
+pub use plan::{MessageType, Plan, PlanError};

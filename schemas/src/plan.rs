@@ -28,21 +28,21 @@ use schema::Schema;
 /// How to decode the messages of one writer schema.
 pub struct Plan {
     writer: Schema,
-    record: Record,
+    record: RecordSteps,
 }
 
-enum Record {
+enum RecordSteps {
     Increment(IncrementSteps),
     Batch(BatchSteps),
 }
 
 /// Which of our records a writer writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// One `Increment` a message.
-    Single,
-    /// One `IncrementBatch` a message.
-    Batch,
+pub enum MessageType {
+    /// Each message is one `Increment`.
+    Increment,
+    /// Each message is one `IncrementBatch`.
+    IncrementBatch,
 }
 
 impl Plan {
@@ -62,10 +62,10 @@ impl Plan {
         Ok(Plan { writer, record })
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn message_type(&self) -> MessageType {
         match self.record {
-            Record::Increment(_) => Kind::Single,
-            Record::Batch(_) => Kind::Batch,
+            RecordSteps::Increment(_) => MessageType::Increment,
+            RecordSteps::Batch(_) => MessageType::IncrementBatch,
         }
     }
 
@@ -79,8 +79,8 @@ impl Plan {
         each: impl FnMut(Increment<'a>),
     ) -> Result<Message<'a>, DecodeError> {
         match &self.record {
-            Record::Increment(steps) => run::single(steps, &self.writer, body, each),
-            Record::Batch(steps) => run::batch(steps, &self.writer, body, each),
+            RecordSteps::Increment(steps) => run::single(steps, &self.writer, body, each),
+            RecordSteps::Batch(steps) => run::batch(steps, &self.writer, body, each),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Texts from bytes. Names are short and mostly ASCII, which a few words tell; the standard library
-//! looks at their bytes one by one.
+//! Texts from bytes. Names are short and mostly ASCII, which can be checked in a few machine words;
+//! the standard library checks their bytes one by one.
 
 use crate::Reason;
 
@@ -13,7 +13,8 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, Reason> {
     std::str::from_utf8(bytes).map_err(|_| Reason::Utf8)
 }
 
-/// The beginning and the end, which overlap, cover a text of up to twice their length.
+/// Whether all bytes are ASCII. A word from the beginning and one from the end, which may overlap,
+/// cover a text of up to twice their length.
 #[inline(always)]
 fn is_ascii(bytes: &[u8]) -> bool {
     const NOT_ASCII: u128 = u128::from_ne_bytes([0x80; 16]);
@@ -31,7 +32,7 @@ fn is_ascii(bytes: &[u8]) -> bool {
     }
 }
 
-/// The bits of the first and of the last so many bytes; `None` where there are fewer.
+/// The bits of the first `N` and of the last `N` bytes; `None` where there are fewer.
 #[inline(always)]
 fn ends<const N: usize>(bytes: &[u8], word: fn([u8; N]) -> u128) -> Option<u128> {
     Some(word(*bytes.first_chunk()?) | word(*bytes.last_chunk()?))
@@ -59,7 +60,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_what_the_standard_library_says(bytes in prop::collection::vec(prop_oneof![0x60..0x82u8, 0xc2..0xf5u8], 0..40), named in ".{0,20}") {
+        fn it_is_what_the_standard_library_says(
+            bytes in prop::collection::vec(prop_oneof![0x60..0x82u8, 0xc2..0xf5u8], 0..40),
+            named in ".{0,20}",
+        ) {
             prop_assert_eq!(text(&bytes).ok(), std::str::from_utf8(&bytes).ok());
             prop_assert_eq!(text(named.as_bytes()), Ok(named.as_str()));
         }

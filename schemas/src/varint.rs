@@ -14,7 +14,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(i64, &[u8]), Reason> {
     }
 }
 
-/// Of two bytes or more. Eight at once, where there are so many: what a time or a sum takes.
+/// Reads a value of two bytes or more. Where eight bytes are left, it reads them at once: a time or
+/// a sum takes about so many.
 #[inline]
 fn read_long(bytes: &[u8]) -> Result<(i64, &[u8]), Reason> {
     if let Some(word) = bytes.first_chunk() {
@@ -128,7 +129,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_value_reads_back_and_leaves_what_follows(bits: i64, shift in 0..64_u32, follows: Vec<u8>) {
+        fn a_value_reads_back_and_leaves_what_follows(
+            bits: i64,
+            shift in 0..64_u32,
+            follows: Vec<u8>,
+        ) {
             let value = bits >> shift;
             let mut bytes = written(value);
             prop_assert_eq!(bytes.len(), len(value));

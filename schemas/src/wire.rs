@@ -14,7 +14,8 @@ const MAGIC: u8 = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error(
-        "a payload of {bytes} bytes has no room for the magic byte and the schema id ({PREFIX_BYTES} bytes)"
+        "a payload of {bytes} bytes has no room for the magic byte and the schema id \
+         ({PREFIX_BYTES} bytes)"
     )]
     TooShort { bytes: usize },
     #[error("the payload begins with byte {found:#04x}, not with the magic byte 0x00")]

@@ -3,8 +3,8 @@ use std::str::FromStr;
 
 use crate::Rules;
 
-/// Where to begin reading in order to remember the same ids again. It is committed to Kafka together
-/// with the offset at which they were remembered.
+/// Where to begin reading in order to remember the same ids again. It is committed to Kafka
+/// together with the offset at which they were remembered.
 ///
 /// Its text is `ids=none` or `ids=<offset>`; then, if there are messages to pass over,
 /// `unread=<schema>:<first>-<last>`, joined by commas; then the rules of counting,

@@ -4,8 +4,12 @@
 //!  slots: tag + entry's number ──► entries: id, offset, older ◄─► newer
 //! ```
 //!
-//! The table uses open addressing with linear probing. An entry takes 32 bytes and its slots 6 to 12
-//! more. Both grow with the number of ids, and are freed when there are none.
+//! The table uses open addressing with linear probing. An entry takes 32 bytes and its slots 6 to
+//! 12 more. Both grow with the number of ids, and are freed when there are none.
+//!
+//! `hashbrown::HashTable` in place of the slots was measured with 10⁶ ids, in CPU time: a hit took
+//! 659 ns instead of 494, filling it 231 ns an id instead of 110, a new id that evicts the oldest
+//! 493 ns instead of 518, and an id 42.5 bytes instead of 40.4.
 
 use std::num::NonZeroU32;
 
@@ -16,8 +20,8 @@ pub(super) struct RecentIds {
     max_ids: usize,
     entries: Vec<Entry>,
     /// The hash table: 2^`bits` slots, of which at most seven in ten are filled. A slot holds an
-    /// entry's number plus one in its lower `bits` and a tag, some upper bits of the id, above them;
-    /// it is zero where it is empty.
+    /// entry's number plus one in its lower `bits`, and above them a tag, some upper bits of the
+    /// id; it is zero where it is empty.
     slots: Vec<u32>,
     bits: u32,
     len: usize,

@@ -54,7 +54,8 @@ proptest! {
             offset += gap;
             match step {
                 Step::See(id) => {
-                    let was_there = naive(horizon, &seen, offset).iter().any(|(other, _)| *other == id);
+                    let before = naive(horizon, &seen, offset);
+                    let was_there = before.iter().any(|(other, _)| *other == id);
                     memory.advance(offset);
                     prop_assert_eq!(memory.see(id, offset), was_there);
                     seen.push((id, offset));

@@ -1,8 +1,8 @@
 //! Prefetching: asks the processor to load memory before it is needed. With a million cells it
 //! halves the cost of an increment.
 
-/// Loads the cache line of `slice[at]` into the cache, even if `at` is out of range; does nothing on
-/// processors for which stable Rust has no prefetch.
+/// Loads the cache line of `slice[at]` into the cache, even if `at` is out of range; does nothing
+/// on processors for which stable Rust has no prefetch.
 #[inline(always)]
 pub(super) fn prefetch<T>(slice: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,5 @@
-//! The records of the cells, in order of first appearance, one behind the other in an arena: what an
-//! increment needs of its record is on one or two cache lines.
+//! The records of the cells, in order of first appearance, one behind the other in an arena: what
+//! an increment needs of its record is on one or two cache lines.
 //!
 //! ```text
 //!  0     8                  14        16       20              22

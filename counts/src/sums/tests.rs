@@ -149,10 +149,12 @@ proptest! {
         for step in &steps {
             match step {
                 Step::AddAll(items) => {
-                    prop_assert_eq!(with(&mut sums, items, kept, Sums::add_all), model.add_all(items));
+                    let added = with(&mut sums, items, kept, Sums::add_all);
+                    prop_assert_eq!(added, model.add_all(items));
                 }
                 Step::AddEach(items) => {
-                    prop_assert_eq!(with(&mut sums, items, kept, Sums::add_each), model.add_each(items));
+                    let added = with(&mut sums, items, kept, Sums::add_each);
+                    prop_assert_eq!(added, model.add_each(items));
                 }
                 Step::Clear => {
                     sums.clear();
@@ -170,7 +172,9 @@ proptest! {
         let (mut sums, mut model) = (Sums::new(), Model::default());
         let mut next = seed;
         let mut draw = || {
-            next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            next = next
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             item(&format!("user:{}", (next >> 33) % 5000), 1)
         };
         for len in messages {
@@ -178,7 +182,8 @@ proptest! {
             prop_assert_eq!(with(&mut sums, &items, APART, Sums::add_all), model.add_all(&items));
             let poisoned: Vec<_> =
                 (0..len).map(|_| draw()).chain([item("max", i64::MAX), item("max", 1)]).collect();
-            prop_assert_eq!(with(&mut sums, &poisoned, APART, Sums::add_all), Err(OverflowAt(len + 1)));
+            let added = with(&mut sums, &poisoned, APART, Sums::add_all);
+            prop_assert_eq!(added, Err(OverflowAt(len + 1)));
             check(&sums, &model);
         }
     }
@@ -189,7 +194,10 @@ proptest! {
     /// is given away.
     #[test]
     fn room_is_there_where_it_is_said_to_be(
-        messages in prop::collection::vec(prop::collection::vec((name(), name(), 0u32..3, delta()), 1..30), 1..6),
+        messages in prop::collection::vec(
+            prop::collection::vec((name(), name(), 0u32..3, delta()), 1..30),
+            1..6,
+        ),
         slack in 0usize..400,
     ) {
         let mut sums = Sums::new();

@@ -1,8 +1,8 @@
 //! Any bytes, through every decoder that reads a message by Tally's own schemas.
 //!
 //! ```text
-//!  bytes ─► wire::split ─► body ─► Plan of Increment, Plan of IncrementBatch ─┐
-//!                           └────► DeltaBatch::decode ────────────────────────┴─► encoded again ─► the same
+//!  bytes ─► wire::split ─► body ─► Plan of Increment, IncrementBatch ─┐
+//!                           └────► DeltaBatch::decode ────────────────┴─► encoded again: the same
 //! ```
 
 #![no_main]
@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use tally_schemas::{
-    BatchEncoder, Delta, DeltaBatch, DeltaBatchHeader, Increment, Kind, Message, Plan, avsc,
+    BatchEncoder, Delta, DeltaBatch, DeltaBatchHeader, Increment, Message, MessageType, Plan, avsc,
     delta_batch, encode, wire,
 };
 
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     for plan in &*PLANS {
         if let Some((message, increments)) = increments(plan, body) {
-            let again = encoded(plan.kind(), message, &increments);
+            let again = encoded(plan.message_type(), message, &increments);
             assert_eq!(self::increments(plan, &again), Some((message, increments)));
         }
     }
@@ -56,12 +56,18 @@ fn increments<'a>(plan: &Plan, body: &'a [u8]) -> Option<(Message<'a>, Vec<Incre
     }
 }
 
-fn encoded(kind: Kind, message: Message<'_>, increments: &[Increment<'_>]) -> Vec<u8> {
+fn encoded(
+    message_type: MessageType,
+    message: Message<'_>,
+    increments: &[Increment<'_>],
+) -> Vec<u8> {
     let mut body = Vec::new();
-    match (kind, increments) {
-        (Kind::Single, [only]) => encode::increment(&mut body, only),
-        (Kind::Single, _) => panic!("{} increments in a message of one", increments.len()),
-        (Kind::Batch, _) => {
+    match (message_type, increments) {
+        (MessageType::Increment, [only]) => encode::increment(&mut body, only),
+        (MessageType::Increment, _) => {
+            panic!("{} increments in a message of one", increments.len())
+        }
+        (MessageType::IncrementBatch, _) => {
             let mut encoder = BatchEncoder::new();
             increments.iter().for_each(|increment| encoder.push(increment));
             encoder.finish(&mut body, message.id);

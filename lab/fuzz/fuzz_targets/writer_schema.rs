@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  schema, 0, body ─► Plan ─► increments or an error
-//!               └──► apache-avro ─► written again ─┬─► Plan ─► increments ─────────────┬─► the same
-//!                                                  └─► resolved to our own schema ─────┘
+//!               └──► apache-avro ─► written again ─┬─► Plan ─► increments ────────────┬─► the same
+//!                                                  └─► resolved to our own schema ────┘
 //! ```
 
 #![no_main]
@@ -13,7 +13,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use libfuzzer_sys::fuzz_target;
-use tally_schemas::{DecodeError, Increment, Kind, Message, Plan, Reason, avsc};
+use tally_schemas::{DecodeError, Increment, Message, MessageType, Plan, Reason, avsc};
 
 /// What apache-avro may allocate for one value: it reserves by counts that it has not checked
 /// against the bytes.
@@ -32,7 +32,7 @@ fuzz_target!(
         let Ok(plan) = Plan::new(schema) else { return };
 
         let _ = ours(&plan, body);
-        let Some((body, theirs)) = theirs(schema, plan.kind(), body) else { return };
+        let Some((body, theirs)) = theirs(schema, plan.message_type(), body) else { return };
         match ours(&plan, &body) {
             Ok(ours) => assert_eq!(ours, theirs),
             // We refuse deep nesting, and types in a union that the rules do not promote.
@@ -47,7 +47,7 @@ fn ours(plan: &Plan, body: &[u8]) -> Result<Value, DecodeError> {
     match plan.decode_into(body, &mut increments) {
         Ok(message) => {
             assert_eq!(message.increments, increments.len() as u64);
-            Ok(value(plan.kind(), message, &increments))
+            Ok(value(plan.message_type(), message, &increments))
         }
         Err(error) => {
             assert!(increments.is_empty() && error.position <= body.len(), "{error}");
@@ -59,15 +59,15 @@ fn ours(plan: &Plan, body: &[u8]) -> Result<Value, DecodeError> {
 /// The message as apache-avro writes it after it read it, and what it is by our own schema. Not the
 /// message as it came: in fields that are not ours we jump over blocks by their sizes, which
 /// apache-avro does not look at, so that a message with wrong ones can be read in two ways.
-fn theirs(schema: &str, kind: Kind, mut body: &[u8]) -> Option<(Vec<u8>, Value)> {
+fn theirs(schema: &str, message_type: MessageType, mut body: &[u8]) -> Option<(Vec<u8>, Value)> {
     // Finer timestamps are converted by us and not by the bare rules; an escape could spell one.
     if ["-micros", "-nanos", "\\u"].iter().any(|other| schema.contains(other)) {
         return None;
     }
     let writer = Schema::parse_str(schema).ok()?;
-    let reader = Schema::parse_str(match kind {
-        Kind::Single => avsc::INCREMENT,
-        Kind::Batch => avsc::INCREMENT_BATCH,
+    let reader = Schema::parse_str(match message_type {
+        MessageType::Increment => avsc::INCREMENT,
+        MessageType::IncrementBatch => avsc::INCREMENT_BATCH,
     });
     let reader = reader.expect("our own schema");
     let written = GenericDatumReader::builder(&writer).build().ok()?.read_value(&mut body).ok()?;
@@ -78,11 +78,11 @@ fn theirs(schema: &str, kind: Kind, mut body: &[u8]) -> Option<(Vec<u8>, Value)>
     Some((body, value))
 }
 
-fn value(kind: Kind, message: Message<'_>, increments: &[Increment<'_>]) -> Value {
+fn value(message_type: MessageType, message: Message<'_>, increments: &[Increment<'_>]) -> Value {
     let mut increments: Vec<Value> = increments.iter().map(increment).collect();
-    match kind {
-        Kind::Single => increments.remove(0),
-        Kind::Batch => {
+    match message_type {
+        MessageType::Increment => increments.remove(0),
+        MessageType::IncrementBatch => {
             record([("id", optional(message.id)), ("increments", Value::Array(increments))])
         }
     }

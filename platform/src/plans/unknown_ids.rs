@@ -1,5 +1,5 @@
-//! The schema ids that the registry said it does not have. Each is kept for a few seconds, and only so
-//! many of them are: a client that makes ids up has 2³² of them.
+//! The schema ids that the registry said it does not have. Each is kept for a few seconds, and only
+//! a limited number of them: a client that makes ids up has 2³² of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

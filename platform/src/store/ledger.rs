@@ -9,11 +9,12 @@ use tally_counts::{Fingerprint, StoredOffsets, ledger};
 
 use super::COUNTS;
 
-/// A few rows are read of each part, so a store that takes longer does not answer at all.
+/// The query reads a few rows of each part, so ClickHouse is not answering at all if it takes
+/// longer than this.
 const POSITION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the table says of one partition: its positions, its accounting, and the fingerprint of its
-/// counts, all of one snapshot.
+/// What the counts table says of one partition, all of it in one snapshot: its positions, its
+/// account of the messages, and the fingerprint of its counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ledger {
     pub deltas: ledger::SumAndHigh,
@@ -23,8 +24,8 @@ pub struct Ledger {
     pub duplicate: i64,
     pub rejected: i64,
     pub counted_increments: i64,
-    /// Of the counts themselves; only where they were asked for, since they take the whole
-    /// partition to read.
+    /// Fingerprint and events of the counts themselves; zero unless they were asked for, since that
+    /// reads the whole partition.
     pub fingerprint: Fingerprint,
     pub events: i64,
 }
@@ -58,10 +59,8 @@ struct StoredLedger {
 /// Reads the ledger of every partition that has one, in one scan; with `fingerprint`, the counts'
 /// too.
 pub async fn ledgers(client: &Client, fingerprint: bool) -> Result<BTreeMap<i32, Ledger>, Error> {
-    match fingerprint {
-        true => read(client, &ledgers_sql(true, "1")).await,
-        false => read_soon(client, &ledgers_sql(false, "1")).await,
-    }
+    let sql = ledgers_sql(fingerprint, "1");
+    if fingerprint { read(client, &sql).await } else { read_soon(client, &sql).await }
 }
 
 /// Reads the ledger of one partition, without the fingerprint; `None` if it has none yet.
@@ -116,21 +115,24 @@ fn ledgers_sql(fingerprint: bool, partitions: &str) -> String {
     let sum_of = |key: &str| format!("sumIf(sum, {})", is(key));
     let high_of = |key: &str| format!("maxIf(high, {})", is(key));
     let counts = format!("namespace != '{reserved}'");
-    let (fingerprint, events, scope) = match fingerprint {
-        true => (
+    let (fingerprint, events, scope) = if fingerprint {
+        (
             format!("sumIf({}, {counts})", Fingerprint::SQL_ROW),
             format!("sumIf(events, {counts})"),
             String::from("1"),
-        ),
-        false => (
+        )
+    } else {
+        (
             String::from("toUInt64(0)"),
             String::from("toInt64(0)"),
             format!("namespace = '{reserved}' AND key IN ({keys})"),
-        ),
+        )
     };
     format!(
-        "SELECT partition, {} AS deltas_sum, {} AS deltas_high, {} AS increments_sum, {} AS increments_high, \
-         {} AS counted, {} AS duplicate, {} AS rejected, {} AS counted_increments, {fingerprint} AS fingerprint, {events} AS events \
+        "SELECT partition, {} AS deltas_sum, {} AS deltas_high, \
+         {} AS increments_sum, {} AS increments_high, \
+         {} AS counted, {} AS duplicate, {} AS rejected, {} AS counted_increments, \
+         {fingerprint} AS fingerprint, {events} AS events \
          FROM {COUNTS} WHERE {partitions} AND {scope} GROUP BY partition ORDER BY partition",
         sum_of(ledger::DELTAS),
         high_of(ledger::DELTAS),

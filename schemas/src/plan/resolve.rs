@@ -1,7 +1,7 @@
 //! Matches a writer's record with ours and makes the steps that read it.
 
 use super::schema::{self, NodeId, Schema, Shape};
-use super::{PlanError, Record};
+use super::{PlanError, RecordSteps};
 
 const INCREMENT: &str = "Increment";
 const BATCH: &str = "IncrementBatch";
@@ -9,8 +9,8 @@ const BATCH: &str = "IncrementBatch";
 /// The steps that read an `Increment`, in the order of the writer's fields.
 pub(super) struct IncrementSteps {
     pub(super) steps: Vec<Step<ReadIncrement>>,
-    /// The writer's fields are ours, in our order and of our types.
-    pub(super) canonical: bool,
+    /// Whether the writer's fields are ours, in our order and of our types.
+    pub(super) is_canonical: bool,
     /// The fewest bytes that the writer's record takes.
     pub(super) min_bytes: u64,
 }
@@ -71,13 +71,15 @@ pub(super) struct Moment {
 }
 
 /// The steps for a whole message.
-pub(super) fn record(writer: &Schema) -> Result<Record, PlanError> {
+pub(super) fn record(writer: &Schema) -> Result<RecordSteps, PlanError> {
     let root = writer.node(writer.root());
     match &root.shape {
         Shape::Record(record) if record.name == INCREMENT => {
-            Ok(Record::Increment(increment(writer, record, root.min_bytes)?))
+            Ok(RecordSteps::Increment(increment(writer, record, root.min_bytes)?))
         }
-        Shape::Record(record) if record.name == BATCH => Ok(Record::Batch(batch(writer, record)?)),
+        Shape::Record(record) if record.name == BATCH => {
+            Ok(RecordSteps::Batch(batch(writer, record)?))
+        }
         _ => Err(PlanError::NotOurs { writer: writer.describe(writer.root()) }),
     }
 }
@@ -104,8 +106,8 @@ fn increment(
         };
         steps.push(Step { field: field.name.clone(), read });
     }
-    let canonical = is_canonical(&steps);
-    Ok(IncrementSteps { steps, canonical, min_bytes })
+    let is_canonical = is_canonical(&steps);
+    Ok(IncrementSteps { steps, is_canonical, min_bytes })
 }
 
 fn is_canonical(steps: &[Step<ReadIncrement>]) -> bool {
@@ -142,9 +144,10 @@ fn require(
     ours: &'static str,
     field: &'static str,
 ) -> Result<(), PlanError> {
-    match record.fields.iter().any(|theirs| theirs.name == field) {
-        true => Ok(()),
-        false => Err(PlanError::MissingField { record: ours, field }),
+    if record.fields.iter().any(|theirs| theirs.name == field) {
+        Ok(())
+    } else {
+        Err(PlanError::MissingField { record: ours, field })
     }
 }
 
@@ -212,7 +215,8 @@ impl Resolve<'_> {
         })
     }
 
-    /// `fit` says how a type of the writer that is not a union is read, if it can be.
+    /// The source of the field's value. `fit` says how a type of the writer that is no union is
+    /// read, if it can be.
     fn source<T>(
         &self,
         field: &'static str,

@@ -3,7 +3,7 @@
 //! ```text
 //!  body ─► step ─► step ─► … ─► Increment ─► each
 //!            │ what is wrong
-//!            └─► Fault (borrows the field's name) ─► DecodeError (owns it, with the item and the position)
+//!            └─► Fault (borrows the field's name) ─► DecodeError (owns it; with item and position)
 //! ```
 
 use super::resolve::{
@@ -13,7 +13,7 @@ use super::schema::Schema;
 use crate::cursor::Cursor;
 use crate::{DecodeError, Increment, Message, Reason};
 
-/// What went wrong in which field, before it is worth an allocation.
+/// What is wrong in which field. It borrows the name, so that a read that fails allocates nothing.
 struct Fault<'p> {
     field: &'p str,
     reason: Reason,
@@ -105,7 +105,7 @@ impl IncrementSteps {
         writer: &Schema,
         cursor: &mut Cursor<'a>,
     ) -> Result<Increment<'a>, Fault<'_>> {
-        if self.canonical { canonical(cursor) } else { self.read_by_steps(writer, cursor) }
+        if self.is_canonical { canonical(cursor) } else { self.read_by_steps(writer, cursor) }
     }
 
     fn read_by_steps<'a>(
@@ -138,7 +138,7 @@ impl IncrementSteps {
     }
 }
 
-/// The steps of a writer that has our own schema, spelled out.
+/// Reads an increment of a writer that has our own schema: the same as its steps, without the loop.
 #[inline(always)]
 fn canonical<'a>(cursor: &mut Cursor<'a>) -> Result<Increment<'a>, Fault<'static>> {
     Ok(Increment {

@@ -24,7 +24,7 @@ pub(super) struct Node {
     pub(super) shape: Shape,
     /// The fewest bytes that a value takes. Zero only if every value takes none.
     pub(super) min_bytes: u64,
-    /// Of an int or a long; the others' is not kept.
+    /// The logical type of an int or a long; those of other types are not kept.
     pub(super) logical_type: Option<String>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Record {
     /// Without its namespace.
     pub(super) name: String,
     pub(super) fields: Vec<Field>,
-    /// The types of the fields that take bytes: all that there is to skip.
+    /// The types of the fields that take bytes: the only ones that have to be skipped.
     pub(super) solid: Vec<NodeId>,
 }
 

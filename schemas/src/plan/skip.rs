@@ -1,6 +1,6 @@
-//! Passes over values that are not ours.
+//! Skips values of fields that are not ours.
 //!
-//! The bytes come from anyone, so the work is bounded by them: a count that the bytes ahead cannot
+//! The bytes come from anyone, so their number bounds the work: a count that the bytes ahead cannot
 //! hold is refused, items that take no bytes are never looped over, and the recursion has a limit.
 
 use super::schema::{NodeId, Schema, Shape};

@@ -21,8 +21,8 @@ fn with_extra_bytes(extra: &[u8]) -> Vec<u8> {
 fn increment_schema(namespace: &str, key: &str, delta: &str, at: &str, id: &str) -> String {
     format!(
         r#"{{"type":"record","name":"Increment","fields":[{{"name":"namespace","type":{namespace}}},
-           {{"name":"key","type":{key}}},{{"name":"delta","type":{delta}}},{{"name":"at","type":{at}}},
-           {{"name":"id","type":{id}}}]}}"#
+           {{"name":"key","type":{key}}},{{"name":"delta","type":{delta}}},
+           {{"name":"at","type":{at}}},{{"name":"id","type":{id}}}]}}"#
     )
 }
 
@@ -47,11 +47,11 @@ fn decode<'a>(plan: &Plan, body: &'a [u8]) -> Result<Vec<Increment<'a>>, DecodeE
 #[test]
 fn our_own_schemas_take_the_short_way() {
     let canonical = |text: &str| match Plan::new(text).unwrap().record {
-        Record::Increment(steps) => steps.canonical,
-        Record::Batch(batch) => batch.steps.iter().any(|step| match &step.read {
+        RecordSteps::Increment(steps) => steps.is_canonical,
+        RecordSteps::Batch(batch) => batch.steps.iter().any(|step| match &step.read {
             resolve::ReadBatch::Increments(resolve::Source::Plain(resolve::Source::Plain(
                 steps,
-            ))) => steps.canonical,
+            ))) => steps.is_canonical,
             _ => false,
         }),
     };
@@ -149,11 +149,13 @@ fn a_type_that_cannot_be_promoted_is_named() {
         ),
         (
             increment_schema(text, text, long, r#"["null","string"]"#, text),
-            "`at` of Increment cannot be read as a timestamp in milliseconds from the writer's union of null, string",
+            "`at` of Increment cannot be read as a timestamp in milliseconds from the writer's \
+             union of null, string",
         ),
         (
             increment_schema(text, text, long, long, r#"["int","boolean"]"#),
-            "`id` of Increment cannot be read as null or a string from the writer's union of int, boolean",
+            "`id` of Increment cannot be read as null or a string from the writer's union of int, \
+             boolean",
         ),
         (
             increment_schema(text, text, long, r#"{"type":"int","logicalType":"date"}"#, text),
@@ -161,7 +163,8 @@ fn a_type_that_cannot_be_promoted_is_named() {
         ),
         (
             avsc::INCREMENT_BATCH.replace(r#""Increment""#, r#""Item""#),
-            "`increments` of IncrementBatch cannot be read as an array of Increment from the writer's record Item",
+            "`increments` of IncrementBatch cannot be read as an array of Increment from the \
+             writer's record Item",
         ),
     ] {
         assert_eq!(plan_error(&schema), error);
@@ -201,8 +204,8 @@ fn the_namespace_of_a_record_does_not_matter() {
         let text =
             increment_schema(r#""string""#, r#""string""#, r#""long""#, r#""long""#, r#""string""#);
         assert_eq!(
-            Plan::new(&text.replacen(r#""name":"Increment""#, name, 1)).unwrap().kind(),
-            Kind::Single
+            Plan::new(&text.replacen(r#""name":"Increment""#, name, 1)).unwrap().message_type(),
+            MessageType::Increment
         );
     }
 }
@@ -376,7 +379,8 @@ fn items_without_bytes_are_not_looped_over() {
 fn the_shortest_items_fill_a_body_to_its_last_byte() {
     for items in [
         r#"{"type":"array","items":["null","double"]}"#,
-        r#"{"type":"array","items":{"type":"record","name":"R","fields":[{"name":"r","type":["R","null"]}]}}"#,
+        r#"{"type":"array","items":
+            {"type":"record","name":"R","fields":[{"name":"r","type":["R","null"]}]}}"#,
         r#"{"type":"array","items":{"type":"array","items":"double"}}"#,
         r#"{"type":"map","values":"null"}"#,
     ] {
@@ -394,7 +398,8 @@ fn the_shortest_items_fill_a_body_to_its_last_byte() {
 
 #[test]
 fn a_chain_that_is_too_deep_is_an_error_and_no_stack_overflow() {
-    let list = r#"{"name":"x","type":{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}}"#;
+    let list = r#"{"name":"x","type":
+        {"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}}"#;
     let plan = Plan::new(&with_extra_fields(list)).unwrap();
     // Each link is a record and a union.
     let chain = |links: usize| with_extra_bytes(&longs(&[vec![1; links], vec![0]].concat()));

@@ -120,7 +120,9 @@ proptest! {
     #[test]
     fn a_cut_delta_batch_ends_in_an_error(batch in batches(), at: prop::sample::Index) {
         let body = batch.body();
-        let read = |body: &[u8]| DeltaBatch::decode(body)?.deltas.try_for_each(|delta| delta.map(drop));
+        let read = |body: &[u8]| {
+            DeltaBatch::decode(body)?.deltas.try_for_each(|delta| delta.map(drop))
+        };
         prop_assert_eq!(read(&body), Ok(()));
         let cut = at.index(body.len());
         prop_assert!(read(&body[..cut]).is_err());

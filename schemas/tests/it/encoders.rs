@@ -54,8 +54,8 @@ proptest! {
         encoder.finish(&mut body, id.as_deref());
 
         let items = Value::Array(increments.iter().map(value).collect());
-        let batch =
-            Value::Record(vec![("id".into(), optional_text(id.as_deref())), ("increments".into(), items)]);
+        let id_value = optional_text(id.as_deref());
+        let batch = Value::Record(vec![("id".into(), id_value), ("increments".into(), items)]);
         prop_assert_eq!(&body, &oracle::write(avsc::INCREMENT_BATCH, batch));
         let theirs = oracle::read(avsc::INCREMENT_BATCH, avsc::INCREMENT_BATCH, &body).unwrap();
         prop_assert_eq!(oracle::batch(theirs), (id, increments));
@@ -64,7 +64,10 @@ proptest! {
     /// A writer may cut an array into blocks as it likes, and say the blocks' sizes (as a negative
     /// count) or not.
     #[test]
-    fn an_array_reads_the_same_however_it_is_cut_into_blocks(increments in increments(), seed: u64) {
+    fn an_array_reads_the_same_however_it_is_cut_into_blocks(
+        increments in increments(),
+        seed: u64,
+    ) {
         let mut dice = Dice(seed);
         let mut body = vec![0];
         let mut rest = increments.as_slice();

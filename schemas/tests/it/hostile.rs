@@ -112,10 +112,12 @@ fn a_schema_that_doubles_without_taking_bytes_costs_nothing() {
     for level in 1..=40 {
         let below = level - 1;
         doubling = format!(
-            r#"{{"type":"record","name":"D{level}","fields":[{{"name":"a","type":{doubling}}},{{"name":"b","type":"D{below}"}}]}}"#
+            r#"{{"type":"record","name":"D{level}",
+                "fields":[{{"name":"a","type":{doubling}}},{{"name":"b","type":"D{below}"}}]}}"#
         );
     }
-    let item = r#"{"type":"record","name":"I","fields":[{"name":"d","type":"D40"},{"name":"i","type":"int"}]}"#;
+    let item = r#"{"type":"record","name":"I",
+        "fields":[{"name":"d","type":"D40"},{"name":"i","type":"int"}]}"#;
     let extra = format!(
         r#""fields": [{{"name":"d","type":{doubling}}},
         {{"name":"none","type":{{"type":"array","items":"D40"}}}},

@@ -2,7 +2,7 @@
 
 use apache_avro::types::Value;
 use proptest::prelude::*;
-use tally_schemas::{Kind, Message, Plan, avsc};
+use tally_schemas::{Message, MessageType, Plan, avsc};
 
 use crate::dice::Dice;
 use crate::evolved::{Owned, batch_writer, increment_writer};
@@ -15,7 +15,7 @@ proptest! {
     fn an_increment_of_any_writer_is_read_as_it_was_meant(writer in increment_writer(), seed: u64) {
         let schema = writer.text();
         let plan = Plan::new(&schema).unwrap();
-        prop_assert_eq!(plan.kind(), Kind::Single);
+        prop_assert_eq!(plan.message_type(), MessageType::Increment);
         let mut dice = Dice(seed);
         for _ in 0..4 {
             let (value, expected) = writer.value(&mut dice);
@@ -24,7 +24,8 @@ proptest! {
             let mut increments = Vec::new();
             let message = plan.decode_into(&body, &mut increments).unwrap();
             prop_assert_eq!(message, Message { id: None, increments: 1 });
-            prop_assert_eq!(increments.iter().map(Owned::from).collect::<Vec<_>>(), vec![expected.clone()]);
+            let owned: Vec<_> = increments.iter().map(Owned::from).collect();
+            prop_assert_eq!(owned, vec![expected.clone()]);
 
             let theirs = oracle::read(&schema, avsc::INCREMENT, &body).unwrap();
             prop_assert_eq!(oracle::increment(theirs), expected);
@@ -35,7 +36,7 @@ proptest! {
     fn a_batch_of_any_writer_is_read_as_it_was_meant(writer in batch_writer(), seed: u64) {
         let schema = writer.text();
         let plan = Plan::new(&schema).unwrap();
-        prop_assert_eq!(plan.kind(), Kind::Batch);
+        prop_assert_eq!(plan.message_type(), MessageType::IncrementBatch);
         let mut dice = Dice(seed);
         for _ in 0..4 {
             let (value, id, expected) = writer.value(&mut dice);
@@ -43,7 +44,8 @@ proptest! {
 
             let mut increments = Vec::new();
             let message = plan.decode_into(&body, &mut increments).unwrap();
-            prop_assert_eq!(message, Message { id: id.as_deref(), increments: expected.len() as u64 });
+            let count = expected.len() as u64;
+            prop_assert_eq!(message, Message { id: id.as_deref(), increments: count });
             prop_assert_eq!(&increments.iter().map(Owned::from).collect::<Vec<_>>(), &expected);
 
             let theirs = oracle::read(&schema, avsc::INCREMENT_BATCH, &body).unwrap();

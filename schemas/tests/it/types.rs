@@ -130,7 +130,9 @@ impl Type {
             }
             Type::Record(fields) => {
                 let fields: Vec<Json> = (fields.iter().enumerate())
-                    .map(|(i, field)| json!({"name": format!("f{i}"), "type": field.json(names, &within)}))
+                    .map(|(i, field)| {
+                        json!({"name": format!("f{i}"), "type": field.json(names, &within)})
+                    })
                     .collect();
                 named.insert("fields".into(), json!(fields));
                 "record"

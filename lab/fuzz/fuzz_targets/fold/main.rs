@@ -1,9 +1,9 @@
 //! Any log, flushed anywhere, through the fold and through a naive model of it.
 //!
 //! ```text
-//!  steps ─┬─► Fold::count, reject, take, reuse ─► flushes ───────────────┬─► the same rows, in the same order
-//!         ├─► Model: a map of i128 sums, a list of ids ──────────────────┤   and the same accounting
-//!         └─► Fold::count_again, taken once at the end ─► fingerprint ───┘
+//!  steps ─┬─► Fold::count, reject, take, reuse ─► flushes ───────────┬─► the same rows, in the
+//!         ├─► Model: a map of i128 sums, a list of ids ──────────────┤   same order, and the same
+//!         └─► Fold::count_again, taken once at the end ─► fingerprint ┘   accounting
 //! ```
 //!
 //! The names of a flush come from an arena, unchecked: each is checked here.
