@@ -47,7 +47,7 @@ impl MessageFold {
             return self.restore(partitions, message, bytes, now);
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
-        let refused = match self.decode(bytes, &mut increments)? {
+        let refused = match self.plans.decode_or_learn(&self.runtime, bytes, &mut increments)? {
             Ok(decoded) => {
                 match partitions.count(partition, &envelope(message, decoded), &increments, now) {
                     Ok(()) => None,
@@ -81,7 +81,7 @@ impl MessageFold {
             return Ok(());
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
-        match self.decode(bytes, &mut increments)? {
+        match self.plans.decode_or_learn(&self.runtime, bytes, &mut increments)? {
             Ok(decoded) => {
                 partitions.remember(partition, &envelope(message, decoded), &increments, now);
             }
@@ -92,23 +92,6 @@ impl MessageFold {
         }
         self.increments = reuse(increments);
         Ok(())
-    }
-
-    #[inline]
-    fn decode<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        increments: &mut Vec<Increment<'a>>,
-    ) -> Result<Result<Decoded<'a>, Refusal>, registry::Error> {
-        // A process that was stopped in between may have to ask twice: that a schema is unknown is
-        // not believed for long.
-        loop {
-            match self.plans.decode(bytes, increments) {
-                Ok(decoded) => return Ok(Ok(decoded)),
-                Err(Undecoded::Refused(refusal)) => return Ok(Err(refusal)),
-                Err(Undecoded::AskRegistry) => self.runtime.block_on(self.plans.learn(bytes))?,
-            }
-        }
     }
 
     /// Asks the registry for the schema that a partition waits for. `prefix` holds the bytes before

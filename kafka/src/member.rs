@@ -17,6 +17,10 @@ impl Member {
     }
 }
 
+/// How often metadata is taken before it is given up. A new generation takes several answers of the
+/// broker, two looks take none.
+const TAKES: usize = 5;
+
 /// The group metadata that a transaction's offsets are sent with, if the consumer is this member
 /// right now; `None` if it is another member or none.
 ///
@@ -33,13 +37,33 @@ pub fn group_metadata<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     member: &Member,
 ) -> Option<ConsumerGroupMetadata> {
-    let before = MemberAndGeneration::of(consumer);
-    let metadata = consumer.group_metadata()?;
-    // What rdkafka's metadata says cannot be read. But if member id and generation are the same
-    // before it was made and after it, they are what it says.
-    (before.as_ref().is_some_and(|before| before.member == *member)
-        && before == MemberAndGeneration::of(consumer))
-    .then_some(metadata)
+    take_between_looks(member, || MemberAndGeneration::of(consumer), || consumer.group_metadata())
+}
+
+/// Takes what `take` gives, once `look` sees this member with the same generation before and after:
+/// rdkafka's metadata cannot be read, so only the two looks tell what it says.
+///
+/// A generation that begins between the looks is no reason to give up. Each time that another member
+/// joins or leaves, this one goes into the next generation under its own member id, and metadata that
+/// is taken a moment later is good. So it is taken again, at most [`TAKES`] times.
+fn take_between_looks<T>(
+    member: &Member,
+    look: impl Fn() -> Option<MemberAndGeneration>,
+    take: impl Fn() -> Option<T>,
+) -> Option<T> {
+    let mut before = look()?;
+    for _ in 0..TAKES {
+        let taken = take()?;
+        let after = look()?;
+        if after.member != *member {
+            return None;
+        }
+        if before == after {
+            return Some(taken);
+        }
+        before = after;
+    }
+    None
 }
 
 #[derive(PartialEq, Eq)]
@@ -73,6 +97,7 @@ impl MemberAndGeneration {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeMap;
     use std::time::{Duration, Instant};
 
@@ -93,6 +118,41 @@ mod tests {
             consumer.poll(Duration::from_millis(20));
         }
         consumer
+    }
+
+    /// How often metadata is taken in vain, if the looks see these one after the other, and then the
+    /// last one for ever; `None` if it is given up.
+    fn taken_in_vain(looks: &[Option<(&str, i32)>]) -> Option<usize> {
+        let (seen, taken) = (Cell::new(0), Cell::new(0));
+        let next = |count: &Cell<usize>| count.replace(count.get() + 1);
+        let look = || {
+            let seen = looks[next(&seen).min(looks.len() - 1)];
+            seen.map(|(id, generation)| {
+                let member = Member(id.into());
+                MemberAndGeneration { member, generation }
+            })
+        };
+        take_between_looks(&Member("a".into()), look, || Some(next(&taken)))
+    }
+
+    #[test]
+    fn metadata_is_taken_again_where_a_generation_begins_meanwhile() {
+        assert_eq!(taken_in_vain(&[Some(("a", 3))]), Some(0));
+        assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("a", 4))]), Some(1));
+        assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("a", 4)), Some(("a", 5))]), Some(2));
+        // It does not go on for ever.
+        let looks: Vec<_> = (0..100).map(|generation| Some(("a", generation))).collect();
+        assert_eq!(taken_in_vain(&looks), None);
+    }
+
+    #[test]
+    fn metadata_is_not_taken_for_another_member_or_none() {
+        assert_eq!(taken_in_vain(&[None]), None);
+        assert_eq!(taken_in_vain(&[Some(("b", 3))]), None);
+        assert_eq!(taken_in_vain(&[Some(("a", 3)), None]), None);
+        assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("b", 4))]), None);
+        assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("a", 4)), None]), None);
+        assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("a", 4)), Some(("b", 5))]), None);
     }
 
     #[test]
