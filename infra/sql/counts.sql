@@ -1,7 +1,9 @@
--- One row a counter and time bucket, merged by adding up; a partition of the table for each partition of the log. Rows of
--- the namespace `__tally` are the ledger. A partial list of columns for SummingMergeTree would stop `high` from being
--- merged by its maximum, so there is none: partition and sorting key are never summed. A block becomes a part in one file
--- (a compact one, up to 32 MiB), which is a fifth cheaper to write than a file a column.
+-- One row for each counter and time bucket, merged by adding up. The table has a partition for each
+-- partition of the Kafka topic. Rows of the namespace `__tally` are the ledger.
+--
+-- SummingMergeTree gets no list of columns: a partial list would stop `high` from being merged by
+-- its maximum, and partition and sorting key are never summed. A block of up to 32 MiB becomes a
+-- compact part, in one file, which is a fifth cheaper to write than a file for each column.
 CREATE TABLE IF NOT EXISTS {database}.counts
 (
     partition UInt32 COMMENT 'partition of the Kafka topic that the increments came from',
@@ -10,7 +12,8 @@ CREATE TABLE IF NOT EXISTS {database}.counts
     bucket DateTime('UTC') COMMENT 'start of the time bucket of the events',
     sum Int64 COMMENT 'what the increments came to' CODEC(T64, LZ4),
     events Int64 COMMENT 'how many increments there were; 1 for each ledger row' CODEC(T64, LZ4),
-    high SimpleAggregateFunction(max, Int64) COMMENT 'ledger rows only: the highest offset reached' CODEC(T64, LZ4)
+    high SimpleAggregateFunction(max, Int64)
+        COMMENT 'ledger rows only: the highest offset reached' CODEC(T64, LZ4)
 )
 ENGINE = SummingMergeTree
 PARTITION BY partition

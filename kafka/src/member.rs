@@ -43,9 +43,9 @@ pub fn group_metadata<C: ConsumerContext>(
 /// Takes what `take` gives, once `look` sees this member with the same generation before and after:
 /// rdkafka's metadata cannot be read, so only the two looks tell what it says.
 ///
-/// A generation that begins between the looks is no reason to give up. Each time that another member
-/// joins or leaves, this one goes into the next generation under its own member id, and metadata that
-/// is taken a moment later is good. So it is taken again, at most [`TAKES`] times.
+/// A generation that begins between the looks is no reason to give up. Each time that another
+/// member joins or leaves, this one goes into the next generation under its own member id, and
+/// metadata that is taken a moment later is good. So it is taken again, at most [`TAKES`] times.
 fn take_between_looks<T>(
     member: &Member,
     look: impl Fn() -> Option<MemberAndGeneration>,
@@ -120,8 +120,8 @@ mod tests {
         consumer
     }
 
-    /// How often metadata is taken in vain, if the looks see these one after the other, and then the
-    /// last one for ever; `None` if it is given up.
+    /// How often metadata is taken in vain, if the looks see these one after the other, and then
+    /// the last one for ever; `None` if it is given up.
     fn taken_in_vain(looks: &[Option<(&str, i32)>]) -> Option<usize> {
         let (seen, taken) = (Cell::new(0), Cell::new(0));
         let next = |count: &Cell<usize>| count.replace(count.get() + 1);

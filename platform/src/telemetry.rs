@@ -3,7 +3,7 @@
 //! ```text
 //! tracing events ─► telemetry.log ─┬─► stderr, text or JSON
 //!                                  └─► OTLP logs    ─┐
-//! tracing spans  ─► telemetry.log ───► OTLP traces  ─┼─► telemetry.otlp_endpoint, when there is one
+//! tracing spans  ─► telemetry.log ───► OTLP traces  ─┼─► telemetry.otlp_endpoint, if set
 //! global meters  ─► meter provider ─┬► OTLP metrics ─┘
 //!                                   └► Prometheus registry ─► /metrics
 //! ```

@@ -1,8 +1,8 @@
 //! Messages into the log, each answered by what became of it.
 //!
 //! ```text
-//!  append ─► librdkafka's queue ─► broker        Pending travels with the message: its place among the requests
-//!    ▲            │                  │           in progress, the clock, and the way back to the request
+//!  append ─► librdkafka's queue ─► broker     Pending travels with the message: its place among
+//!    ▲            │                  │        the requests in progress, the clock, the way back
 //!    │            └─────► report ◄───┘
 //!    └── oneshot ◄─ Pending::settle (librdkafka's polling thread)
 //! ```
@@ -162,7 +162,10 @@ impl KafkaLog {
         let mut current = self.client.write().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&current, broken) {
             if let Some((code, reason)) = broken.client().fatal_error() {
-                tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
+                tracing::error!(
+                    %code, reason,
+                    "the Kafka producer failed for good and is replaced"
+                );
             }
             *current = Arc::new(
                 self.config.create_with_context(Reports { metrics: self.metrics.clone() })?,
@@ -259,7 +262,10 @@ impl ClientContext for Reports {
                 | RDKafkaErrorCode::Resolve,
             ) => tracing::debug!(%error, reason, "Kafka is out of reach; librdkafka reconnects"),
             _ => {
-                tracing::warn!(%error, reason, "the Kafka producer reports a problem; librdkafka goes on")
+                tracing::warn!(
+                    %error, reason,
+                    "the Kafka producer reports a problem; librdkafka goes on"
+                );
             }
         }
     }

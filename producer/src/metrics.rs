@@ -30,7 +30,8 @@ impl Metrics {
             requests: meter
                 .u64_counter("tally_producer_requests_total")
                 .with_description(
-                    "Requests by outcome: accepted, abandoned by the client, or the problem's name.",
+                    "Requests by outcome: accepted, abandoned by the client, \
+                     or the problem's name.",
                 )
                 .build(),
             increments: meter
@@ -40,7 +41,7 @@ impl Metrics {
             in_flight: meter
                 .i64_up_down_counter("tally_producer_requests_in_flight")
                 .with_description(
-                    "Requests whose body is being read or whose message is on its way into the log.",
+                    "Requests whose body is being read or whose message is on its way into Kafka.",
                 )
                 .build(),
             delivery: meter

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  namespace, key ──Name::new──► Name ──to_counter──► Counter
-//!                                  └───── both are `dyn Named`: a map of counters is asked by either
+//!                                  └── both are `dyn Named`: either finds a counter in a map
 //! ```
 //!
 //! A name's hash is computed once and goes along with it. It depends on the process, so that nobody

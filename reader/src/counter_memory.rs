@@ -4,7 +4,7 @@
 //! ```text
 //!  a batch of the log ──apply──► tail ──► window   the deltas that a snapshot may lack
 //!                                   └───► cache    each entry that lacks them
-//!  a miss:  begin ──► query ──► snapshot (sums + vector) ──finish──► answer, and an entry in the cache
+//!  a miss:  begin ──► query ──► snapshot (sums + vector) ──finish──► answer, and a cached entry
 //!                                              + window from the vector on
 //!  a hit:   recall ──► answer
 //!  the ledger's positions ──learn──► floor, up to what every query in flight must have

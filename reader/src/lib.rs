@@ -1,15 +1,15 @@
 //! Answers reads from memory first, then from the store.
 //!
 //! ```text
-//!  requests ──http, request──► reads ──► memory (cache + unstored window) ──► answer, as of a position
+//!  requests ──http, request──► reads ──► memory (cache + unstored window) ──► answer
 //!                                │          ▲ apply          ▲ snapshots
 //!                                │        tail ◄── deltas    │
 //!                                └──misses──► one query for many ──► store ◄── ClickHouse
 //! ```
 //!
 //! `counter_memory` is the core: pure, and the one place that decides what an answer includes.
-//! Around it, `shared_memory` shares it between threads, `tail` reads the log, `store` queries ClickHouse, `misses`
-//! joins what is missed, [`run`] ties them.
+//! Around it, `shared_memory` shares it between threads, `tail` reads the log, `store` queries
+//! ClickHouse, `misses` joins what is missed, [`run`] ties them.
 
 mod cache;
 mod counter;

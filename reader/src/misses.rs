@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  requests ──Job──► queue (bounded) ──► while a query is in flight, the next jobs wait
-//!                                        then: those that the memory can answer by now are answered,
+//!                                        then: the memory answers those that it can by now,
 //!                                        the others' counters become the next query, each once
 //! ```
 

@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_body_is_read_in_order() {
-        let body = br#"{"after": "0:5", "counters": [{"namespace": "n", "key": "b"}, {"key": "a", "namespace": "n"}]}"#;
+        let body = br#"{"after": "0:5",
+            "counters": [{"namespace": "n", "key": "b"}, {"key": "a", "namespace": "n"}]}"#;
         let counters = vec![Counter::new("n", "b"), Counter::new("n", "a")];
         assert_eq!(query(body).unwrap(), Query { counters, after: "0:5".parse().unwrap() });
     }
@@ -252,8 +253,10 @@ mod tests {
     fn a_body_with_faults_names_the_item_and_the_field() {
         let at = |item: usize, field: &str| (Some(item), field.to_owned());
         let whole = |field: &str| (None, field.to_owned());
-        let body = br#"{"counters": [{"namespace": "n"}, {"namespace": "n", "key": "a"}, 7, {"namespace": 1, "key": "a"},
-            {"namespace": "__tally", "key": "deltas"}, {"namespace": "n", "key": ""}, {"namespace": "n", "key": "a", "at": 1}]}"#;
+        let body = br#"{"counters": [
+            {"namespace": "n"}, {"namespace": "n", "key": "a"}, 7, {"namespace": 1, "key": "a"},
+            {"namespace": "__tally", "key": "deltas"}, {"namespace": "n", "key": ""},
+            {"namespace": "n", "key": "a", "at": 1}]}"#;
         assert_eq!(
             faults(query(body)),
             [

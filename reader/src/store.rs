@@ -129,8 +129,9 @@ const LEDGER: [(&str, &str); 2] =
 /// wrap.
 fn sql(condition: &str) -> String {
     format!(
-        "SELECT partition, namespace, key, sum(toInt128(sum)) AS total, sum(toInt128(events)) AS occurred, \
-         max(high) AS reached FROM {COUNTS} WHERE {condition} GROUP BY partition, namespace, key"
+        "SELECT partition, namespace, key, \
+         sum(toInt128(sum)) AS total, sum(toInt128(events)) AS occurred, max(high) AS reached \
+         FROM {COUNTS} WHERE {condition} GROUP BY partition, namespace, key"
     )
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  deltas, all partitions ──poll──► read and check ──► SharedMemory::apply
 //!                                                        │ no room: wait, and fall behind
-//!                                   a batch that is not what must come next: nothing is answered any more
+//!                         a batch that is not what must come next: nothing is answered any more
 //! ```
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! ```text
 //!         ┌─ consumer: a thread, in the group ───────┐   ┌─ inserter: a task a partition ─┐
 //! deltas  │ assigned: start at the ledger's position │   │ chain ─► Block (data + ledger) │
-//! ───────►│ fetch ─► bounded queue, pause when full ─┼──►│   ─► fenced insert, again      ├► counts
+//! ───────►│ fetch ─► bounded queue, pause when full ─┼──►│   ─► fenced insert, again      ├►counts
 //!         │ commit offsets, for dashboards only      │◄──│      until it is certain       │
 //!         └──────────────────────────────────────────┘   └────────────────────────────────┘
 //!              stored offset, or: start again at the ledger's position

@@ -47,7 +47,7 @@ impl Leaders {
     fn run(self) {
         while self.wait_until_missing() {
             if let Err(error) = self.look() {
-                tracing::debug!(%error, "Kafka does not tell the partitions' leaders; asking again");
+                tracing::debug!(%error, "Kafka names no partition leaders; asking again");
             }
             let state = self.shared.lock();
             let closed = self

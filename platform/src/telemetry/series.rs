@@ -21,7 +21,8 @@ mod tests {
 
     #[test]
     fn a_metric_is_summed_over_its_own_series_only() {
-        let text = "# HELP a_total x\na_total{p=\"0\",r=\"x\"} 2\na_total{p=\"1\",r=\"x\"} 3\na_total{r=\"y\"} 9\n\
+        let text = "# HELP a_total x\na_total{p=\"0\",r=\"x\"} 2\n\
+                    a_total{p=\"1\",r=\"x\"} 3\na_total{r=\"y\"} 9\n\
                     a_total_more{r=\"x\"} 99\n";
         assert_eq!(sum_of_series(text, "a_total", "r=\"x\""), Ok(5.0));
         assert_eq!(sum_of_series(text, "a_total", ""), Ok(14.0));

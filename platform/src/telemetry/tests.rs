@@ -124,9 +124,11 @@ fn librdkafka_is_quiet_unless_it_is_asked_for() {
 #[test]
 fn failed_exports_are_not_logged_one_by_one() {
     let text = logged(&config("info", LogFormat::Json), || {
-        tracing::error!(name: "BatchLogProcessor.ExportError", target: "opentelemetry_sdk", "each export");
-        tracing::warn!(name: "Export.Failed.DeadlineExceeded", target: "opentelemetry-otlp", "each retry");
-        tracing::error!(name: "InstrumentCreationFailed", target: "opentelemetry_sdk", "a fault of ours");
+        const SDK: &str = "opentelemetry_sdk";
+        const OTLP: &str = "opentelemetry-otlp";
+        tracing::error!(name: "BatchLogProcessor.ExportError", target: SDK, "each export");
+        tracing::warn!(name: "Export.Failed.DeadlineExceeded", target: OTLP, "each retry");
+        tracing::error!(name: "InstrumentCreationFailed", target: SDK, "a fault of ours");
     });
     assert!(!text.contains("each"), "{text}");
     assert!(text.contains("a fault of ours"), "{text}");

@@ -99,7 +99,8 @@ fn a_bad_field_is_named_with_its_reason() {
         (
             "at",
             json!("2001-01-31T09:30:00"),
-            "\"2001-01-31T09:30:00\" is not an RFC 3339 time with its offset, such as 2001-01-31T09:30:00Z",
+            "\"2001-01-31T09:30:00\" is not an RFC 3339 time with its offset, \
+             such as 2001-01-31T09:30:00Z",
         ),
         ("id", json!(""), "must not be empty"),
         ("id", json!({}), "must be a string or null, not an object"),
@@ -120,7 +121,8 @@ fn a_bad_field_is_named_with_its_reason() {
 
 #[test]
 fn every_bad_item_is_named() {
-    let body = r#"[{"namespace":"n","key":"k"}, 7, {"namespace":"","key":1}, {"namespace":"n","key":"k"}, null]"#;
+    let body = r#"[{"namespace":"n","key":"k"}, 7, {"namespace":"","key":1},
+        {"namespace":"n","key":"k"}, null]"#;
     let found: Vec<_> =
         faults(MediaType::Json, body).into_iter().map(|f| (f.item.unwrap(), f.field)).collect();
     let (namespace, key) = (Some("namespace".to_owned()), Some("key".to_owned()));
@@ -256,16 +258,21 @@ fn any_item() -> impl Strategy<Value = Item<'static>> {
 }
 
 fn object(item: &Item<'_>, as_text: bool) -> Value {
-    let at = match as_text {
-        true => json!(jiff::Timestamp::from_millisecond(item.at_ms).unwrap().to_string()),
-        false => json!(item.at_ms),
+    let Item { namespace, key, delta, at_ms, id, .. } = item;
+    let at = if as_text {
+        json!(jiff::Timestamp::from_millisecond(*at_ms).unwrap().to_string())
+    } else {
+        json!(at_ms)
     };
-    json!({"namespace": item.namespace, "key": item.key, "delta": item.delta, "at": at, "id": item.id})
+    json!({"namespace": namespace, "key": key, "delta": delta, "at": at, "id": id})
 }
 
 proptest! {
     #[test]
-    fn whatever_is_written_is_read(items in prop::collection::vec(any_item(), 1..6), as_text: bool) {
+    fn whatever_is_written_is_read(
+        items in prop::collection::vec(any_item(), 1..6),
+        as_text: bool,
+    ) {
         let objects: Vec<Value> = items.iter().map(|item| object(item, as_text)).collect();
         let array = Value::from(objects.clone()).to_string();
         prop_assert_eq!(&read(MediaType::Json, array.as_bytes()).unwrap().items, &items);
@@ -280,12 +287,18 @@ proptest! {
     /// Bytes of any kind are read or refused, and what is read could be counted.
     #[test]
     fn no_body_breaks_the_reader(
-        items in prop::collection::vec(any_item(), 1..3), cut: prop::sample::Index, noise: u8, keep: bool,
+        items in prop::collection::vec(any_item(), 1..3),
+        cut: prop::sample::Index,
+        noise: u8,
+        keep: bool,
     ) {
         for media_type in [MediaType::Json, MediaType::NdJson, MediaType::Avro] {
             let mut body = match media_type {
                 MediaType::Avro => batch(&items.iter().collect::<Vec<_>>(), None),
-                _ => Value::from(items.iter().map(|item| object(item, false)).collect::<Vec<_>>()).to_string().into(),
+                _ => {
+                    let objects: Vec<_> = items.iter().map(|item| object(item, false)).collect();
+                    Value::from(objects).to_string().into()
+                }
             };
             let at = cut.index(body.len());
             body[at] = noise;
@@ -293,7 +306,8 @@ proptest! {
                 body.truncate(at + 1);
             }
             if let Ok(parsed) = read(media_type, &body) {
-                let envelope = Envelope { offset: 0, timestamp_ms: Some(NOW_MS), schema: 0, batch_id: None };
+                let timestamp_ms = Some(NOW_MS);
+                let envelope = Envelope { offset: 0, timestamp_ms, schema: 0, batch_id: None };
                 let is_countable = |item: &Item<'_>| {
                     Fold::new(COUNTING, 0).count(&envelope, &[item.increment()]).is_ok()
                 };

@@ -317,14 +317,20 @@ proptest! {
     /// On one server, where no snapshot is older than what an earlier query saw, every query gives
     /// an answer.
     #[test]
-    fn every_answer_is_the_sum_of_all_batches_before_its_position(begins in [0i64..9, 0i64..9], steps in steps(0)) {
+    fn every_answer_is_the_sum_of_all_batches_before_its_position(
+        begins in [0i64..9, 0i64..9],
+        steps in steps(0),
+    ) {
         let model = run(begins, &steps)?;
         prop_assert_eq!(model.behind, 0);
     }
 
     /// Where snapshots may lag, one that can no longer be made whole is refused.
     #[test]
-    fn a_lagging_replica_never_makes_an_answer_wrong(begins in [0i64..9, 0i64..9], steps in steps(3)) {
+    fn a_lagging_replica_never_makes_an_answer_wrong(
+        begins in [0i64..9, 0i64..9],
+        steps in steps(3),
+    ) {
         run(begins, &steps)?;
     }
 }

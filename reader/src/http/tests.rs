@@ -104,7 +104,11 @@ async fn nobody() -> String {
 async fn a_hit_is_answered_without_the_store_and_follows_the_log() {
     let reader = Reader::start().await;
     reader.remember("ns", "a/b c");
-    let at = |value: i64, events: i64, as_of: &str| json!({"namespace": "ns", "key": "a/b c", "value": value, "events": events, "as_of": as_of});
+    let at = |value: i64, events: i64, as_of: &str| {
+        json!({
+            "namespace": "ns", "key": "a/b c", "value": value, "events": events, "as_of": as_of,
+        })
+    };
     let answered = reader.get("/v1/counters/ns/a%2Fb%20c").await;
     assert_eq!((answered.status, answered.body), (200, at(0, 0, "0:0,1:0")));
     assert_eq!(answered.headers[header::CACHE_CONTROL], "no-store");

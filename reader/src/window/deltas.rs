@@ -1,7 +1,7 @@
 //! The deltas of one batch, kept without an allocation for each.
 //!
 //! ```text
-//!  hashes   h0 h1 h2 …            what a search runs over: most of a batch is passed over without a look at the rest
+//!  hashes   h0 h1 h2 …            what a search runs over, mostly without a look at the rest
 //!  rows     r0 r1 r2 …            bucket, sum, events, and where the name ends
 //!  names    ns‖key ns‖key …       one text
 //! ```
