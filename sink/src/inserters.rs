@@ -9,7 +9,7 @@
 //!                                             the next owner's
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tally_counts::StoredOffsets;
@@ -210,7 +210,7 @@ impl Inserters {
         })
     }
 
-    fn stopped(&self) -> Vec<i32> {
+    fn stopped(&self) -> BTreeSet<i32> {
         let is_stopped = |state| matches!(state, &PartitionState::Stopped);
         self.states.iter().filter(|(_, state)| is_stopped(state)).map(|(p, _)| *p).collect()
     }

@@ -30,7 +30,7 @@ async fn refuses(name: &str, promise: &str, change: impl Fn(&mut Call) + Send + 
         .fetch_one()
         .await
         .expect("the store tells its version");
-    sink.logs(&format!("the store (ClickHouse {version}) {STOPPED}: {promise}, but ")).await;
+    sink.logs(&format!("ClickHouse {version} {STOPPED}: {promise}, but ")).await;
     assert_eq!(tally.scratch_tables().await, 0);
 }
 

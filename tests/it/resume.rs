@@ -104,7 +104,7 @@ async fn ids_that_a_lagging_registry_hides_are_waited_for() {
     send(&source, &event("first"), "first").await;
     send(&source, &event("second"), "second").await;
     model.add(&event("second"));
-    aggregator.logs("its ids were remembered once and cannot be now").await;
+    aggregator.logs("the ids of a message cannot be restored, since its schema is gone").await;
     registry.catch_up();
     tally.prove(&model).await;
     let ledger = store::ledgers(tally.store(), false).await.expect("the ledger can be read")[&0];

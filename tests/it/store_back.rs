@@ -216,7 +216,7 @@ async fn stops_where_the_log_has_not_what_was_lost(name: &str, fetch: Fetch) {
 
     let parts = filled.tally.parts().await;
     filled.tally.detach(parts.into_iter().skip(2)).await;
-    filled.sink.logs(&format!("but the log has offsets {end}..{end} only")).await;
+    filled.sink.logs(&format!("but Kafka has offsets {end}..{end} only")).await;
     let reasons = filled.sink.readiness().await.expect_err("not ready with a broken partition");
     assert!(reasons.contains(&format!("partitions {{{VICTIM}}} stopped")), "{reasons}");
 
