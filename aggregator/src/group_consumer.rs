@@ -124,14 +124,14 @@ impl<'c> GroupConsumer<'c> {
     /// Tells fetcher and locator what the partitions' states ask for. Partitions that are to be
     /// read start together, since librdkafka may take a while to move a position.
     pub(crate) fn carry_out(&mut self, actions: &[(i32, Action)]) -> Result<(), Error> {
-        let mut starts = Vec::new();
+        let (mut starts, mut requests) = (Vec::new(), Vec::new());
         for (partition, action) in actions {
             match action {
                 Action::Nothing => {}
                 Action::ReadFrom(offset) => starts.push((*partition, *offset)),
                 Action::Locate(ticket) => {
                     self.fetcher.stop(*partition);
-                    self.locator.locate(*partition, *ticket);
+                    requests.push((*partition, *ticket));
                 }
                 Action::Stop => {
                     self.fetcher.stop(*partition);
@@ -139,6 +139,7 @@ impl<'c> GroupConsumer<'c> {
                 }
             }
         }
+        self.locator.locate(&requests);
         if starts.is_empty() {
             return Ok(());
         }

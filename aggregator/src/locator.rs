@@ -77,11 +77,18 @@ impl Locator {
         Locator { shared, thread: Some(thread) }
     }
 
-    /// Asks for the partition's resume point. An answer to an earlier request, which may be out of
-    /// date, can still come, with that request's ticket.
-    pub(crate) fn locate(&self, partition: i32, ticket: Ticket) {
-        let request = Request { ticket, since: Instant::now() };
-        self.shared.lock().requests.insert(partition, request);
+    /// Asks for these partitions' resume points, all of which one search looks for. An answer to an
+    /// earlier request, which may be out of date, can still come, with that request's ticket.
+    pub(crate) fn locate(&self, partitions: &[(i32, Ticket)]) {
+        if partitions.is_empty() {
+            return;
+        }
+        let since = Instant::now();
+        let request = |(partition, ticket): &(i32, Ticket)| {
+            let ticket = *ticket;
+            (*partition, Request { ticket, since })
+        };
+        self.shared.lock().requests.extend(partitions.iter().map(request));
         self.shared.changed.notify_one();
     }
 

@@ -235,18 +235,18 @@ impl Worker<'_> {
 
     /// Starts to read each partition whose resume point is found.
     fn start_located(&mut self) -> Result<(), Error> {
-        let located = self.consumer.located()?;
-        if located.is_empty() {
-            return Ok(());
-        }
         let now = Instant::now();
-        let mut actions = Vec::with_capacity(located.len());
-        for (ticket, point) in located {
+        let mut actions = Vec::new();
+        for (ticket, point) in self.consumer.located()? {
             let partition = point.partition;
-            actions.push((
-                partition,
-                self.partitions.step(partition, Event::Located(ticket, point), now),
-            ));
+            let action = self.partitions.step(partition, Event::Located(ticket, point), now);
+            // An answer that is out of date starts nothing.
+            if action != Action::Nothing {
+                actions.push((partition, action));
+            }
+        }
+        if actions.is_empty() {
+            return Ok(());
         }
         tracing::info!(from = ?actions, "reading on");
         self.ready.set(true, "");

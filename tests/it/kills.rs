@@ -50,7 +50,6 @@ async fn a_restart_under_load_drains_and_goes_on_where_it_was() {
 async fn counts_stay_exact_whichever_moment_a_member_is_killed_at() {
     let mut tally = Installation::new("killed").await;
     tally.allow(OVERTAKEN);
-    tally.allow("read committed offsets again");
     end_members_at_any_moment(&tally, Ending::Kill, 20_261).await;
 }
 
@@ -65,8 +64,6 @@ async fn counts_stay_exact_whichever_moment_a_member_is_asked_to_stop_at() {
 async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
     let mut tally = Installation::new("taken_over").await;
     tally.allow(OVERTAKEN);
-    // Offsets of a transaction that nobody ends are not stable until the broker gives it up.
-    tally.allow("read committed offsets again");
     let mut aggregators = MEMBERS.map(|member| tally.start(Service::Aggregator, member));
     let mut sinks = MEMBERS.map(|member| tally.start(Service::Sink, member));
     for service in aggregators.iter_mut().chain(&mut sinks) {

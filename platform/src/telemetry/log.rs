@@ -67,7 +67,7 @@ where
     }
 }
 
-/// The SDK reports each export that fails, whatever it was; [`super::outage`] says the same once an
+/// The SDK reports each export that fails, whatever it was; [`super::watched`] says the same once an
 /// outage.
 fn is_worth_a_line(metadata: &Metadata<'_>) -> bool {
     let is_sdk_alarm =

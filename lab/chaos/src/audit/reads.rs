@@ -122,7 +122,7 @@ struct ReadClient {
 enum ReadResult {
     Sound,
     Unanswered(String),
-    FindingKind { answer: String, fault: ReadFault },
+    Wrong { answer: String, fault: ReadFault },
 }
 
 /// What is wrong with an answer.
@@ -177,7 +177,7 @@ impl ReadClient {
                             let fault = ReadFault::new(String::from(
                                 "not answered, though everything has healed",
                             ));
-                            break ReadResult::FindingKind { answer: why, fault };
+                            break ReadResult::Wrong { answer: why, fault };
                         }
                         read => break read,
                     }
@@ -213,7 +213,7 @@ impl ReadClient {
         };
         match checked {
             Ok(()) => ReadResult::Sound,
-            Err(fault) => ReadResult::FindingKind { answer: text, fault },
+            Err(fault) => ReadResult::Wrong { answer: text, fault },
         }
     }
 
@@ -225,7 +225,7 @@ impl ReadClient {
                 report.after += u64::from(asked_after);
             }
             ReadResult::Unanswered(why) => *report.unanswered.entry(why).or_insert(0) += 1,
-            ReadResult::FindingKind { answer, fault: ReadFault { what, newest } } => {
+            ReadResult::Wrong { answer, fault: ReadFault { what, newest } } => {
                 report.violated += 1;
                 if report.violations.len() < VIOLATIONS_KEPT {
                     let at_ms = self.record.elapsed_ms();
