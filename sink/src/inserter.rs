@@ -220,10 +220,7 @@ impl Inserter {
                 Err(failure) => {
                     self.context.metrics.inserted(failure.class.label(), seconds);
                     self.health.troubled(&failure);
-                    let row = match &mut row {
-                        Some(row) if row.class == failure.class => row,
-                        row => row.insert(FailureRow::new(failure.class, partition)),
-                    };
+                    let row = FailureRow::of(&mut row, failure.class, partition);
                     if row.log.failed(Instant::now()).is_some() {
                         log_failure(partition, offset, &failure);
                     }
@@ -292,6 +289,14 @@ struct FailureRow {
 }
 
 impl FailureRow {
+    /// The row that goes on, or a new one where the last failure was of another class.
+    fn of(row: &mut Option<FailureRow>, class: FailureClass, partition: i32) -> &mut FailureRow {
+        if row.as_ref().is_some_and(|row| row.class != class) {
+            *row = None;
+        }
+        row.get_or_insert_with(|| FailureRow::new(class, partition))
+    }
+
     fn new(class: FailureClass, partition: i32) -> FailureRow {
         let (first_ms, longest_ms) = match class {
             FailureClass::Fence | FailureClass::Uncertain => (50, 5_000),

@@ -85,3 +85,26 @@ fn a_source_topic_that_was_made_again_is_noticed_though_the_offsets_go_on() {
     assert!(matches!(broken, PartitionError::SourceReplaced { offset: 9, .. }), "{said}");
     assert!(said.contains("of id b and not a"), "{said}");
 }
+
+#[test]
+fn waits_double_up_to_the_limit_of_their_class_and_begin_again_with_another() {
+    let mut row = None;
+    let classes = [
+        (FailureClass::Overloaded, 500, 30_000),
+        (FailureClass::Uncertain, 50, 5_000),
+        (FailureClass::Unfit, 2_000, 30_000),
+    ];
+    for (class, first_ms, longest_ms) in classes {
+        let [first, longest] = [first_ms, longest_ms].map(Duration::from_millis);
+        for tries in 0..40 {
+            let whole = first.saturating_mul(1 << tries.min(16)).min(longest);
+            let row = FailureRow::of(&mut row, class, 3);
+            let wait = row.backoff.next();
+            assert_eq!(row.log.failed(Instant::now()).is_some(), tries == 0);
+            assert!(
+                wait >= whole.mul_f64(0.75) && wait < whole.mul_f64(1.25),
+                "{class:?} {tries} {wait:?}"
+            );
+        }
+    }
+}
