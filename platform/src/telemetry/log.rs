@@ -67,8 +67,8 @@ where
     }
 }
 
-/// The SDK reports each export that fails, whatever it was; [`super::watched`] says the same once an
-/// outage.
+/// The SDK reports each export that fails, whatever it was; [`super::watched`] says the same once
+/// an outage.
 fn is_worth_a_line(metadata: &Metadata<'_>) -> bool {
     let is_sdk_alarm =
         metadata.target().starts_with("opentelemetry") && *metadata.level() <= Level::WARN;
