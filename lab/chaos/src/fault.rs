@@ -66,7 +66,7 @@ pub enum FaultKind {
 /// Faults of one lane come one after the other; lanes run side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum FaultLane {
+pub(crate) enum FaultLane {
     Aggregators,
     Sinks,
     Brokers,
@@ -75,7 +75,7 @@ pub enum FaultLane {
 }
 
 impl FaultLane {
-    pub const ALL: [FaultLane; 5] = [
+    pub(crate) const ALL: [FaultLane; 5] = [
         FaultLane::Aggregators,
         FaultLane::Sinks,
         FaultLane::Brokers,
@@ -99,63 +99,42 @@ impl FaultKind {
         FaultKind::value_variants()
     }
 
-    pub fn lane(self) -> FaultLane {
-        match self {
-            FaultKind::KillAggregator
-            | FaultKind::StopAggregator
-            | FaultKind::SleepAggregator
-            | FaultKind::TakeOver
-            | FaultKind::AddAggregator
-            | FaultKind::RollAggregators => FaultLane::Aggregators,
-            FaultKind::KillSink
-            | FaultKind::StopSink
-            | FaultKind::SleepSink
-            | FaultKind::OversleepSink
-            | FaultKind::AddSink
-            | FaultKind::RollSinks => FaultLane::Sinks,
-            FaultKind::KillBroker
-            | FaultKind::KillGroupCoordinator
-            | FaultKind::KillTransactionCoordinator
-            | FaultKind::SleepBroker => FaultLane::Brokers,
-            FaultKind::KillStore
-            | FaultKind::KillRegistry
-            | FaultKind::KillGateway
-            | FaultKind::KillReader
-            | FaultKind::StepClock => FaultLane::Surroundings,
-            FaultKind::CutLink
-            | FaultKind::DelayLink
-            | FaultKind::StallLink
-            | FaultKind::LateRequests
-            | FaultKind::LateCommit => FaultLane::Links,
-        }
+    pub(crate) fn lane(self) -> FaultLane {
+        self.lane_and_seconds().0
     }
 
     /// How long the fault lasts, seconds: the least and the most.
     pub(crate) fn seconds(self) -> (f64, f64) {
+        self.lane_and_seconds().1
+    }
+
+    fn lane_and_seconds(self) -> (FaultLane, (f64, f64)) {
+        use FaultKind::*;
+        use FaultLane::*;
         match self {
-            FaultKind::KillAggregator
-            | FaultKind::KillSink
-            | FaultKind::KillGateway
-            | FaultKind::KillReader => (0.0, 5.0),
-            FaultKind::StopAggregator | FaultKind::StopSink => (0.0, 3.0),
+            KillAggregator => (Aggregators, (0.0, 5.0)),
+            StopAggregator => (Aggregators, (0.0, 3.0)),
             // The session is 6 s.
-            FaultKind::SleepAggregator | FaultKind::SleepSink => (7.0, 11.0),
-            // At least: until the store has forgotten enough.
-            FaultKind::OversleepSink => (7.0, 11.0),
-            FaultKind::TakeOver | FaultKind::RollAggregators | FaultKind::RollSinks => (0.0, 1.0),
-            FaultKind::AddAggregator | FaultKind::AddSink => (3.0, 8.0),
-            FaultKind::KillBroker
-            | FaultKind::KillGroupCoordinator
-            | FaultKind::KillTransactionCoordinator => (0.0, 6.0),
-            FaultKind::SleepBroker => (2.0, 9.0),
-            FaultKind::KillStore | FaultKind::KillRegistry => (0.0, 4.0),
-            FaultKind::StepClock => (1.0, 4.0),
-            FaultKind::CutLink | FaultKind::StallLink => (1.0, 10.0),
-            FaultKind::DelayLink => (2.0, 8.0),
+            SleepAggregator => (Aggregators, (7.0, 11.0)),
+            TakeOver | RollAggregators => (Aggregators, (0.0, 1.0)),
+            AddAggregator => (Aggregators, (3.0, 8.0)),
+            KillSink => (Sinks, (0.0, 5.0)),
+            StopSink => (Sinks, (0.0, 3.0)),
+            // An oversleeping one at least so long: until the store has forgotten enough.
+            SleepSink | OversleepSink => (Sinks, (7.0, 11.0)),
+            AddSink => (Sinks, (3.0, 8.0)),
+            RollSinks => (Sinks, (0.0, 1.0)),
+            KillBroker | KillGroupCoordinator | KillTransactionCoordinator => (Brokers, (0.0, 6.0)),
+            SleepBroker => (Brokers, (2.0, 9.0)),
+            KillStore | KillRegistry => (Surroundings, (0.0, 4.0)),
+            KillGateway | KillReader => (Surroundings, (0.0, 5.0)),
+            StepClock => (Surroundings, (1.0, 4.0)),
+            CutLink | StallLink => (Links, (1.0, 10.0)),
+            DelayLink => (Links, (2.0, 8.0)),
             // Beyond the clients' own patience of 4 s, so that they ask again.
-            FaultKind::LateRequests => (7.0, 14.0),
+            LateRequests => (Links, (7.0, 14.0)),
             // Several rounds of the producers that take turns.
-            FaultKind::LateCommit => (10.0, 15.0),
+            LateCommit => (Links, (10.0, 15.0)),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tally_platform::service::Service;
+use tally_stack::sys::Signal;
 use tokio::time::sleep;
 
 use crate::audit::Load;
@@ -19,7 +20,7 @@ use crate::fault::FaultKind;
 use crate::history::{History, Struck};
 use crate::schedule::Planned;
 use crate::supervisor::{MemberSlot, Supervisor};
-use crate::world::{Error as WorldError, LinkMode, Member, World};
+use crate::world::{LinkMode, Member, World};
 
 /// How long a broker, ClickHouse or the schema registry may take to come back, and the cluster to
 /// be whole again.
@@ -30,6 +31,8 @@ const TRAFFIC: Duration = Duration::from_secs(5);
 pub(crate) const PARTITIONS: i32 = 4;
 /// How long a take-over may go unnoticed: until the id's next turn, and other faults come between.
 const NOTICED: Duration = Duration::from_secs(20);
+/// What supervisors grant a drain before they kill.
+const DRAINS: Duration = Duration::from_secs(30);
 /// The longest that a sink oversleeps.
 const OVERSLEEP: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(500);
@@ -54,10 +57,11 @@ pub(crate) struct Injector<'a> {
 impl Injector<'_> {
     /// Makes one fault happen, and heals it. An error means that it could not be made or healed.
     pub(crate) async fn inject(&self, planned: &Planned) -> anyhow::Result<()> {
-        let before = self.load.progress();
+        let before = self.load.record().progress();
         let (met, detail) = self.strike(planned).await?;
         // Whatever was sent since had its way through the fault.
-        let in_flight = before.in_flight() > 0 || self.load.progress().attempted > before.attempted;
+        let in_flight =
+            before.in_flight() > 0 || self.load.record().progress().attempted > before.attempted;
         let struck = if met && in_flight { Struck::Yes } else { Struck::Unproven };
         self.history.healed(planned.kind, struck, &detail);
         Ok(())
@@ -68,44 +72,42 @@ impl Injector<'_> {
         let &Planned { kind, lasts, pick, .. } = planned;
         let member = |service| self.supervisor.pick(service, pick);
         match kind {
-            FaultKind::KillAggregator => self.kill(kind, member(Service::Aggregator), lasts).await,
-            FaultKind::KillGateway => self.kill(kind, member(Service::Producer), lasts).await,
-            FaultKind::KillReader => self.kill(kind, member(Service::Reader), lasts).await,
+            FaultKind::KillAggregator => self.kill(planned, member(Service::Aggregator)).await,
+            FaultKind::KillGateway => self.kill(planned, member(Service::Producer)).await,
+            FaultKind::KillReader => self.kill(planned, member(Service::Reader)).await,
             FaultKind::KillSink | FaultKind::SleepSink => {
                 let (slot, busy) = self.busy_sink(pick).await;
                 let (met, how) = if kind == FaultKind::KillSink {
-                    self.kill(kind, slot, lasts).await?
+                    self.kill(planned, slot).await?
                 } else {
-                    self.sleep(kind, slot, lasts).await?
+                    self.sleep(planned, slot).await?
                 };
                 Ok((met && busy, how))
             }
-            FaultKind::StopAggregator => self.stop(kind, member(Service::Aggregator), lasts).await,
-            FaultKind::StopSink => self.stop(kind, member(Service::Sink), lasts).await,
-            FaultKind::SleepAggregator => {
-                self.sleep(kind, member(Service::Aggregator), lasts).await
-            }
+            FaultKind::StopAggregator => self.stop(planned, member(Service::Aggregator)).await,
+            FaultKind::StopSink => self.stop(planned, member(Service::Sink)).await,
+            FaultKind::SleepAggregator => self.sleep(planned, member(Service::Aggregator)).await,
             FaultKind::OversleepSink => self.oversleep(pick, lasts).await,
-            FaultKind::AddAggregator => self.add(kind, Service::Aggregator, lasts).await,
-            FaultKind::AddSink => self.add(kind, Service::Sink, lasts).await,
+            FaultKind::AddAggregator => self.add(planned, Service::Aggregator).await,
+            FaultKind::AddSink => self.add(planned, Service::Sink).await,
             FaultKind::RollAggregators => self.roll(kind, Service::Aggregator).await,
             FaultKind::RollSinks => self.roll(kind, Service::Sink).await,
             FaultKind::TakeOver => self.take_over(pick).await,
             FaultKind::KillBroker => {
                 let broker = pick as usize % self.world.brokers.len();
                 let leads = self.leads(broker).await;
-                let (_, how) = self.kill_broker(kind, broker, lasts).await?;
+                let (_, how) = self.kill_broker(planned, broker).await?;
                 Ok((leads, how))
             }
             FaultKind::KillGroupCoordinator => {
                 let group = self.world.direct_config().aggregator.group;
                 let broker = self.world.coordinator_of_group(&group).await?;
-                self.kill_broker(kind, broker, lasts).await
+                self.kill_broker(planned, broker).await
             }
             FaultKind::KillTransactionCoordinator => {
-                let broker =
-                    self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
-                self.kill_broker(kind, broker, lasts).await
+                let id = self.transactional_id(pick);
+                let broker = self.world.coordinator_of_transactions(&id).await?;
+                self.kill_broker(planned, broker).await
             }
             FaultKind::SleepBroker => {
                 self.sleep_broker(pick as usize % self.world.brokers.len(), lasts).await
@@ -115,64 +117,50 @@ impl Injector<'_> {
             FaultKind::StepClock => {
                 let step = CLOCK_STEPS[pick as usize % CLOCK_STEPS.len()];
                 self.history.began(kind, &format!("by {} s", step / 1000));
-                self.load.step_clock(step);
+                self.load.record().step_clock(step);
                 sleep(lasts).await;
-                self.load.step_clock(-step);
+                self.load.record().step_clock(-step);
                 Ok((true, String::new()))
             }
-            FaultKind::CutLink => self.link(kind, pick, LinkMode::Cut, lasts).await,
-            FaultKind::StallLink => self.link(kind, pick, LinkMode::Stalled, lasts).await,
+            FaultKind::CutLink => self.any_link(planned, LinkMode::Cut).await,
+            FaultKind::StallLink => self.any_link(planned, LinkMode::Stalled).await,
             FaultKind::DelayLink => {
                 let delay = Duration::from_millis(20 + u64::from(pick >> 8) % 600);
-                self.link(kind, pick, LinkMode::Delay(delay), lasts).await
+                self.any_link(planned, LinkMode::Delay(delay)).await
             }
             FaultKind::LateRequests => {
-                self.commits(kind, pick, LinkMode::Late(lasts.mul_f64(0.8)), lasts).await
+                self.commits(planned, LinkMode::Late(lasts.mul_f64(0.8))).await
             }
-            FaultKind::LateCommit => self.commits(kind, pick, LinkMode::LateCommit, lasts).await,
+            FaultKind::LateCommit => self.commits(planned, LinkMode::LateCommit).await,
         }
     }
 
-    async fn kill(
-        &self,
-        kind: FaultKind,
-        slot: &MemberSlot,
-        lasts: Duration,
-    ) -> anyhow::Result<Injected> {
-        let mut member = slot.hold().await;
-        self.history.began(kind, &slot.name);
-        let met = member.kill()?;
-        sleep(lasts).await;
-        member.start_again()?;
+    async fn kill(&self, planned: &Planned, slot: &MemberSlot) -> anyhow::Result<Injected> {
+        let member = slot.hold().await;
+        self.history.began(planned.kind, &slot.name);
+        let met = member.program.kill()?;
+        sleep(planned.lasts).await;
+        member.program.start()?;
         Ok((met, slot.name.clone()))
     }
 
-    async fn stop(
-        &self,
-        kind: FaultKind,
-        slot: &MemberSlot,
-        lasts: Duration,
-    ) -> anyhow::Result<Injected> {
-        let mut member = slot.hold().await;
-        self.history.began(kind, &slot.name);
-        let (met, how) = end(&mut member).await?;
-        sleep(lasts).await;
-        member.start_again()?;
+    async fn stop(&self, planned: &Planned, slot: &MemberSlot) -> anyhow::Result<Injected> {
+        let member = slot.hold().await;
+        self.history.began(planned.kind, &slot.name);
+        let (met, how) = end(&member).await?;
+        sleep(planned.lasts).await;
+        member.program.start()?;
         Ok((met, format!("{} {how}", slot.name)))
     }
 
     /// SIGSTOP. When it wakes, it does not know that it slept.
-    async fn sleep(
-        &self,
-        kind: FaultKind,
-        slot: &MemberSlot,
-        lasts: Duration,
-    ) -> anyhow::Result<Injected> {
-        let mut member = slot.hold().await;
-        self.history.began(kind, &format!("{} for {:.1} s", slot.name, lasts.as_secs_f64()));
-        let met = member.pause()?;
-        sleep(lasts).await;
-        member.resume()?;
+    async fn sleep(&self, planned: &Planned, slot: &MemberSlot) -> anyhow::Result<Injected> {
+        let Planned { kind, lasts, .. } = planned;
+        let member = slot.hold().await;
+        self.history.began(*kind, &format!("{} for {:.1} s", slot.name, lasts.as_secs_f64()));
+        let met = member.program.signal(Signal::Stop)?;
+        sleep(*lasts).await;
+        member.program.signal(Signal::Continue)?;
         Ok((met, slot.name.clone()))
     }
 
@@ -186,12 +174,8 @@ impl Injector<'_> {
             for offset in 0..sinks.len() {
                 let number = (pick as usize + offset) % sinks.len();
                 // One that does not answer has none.
-                let stored = sinks[number]
-                    .hold()
-                    .await
-                    .metric("tally_sink_inserts_total", "stored")
-                    .await
-                    .ok();
+                let sink = sinks[number].hold().await;
+                let stored = sink.metric("tally_sink_inserts_total", "stored").await.ok();
                 let grew = before[number].is_some() && stored > before[number];
                 before[number] = stored;
                 if grew {
@@ -209,12 +193,10 @@ impl Injector<'_> {
     /// the tokens of those.
     async fn oversleep(&self, pick: u32, lasts: Duration) -> anyhow::Result<Injected> {
         let (slot, busy) = self.busy_sink(pick).await;
-        let mut member = slot.hold().await;
-        self.history.began(
-            FaultKind::OversleepSink,
-            &format!("{} for {:.1} s at least", slot.name, lasts.as_secs_f64()),
-        );
-        let met = member.pause()?;
+        let member = slot.hold().await;
+        let detail = format!("{} for {:.1} s at least", slot.name, lasts.as_secs_f64());
+        self.history.began(FaultKind::OversleepSink, &detail);
+        let met = member.program.signal(Signal::Stop)?;
         let slept = Instant::now();
         let before = self.stored_blocks(slept + OVERSLEEP).await;
         sleep(lasts).await;
@@ -226,13 +208,10 @@ impl Injector<'_> {
                 _ => 0,
             };
         }
-        member.resume()?;
+        member.program.signal(Signal::Continue)?;
         let overslept = passed > u64::from(REMEMBERED_BLOCKS);
-        let how = format!(
-            "{}: {passed} blocks were stored in {:.1} s",
-            slot.name,
-            slept.elapsed().as_secs_f64()
-        );
+        let (name, seconds) = (&slot.name, slept.elapsed().as_secs_f64());
+        let how = format!("{name}: {passed} blocks were stored in {seconds:.1} s");
         Ok((met && busy && overslept, how))
     }
 
@@ -248,17 +227,12 @@ impl Injector<'_> {
         }
     }
 
-    async fn add(
-        &self,
-        kind: FaultKind,
-        service: Service,
-        lasts: Duration,
-    ) -> anyhow::Result<Injected> {
-        self.history.began(kind, "");
-        let mut member = self.world.start_member(service, "added")?;
+    async fn add(&self, planned: &Planned, service: Service) -> anyhow::Result<Injected> {
+        self.history.began(planned.kind, "");
+        let member = self.world.start_member(service, "added")?;
         let ready = member.ready(COME_BACK).await;
-        sleep(lasts).await;
-        let (_, how) = end(&mut member).await?;
+        sleep(planned.lasts).await;
+        let (_, how) = end(&member).await?;
         Ok((ready.is_ok(), format!("joined, then {how}")))
     }
 
@@ -266,9 +240,9 @@ impl Injector<'_> {
         self.history.began(kind, "");
         let mut met = true;
         for slot in self.supervisor.of(service) {
-            let mut member = slot.hold().await;
-            met &= end(&mut member).await?.0;
-            member.start_again()?;
+            let member = slot.hold().await;
+            met &= end(&member).await?.0;
+            member.program.start()?;
             // A roll goes on once the new process is there; under other faults that may take longer
             // than is waited for.
             met &= member.ready(COME_BACK).await.is_ok();
@@ -287,7 +261,8 @@ impl Injector<'_> {
     async fn take_over(&self, pick: u32) -> anyhow::Result<Injected> {
         let id = self.transactional_id(pick);
         self.history.began(FaultKind::TakeOver, &id);
-        let log = self.supervisor.pick(Service::Aggregator, pick).hold().await.log().to_owned();
+        let slot = self.supervisor.pick(Service::Aggregator, pick);
+        let log = slot.hold().await.program.log().to_owned();
         let read = tokio::fs::read(&log).await?.len();
         crate::takeover::take_over(&self.world.direct_bootstrap(), &id).await?;
         let deadline = Instant::now() + NOTICED;
@@ -306,13 +281,12 @@ impl Injector<'_> {
 
 /// SIGTERM, and SIGKILL for one that does not drain in time, as supervisors do. Whether it ran, and
 /// how it ended.
-pub(crate) async fn end(member: &mut Member) -> anyhow::Result<Injected> {
-    match member.terminate().await {
-        Ok(Some(status)) => Ok((true, format!("ended, {status}"))),
-        Ok(None) => Ok((false, String::from("had ended"))),
-        Err(WorldError::Lingers { .. }) => {
-            Ok((member.kill()?, String::from("did not drain in time: killed")))
-        }
-        Err(error) => Err(error.into()),
+pub(crate) async fn end(member: &Member) -> anyhow::Result<Injected> {
+    if !member.program.signal(Signal::Terminate)? {
+        return Ok((false, String::from("had ended")));
+    }
+    match member.program.ended(DRAINS).await? {
+        Some(status) => Ok((true, format!("ended, {status}"))),
+        None => Ok((member.program.kill()?, String::from("did not drain in time: killed"))),
     }
 }

@@ -9,7 +9,7 @@
 //!                                                                         failed or unknown
 //! ```
 
-pub mod audit;
+mod audit;
 mod fault;
 mod faults;
 mod history;
@@ -18,9 +18,8 @@ mod run;
 mod schedule;
 mod supervisor;
 mod takeover;
-pub mod world;
+mod world;
 
-pub use fault::{FaultKind, FaultLane};
-pub use history::FaultCounts;
+pub use fault::FaultKind;
 pub use report::{Report, Verdict};
 pub use run::{RunOptions, run};

@@ -16,7 +16,7 @@ use anyhow::Context;
 use futures_util::future::join_all;
 use tally_platform::service::Service;
 
-use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, ReadReport, Record, Topics};
+use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, ReadReport, Record};
 use crate::fault::{FaultKind, FaultLane};
 use crate::faults::{Injector, PARTITIONS, REMEMBERED_BLOCKS, end};
 use crate::history::History;
@@ -68,7 +68,8 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         .say("began", &format!("seed {}, {} kinds of faults", options.seed, options.kinds.len()));
     let supervisor = start_members(options, &world).await?;
     let load = start_load(options, &world, &supervisor).await?;
-    let reads = ReadChecker::start(urls_of(&supervisor, Service::Reader).await, load.record());
+    let reads =
+        ReadChecker::start(urls_of(&supervisor, Service::Reader).await, load.record().clone());
     tokio::time::sleep(WARM_UP).await;
 
     let injector =
@@ -128,7 +129,7 @@ async fn start_members(options: &RunOptions, world: &World) -> anyhow::Result<Su
     let supervisor = Supervisor::start(world, &members)?;
     for service in SERVICES {
         for slot in supervisor.of(service) {
-            let mut member = slot.hold().await;
+            let member = slot.hold().await;
             member.ready(FIRST_READY).await.with_context(|| format!("start {service}"))?;
         }
     }
@@ -147,7 +148,6 @@ async fn start_load(
         registry: world.registry_url(Caller::Load),
         ids: options.ids,
         gateways: urls_of(supervisor, Service::Producer).await,
-        ..LoadOptions::default()
     });
     load.await.context("start the load")
 }
@@ -182,8 +182,8 @@ async fn harm_and_heal(
     // supervisor does not start them again.
     let mut gateways = Vec::new();
     for slot in supervisor.of(Service::Producer) {
-        let mut gateway = slot.hold().await;
-        end(&mut gateway).await?;
+        let gateway = slot.hold().await;
+        end(&gateway).await?;
         gateways.push(gateway);
     }
     let converged = match ready {
@@ -216,7 +216,6 @@ fn endpoints(world: &World) -> Endpoints {
         registry: world.direct_registry_url(),
         store_url: world.direct_store_url(),
         database: world.direct_config().store.database,
-        topics: Topics::default(),
     }
 }
 
@@ -239,7 +238,7 @@ async fn all_ready(supervisor: &Supervisor, healed: Instant) -> Result<(), Strin
                     // Let go of meanwhile, so that it is started again if it has ended.
                     Err(_) if healed.elapsed() < CONVERGE => tokio::time::sleep(LOOK).await,
                     Err(error) => {
-                        return Err(format!("{service} {} is not ready: {error}", slot.name));
+                        return Err(format!("{service} {} is not ready: {error:#}", slot.name));
                     }
                 }
             }
@@ -280,7 +279,7 @@ async fn converge(world: &World, history: &History, healed: Instant) -> Result<D
             }
             _ if healed.elapsed() < CONVERGE => tokio::time::sleep(LOOK).await,
             Ok(behind) => return Err(behind.join("; ")),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(format!("{error:#}")),
         }
     }
 }

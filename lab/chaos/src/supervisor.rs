@@ -9,14 +9,14 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tally_platform::service::Service;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use crate::history::History;
-use crate::world::{Member, World};
+use crate::world::{ChildProcess, Member, World};
 
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -34,7 +34,7 @@ impl MemberSlot {
 }
 
 pub(crate) struct Supervisor {
-    slots: Vec<Arc<MemberSlot>>,
+    slots: Vec<MemberSlot>,
     /// How often members ended by themselves, by the service and the reason that they gave.
     ended: Mutex<BTreeMap<String, u64>>,
 }
@@ -46,17 +46,17 @@ impl Supervisor {
             for number in 0..count {
                 let name = format!("m{number}");
                 let member = world.start_member(service, &name)?;
-                slots.push(Arc::new(MemberSlot { service, name, member: AsyncMutex::new(member) }));
+                slots.push(MemberSlot { service, name, member: AsyncMutex::new(member) });
             }
         }
         Ok(Supervisor { slots, ended: Mutex::default() })
     }
 
-    pub(crate) fn of(&self, service: Service) -> Vec<&Arc<MemberSlot>> {
+    pub(crate) fn of(&self, service: Service) -> Vec<&MemberSlot> {
         self.slots.iter().filter(|slot| slot.service == service).collect()
     }
 
-    pub(crate) fn pick(&self, service: Service, pick: u32) -> &Arc<MemberSlot> {
+    pub(crate) fn pick(&self, service: Service, pick: u32) -> &MemberSlot {
         let slots = self.of(service);
         slots[pick as usize % slots.len()]
     }
@@ -70,8 +70,8 @@ impl Supervisor {
         loop {
             tokio::time::sleep(LOOK).await;
             for slot in &self.slots {
-                let Ok(mut member) = slot.member.try_lock() else { continue };
-                if let Err(error) = self.look_at(slot, &mut member, history) {
+                let Ok(member) = slot.member.try_lock() else { continue };
+                if let Err(error) = self.look_at(slot, &member.program, history) {
                     history.broke(&format!("look after {} {}", slot.service, slot.name), &error);
                 }
             }
@@ -81,16 +81,16 @@ impl Supervisor {
     fn look_at(
         &self,
         slot: &MemberSlot,
-        member: &mut Member,
+        program: &ChildProcess,
         history: &History,
     ) -> anyhow::Result<()> {
-        let Some(status) = member.has_ended()? else { return Ok(()) };
-        let said = member.last_words()?;
+        let Some(status) = program.has_ended()? else { return Ok(()) };
+        let said = program.last_words()?;
         history
             .say("ended by itself", &format!("{} {}: {status}: {said}", slot.service, slot.name));
         let reason = format!("{}: {}", slot.service, without_numbers(&said));
         *self.ended.lock().expect("no holder panics").entry(reason).or_default() += 1;
-        Ok(member.start_again()?)
+        program.start()
     }
 }
 

@@ -23,7 +23,6 @@ mod addresses;
 mod brokers;
 mod caller;
 mod child_process;
-mod error;
 mod folder;
 mod link;
 mod links;
@@ -37,8 +36,8 @@ mod spawner;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use serde::Serialize;
 use tally_platform::config::Config;
 use tally_platform::service::Service;
@@ -46,14 +45,14 @@ use tally_platform::store;
 use tally_stack::{Part, Progress};
 use tokio::process::Command;
 
-pub use caller::Caller;
-pub use error::Error;
-pub use link::{LinkMode, NetworkLink};
-pub use member::Member;
+pub(crate) use caller::Caller;
+pub(crate) use child_process::ChildProcess;
+pub(crate) use link::{LinkMode, NetworkLink};
+pub(crate) use links::{Peer, Way};
+pub(crate) use member::Member;
 
 use address_plan::AddressPlan;
 use brokers::Brokers;
-use child_process::ChildProcess;
 use folder::Folder;
 use links::NetworkLinks;
 use member::Addresses;
@@ -62,10 +61,9 @@ use server::{Server, ServerContext};
 use spawner::Spawner;
 
 const BROKERS: usize = 3;
-const HTTP_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Where everything is kept. What an earlier run left there is removed.
     pub dir: PathBuf,
     /// Ports from here up are used, about 60 and two a member.
@@ -85,7 +83,7 @@ pub struct VerifyOutput {
 }
 
 /// Every process is killed when this is dropped, members excepted, which are their owners'.
-pub struct World {
+pub(crate) struct World {
     folder: Folder,
     program: PathBuf,
     partitions: i32,
@@ -109,7 +107,7 @@ struct MemberRegistry {
 impl World {
     /// Returns once everything answers, and topics, subjects and tables are there. No service runs
     /// yet.
-    pub async fn start(options: &Options) -> Result<World, Error> {
+    pub(crate) async fn start(options: &Options) -> anyhow::Result<World> {
         let folder = Folder::anew(&options.dir)?;
         let mut ports = Ports::from(options.first_port);
         let plan = AddressPlan::new(BROKERS, &mut ports)?;
@@ -121,17 +119,13 @@ impl World {
         )?;
         let links = NetworkLinks::start(&plan).await?;
         let spawner = Spawner::new()?;
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(HTTP_PATIENCE)
-            .build()
-            .map_err(Error::Http)?;
-        let (dir, logs) = (folder.dir(), &folder.logs());
-        let context = ServerContext { dir, logs, spawner: &spawner, http: &http };
+        let http = tally_stack::http_client()?;
+        let (dir, logs, program) = (folder.dir(), &folder.logs(), &options.program);
+        let context = ServerContext { dir, logs, program, spawner: &spawner, http: &http };
         let (brokers, registry, store) = tokio::try_join!(
             Brokers::start(&plan, dir, logs, &jars, &spawner),
-            Server::registry(&context, plan.registry.direct, &registry),
-            Server::store(&context, plan.store.direct, &options.program, &engine),
+            Server::new(&context, Part::Registry, plan.registry.direct, &registry),
+            Server::new(&context, Part::Store, plan.store.direct, &engine),
         )?;
         let members =
             Mutex::new(MemberRegistry { ports, addresses: BTreeMap::new(), programs: Vec::new() });
@@ -153,48 +147,41 @@ impl World {
         Ok(world)
     }
 
-    async fn init(&self) -> Result<(), Error> {
+    async fn init(&self) -> anyhow::Result<()> {
         self.write_config("tools", &self.direct_config())?;
         let output = self.tally(&["init"]).await?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = said(&output);
-        Err(Error::Command { command: String::from("init"), status: output.status, said })
+        let (status, said) = (output.status, said(&output));
+        ensure!(status.success(), "`tally init` failed ({status}): {said}");
+        Ok(())
     }
 
     /// Replays the log past the links, and compares.
-    pub async fn verify(&self) -> Result<VerifyOutput, Error> {
+    pub(crate) async fn verify(&self) -> anyhow::Result<VerifyOutput> {
         let output = self.tally(&["reconciler", "verify"]).await?;
         Ok(VerifyOutput { code: output.status.code(), said: said(&output) })
     }
 
-    async fn tally(&self, args: &[&str]) -> Result<std::process::Output, Error> {
+    async fn tally(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.folder.config("tools")).args(args).kill_on_drop(true);
-        let failed = |source| Error::Start { name: format!("tally {}", args.join(" ")), source };
-        command.output().await.map_err(failed)
+        command.output().await.with_context(|| format!("start tally {}", args.join(" ")))
     }
 
     /// Runs a statement on the store, past the links.
-    pub async fn sql(&self, query: &str) -> Result<(), Error> {
-        let client = store::client(&self.direct_config().store);
-        let failed = |source| Error::Query { query: query.to_owned(), source };
-        client.query(query).execute().await.map_err(failed)
+    pub(crate) async fn sql(&self, query: &str) -> anyhow::Result<()> {
+        Ok(store::client(&self.direct_config().store).query(query).execute().await?)
     }
 
     /// How many blocks the store has taken so far, by the ledger's rows for each.
-    pub async fn stored_blocks(&self) -> Result<u64, Error> {
+    pub(crate) async fn stored_blocks(&self) -> anyhow::Result<u64> {
         let query = "SELECT uniqExact(partition, key) FROM counts \
                      WHERE namespace = '__tally' AND startsWith(key, 'batch:')";
-        let client = store::client(&self.direct_config().store);
-        let failed = |source| Error::Query { query: query.to_owned(), source };
-        client.query(query).fetch_one().await.map_err(failed)
+        Ok(store::client(&self.direct_config().store).query(query).fetch_one().await?)
     }
 
     /// Starts a service; the name tells it from others of its kind, and is an aggregator's
     /// instance.
-    pub fn start_member(&self, service: Service, name: &str) -> Result<Member, Error> {
+    pub(crate) fn start_member(&self, service: Service, name: &str) -> anyhow::Result<Member> {
         let full_name = format!("{service}-{name}");
         let addresses = self.members().addresses(service, name)?;
         let mut config = self.config(Caller::of(service));
@@ -219,10 +206,10 @@ impl World {
         Member::start(addresses, program, self.http.clone())
     }
 
-    fn write_config(&self, name: &str, config: &Config) -> Result<PathBuf, Error> {
+    fn write_config(&self, name: &str, config: &Config) -> anyhow::Result<PathBuf> {
         let path = self.folder.config(name);
-        let text = toml::to_string(config).expect("a configuration is plain TOML");
-        std::fs::write(&path, text).map_err(Error::file("write", &path))?;
+        std::fs::write(&path, toml::to_string(config)?)
+            .with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
 
@@ -231,22 +218,17 @@ impl World {
     }
 
     /// The broker that coordinates a group; there is none before the first group was used.
-    pub async fn coordinator_of_group(&self, group: &str) -> Result<usize, Error> {
+    pub(crate) async fn coordinator_of_group(&self, group: &str) -> anyhow::Result<usize> {
         self.brokers.leader(metadata::GROUP_OFFSETS, metadata::internal_partition(group)).await
     }
 
     /// The broker that coordinates a transactional.id; there is none before the first transaction.
-    pub async fn coordinator_of_transactions(
-        &self,
-        transactional_id: &str,
-    ) -> Result<usize, Error> {
-        self.brokers
-            .leader(metadata::TRANSACTION_STATE, metadata::internal_partition(transactional_id))
-            .await
+    pub(crate) async fn coordinator_of_transactions(&self, id: &str) -> anyhow::Result<usize> {
+        self.brokers.leader(metadata::TRANSACTION_STATE, metadata::internal_partition(id)).await
     }
 
     /// Kills every process, members that are still there among them; the folder stays.
-    pub async fn stop(self) -> Result<(), Error> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let members: Vec<_> = self.members().programs.iter().filter_map(Weak::upgrade).collect();
         let parts = self.brokers.programs().chain([self.registry.program(), self.store.program()]);
         for program in members.iter().map(Arc::as_ref).chain(parts) {
@@ -257,7 +239,7 @@ impl World {
 }
 
 impl MemberRegistry {
-    fn addresses(&mut self, service: Service, name: &str) -> Result<Addresses, Error> {
+    fn addresses(&mut self, service: Service, name: &str) -> anyhow::Result<Addresses> {
         let member = (service, name.to_owned());
         if let Some(addresses) = self.addresses.get(&member) {
             return Ok(*addresses);

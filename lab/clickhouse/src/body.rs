@@ -23,7 +23,7 @@ use lz4_flex::frame::FrameDecoder;
 
 use crate::{
     compression::Blocks,
-    exception::{Code, Exception},
+    exception::{Exception, exception},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +46,12 @@ pub(crate) async fn receive(
     let mut stream = body.into_data_stream();
     let mut frames = VecDeque::new();
     let mut received = 0_usize;
-    while let Some(frame) = tokio::time::timeout(patience, stream.next()).await.map_err(|_| {
-        Exception::new(
-            Code::SOCKET_TIMEOUT,
-            format_args!("No data of the body came for {patience:?}"),
-        )
-    })? {
-        let frame = frame.map_err(|error| {
-            Exception::new(Code::NETWORK_ERROR, format_args!("Receive the body: {error}"))
-        })?;
+    while let Some(frame) = tokio::time::timeout(patience, stream.next())
+        .await
+        .map_err(|_| exception!(SOCKET_TIMEOUT, "No data of the body came for {patience:?}"))?
+    {
+        let frame =
+            frame.map_err(|error| exception!(NETWORK_ERROR, "Receive the body: {error}"))?;
         received += frame.len();
         if received > limit {
             return Err(too_large(limit));
@@ -75,18 +72,16 @@ impl Body {
         )));
         *request.headers_mut() = headers.clone();
         let bad = |error: &dyn std::fmt::Display| {
-            Exception::new(Code::BAD_ARGUMENTS, format_args!("Read the multipart form: {error}"))
+            exception!(BAD_ARGUMENTS, "Read the multipart form: {error}")
         };
         let mut form = Multipart::from_request(request, &()).await.map_err(|error| bad(&error))?;
         let mut pairs = Vec::new();
         while let Some(field) = form.next_field().await.map_err(|error| bad(&error))? {
             let name = field.name().unwrap_or("").to_owned();
             if field.file_name().is_some() {
-                return Err(Exception::new(
-                    Code::NOT_IMPLEMENTED,
-                    format_args!(
-                        "External tables are not supported here: part {name} of the form is a file"
-                    ),
+                return Err(exception!(
+                    NOT_IMPLEMENTED,
+                    "External tables are not supported here: part {name} of the form is a file"
                 ));
             }
             pairs.push((name, field.text().await.map_err(|error| bad(&error))?));
@@ -148,7 +143,7 @@ impl<R: Read> Read for Limited<R> {
 /// The exception in a reader's error. An error without one comes from the LZ4 frame decoder.
 pub(crate) fn exception(error: io::Error) -> Exception {
     error.downcast::<Exception>().unwrap_or_else(|error| {
-        Exception::new(Code::CANNOT_DECOMPRESS, format_args!("Cannot decompress the body: {error}"))
+        exception!(CANNOT_DECOMPRESS, "Cannot decompress the body: {error}")
     })
 }
 
@@ -159,7 +154,7 @@ pub(crate) fn is_form(headers: &HeaderMap) -> bool {
 }
 
 fn too_large(limit: usize) -> Exception {
-    Exception::new(Code::QUERY_IS_TOO_LARGE, format_args!("The body holds more than {limit} bytes"))
+    exception!(QUERY_IS_TOO_LARGE, "The body holds more than {limit} bytes")
 }
 
 #[cfg(test)]

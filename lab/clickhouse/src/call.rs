@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     body::Encoding,
-    exception::{Code, Exception},
+    exception::{Exception, exception},
     sql::{self, Setting},
 };
 
@@ -134,12 +134,9 @@ pub(crate) fn pairs(query: &str) -> Result<Vec<(String, String)>, Exception> {
 fn decode(text: &str, name: &str) -> Result<String, Exception> {
     let spaced = text.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
-    decoded.map(|text| text.into_owned()).map_err(|_| {
-        Exception::new(
-            Code::BAD_ARGUMENTS,
-            format_args!("Parameter {name} of the URL is not UTF-8"),
-        )
-    })
+    decoded
+        .map(|text| text.into_owned())
+        .map_err(|_| exception!(BAD_ARGUMENTS, "Parameter {name} of the URL is not UTF-8"))
 }
 
 fn filled(value: String) -> Option<String> {
@@ -150,27 +147,20 @@ fn flag(name: &str, value: &str) -> Result<bool, Exception> {
     match value {
         "1" | "true" => Ok(true),
         "0" | "false" | "" => Ok(false),
-        _ => Err(Exception::new(
-            Code::BAD_ARGUMENTS,
-            format_args!("Parameter {name} must be 0 or 1, not {value}"),
-        )),
+        _ => Err(exception!(BAD_ARGUMENTS, "Parameter {name} must be 0 or 1, not {value}")),
     }
 }
 
 fn timeout(value: &str) -> Result<Duration, Exception> {
-    let timeout = value.parse().map(Duration::from_secs).map_err(|_| {
-        Exception::new(
-            Code::INVALID_SESSION_TIMEOUT,
-            format_args!("Invalid session timeout: '{value}'"),
-        )
-    })?;
+    let timeout = value
+        .parse()
+        .map(Duration::from_secs)
+        .map_err(|_| exception!(INVALID_SESSION_TIMEOUT, "Invalid session timeout: '{value}'"))?;
     if timeout > MAX_SESSION_TIMEOUT {
-        return Err(Exception::new(
-            Code::INVALID_SESSION_TIMEOUT,
-            format_args!(
-                "Session timeout '{value}' is larger than {}",
-                MAX_SESSION_TIMEOUT.as_secs()
-            ),
+        return Err(exception!(
+            INVALID_SESSION_TIMEOUT,
+            "Session timeout '{value}' is larger than {}",
+            MAX_SESSION_TIMEOUT.as_secs()
         ));
     }
     Ok(timeout)
@@ -180,9 +170,9 @@ fn text_header(headers: &HeaderMap, name: &'static str) -> Result<Option<String>
     headers
         .get(name)
         .map(|value| {
-            std::str::from_utf8(value.as_bytes()).map(str::to_owned).map_err(|_| {
-                Exception::new(Code::BAD_ARGUMENTS, format_args!("Header {name} is not UTF-8"))
-            })
+            std::str::from_utf8(value.as_bytes())
+                .map(str::to_owned)
+                .map_err(|_| exception!(BAD_ARGUMENTS, "Header {name} is not UTF-8"))
         })
         .transpose()
         .map(|value| value.and_then(filled))
@@ -192,9 +182,10 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Exception> {
     match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"" | b"identity") => Ok(Encoding::Identity),
         Some(b"lz4") => Ok(Encoding::Lz4),
-        Some(other) => Err(Exception::new(
-            Code::NOT_IMPLEMENTED,
-            format_args!("Content-Encoding {} is not supported here: lz4 is", other.escape_ascii()),
+        Some(other) => Err(exception!(
+            NOT_IMPLEMENTED,
+            "Content-Encoding {} is not supported here: lz4 is",
+            other.escape_ascii()
         )),
     }
 }
@@ -210,9 +201,9 @@ fn header_user(headers: &HeaderMap) -> Result<Option<String>, Exception> {
         .and_then(|credentials| String::from_utf8(credentials).ok())
         .and_then(|credentials| credentials.split_once(':').map(|(user, _)| user.to_owned()))
         .ok_or_else(|| {
-            Exception::new(
-                Code::AUTHENTICATION_FAILED,
-                "Invalid authentication: Authorization must be Basic, with user:password in base64",
+            exception!(
+                AUTHENTICATION_FAILED,
+                "Invalid authentication: Authorization must be Basic, with user:password in base64"
             )
         })?;
     Ok(Some(user))
@@ -221,11 +212,9 @@ fn header_user(headers: &HeaderMap) -> Result<Option<String>, Exception> {
 fn authenticate(user: Option<&str>) -> Result<(), Exception> {
     match user {
         None | Some("" | USER) => Ok(()),
-        Some(other) => Err(Exception::new(
-            Code::AUTHENTICATION_FAILED,
-            format_args!(
-                "{other}: Authentication failed: the only user here is {USER}, without a password"
-            ),
+        Some(other) => Err(exception!(
+            AUTHENTICATION_FAILED,
+            "{other}: Authentication failed: the only user here is {USER}, without a password"
         )),
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    exception::{Code, Exception},
+    exception::{Exception, exception},
     ffi::{Connection, Library},
 };
 
@@ -65,9 +65,9 @@ impl Engine {
 
     /// A fresh connection: default settings, database `default`, no temporary tables.
     pub(crate) fn connect(&self) -> Result<Connection, Exception> {
-        self.library.connect(&self.arguments).ok_or_else(|| {
-            Exception::new(Code::UNKNOWN_EXCEPTION, "the engine refused a connection")
-        })
+        self.library
+            .connect(&self.arguments)
+            .ok_or_else(|| exception!(UNKNOWN_EXCEPTION, "the engine refused a connection"))
     }
 
     /// Closes the engine: everything is written, nothing runs. False when a connection or an answer

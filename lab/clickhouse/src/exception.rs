@@ -49,6 +49,17 @@ codes! {
     UNKNOWN_EXCEPTION = 1002,
 }
 
+/// An exception with a code of ClickHouse's, and a message of our own.
+macro_rules! exception {
+    ($code:ident, $($message:tt)+) => {
+        $crate::exception::Exception::new(
+            $crate::exception::Code::$code,
+            format_args!($($message)+),
+        )
+    };
+}
+pub(crate) use exception;
+
 /// An exception: its code, and the text from `Code: …` up to, but without, the version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {

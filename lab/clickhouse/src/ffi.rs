@@ -11,16 +11,29 @@
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
     path::Path,
-    ptr::{self, NonNull},
+    ptr::NonNull,
     slice,
     sync::Arc,
 };
 
 use bytes::Bytes;
 
-use crate::exception::{Code, Exception};
+use crate::exception::{Exception, exception};
 
 type RawConnection = *mut c_void;
+/// A statement, an output format, and parameters as four parallel arrays, each with its lengths.
+type StatementFn = unsafe extern "C" fn(
+    RawConnection,
+    *const c_char,
+    usize,
+    *const c_char,
+    usize,
+    *const *const c_char,
+    *const usize,
+    *const *const c_char,
+    *const usize,
+    usize,
+) -> *mut c_void;
 type RawResult = *mut c_void;
 type RawInsert = *mut c_void;
 
@@ -46,14 +59,8 @@ symbols! {
     connect = b"chdb_connect": unsafe extern "C" fn(c_int, *mut *mut c_char) -> *mut RawConnection;
     close = b"chdb_close_conn": unsafe extern "C" fn(*mut RawConnection);
     shutdown = b"chdb_shutdown": unsafe extern "C" fn() -> c_int;
-    query = b"chdb_query_with_params_n": unsafe extern "C" fn(
-        RawConnection, *const c_char, usize, *const c_char, usize,
-        *const *const c_char, *const usize, *const *const c_char, *const usize, usize,
-    ) -> RawResult;
-    insert = b"chdb_stream_insert_with_params_n": unsafe extern "C" fn(
-        RawConnection, *const c_char, usize, *const c_char, usize,
-        *const *const c_char, *const usize, *const *const c_char, *const usize, usize,
-    ) -> RawInsert;
+    query = b"chdb_query_with_params_n": StatementFn;
+    insert = b"chdb_stream_insert_with_params_n": StatementFn;
     insert_append = b"chdb_stream_append":
         unsafe extern "C" fn(RawInsert, *const c_void, usize) -> c_int;
     insert_done = b"chdb_stream_done": unsafe extern "C" fn(RawInsert) -> RawResult;
@@ -135,23 +142,7 @@ impl Connection {
         format: &str,
         parameters: &[(String, String)],
     ) -> Result<QueryResult, Exception> {
-        let bound = Parameters::new(parameters);
-        // SAFETY: the handle is open until drop; every pointer comes with its length and outlives
-        // the call.
-        let result = unsafe {
-            (self.library.symbols.query)(
-                *self.handle.as_ptr(),
-                sql.as_ptr().cast(),
-                sql.len(),
-                format.as_ptr().cast(),
-                format.len(),
-                bound.names.as_ptr(),
-                bound.name_lengths.as_ptr(),
-                bound.values.as_ptr(),
-                bound.value_lengths.as_ptr(),
-                parameters.len(),
-            )
-        };
+        let result = self.call(self.library.symbols.query, sql, format, parameters);
         QueryResult::new(&self.library, result)
     }
 
@@ -163,26 +154,41 @@ impl Connection {
         format: &str,
         parameters: &[(String, String)],
     ) -> Result<InsertStream<'_>, Exception> {
-        let bound = Parameters::new(parameters);
-        // SAFETY: as in `query`.
-        let stream = unsafe {
-            (self.library.symbols.insert)(
+        let stream = self.call(self.library.symbols.insert, sql, format, parameters);
+        let stream = InsertStream { connection: self, stream };
+        match stream.error() {
+            Some(exception) => Err(exception),
+            None => Ok(stream),
+        }
+    }
+
+    fn call(
+        &mut self,
+        function: StatementFn,
+        sql: &[u8],
+        format: &str,
+        parameters: &[(String, String)],
+    ) -> *mut c_void {
+        let (names, values): (Vec<&str>, Vec<&str>) =
+            parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).unzip();
+        let pointers =
+            |texts: &[&str]| texts.iter().map(|text| text.as_ptr().cast()).collect::<Vec<_>>();
+        let lengths = |texts: &[&str]| texts.iter().map(|text| text.len()).collect::<Vec<_>>();
+        // SAFETY: the handle is open until drop; every pointer comes with its length and outlives
+        // the call.
+        unsafe {
+            function(
                 *self.handle.as_ptr(),
                 sql.as_ptr().cast(),
                 sql.len(),
                 format.as_ptr().cast(),
                 format.len(),
-                bound.names.as_ptr(),
-                bound.name_lengths.as_ptr(),
-                bound.values.as_ptr(),
-                bound.value_lengths.as_ptr(),
+                pointers(&names).as_ptr(),
+                lengths(&names).as_ptr(),
+                pointers(&values).as_ptr(),
+                lengths(&values).as_ptr(),
                 parameters.len(),
             )
-        };
-        let stream = InsertStream { connection: self, stream };
-        match stream.error() {
-            Some(exception) => Err(exception),
-            None => Ok(stream),
         }
     }
 }
@@ -209,7 +215,7 @@ impl InsertStream<'_> {
             return Ok(());
         }
         Err(self.error().unwrap_or_else(|| {
-            Exception::new(Code::UNKNOWN_EXCEPTION, "the engine refused data and gave no reason")
+            exception!(UNKNOWN_EXCEPTION, "the engine refused data and gave no reason")
         }))
     }
 
@@ -222,7 +228,7 @@ impl InsertStream<'_> {
 
     fn error(&self) -> Option<Exception> {
         // SAFETY: the stream is open until drop, and its error text lives as long.
-        unsafe { exception((self.connection.library.symbols.insert_error)(self.stream)) }
+        unsafe { text_exception((self.connection.library.symbols.insert_error)(self.stream)) }
     }
 }
 
@@ -247,13 +253,13 @@ pub(crate) struct QueryResult {
 impl QueryResult {
     fn new(library: &Arc<Library>, result: RawResult) -> Result<Self, Exception> {
         if result.is_null() {
-            return Err(Exception::new(Code::UNKNOWN_EXCEPTION, "the engine gave no result"));
+            return Err(exception!(UNKNOWN_EXCEPTION, "the engine gave no result"));
         }
         let owner = ResultBuffer { library: Arc::clone(library), result };
         let symbols = &library.symbols;
         // SAFETY: `result` is not null and is destroyed by `owner`, later than each of these calls.
         unsafe {
-            if let Some(exception) = exception((symbols.result_error)(result)) {
+            if let Some(exception) = text_exception((symbols.result_error)(result)) {
                 return Err(exception);
             }
             Ok(Self {
@@ -302,29 +308,10 @@ impl Drop for ResultBuffer {
     }
 }
 
-/// Query parameters as the C interface takes them: four parallel arrays that borrow the pairs.
-struct Parameters {
-    names: Vec<*const c_char>,
-    name_lengths: Vec<usize>,
-    values: Vec<*const c_char>,
-    value_lengths: Vec<usize>,
-}
-
-impl Parameters {
-    fn new(parameters: &[(String, String)]) -> Self {
-        Self {
-            names: parameters.iter().map(|(name, _)| name.as_ptr().cast()).collect(),
-            name_lengths: parameters.iter().map(|(name, _)| name.len()).collect(),
-            values: parameters.iter().map(|(_, value)| value.as_ptr().cast()).collect(),
-            value_lengths: parameters.iter().map(|(_, value)| value.len()).collect(),
-        }
-    }
-}
-
 /// # Safety
 /// `text` is null or a terminated string.
-unsafe fn exception(text: *const c_char) -> Option<Exception> {
-    if ptr::eq(text, ptr::null()) {
+unsafe fn text_exception(text: *const c_char) -> Option<Exception> {
+    if text.is_null() {
         return None;
     }
     // SAFETY: the caller's promise.

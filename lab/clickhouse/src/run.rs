@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use crate::{
     body,
     call::Call,
-    exception::{Code, Exception},
+    exception::{Exception, exception},
     ffi::{Connection, QueryResult},
     spool::Spool,
     sql::{self, Insert, Setting, Source, Statement},
@@ -88,7 +88,7 @@ fn statement(query: &[u8], data: &mut impl Read) -> Result<(Vec<u8>, Statement),
     }
     data.read_to_end(&mut text).map_err(body::exception)?;
     if text.trim_ascii().is_empty() {
-        return Err(Exception::new(Code::SYNTAX_ERROR, "Empty query"));
+        return Err(exception!(SYNTAX_ERROR, "Empty query"));
     }
     let statement = Statement::parse(&text)?;
     Ok((text, statement))
@@ -163,44 +163,33 @@ fn append(
     data: &mut impl Read,
 ) -> Result<QueryResult, Exception> {
     let mut stream = connection.insert(insert.head(text), &insert.format, &call.parameters)?;
-    let mut chunk = vec![0; APPEND_BYTES];
-    loop {
-        let length = fill(data, &mut chunk).map_err(body::exception)?;
-        if length == 0 {
-            return stream.finish();
-        }
-        stream.append(&chunk[..length])?;
-    }
+    chunks(data, |chunk| stream.append(chunk))?;
+    stream.finish()
 }
 
 fn spool(data: &mut impl Read) -> Result<Spool, Exception> {
     let full = |error: io::Error| {
-        Exception::new(
-            Code::CANNOT_WRITE_TO_FILE_DESCRIPTOR,
-            format_args!("Cannot keep the data for input(): {error}"),
-        )
+        exception!(CANNOT_WRITE_TO_FILE_DESCRIPTOR, "Cannot keep the data for input(): {error}")
     };
     let mut spool = Spool::new().map_err(full)?;
-    let mut chunk = vec![0; APPEND_BYTES];
-    loop {
-        let length = fill(data, &mut chunk).map_err(body::exception)?;
-        if length == 0 {
-            return Ok(spool);
-        }
-        spool.write_all(&chunk[..length]).map_err(full)?;
-    }
+    chunks(data, |chunk| spool.0.write_all(chunk).map_err(full))?;
+    Ok(spool)
 }
 
-/// Reads until the buffer is full or the data ends.
-fn fill(data: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match data.read(&mut buffer[filled..])? {
-            0 => break,
-            length => filled += length,
+/// Hands all of the data over, [`APPEND_BYTES`] at a time.
+fn chunks(
+    data: &mut impl Read,
+    mut take: impl FnMut(&[u8]) -> Result<(), Exception>,
+) -> Result<(), Exception> {
+    let mut chunk = Vec::with_capacity(APPEND_BYTES);
+    loop {
+        chunk.clear();
+        data.by_ref().take(APPEND_BYTES as u64).read_to_end(&mut chunk).map_err(body::exception)?;
+        if chunk.is_empty() {
+            return Ok(());
         }
+        take(&chunk)?;
     }
-    Ok(filled)
 }
 
 /// A statement without an answer.
@@ -255,7 +244,6 @@ impl Undo {
 /// The one value that a query gives.
 fn text(connection: &mut Connection, sql: &str) -> Result<String, Exception> {
     let answer = connection.query(sql.as_bytes(), "RawBLOB", &[])?;
-    String::from_utf8(answer.body.to_vec()).map_err(|_| {
-        Exception::new(Code::LOGICAL_ERROR, format_args!("Not UTF-8: the answer to {sql}"))
-    })
+    String::from_utf8(answer.body.to_vec())
+        .map_err(|_| exception!(LOGICAL_ERROR, "Not UTF-8: the answer to {sql}"))
 }

@@ -39,7 +39,7 @@ use crate::{
     body::{self, Body},
     call::{self, Call},
     engine::{Engine, OpenError},
-    exception::{Code, Exception},
+    exception::{Exception, exception},
     ffi::Connection,
     reply::Envelope,
     run::{self, FormattedResult},
@@ -221,26 +221,23 @@ impl ServerState {
                 service.run(&call, body)
             }
         });
-        statement.await.unwrap_or_else(|_| {
-            Err(Exception::new(Code::LOGICAL_ERROR, "The statement's thread panicked"))
-        })
+        statement
+            .await
+            .unwrap_or_else(|_| Err(exception!(LOGICAL_ERROR, "The statement's thread panicked")))
     }
 
     async fn slot(&self) -> Result<OwnedSemaphorePermit, Exception> {
         let patience = self.config.queue_timeout;
         match tokio::time::timeout(patience, Arc::clone(&self.slots).acquire_owned()).await {
             Ok(Ok(slot)) => Ok(slot),
-            Ok(Err(_closed)) => Err(Exception::new(
-                Code::TOO_MANY_SIMULTANEOUS_QUERIES,
-                "The server is shutting down",
-            )),
-            Err(_elapsed) => Err(Exception::new(
-                Code::TOO_MANY_SIMULTANEOUS_QUERIES,
-                format_args!(
-                    "Too many simultaneous queries: {} are running, \
+            Ok(Err(_closed)) => {
+                Err(exception!(TOO_MANY_SIMULTANEOUS_QUERIES, "The server is shutting down"))
+            }
+            Err(_elapsed) => Err(exception!(
+                TOO_MANY_SIMULTANEOUS_QUERIES,
+                "Too many simultaneous queries: {} are running, \
                      and none ended within {patience:?}",
-                    self.config.connections
-                ),
+                self.config.connections
             )),
         }
     }
@@ -306,9 +303,9 @@ impl RunningQueries {
         if service.running.lock(|ids| ids.insert(id.to_owned())) {
             return Ok(TakenQueryId { service: Arc::clone(service), id: id.to_owned() });
         }
-        Err(Exception::new(
-            Code::QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
-            format_args!("Query with id = {id} is already running"),
+        Err(exception!(
+            QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
+            "Query with id = {id} is already running"
         ))
     }
 

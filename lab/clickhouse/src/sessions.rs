@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::exception::{Code, Exception};
+use crate::exception::{Exception, exception};
 
 /// An idle session holds some memory, so that there may not be any number of them.
 const MAX_SESSIONS: usize = 1000;
@@ -55,21 +55,18 @@ impl<C> Sessions<C> {
             Some(SessionState::Idle { connection, .. }) => connection,
             Some(SessionState::Leased) => {
                 states.insert(id.to_owned(), SessionState::Leased);
-                return Err(Exception::new(
-                    Code::SESSION_IS_LOCKED,
-                    format_args!("Session {id} is locked by a concurrent client"),
+                return Err(exception!(
+                    SESSION_IS_LOCKED,
+                    "Session {id} is locked by a concurrent client"
                 ));
             }
             None if must_exist => {
-                return Err(Exception::new(
-                    Code::SESSION_NOT_FOUND,
-                    format_args!("Session {id} is not found"),
-                ));
+                return Err(exception!(SESSION_NOT_FOUND, "Session {id} is not found"));
             }
             None if states.len() >= MAX_SESSIONS => {
-                return Err(Exception::new(
-                    Code::TOO_MANY_SIMULTANEOUS_QUERIES,
-                    format_args!("There are {MAX_SESSIONS} sessions already"),
+                return Err(exception!(
+                    TOO_MANY_SIMULTANEOUS_QUERIES,
+                    "There are {MAX_SESSIONS} sessions already"
                 ));
             }
             None => connect()?,

@@ -12,16 +12,18 @@
 use std::{
     env,
     ffi::OsString,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use anyhow::Context;
 use tokio::time::sleep;
 
 use super::{
-    lock::{self, Lock},
-    prerequisites::Tool,
+    error::file,
+    lock::Lock,
+    prerequisites::{self, Tool},
     progress::{Progress, Task},
 };
 
@@ -31,7 +33,6 @@ mod npm;
 mod tarball;
 mod tool;
 
-pub use checksum::Mismatch;
 pub(super) use maven::{MavenJars, MavenTarball};
 pub use npm::NpmPackage;
 
@@ -41,42 +42,12 @@ const BACKOFF: Duration = Duration::from_secs(2);
 /// How long somebody else's download of the same artifact is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(
-        "no folder for the download cache: none of TALLY_CACHE, XDG_CACHE_HOME and HOME is set"
-    )]
-    NoCacheFolder,
-    #[error("download {what}: `{program}` could not be run: {source}")]
-    Start { what: &'static str, program: &'static str, source: io::Error },
-    #[error("download {what}: `{program}` failed ({status}):\n{said}")]
-    Download {
-        what: &'static str,
-        program: &'static str,
-        status: std::process::ExitStatus,
-        said: String,
-    },
-    #[error("download {what}: `{program}` took longer than {limit:?}")]
-    TimedOut { what: &'static str, program: &'static str, limit: Duration },
-    #[error("download {what}: {mismatch}")]
-    Broken { what: &'static str, mismatch: Mismatch },
-    #[error("{action} {}: {source}", path.display())]
-    File { action: &'static str, path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Lock(#[from] lock::Error),
-    #[error("{last} (the last of {ATTEMPTS} attempts)")]
-    GaveUp { last: Box<Error> },
-}
-
-impl Error {
-    fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::File { action, path: path.to_owned(), source }
-    }
-
-    /// Whether the next attempt may fare better.
-    fn is_transient(&self) -> bool {
-        matches!(self, Error::Download { .. } | Error::TimedOut { .. } | Error::Broken { .. })
-    }
+/// The next attempt may fare better.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("download {what}: {reason}")]
+struct Transient {
+    what: &'static str,
+    reason: String,
 }
 
 /// What can be downloaded, pinned down to its bytes.
@@ -114,21 +85,21 @@ impl Artifact {
     /// The programs that a download needs.
     pub(super) fn tools(&self) -> &'static [Tool] {
         match self {
-            Artifact::MavenJars(_) => &[Tool::Maven],
-            Artifact::MavenTarball(_) => &[Tool::Maven, Tool::Tar],
-            Artifact::Npm(_) => &[Tool::Npm, Tool::Tar],
+            Artifact::MavenJars(_) => &[prerequisites::MAVEN],
+            Artifact::MavenTarball(_) => &[prerequisites::MAVEN, prerequisites::TAR],
+            Artifact::Npm(_) => &[prerequisites::NPM, prerequisites::TAR],
         }
     }
 
-    pub(super) fn is_cached(&self) -> Result<bool, Error> {
+    pub(super) fn is_cached(&self) -> anyhow::Result<bool> {
         let folder = cache_folder()?.join(self.key());
-        folder.try_exists().map_err(Error::file("look for", &folder))
+        folder.try_exists().with_context(file("look for", &folder))
     }
 
     /// The folder that holds it; downloaded first unless it is there.
-    pub(super) async fn fetch(&self, task: &Task) -> Result<PathBuf, Error> {
+    pub(super) async fn fetch(&self, task: &Task) -> anyhow::Result<PathBuf> {
         let cache = cache_folder()?;
-        fs::create_dir_all(&cache).map_err(Error::file("create", &cache))?;
+        fs::create_dir_all(&cache).with_context(file("create", &cache))?;
         let key = self.key();
         let folder = cache.join(&key);
         if self.is_cached()? {
@@ -150,13 +121,13 @@ impl Artifact {
         for attempt in 1..=ATTEMPTS {
             match self.attempt(&cache, &scratch_prefix, &folder, task).await {
                 Ok(()) => break,
-                Err(error) if !error.is_transient() => return Err(error),
+                Err(error) if !error.is::<Transient>() => return Err(error),
                 Err(error) if attempt == ATTEMPTS => {
-                    return Err(Error::GaveUp { last: Box::new(error) });
+                    return Err(error.context(format!("the last of {ATTEMPTS} attempts")));
                 }
                 Err(error) => {
                     task.step(format_args!(
-                        "attempt {attempt} of {ATTEMPTS} failed, again soon: {error}"
+                        "attempt {attempt} of {ATTEMPTS} failed, again soon: {error:#}"
                     ));
                     sleep(backoff).await;
                     backoff *= 2;
@@ -172,14 +143,14 @@ impl Artifact {
         prefix: &str,
         folder: &Path,
         task: &Task,
-    ) -> Result<(), Error> {
+    ) -> anyhow::Result<()> {
         let scratch = Scratch::new(cache, prefix)?;
         match self {
             Artifact::MavenJars(jars) => jars.download(&scratch, task).await?,
             Artifact::MavenTarball(tarball) => tarball.download(&scratch, task).await?,
             Artifact::Npm(package) => package.download(&scratch, task).await?,
         }
-        fs::rename(&scratch.whole, folder).map_err(Error::file("move into place", folder))
+        fs::rename(&scratch.whole, folder).with_context(file("move into place", folder))
     }
 }
 
@@ -193,14 +164,14 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(cache: &Path, prefix: &str) -> Result<Scratch, Error> {
+    fn new(cache: &Path, prefix: &str) -> anyhow::Result<Scratch> {
         let folder = tempfile::Builder::new()
             .prefix(prefix)
             .tempdir_in(cache)
-            .map_err(Error::file("create a folder in", cache))?;
+            .with_context(file("create a folder in", cache))?;
         let (work, whole) = (folder.path().join("work"), folder.path().join("whole"));
         for part in [&work, &whole] {
-            fs::create_dir(part).map_err(Error::file("create", part))?;
+            fs::create_dir(part).with_context(file("create", part))?;
         }
         Ok(Scratch { work, whole, _folder: folder })
     }
@@ -208,12 +179,12 @@ impl Scratch {
 
 /// Removes what a killed download left. Call it with the artifact's lock held: nobody else uses
 /// that prefix then.
-fn remove_leftovers(cache: &Path, prefix: &str) -> Result<(), Error> {
-    for entry in fs::read_dir(cache).map_err(Error::file("list", cache))? {
-        let entry = entry.map_err(Error::file("list", cache))?;
+fn remove_leftovers(cache: &Path, prefix: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(cache).with_context(file("list", cache))? {
+        let entry = entry.with_context(file("list", cache))?;
         if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
             let path = entry.path();
-            fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
+            fs::remove_dir_all(&path).with_context(file("remove", &path))?;
         }
     }
     Ok(())
@@ -221,7 +192,7 @@ fn remove_leftovers(cache: &Path, prefix: &str) -> Result<(), Error> {
 
 /// Downloads an npm package's files once; the answer is the folder that holds them, at their paths
 /// in the package.
-pub async fn npm_package(package: NpmPackage, progress: &Progress) -> Result<PathBuf, Error> {
+pub async fn npm_package(package: NpmPackage, progress: &Progress) -> anyhow::Result<PathBuf> {
     let task = progress.task("download");
     let folder = Artifact::Npm(package).fetch(&task).await?;
     task.finish(format_args!("{} {} is in {}", package.name, package.version, folder.display()));
@@ -229,18 +200,20 @@ pub async fn npm_package(package: NpmPackage, progress: &Progress) -> Result<Pat
 }
 
 /// `$TALLY_CACHE`, else `$XDG_CACHE_HOME/tally`, else `~/.cache/tally`.
-pub fn cache_folder() -> Result<PathBuf, Error> {
+fn cache_folder() -> anyhow::Result<PathBuf> {
     let folder = choose_cache_folder(|name| env::var_os(name))?;
-    std::path::absolute(&folder).map_err(Error::file("make absolute", &folder))
+    std::path::absolute(&folder).with_context(file("make absolute", &folder))
 }
 
-fn choose_cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Error> {
+fn choose_cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("TALLY_CACHE")
         // The XDG base directory specification: a relative path counts as unset.
         .or_else(|| Some(set("XDG_CACHE_HOME").filter(|path| path.is_absolute())?.join("tally")))
         .or_else(|| Some(set("HOME")?.join(".cache/tally")))
-        .ok_or(Error::NoCacheFolder)
+        .context(
+            "no folder for the download cache: none of TALLY_CACHE, XDG_CACHE_HOME and HOME is set",
+        )
 }
 
 #[cfg(test)]

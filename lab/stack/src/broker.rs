@@ -1,7 +1,8 @@
 //! Apache Kafka, one process that is broker and controller (KRaft).
 
-use std::{fmt::Write as _, fs, io, net::SocketAddr, path::Path, time::Duration};
+use std::{fmt::Write as _, fs, net::SocketAddr, path::Path, time::Duration};
 
+use anyhow::Context;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -12,8 +13,9 @@ use tokio::{process::Command, task::spawn_blocking};
 use uuid::Uuid;
 
 use super::{
-    Error, Part, Stack,
+    Part, Stack,
     artifacts::{Artifact, MavenJars},
+    error::file,
     part::NoAnswer,
     progress::Task,
 };
@@ -70,7 +72,7 @@ const LOG_SETTINGS: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 "#;
 
 /// The command that serves, its configuration written and its storage formatted.
-pub(super) async fn prepare(stack: &Stack, jars: &Path, task: &Task) -> Result<Command, Error> {
+pub(super) async fn prepare(stack: &Stack, jars: &Path, task: &Task) -> anyhow::Result<Command> {
     let node = Node { folder: &stack.data(Part::Broker), jars, options: &["-Xms1g", "-Xmx1g"] };
     node.configure(&properties(stack))?;
     if !node.is_formatted()? {
@@ -99,27 +101,46 @@ pub struct Node<'a> {
 
 impl Node<'_> {
     /// Writes its configuration.
-    pub fn configure(&self, properties: &str) -> Result<(), Error> {
+    pub fn configure(&self, properties: &str) -> anyhow::Result<()> {
         for (name, content) in [("server.properties", properties), ("log4j2.xml", LOG_SETTINGS)] {
             let path = self.folder.join(name);
-            fs::write(&path, content).map_err(Error::file("write", &path))?;
+            fs::write(&path, content).with_context(file("write", &path))?;
         }
         Ok(())
     }
 
-    fn is_formatted(&self) -> Result<bool, Error> {
+    fn is_formatted(&self) -> anyhow::Result<bool> {
         let formatted = self.folder.join("data/meta.properties");
-        formatted.try_exists().map_err(Error::file("look for", &formatted))
+        formatted.try_exists().with_context(file("look for", &formatted))
     }
 
     /// Kafka gives a storage its cluster's id, once. The configuration must be there.
-    pub async fn format(&self, cluster: &str) -> Result<(), Error> {
-        format_storage(self.folder, self.jars, cluster).await
+    pub async fn format(&self, cluster: &str) -> anyhow::Result<()> {
+        let mut command = self.java();
+        command.args([
+            "-Xmx256m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "kafka.tools.StorageTool",
+            "format",
+        ]);
+        // A first attempt that was cut short is taken up, not refused.
+        command.args(["--ignore-formatted", "--config", "server.properties"]);
+        command.args(["--cluster-id", cluster]);
+        let output = command.kill_on_drop(true).output().await;
+        let output = output.context("start Kafka's StorageTool: java")?;
+        let said = [output.stdout, output.stderr].concat();
+        anyhow::ensure!(
+            output.status.success(),
+            "prepare the broker's data folder: Kafka's StorageTool failed:\n{}",
+            String::from_utf8_lossy(&said)
+        );
+        Ok(())
     }
 
     /// The command that serves.
     pub fn command(&self) -> Command {
-        let mut command = java(self.folder, self.jars);
+        let mut command = self.java();
         // Serial: on two cores the collector's own threads cost more than its pauses.
         command
             .arg("-XX:+UseSerialGC")
@@ -127,40 +148,17 @@ impl Node<'_> {
             .args(["kafka.Kafka", "server.properties"]);
         command
     }
-}
 
-async fn format_storage(folder: &Path, jars: &Path, cluster: &str) -> Result<(), Error> {
-    let mut command = java(folder, jars);
-    command.args([
-        "-Xmx256m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "kafka.tools.StorageTool",
-        "format",
-    ]);
-    // A first attempt that was cut short is taken up, not refused.
-    command.args(["--ignore-formatted", "--config", "server.properties", "--cluster-id", cluster]);
-    let output = command.kill_on_drop(true).output().await.map_err(|source: io::Error| {
-        Error::Start { name: "Kafka's StorageTool".into(), program: "java".into(), source }
-    })?;
-    if output.status.success() {
-        return Ok(());
+    fn java(&self) -> Command {
+        let mut command = Command::new("java");
+        command
+            .current_dir(self.folder)
+            .arg("-cp")
+            .arg(self.jars.join("*"))
+            .args(["-Djava.awt.headless=true", "-Dlog4j2.configurationFile=log4j2.xml"])
+            .arg("-XX:+ExitOnOutOfMemoryError");
+        command
     }
-    let said = [output.stdout, output.stderr]
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .concat();
-    Err(Error::Format { said })
-}
-
-fn java(folder: &Path, jars: &Path) -> Command {
-    let mut command = Command::new("java");
-    command
-        .current_dir(folder)
-        .arg("-cp")
-        .arg(jars.join("*"))
-        .args(["-Djava.awt.headless=true", "-Dlog4j2.configurationFile=log4j2.xml"])
-        .arg("-XX:+ExitOnOutOfMemoryError");
-    command
 }
 
 fn properties(stack: &Stack) -> String {
@@ -180,13 +178,8 @@ fn properties(stack: &Stack) -> String {
 /// Asks for the cluster's metadata, and that a broker is in it.
 pub async fn probe(address: SocketAddr) -> Result<(), NoAnswer> {
     spawn_blocking(move || {
-        let consumer: BaseConsumer<Quiet> = ClientConfig::new()
-            .set("bootstrap.servers", address.to_string())
-            .set("broker.address.family", "v4")
-            .create_with_context(Quiet)
-            .map_err(|error| NoAnswer::because(&error))?;
-        let metadata = consumer
-            .fetch_metadata(None, Duration::from_secs(2))
+        let metadata = quiet_client(&address.to_string())
+            .and_then(|client| client.fetch_metadata(None, Duration::from_secs(2)))
             .map_err(|error| NoAnswer::because(&error))?;
         if metadata.brokers().is_empty() {
             return Err(NoAnswer("no broker is in the cluster's metadata yet".to_owned()));
@@ -197,9 +190,16 @@ pub async fn probe(address: SocketAddr) -> Result<(), NoAnswer> {
     .expect("the probe does not panic")
 }
 
-/// While the broker starts, refused connections are what is expected: they are the probe's answer,
-/// not news.
-struct Quiet;
+/// A client that asks for metadata, and whose log is of no interest.
+pub fn quiet_client(bootstrap: &str) -> Result<BaseConsumer<Quiet>, KafkaError> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("broker.address.family", "v4")
+        .create_with_context(Quiet)
+}
+
+/// While a broker is away, refused connections are what is expected: they are the answer, not news.
+pub struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {

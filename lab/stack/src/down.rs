@@ -2,10 +2,12 @@
 
 use std::{fmt, fs, io, time::Duration};
 
+use anyhow::Context;
 use futures_util::future::join_all;
 
 use super::{
-    Error, Part, Progress, Stack, StackArgs,
+    Part, Progress, Stack, StackArgs,
+    error::{self, file},
     process::{Ending, Process},
     state::{Record, StateFile},
     up::lock,
@@ -19,9 +21,9 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Down(pub Vec<(String, Ending)>);
 
 /// Returns when every process is gone. Their data stays, and the next `up` finds it.
-pub async fn down(args: &StackArgs) -> Result<Down, Error> {
+pub async fn down(args: &StackArgs) -> anyhow::Result<Down> {
     let stack = Stack::new(args)?;
-    if !stack.dir.try_exists().map_err(Error::file("look for", &stack.dir))? {
+    if !stack.dir.try_exists().with_context(file("look for", &stack.dir))? {
         return Ok(Down(Vec::new()));
     }
     let _lock = lock(&stack, &Progress::auto()).await?;
@@ -37,30 +39,29 @@ pub async fn down(args: &StackArgs) -> Result<Down, Error> {
         );
     }
     let (ended, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
-    Error::all(failed.into_iter().filter_map(Result::err).collect())?;
+    error::all(failed.into_iter().filter_map(Result::err).collect())?;
     Ok(Down(ended.into_iter().filter_map(Result::ok).collect()))
 }
 
 /// As [`down`], and removes the stack's folder: what begins from nothing begins with this.
-pub async fn start_over(args: &StackArgs) -> Result<(), Error> {
+pub async fn start_over(args: &StackArgs) -> anyhow::Result<()> {
     down(args).await?;
     remove_folder(args)
 }
 
 /// Removes the folder of a stack that is down, if it is there.
-pub fn remove_folder(args: &StackArgs) -> Result<(), Error> {
+pub fn remove_folder(args: &StackArgs) -> anyhow::Result<()> {
     match fs::remove_dir_all(&args.dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::file("remove", &args.dir)(error))
+            Err(error).with_context(file("remove", &args.dir))
         }
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-async fn stop(state: &StateFile, name: String, record: Record) -> Result<(String, Ending), Error> {
-    let fail = || Error::process(&name, record.process.pid);
-    let ending = match Process::find(&record.process).map_err(fail())? {
-        Some(process) => process.stop(GRACE).await.map_err(fail())?,
+async fn stop(state: &StateFile, name: String, record: Record) -> anyhow::Result<(String, Ending)> {
+    let ending = match Process::find(&record.process).with_context(|| name.clone())? {
+        Some(process) => process.stop(GRACE).await.with_context(|| name.clone())?,
         None => Ending::WasGone,
     };
     state.remove(&name)?;

@@ -38,9 +38,8 @@ pub mod sys;
 mod up;
 
 pub use down::{Down, down, remove_folder, start_over};
-pub use error::Error;
-pub use part::{NoAnswer, Part};
-pub use prerequisites::{Error as MissingPrerequisites, check as check_prerequisites};
+pub use error::log_end;
+pub use part::{NoAnswer, Part, get, http_client};
 pub use progress::Progress;
 pub use services::{ServiceArgs, ServiceProcess, Services};
 pub use stack::{Stack, StackArgs};

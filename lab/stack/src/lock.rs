@@ -2,12 +2,14 @@
 
 use std::{
     fs::{File, TryLockError},
-    io,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
+use anyhow::{Context, ensure};
 use tokio::time::{Instant, sleep};
+
+use super::error;
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -15,37 +17,33 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "closing the file is what unlocks")] File);
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("another process held {path} for {patience:?}")]
-    Busy { path: PathBuf, patience: Duration },
-    #[error("lock {path}")]
-    File { path: PathBuf, source: io::Error },
-}
-
 impl Lock {
     /// `waiting` is called once if somebody else holds the lock.
     pub(super) async fn acquire(
         path: &Path,
         patience: Duration,
         waiting: impl FnOnce(),
-    ) -> Result<Lock, Error> {
-        let fail = |source| Error::File { path: path.to_owned(), source };
-        let file = File::options().create(true).append(true).open(path).map_err(fail)?;
+    ) -> anyhow::Result<Lock> {
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.with_context(error::file("lock", path))?;
         let deadline = Instant::now() + patience;
         let mut waiting = Some(waiting);
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Lock(file)),
-                Err(TryLockError::Error(source)) => return Err(fail(source)),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(error::file("lock", path));
+                }
                 Err(TryLockError::WouldBlock) => {}
             }
             if let Some(waiting) = waiting.take() {
                 waiting();
             }
-            if Instant::now() >= deadline {
-                return Err(Error::Busy { path: path.to_owned(), patience });
-            }
+            ensure!(
+                Instant::now() < deadline,
+                "another process held {} for {patience:?}",
+                path.display()
+            );
             sleep(POLL).await;
         }
     }
@@ -64,7 +62,7 @@ mod tests {
 
         let mut told = false;
         let refused = Lock::acquire(&path, Duration::ZERO, || told = true).await;
-        assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
+        assert!(refused.unwrap_err().to_string().starts_with("another process held "));
         assert!(told);
 
         let mut first = Some(first);

@@ -1,19 +1,14 @@
 //! The parts of the stack, and how one says that it is there.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use strum::{Display, IntoStaticStr};
 use tally_platform::causes::with_causes;
 
-use super::{
-    artifacts::{self, Artifact},
-    broker,
-    progress::Progress,
-    registry,
-    stack::Stack,
-    store,
-};
+use super::{artifacts::Artifact, broker, progress::Progress, registry, stack::Stack, store};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Part {
     Broker,
     Registry,
@@ -24,11 +19,7 @@ impl Part {
     pub const ALL: [Part; 3] = [Part::Broker, Part::Registry, Part::Store];
 
     pub fn name(self) -> &'static str {
-        match self {
-            Part::Broker => "broker",
-            Part::Registry => "registry",
-            Part::Store => "store",
-        }
+        self.into()
     }
 
     pub fn version(self) -> &'static str {
@@ -40,7 +31,7 @@ impl Part {
     }
 
     /// The folder that holds its program; downloaded first unless it is there.
-    pub async fn fetch(self, progress: &Progress) -> Result<PathBuf, artifacts::Error> {
+    pub async fn fetch(self, progress: &Progress) -> anyhow::Result<PathBuf> {
         self.artifact().fetch(&progress.task(self.name())).await
     }
 
@@ -54,11 +45,7 @@ impl Part {
 
     /// The name of its data folder within the stack's.
     pub(super) fn data(self) -> &'static str {
-        match self {
-            Part::Broker => "kafka",
-            Part::Registry => "registry",
-            Part::Store => "store",
-        }
+        if self == Part::Broker { "kafka" } else { self.name() }
     }
 
     /// Every port it listens on, with the option that chooses it. The first is the one that clients
@@ -75,30 +62,16 @@ impl Part {
 
     /// Where clients reach it.
     pub(super) fn address(self, stack: &Stack) -> SocketAddr {
-        match self {
-            Part::Broker => stack.broker,
-            Part::Registry => stack.registry,
-            Part::Store => stack.store,
-        }
+        self.ports(stack)[0].0
     }
 
     /// Asks it something that only a working part can answer.
-    pub(super) async fn probe(
-        self,
-        address: SocketAddr,
-        http: &reqwest::Client,
-    ) -> Result<(), NoAnswer> {
+    pub async fn probe(self, address: SocketAddr, http: &reqwest::Client) -> Result<(), NoAnswer> {
         match self {
             Part::Broker => broker::probe(address).await,
             Part::Registry => registry::probe(address, http).await,
             Part::Store => store::probe(address, http).await,
         }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 
@@ -115,16 +88,17 @@ impl NoAnswer {
 }
 
 /// A client for loopback: a proxy in the environment is not asked.
-pub(super) fn http_client() -> reqwest::Result<reqwest::Client> {
+pub fn http_client() -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()
 }
 
 /// GET, and the body of a 200.
-pub(super) async fn get(http: &reqwest::Client, url: &str) -> Result<String, NoAnswer> {
+pub async fn get(http: &reqwest::Client, url: &str) -> Result<String, NoAnswer> {
     let response = http.get(url).send().await.map_err(|error| NoAnswer::because(&error))?;
     let status = response.status();
+    let text = response.text().await.map_err(|error| NoAnswer::because(&error))?;
     if status != reqwest::StatusCode::OK {
-        return Err(NoAnswer(format!("{url} answers {status}")));
+        return Err(NoAnswer(format!("{url} answers {status}: {text}")));
     }
-    response.text().await.map_err(|error| NoAnswer::because(&error))
+    Ok(text)
 }

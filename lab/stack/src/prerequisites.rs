@@ -1,7 +1,7 @@
 //! What the machine must bring, looked at before anything is downloaded or started.
 
 use std::{
-    env, fmt,
+    env,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -9,109 +9,59 @@ use std::{
 /// Kafka 4 and the registry run on this or any newer Java.
 const JAVA_AT_LEAST: u32 = 17;
 
-/// One thing that is not there, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Missing {
-    Platform,
-    Tool(Tool),
-    JavaTooOld { found: u32, path: PathBuf },
-    JavaBroken { path: PathBuf, reason: String },
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tool {
+    pub(super) program: &'static str,
+    purpose: &'static str,
+    debian_package: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tool {
-    Java,
-    Maven,
-    Npm,
-    Tar,
-}
+pub(super) const JAVA: Tool = Tool {
+    program: "java",
+    purpose: "runs the broker and the registry",
+    debian_package: "default-jre-headless",
+};
+pub(super) const MAVEN: Tool = Tool {
+    program: "mvn",
+    purpose: "downloads the broker and the registry",
+    debian_package: "maven",
+};
+pub(super) const NPM: Tool =
+    Tool { program: "npm", purpose: "downloads the ClickHouse engine", debian_package: "npm" };
+pub(super) const TAR: Tool =
+    Tool { program: "tar", purpose: "unpacks what is downloaded", debian_package: "tar" };
 
 impl Tool {
-    pub(super) fn program(self) -> &'static str {
-        match self {
-            Tool::Java => "java",
-            Tool::Maven => "mvn",
-            Tool::Npm => "npm",
-            Tool::Tar => "tar",
-        }
-    }
-
-    fn purpose(self) -> &'static str {
-        match self {
-            Tool::Java => "runs the broker and the registry",
-            Tool::Maven => "downloads the broker and the registry",
-            Tool::Npm => "downloads the ClickHouse engine",
-            Tool::Tar => "unpacks what is downloaded",
-        }
-    }
-
-    fn debian_package(self) -> &'static str {
-        match self {
-            Tool::Java => "default-jre-headless",
-            Tool::Maven => "maven",
-            Tool::Npm => "npm",
-            Tool::Tar => "tar",
-        }
+    fn missing(self) -> String {
+        let Tool { program, purpose, debian_package } = self;
+        format!(
+            "`{program}` ({purpose}) is not on the PATH; \
+             on Debian or Ubuntu: apt install {debian_package}"
+        )
     }
 }
 
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Missing::Platform => write!(
-                f,
-                "the local stack runs on Linux on x86-64 only, and this is {} on {}",
-                env::consts::OS,
-                env::consts::ARCH
-            ),
-            Missing::Tool(tool) => write!(
-                f,
-                "`{}` ({}) is not on the PATH; on Debian or Ubuntu: apt install {}",
-                tool.program(),
-                tool.purpose(),
-                tool.debian_package()
-            ),
-            Missing::JavaTooOld { found, path } => write!(
-                f,
-                "{} is Java {found}, and Java {JAVA_AT_LEAST} or newer is needed; \
-                 on Debian or Ubuntu: apt install {}",
-                path.display(),
-                Tool::Java.debian_package()
-            ),
-            Missing::JavaBroken { path, reason } => {
-                write!(f, "{} does not tell its version: {reason}", path.display())
-            }
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("this machine lacks what the local stack needs:{}", list(.0))]
-pub struct Error(pub Vec<Missing>);
-
-fn list(missing: &[Missing]) -> String {
-    missing.iter().map(|missing| format!("\n  - {missing}")).collect()
-}
-
-/// Everything that a first `up` needs. Every missing thing is named, not only the first.
-pub fn check() -> Result<(), Error> {
-    check_tools(&[Tool::Java, Tool::Maven, Tool::Npm, Tool::Tar])
-}
-
-pub(super) fn check_tools(tools: &[Tool]) -> Result<(), Error> {
+/// Every missing thing is named, not only the first, and what to do about it.
+pub(super) fn check_tools(tools: &[Tool]) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
-        missing.push(Missing::Platform);
+        missing.push(format!(
+            "the local stack runs on Linux on x86-64 only, and this is {} on {}",
+            env::consts::OS,
+            env::consts::ARCH
+        ));
     }
     let path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>());
     for &tool in tools {
-        match find(tool.program(), path.iter().flatten()) {
-            None => missing.push(Missing::Tool(tool)),
-            Some(path) if tool == Tool::Java => missing.extend(check_java(path)),
+        match find(tool.program, path.iter().flatten()) {
+            None => missing.push(tool.missing()),
+            Some(path) if tool == JAVA => missing.extend(check_java(&path)),
             Some(_) => {}
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(Error(missing)) }
+    let list: String = missing.iter().map(|missing| format!("\n  - {missing}")).collect();
+    anyhow::ensure!(list.is_empty(), "this machine lacks what the local stack needs:{list}");
+    Ok(())
 }
 
 fn find<'a>(program: &str, mut folders: impl Iterator<Item = &'a PathBuf>) -> Option<PathBuf> {
@@ -123,20 +73,27 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-fn check_java(path: PathBuf) -> Option<Missing> {
-    let output = match Command::new(&path).arg("-version").output() {
+/// What is wrong with this Java, if anything is.
+fn check_java(path: &Path) -> Option<String> {
+    let broken = |reason: String| format!("{} does not tell its version: {reason}", path.display());
+    let output = match Command::new(path).arg("-version").output() {
         Ok(output) => output,
-        Err(error) => return Some(Missing::JavaBroken { path, reason: error.to_string() }),
+        Err(error) => return Some(broken(error.to_string())),
     };
     let said = String::from_utf8_lossy(&output.stderr);
     match java_major(&said) {
-        Some(found) if found < JAVA_AT_LEAST => Some(Missing::JavaTooOld { found, path }),
-        Some(_) => None,
-        None => Some(Missing::JavaBroken {
-            path,
-            reason: format!("{}, it said {said:?}", output.status),
-        }),
+        Some(found) => (found < JAVA_AT_LEAST).then(|| java_too_old(found, path)),
+        None => Some(broken(format!("{}, it said {said:?}", output.status))),
     }
+}
+
+fn java_too_old(found: u32, path: &Path) -> String {
+    format!(
+        "{} is Java {found}, and Java {JAVA_AT_LEAST} or newer is needed; \
+         on Debian or Ubuntu: apt install {}",
+        path.display(),
+        JAVA.debian_package
+    )
 }
 
 /// The major version in what `java -version` says. Up to Java 8 the first number was a 1.
@@ -196,12 +153,10 @@ mod tests {
 
     #[test]
     fn the_error_names_every_missing_thing_and_its_package() {
-        let error = Error(vec![
-            Missing::JavaTooOld { found: 11, path: "/usr/bin/java".into() },
-            Missing::Tool(Tool::Maven),
-            Missing::Tool(Tool::Npm),
-        ]);
-        let text = error.to_string();
+        let (one, other) =
+            (Tool { program: "not-there", ..MAVEN }, Tool { program: "nor-there", ..NPM });
+        let text = check_tools(&[one, other]).unwrap_err().to_string()
+            + &java_too_old(11, Path::new("/usr/bin/java"));
         for part in [
             "/usr/bin/java is Java 11",
             "apt install maven",

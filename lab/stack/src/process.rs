@@ -9,14 +9,15 @@
 //! somebody else started is ever signalled.
 
 use std::{
-    fmt, fs,
+    fmt,
     fs::File,
-    io,
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
+use anyhow::Context;
+use procfs::{ProcError, process::Stat, sys::kernel::random::boot_id};
 use serde::{Deserialize, Serialize};
 use tokio::{
     process::{Child, Command},
@@ -47,61 +48,29 @@ pub struct Identity {
 impl Identity {
     /// Who has this process id now; none when nobody has, or when it ended and only waits to be
     /// reaped.
-    pub fn of(pid: u32) -> io::Result<Option<Identity>> {
-        let Some(Stat { state, threads, start_ticks }) = Stat::read(pid)? else { return Ok(None) };
+    pub fn of(pid: u32) -> anyhow::Result<Option<Identity>> {
+        let Some(stat) = stat(pid)? else { return Ok(None) };
         // A killed process whose first thread has ended still holds its ports until the others
         // have.
-        if matches!(state, 'Z' | 'X') && threads <= 1 {
+        if matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1 {
             return Ok(None);
         }
-        Ok(Some(Identity { pid, start_ticks, boot_id: boot_id()? }))
+        Ok(Some(Identity { pid, start_ticks: stat.starttime, boot_id: boot_id()? }))
     }
 
     /// Whether this very process still runs.
-    pub fn is_alive(&self) -> io::Result<bool> {
-        Ok(Self::of(self.pid)?.as_ref() == Some(self))
+    pub fn is_alive(&self) -> anyhow::Result<bool> {
+        let found = Self::of(self.pid).with_context(|| format!("look after process {}", self.pid));
+        Ok(found?.as_ref() == Some(self))
     }
 }
 
-fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
-struct Stat {
-    state: char,
-    threads: u64,
-    start_ticks: u64,
-}
-
-impl Stat {
-    fn read(pid: u32) -> io::Result<Option<Stat>> {
-        let line = match fs::read_to_string(format!("/proc/{pid}/stat")) {
-            Ok(line) => line,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            // The process ended between the open and the read.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let stat = Stat::parse(&line).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("/proc/{pid}/stat is not understood: {line:?}"),
-            )
-        })?;
-        Ok(Some(stat))
-    }
-
-    /// The fields follow the command's name, which stands in parentheses and may hold spaces and
-    /// parentheses itself.
-    fn parse(line: &str) -> Option<Stat> {
-        let (_, fields) = line.rsplit_once(')')?;
-        let mut fields = fields.split_ascii_whitespace();
-        let state = fields.next()?.chars().next()?;
-        // proc_pid_stat(5): state is field 3, the number of threads field 20, the start time field
-        // 22.
-        let threads = fields.nth(20 - 4)?.parse().ok()?;
-        let start_ticks = fields.nth(22 - 21)?.parse().ok()?;
-        Some(Stat { state, threads, start_ticks })
+/// None if there is no such process.
+fn stat(pid: u32) -> anyhow::Result<Option<Stat>> {
+    match procfs::process::Process::new(pid.cast_signed()).and_then(|process| process.stat()) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(ProcError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -117,20 +86,20 @@ pub struct Process {
 impl Process {
     /// Starts the command in a session of its own, its output in the log file (which is made anew),
     /// its input empty.
-    pub fn start(mut command: Command, log: &Path) -> io::Result<Process> {
+    pub fn start(mut command: Command, log: &Path) -> anyhow::Result<Process> {
         let out = File::create(log)?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).kill_on_drop(false);
         sys::in_new_session(command.as_std_mut());
         let child = command.spawn()?;
         let pid = child.id().expect("a child that was not waited for has an id");
         // It may have ended already, but nobody has reaped it, so its entry is there.
-        let Stat { start_ticks, .. } = Stat::read(pid)?.ok_or(io::ErrorKind::NotFound)?;
+        let start_ticks = stat(pid)?.context("it is gone already")?.starttime;
         let identity = Identity { pid, start_ticks, boot_id: boot_id()? };
         Ok(Process { identity, child: Some(child) })
     }
 
     /// Takes up a process that an earlier run started, if it still runs.
-    pub fn find(identity: &Identity) -> io::Result<Option<Process>> {
+    pub fn find(identity: &Identity) -> anyhow::Result<Option<Process>> {
         Ok(identity.is_alive()?.then(|| Process { identity: identity.clone(), child: None }))
     }
 
@@ -138,7 +107,7 @@ impl Process {
         &self.identity
     }
 
-    pub fn liveness(&mut self) -> io::Result<Liveness> {
+    pub fn liveness(&mut self) -> anyhow::Result<Liveness> {
         if let Some(child) = &mut self.child
             && let Some(status) = child.try_wait()?
         {
@@ -148,7 +117,7 @@ impl Process {
     }
 
     /// SIGTERM, and SIGKILL once the grace is over; returns when the process is gone.
-    pub async fn stop(mut self, grace: Duration) -> io::Result<Ending> {
+    pub async fn stop(mut self, grace: Duration) -> anyhow::Result<Ending> {
         if !matches!(self.liveness()?, Liveness::Runs) {
             return Ok(Ending::WasGone);
         }
@@ -162,17 +131,15 @@ impl Process {
     }
 
     /// SIGKILL at once; returns when the process is gone.
-    pub async fn kill(mut self) -> io::Result<()> {
+    pub async fn kill(mut self) -> anyhow::Result<()> {
         sys::send(Signal::Kill, self.identity.pid)?;
-        if self.gone_by(Instant::now() + KILL_GRACE).await? {
-            return Ok(());
-        }
+        let is_gone = self.gone_by(Instant::now() + KILL_GRACE).await?;
         let pid = self.identity.pid;
-        let reason = format!("process {pid} is still there {KILL_GRACE:?} after SIGKILL");
-        Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+        anyhow::ensure!(is_gone, "process {pid} is still there {KILL_GRACE:?} after SIGKILL");
+        Ok(())
     }
 
-    async fn gone_by(&mut self, deadline: Instant) -> io::Result<bool> {
+    async fn gone_by(&mut self, deadline: Instant) -> anyhow::Result<bool> {
         loop {
             if matches!(self.liveness()?, Liveness::Ended(_)) {
                 return Ok(true);

@@ -7,16 +7,18 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use futures_util::future::join_all;
 use tally_platform::config::Config;
 use tally_platform::service::Service;
 use tokio::process::Command;
 
+use super::Stack;
+use super::error::{self, file};
 use super::part::{get, http_client};
 use super::process::Process;
 use super::ready::until_ready;
 use super::state::{Record, StateFile};
-use super::{Error, Stack};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServiceArgs {
@@ -63,12 +65,12 @@ impl<'s> Services<'s> {
         args: &ServiceArgs,
         members: usize,
         config: &Config,
-    ) -> Result<Services<'s>, Error> {
+    ) -> anyhow::Result<Services<'s>> {
         let config = connected(config, stack, args);
         let path = stack.dir().join("tally.toml");
         let text = toml::to_string(&config).expect("the configuration is plain TOML");
-        fs::create_dir_all(stack.dir()).map_err(Error::file("create", stack.dir()))?;
-        fs::write(&path, text).map_err(Error::file("write", &path))?;
+        fs::create_dir_all(stack.dir()).with_context(file("create", stack.dir()))?;
+        fs::write(&path, text).with_context(file("write", &path))?;
         let numbered = |name: &str, number| match members {
             1 => name.to_owned(),
             _ => format!("{name}-{number}"),
@@ -86,7 +88,7 @@ impl<'s> Services<'s> {
         Ok(Services {
             stack,
             state: StateFile::open(stack.dir())?,
-            http: http_client().map_err(Error::Http)?,
+            http: http_client()?,
             config: path,
             all: all.collect(),
         })
@@ -98,12 +100,12 @@ impl<'s> Services<'s> {
     }
 
     /// Starts those that do not run, and returns once each is ready.
-    pub async fn up(&self) -> Result<(), Error> {
+    pub async fn up(&self) -> anyhow::Result<()> {
         let outcomes = join_all(self.all.iter().map(|service| self.ensure(service))).await;
-        Error::all(outcomes.into_iter().filter_map(Result::err).collect())
+        error::all(outcomes.into_iter().filter_map(Result::err).collect())
     }
 
-    async fn ensure(&self, service: &ServiceProcess) -> Result<(), Error> {
+    async fn ensure(&self, service: &ServiceProcess) -> anyhow::Result<()> {
         let process = match self.running(&service.name)? {
             Some(process) => process,
             None => self.start(service)?,
@@ -112,33 +114,26 @@ impl<'s> Services<'s> {
     }
 
     /// Starts one service, without waiting for it to be ready.
-    pub fn start(&self, service: &ServiceProcess) -> Result<Process, Error> {
-        let health = service.health.to_string();
+    pub fn start(&self, service: &ServiceProcess) -> anyhow::Result<Process> {
+        let ServiceProcess { name, service, health } = service;
         let mut command = Command::new(&self.stack.program);
         command
             .arg("--config")
             .arg(&self.config)
-            .arg(service.service.name())
-            .current_dir(self.stack.dir());
-        command.env(format!("TALLY_{}__HEALTH", service.service.name().to_uppercase()), &health);
-        command.env("TALLY_AGGREGATOR__INSTANCE", &service.name);
-        let log = self.stack.log(&service.name);
-        let process = Process::start(command, &log).map_err(|source| Error::Start {
-            name: service.name.clone(),
-            program: self.stack.program.clone(),
-            source,
-        })?;
-        let record = Record::new(&process, service.health, env!("CARGO_PKG_VERSION"));
-        self.state.insert(&service.name, record)?;
-        Ok(process)
+            .arg(service.name())
+            .current_dir(self.stack.dir())
+            .env(format!("TALLY_{}__HEALTH", service.name().to_uppercase()), health.to_string())
+            .env("TALLY_AGGREGATOR__INSTANCE", name);
+        let log = self.stack.log(name);
+        self.state.start(name, command, &log, *health, env!("CARGO_PKG_VERSION"))
     }
 
     /// The process of that name, if it runs.
-    pub fn running(&self, name: &str) -> Result<Option<Process>, Error> {
+    pub fn running(&self, name: &str) -> anyhow::Result<Option<Process>> {
         match self.state.get(name) {
             None => Ok(None),
             Some(Record { process, .. }) => {
-                Process::find(&process).map_err(Error::process(name, process.pid))
+                Process::find(&process).with_context(|| name.to_owned())
             }
         }
     }
@@ -148,10 +143,10 @@ impl<'s> Services<'s> {
         &self,
         service: &ServiceProcess,
         mut process: Process,
-    ) -> Result<(), Error> {
+    ) -> anyhow::Result<()> {
         let url = format!("http://{}/readyz", service.health);
         let ask = async || get(&self.http, &url).await.map(drop);
-        until_ready(&mut process, &service.name, self.stack.log(&service.name), ask).await
+        until_ready(&mut process, &service.name, &self.stack.log(&service.name), ask).await
     }
 }
 

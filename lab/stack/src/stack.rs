@@ -1,12 +1,13 @@
 //! Which stack is meant: its folder and its ports.
 
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use super::{Error, Part};
+use anyhow::{Context, bail};
+
+use super::{Part, error::file};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct StackArgs {
@@ -53,21 +54,21 @@ pub struct Stack {
 
 impl Stack {
     /// Reads the arguments only; nothing is created or started.
-    pub fn new(args: &StackArgs) -> Result<Stack, Error> {
+    pub fn new(args: &StackArgs) -> anyhow::Result<Stack> {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let controller = match args.controller_port {
             Some(port) => port,
-            None => args.broker_port.checked_add(1).ok_or(Error::NoControllerPort)?,
+            None => args.broker_port.checked_add(1).context(
+                "after --broker-port 65535 no port is left for the controller: \
+                 choose one with --controller-port",
+            )?,
         };
-        let dir =
-            std::path::absolute(&args.dir).map_err(Error::file("make absolute", &args.dir))?;
+        let dir = std::path::absolute(&args.dir).with_context(file("make absolute", &args.dir))?;
         let program = match &args.program {
             Some(program) => {
-                std::path::absolute(program).map_err(Error::file("make absolute", program))?
+                std::path::absolute(program).with_context(file("make absolute", program))?
             }
-            None => {
-                std::env::current_exe().map_err(|source: io::Error| Error::OwnProgram { source })?
-            }
+            None => std::env::current_exe().context("find this program's own file")?,
         };
         let stack = Stack {
             dir,
@@ -81,11 +82,12 @@ impl Stack {
         Ok(stack)
     }
 
-    fn check_ports_differ(&self) -> Result<(), Error> {
+    fn check_ports_differ(&self) -> anyhow::Result<()> {
         let ports: Vec<_> = Part::ALL.iter().flat_map(|part| part.ports(self)).collect();
         for (at, (address, second)) in ports.iter().enumerate() {
             if let Some((_, first)) = ports[..at].iter().find(|(other, _)| other == address) {
-                return Err(Error::SamePort { port: address.port(), first, second });
+                let port = address.port();
+                bail!("{first} and {second} are both {port}: choose another for one of them");
             }
         }
         Ok(())
@@ -132,7 +134,7 @@ mod tests {
         stack: StackArgs,
     }
 
-    fn stack(args: &[&str]) -> Result<Stack, Error> {
+    fn stack(args: &[&str]) -> anyhow::Result<Stack> {
         Stack::new(&Cli::try_parse_from([&["tally"], args].concat()).unwrap().stack)
     }
 
@@ -157,7 +159,8 @@ mod tests {
 
     #[test]
     fn the_last_port_leaves_none_for_the_controller() {
-        assert!(matches!(stack(&["--broker-port", "65535"]), Err(Error::NoControllerPort)));
+        let error = stack(&["--broker-port", "65535"]).unwrap_err().to_string();
+        assert!(error.contains("no port is left for the controller"), "{error}");
         assert!(Cli::try_parse_from(["tally", "--store-port", "0"]).is_err());
     }
 }

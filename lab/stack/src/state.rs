@@ -12,21 +12,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
+use super::error::file;
 use super::process::{Identity, Process};
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{action} {}: {source}", path.display())]
-    File { action: &'static str, path: PathBuf, source: io::Error },
-    #[error(
-        "{} is not what this version of tally writes: {source}; \
-         stop what the stack left running, then remove it",
-        path.display()
-    )]
-    Content { path: PathBuf, source: serde_json::Error },
-}
 
 /// A process that was started, as it was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,20 +28,6 @@ pub struct Record {
     pub version: String,
     /// Seconds since the Unix epoch.
     pub started_at_s: u64,
-}
-
-impl Record {
-    /// The record of a process that has just been started.
-    pub(super) fn new(process: &Process, address: SocketAddr, version: &str) -> Record {
-        let since_1970 =
-            SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-        Record {
-            process: process.identity().clone(),
-            address,
-            version: version.to_owned(),
-            started_at_s: since_1970.as_secs(),
-        }
-    }
 }
 
 /// What was started, by the process's name.
@@ -69,13 +46,18 @@ pub struct StateFile {
 
 impl StateFile {
     /// No file is an empty state: nothing was ever started.
-    pub fn open(folder: &Path) -> Result<StateFile, Error> {
+    pub fn open(folder: &Path) -> anyhow::Result<StateFile> {
         let path = folder.join("stack.json");
         let state = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|source| Error::Content { path: path.clone(), source })?,
+            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+                format!(
+                    "{} is not what this version of tally writes: \
+                     stop what the stack left running, then remove it",
+                    path.display()
+                )
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
-            Err(source) => return Err(Error::File { action: "read", path, source }),
+            Err(error) => return Err(error).with_context(file("read", &path)),
         };
         Ok(StateFile { path, state: Mutex::new(state) })
     }
@@ -88,13 +70,35 @@ impl StateFile {
         self.lock().processes.clone()
     }
 
-    pub fn insert(&self, name: &str, record: Record) -> Result<(), Error> {
+    /// Starts a process, and records it.
+    pub(super) fn start(
+        &self,
+        name: &str,
+        command: Command,
+        log: &Path,
+        address: SocketAddr,
+        version: &str,
+    ) -> anyhow::Result<Process> {
+        let program = Path::new(command.as_std().get_program()).display().to_string();
+        let process =
+            Process::start(command, log).with_context(|| format!("start {name}: {program}"))?;
+        let record = Record {
+            process: process.identity().clone(),
+            address,
+            version: version.to_owned(),
+            started_at_s: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+        };
+        self.insert(name, record)?;
+        Ok(process)
+    }
+
+    pub fn insert(&self, name: &str, record: Record) -> anyhow::Result<()> {
         self.change(|state| {
             state.processes.insert(name.to_owned(), record);
         })
     }
 
-    pub fn remove(&self, name: &str) -> Result<(), Error> {
+    pub fn remove(&self, name: &str) -> anyhow::Result<()> {
         self.change(|state| {
             state.processes.remove(name);
         })
@@ -102,21 +106,13 @@ impl StateFile {
 
     /// The write happens under the mutex, so that the last change is what stays on disk. It is a
     /// small file.
-    fn change(&self, change: impl FnOnce(&mut State)) -> Result<(), Error> {
+    fn change(&self, change: impl FnOnce(&mut State)) -> anyhow::Result<()> {
         let mut state = self.lock();
         change(&mut state);
         let bytes = serde_json::to_vec_pretty(&*state).expect("names and numbers only");
         let beside = self.path.with_extension("json.new");
-        fs::write(&beside, bytes).map_err(|source| Error::File {
-            action: "write",
-            path: beside.clone(),
-            source,
-        })?;
-        fs::rename(&beside, &self.path).map_err(|source| Error::File {
-            action: "replace",
-            path: self.path.clone(),
-            source,
-        })
+        fs::write(&beside, bytes).with_context(file("write", &beside))?;
+        fs::rename(&beside, &self.path).with_context(file("replace", &self.path))
     }
 
     /// A panic elsewhere leaves a whole state behind: changes are single inserts and removals.
@@ -160,8 +156,7 @@ mod tests {
         {
             fs::write(folder.path().join("stack.json"), damaged).unwrap();
             let error = StateFile::open(folder.path()).unwrap_err();
-            assert!(matches!(error, Error::Content { .. }), "{error:?}");
-            assert!(error.to_string().contains("stack.json"), "{error}");
+            assert!(error.to_string().contains("stack.json is not what this version"), "{error}");
         }
     }
 }

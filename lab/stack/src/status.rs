@@ -13,7 +13,7 @@ use indicatif::HumanDuration;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    Error, Part, Stack, StackArgs,
+    Part, Stack, StackArgs,
     part::http_client,
     state::{Record, StateFile},
 };
@@ -58,10 +58,10 @@ impl Status {
     }
 }
 
-pub async fn status(args: &StackArgs) -> Result<Status, Error> {
+pub async fn status(args: &StackArgs) -> anyhow::Result<Status> {
     let stack = Stack::new(args)?;
     let state = StateFile::open(&stack.dir)?;
-    let http = http_client().map_err(Error::Http)?;
+    let http = http_client()?;
     let parts =
         Part::ALL.into_iter().map(|part| look_at(part, &stack, state.get(part.name()), &http));
     let parts = join_all(parts).await.into_iter().collect::<Result<_, _>>()?;
@@ -73,12 +73,9 @@ async fn look_at(
     stack: &Stack,
     record: Option<Record>,
     http: &reqwest::Client,
-) -> Result<PartStatus, Error> {
+) -> anyhow::Result<PartStatus> {
     let alive = match record {
-        Some(record) => {
-            let is_alive = record.process.is_alive();
-            is_alive.map_err(Error::process(part.name(), record.process.pid))?.then_some(record)
-        }
+        Some(record) => record.process.is_alive()?.then_some(record),
         None => None,
     };
     let address = alive.as_ref().map_or(part.address(stack), |record| record.address);

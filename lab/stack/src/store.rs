@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use super::{
     Part, Progress,
-    artifacts::{self, Artifact, NpmPackage},
+    artifacts::{Artifact, NpmPackage},
     part::{NoAnswer, get},
 };
 
@@ -26,7 +26,7 @@ pub(super) const LIBRARY: Artifact = Artifact::Npm(NpmPackage {
 });
 
 /// The engine's library, downloaded unless it is there.
-pub async fn store_library(progress: &Progress) -> Result<PathBuf, artifacts::Error> {
+pub async fn store_library(progress: &Progress) -> anyhow::Result<PathBuf> {
     Ok(Part::Store.fetch(progress).await?.join(FILE))
 }
 

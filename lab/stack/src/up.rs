@@ -12,18 +12,19 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
     time::Duration,
 };
 
+use anyhow::{Context, anyhow, ensure};
 use futures_util::future::join_all;
-use tokio::{process::Command, task::spawn_blocking, time::Instant};
+use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Error, Part, Progress, Stack, StackArgs, broker,
+    Part, Progress, Stack, StackArgs, broker,
+    error::{self, file},
     lock::Lock,
     part::http_client,
-    prerequisites::{self, Tool},
+    prerequisites,
     process::Process,
     progress::Task,
     ready::until_ready,
@@ -37,7 +38,7 @@ use super::{
 const LOCK_PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// Returns once every part answers. Safe to repeat: parts that run are kept, dead ones started.
-pub async fn up(args: &StackArgs, progress: &Progress) -> Result<Stack, Error> {
+pub async fn up(args: &StackArgs, progress: &Progress) -> anyhow::Result<Stack> {
     let stack = Stack::new(args)?;
     let _lock = lock(&stack, progress).await?;
     let state = StateFile::open(&stack.dir)?;
@@ -46,16 +47,16 @@ pub async fn up(args: &StackArgs, progress: &Progress) -> Result<Stack, Error> {
         founds.iter().filter(|found| found.process.is_none()).map(|found| found.part).collect();
     check_prerequisites(starting).await?;
 
-    let http = http_client().map_err(Error::Http)?;
+    let http = http_client()?;
     let launch = Launch { stack: &stack, state: &state, http: &http, progress };
     let outcomes = join_all(founds.into_iter().map(|found| launch.bring_up(found))).await;
-    Error::all(outcomes.into_iter().filter_map(Result::err).collect())?;
+    error::all(outcomes.into_iter().filter_map(Result::err).collect())?;
     Ok(stack)
 }
 
-pub(super) async fn lock(stack: &Stack, progress: &Progress) -> Result<Lock, Error> {
+pub(super) async fn lock(stack: &Stack, progress: &Progress) -> anyhow::Result<Lock> {
     let logs = stack.dir.join("logs");
-    fs::create_dir_all(&logs).map_err(Error::file("create", &logs))?;
+    fs::create_dir_all(&logs).with_context(file("create", &logs))?;
     let mut waits = None;
     let path = stack.dir.join("stack.lock");
     let lock = Lock::acquire(&path, LOCK_PATIENCE, || {
@@ -77,7 +78,7 @@ struct Found {
 }
 
 /// Which parts run, and whether those that do not could: every port that is taken is named.
-fn look_around(stack: &Stack, state: &StateFile) -> Result<Vec<Found>, Error> {
+fn look_around(stack: &Stack, state: &StateFile) -> anyhow::Result<Vec<Found>> {
     let mut founds = Vec::new();
     let mut errors = Vec::new();
     for part in Part::ALL {
@@ -87,29 +88,30 @@ fn look_around(stack: &Stack, state: &StateFile) -> Result<Vec<Found>, Error> {
         };
         if process.is_none() {
             for (address, option) in part.ports(stack) {
-                if is_taken(address).map_err(|source| Error::Port { part, address, source })? {
-                    errors.push(Error::PortTaken { part, port: address.port(), option });
+                let port = address.port();
+                if is_taken(address).with_context(|| format!("try port {port} for the {part}"))? {
+                    errors.push(anyhow!(
+                        "port {port}, which the {part} needs, is already in use by something that \
+                         this stack did not start: stop that, or choose another port with {option}"
+                    ));
                 }
             }
         }
         founds.push(Found { part, process });
     }
-    Error::all(errors)?;
+    error::all(errors)?;
     Ok(founds)
 }
 
-fn running(part: Part, record: &Record, stack: &Stack) -> Result<Option<Process>, Error> {
-    let process =
-        Process::find(&record.process).map_err(Error::process(part.name(), record.process.pid))?;
-    let asked = part.address(stack);
-    if process.is_some() && record.address != asked {
-        return Err(Error::RunsElsewhere {
-            part,
-            dir: stack.dir.clone(),
-            running: record.address,
-            asked,
-        });
-    }
+fn running(part: Part, record: &Record, stack: &Stack) -> anyhow::Result<Option<Process>> {
+    let process = Process::find(&record.process).with_context(|| part.to_string())?;
+    let (running, asked) = (record.address, part.address(stack));
+    ensure!(
+        process.is_none() || running == asked,
+        "the {part} of {} already runs at {running}, not at {asked}: stop it first, \
+         or choose another --dir",
+        stack.dir.display()
+    );
     Ok(process)
 }
 
@@ -122,28 +124,22 @@ fn is_taken(address: SocketAddr) -> io::Result<bool> {
 }
 
 /// Only what is needed: a machine whose cache is full needs no package manager.
-async fn check_prerequisites(starting: Vec<Part>) -> Result<(), Error> {
+async fn check_prerequisites(starting: Vec<Part>) -> anyhow::Result<()> {
     let mut tools = Vec::new();
     if starting.iter().any(|part| matches!(part, Part::Broker | Part::Registry)) {
-        tools.push(Tool::Java);
+        tools.push(prerequisites::JAVA);
     }
     for part in starting {
         let artifact = part.artifact();
         if !artifact.is_cached()? {
-            tools.extend(
-                artifact
-                    .tools()
-                    .iter()
-                    .filter(|tool| !tools.contains(tool))
-                    .copied()
-                    .collect::<Vec<_>>(),
-            );
+            for tool in artifact.tools() {
+                if !tools.contains(tool) {
+                    tools.push(*tool);
+                }
+            }
         }
     }
-    spawn_blocking(move || prerequisites::check_tools(&tools))
-        .await
-        .expect("the check does not panic")?;
-    Ok(())
+    spawn_blocking(move || prerequisites::check_tools(&tools)).await?
 }
 
 struct Launch<'a> {
@@ -154,7 +150,7 @@ struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    async fn bring_up(&self, Found { part, process }: Found) -> Result<(), Error> {
+    async fn bring_up(&self, Found { part, process }: Found) -> anyhow::Result<()> {
         let task = self.progress.task(part.name());
         let begun = Instant::now();
         let kept = process.is_some();
@@ -167,7 +163,7 @@ impl Launch<'_> {
         }
         let address = part.address(self.stack);
         let ask = async || part.probe(address, self.http).await;
-        until_ready(&mut process, part.name(), self.stack.log(part.name()), ask).await?;
+        until_ready(&mut process, part.name(), &self.stack.log(part.name()), ask).await?;
         if kept {
             task.finish(format_args!("{address}, ran already"));
         } else {
@@ -176,37 +172,23 @@ impl Launch<'_> {
         Ok(())
     }
 
-    async fn start(&self, part: Part, task: &Task) -> Result<Process, Error> {
+    async fn start(&self, part: Part, task: &Task) -> anyhow::Result<Process> {
         let artifact = part.artifact().fetch(task).await?;
         let data = self.stack.data(part);
-        fs::create_dir_all(&data).map_err(Error::file("create", &data))?;
+        fs::create_dir_all(&data).with_context(file("create", &data))?;
         let command = match part {
             Part::Broker => broker::prepare(self.stack, &artifact, task).await?,
             Part::Registry => registry::command(&data, self.stack.registry, &artifact),
             Part::Store => store::command(&self.stack.program, &data, self.stack.store, &artifact),
         };
-        self.spawn(part, command)
-    }
-
-    fn spawn(&self, part: Part, command: Command) -> Result<Process, Error> {
         let log = self.stack.log(part.name());
-        let before = log.with_extension("log.1");
-        match fs::rename(&log, &before) {
+        match fs::rename(&log, log.with_extension("log.1")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::file("rename", &log)(error));
+                return Err(error).with_context(file("rename", &log));
             }
             _ => {}
         }
-        let program = PathBuf::from(command.as_std().get_program());
-        let name = part.name().to_owned();
-        let process = Process::start(command, &log).map_err(|source| Error::Start {
-            name,
-            program,
-            source,
-        })?;
-        let record = Record::new(&process, part.address(self.stack), part.version());
-        self.state.insert(part.name(), record)?;
-        Ok(process)
+        self.state.start(part.name(), command, &log, part.address(self.stack), part.version())
     }
 }
 

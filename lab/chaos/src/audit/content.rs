@@ -3,9 +3,12 @@
 //!
 //! The record therefore keeps only a few bytes a message, and the audit makes the messages again.
 
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
 use super::codec::{self, Increment, IncrementBatch, SchemaIds};
 use super::counters::{Counters, READS};
-use super::dice::Dice;
+use super::dice::dice;
 
 const MOST_IN_BATCH: u64 = 50;
 /// Increments of different messages that share an id: each is counted once a partition.
@@ -96,14 +99,14 @@ impl LoadPlan {
     }
 
     /// Dice for what happens to a message on its way, which its content does not depend on.
-    pub(super) fn fate(&self, way: Route, number: u32) -> Dice {
-        Dice::new(self.seed, 16 + way as u64, number.into())
+    pub(super) fn fate(&self, way: Route, number: u32) -> ChaCha8Rng {
+        dice(self.seed, 16 + way as u32, number)
     }
 
     pub(super) fn content(&self, way: Route, number: u32, clock_ms: i64) -> Content {
-        let mut dice = Dice::new(self.seed, way as u64, number.into());
+        let mut dice = dice(self.seed, way as u32, number);
         let ContentTraits { counts, repeats, shares_ids, is_single } = self.shape(way, &mut dice);
-        let count = if is_single { 1 } else { 1 + dice.below(MOST_IN_BATCH) };
+        let count = if is_single { 1 } else { 1 + dice.random_range(0..MOST_IN_BATCH) };
         let name = format!("{}-{number}", way.as_str());
         let increments = (0..count)
             .map(|item| {
@@ -113,8 +116,8 @@ impl LoadPlan {
                 let id = match counts {
                     Counts::OnceByIncrement => Some(format!("{name}-{item}")),
                     // Reads are held against bounds, so each of their increments must count.
-                    _ if shares_ids && namespace != READS && dice.below(2) == 0 => {
-                        Some(format!("shared-{}", dice.below(SHARED_IDS)))
+                    _ if shares_ids && namespace != READS && dice.random_range(0..2) == 0 => {
+                        Some(format!("shared-{}", dice.random_range(0..SHARED_IDS)))
                     }
                     _ => None,
                 };
@@ -134,8 +137,8 @@ impl LoadPlan {
     /// With ids on, every message has one, as everybody's should that must count once end to end:
     /// librdkafka itself, its idempotence on, appends messages twice when it begins a new epoch
     /// with requests whose answers it has lost.
-    fn shape(&self, way: Route, dice: &mut Dice) -> ContentTraits {
-        let roll = dice.below(100);
+    fn shape(&self, way: Route, dice: &mut impl Rng) -> ContentTraits {
+        let roll = dice.random_range(0..100);
         let is_single = way == Route::Single || (way == Route::Request && self.ids && roll >= 85);
         if !self.ids {
             return ContentTraits {
@@ -150,7 +153,7 @@ impl LoadPlan {
             (Route::Batch, ..60) | (Route::Request, ..70) => (Counts::OnceByBatch, false),
             _ => (Counts::OnceByIncrement, false),
         };
-        let repeats = way == Route::Request || dice.below(100) < 15;
+        let repeats = way == Route::Request || dice.random_range(0..100) < 15;
         ContentTraits { counts, repeats, shares_ids, is_single }
     }
 
@@ -163,21 +166,21 @@ impl LoadPlan {
     }
 
     pub(super) fn bad(&self, number: u32, clock_ms: i64) -> Bad {
-        let mut dice = Dice::new(self.seed, Route::Bad as u64, number.into());
+        let mut dice = dice(self.seed, Route::Bad as u32, number);
         let sound = Increment {
             namespace: "bad".into(),
             key: format!("bad-{number}"),
-            delta: (1 + dice.below(1 << 40)).cast_signed(),
+            delta: dice.random_range(1..=1 << 40),
             at: clock_ms,
             id: None,
         };
         let single = |increment: Increment| codec::write_single(self.schemas, &increment);
-        let (reason, payload) = match dice.below(7) {
+        let (reason, payload) = match dice.random_range(0..7) {
             0 => {
                 let body = &single(sound)[5..];
                 ("unknown_schema", [&codec::frame(NO_SUCH_SCHEMA)[..], body].concat())
             }
-            1 => ("not_framed", format!("{{\"garbage\": {}}}", dice.roll()).into_bytes()),
+            1 => ("not_framed", format!("{{\"garbage\": {}}}", dice.random::<u64>()).into_bytes()),
             2 => {
                 let whole = single(sound);
                 ("undecodable", whole[..whole.len() - 4].to_vec())
@@ -196,12 +199,11 @@ impl LoadPlan {
 }
 
 /// Most events happened just now, some hours ago, a few will in some minutes.
-fn shift_ms(dice: &mut Dice) -> i64 {
-    let up_to = |dice: &mut Dice, ms: u64| dice.below(ms).cast_signed();
-    match dice.below(100) {
-        ..90 => -up_to(dice, 5_000),
-        90..98 => -up_to(dice, 2 * 3600 * 1000),
-        _ => up_to(dice, 10 * 60 * 1000),
+fn shift_ms(dice: &mut impl Rng) -> i64 {
+    match dice.random_range(0..100u32) {
+        ..90 => -dice.random_range(0..5_000),
+        90..98 => -dice.random_range(0..2 * 3600 * 1000),
+        _ => dice.random_range(0..10 * 60 * 1000),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The counters that the load writes: a few of a namespace that is only ever read and added to, and
 //! some thousands of which few get most.
 
-use super::dice::Dice;
+use rand::Rng;
 
 /// The namespace that reads are checked on: its counters only grow, and each of its increments
 /// counts once.
@@ -50,16 +50,16 @@ impl Counters {
     }
 
     /// A counter, and what is added to it.
-    pub(super) fn pick(&self, dice: &mut Dice) -> (u32, i64) {
-        let amount = (1 + dice.below(LARGEST_DELTA)).cast_signed();
-        if dice.below(100) < READS_PERCENT {
-            return (dice.below(READ_COUNTERS.into()) as u32, amount);
+    pub(super) fn pick(&self, dice: &mut impl Rng) -> (u32, i64) {
+        let amount = (1 + dice.random_range(0..LARGEST_DELTA)).cast_signed();
+        if dice.random_range(0..100) < READS_PERCENT {
+            return (dice.random_range(0..READ_COUNTERS), amount);
         }
-        let share = dice.unit();
+        let share = dice.random::<f64>();
         let rank = self.shares.partition_point(|upto| *upto <= share).min(self.shares.len() - 1);
         let counter = READ_COUNTERS + rank as u32;
         let negative_percent = if self.name(counter).0 == "money" { 50 } else { 5 };
-        (counter, if dice.below(100) < negative_percent { -amount } else { amount })
+        (counter, if dice.random_range(0..100) < negative_percent { -amount } else { amount })
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn reads_only_grow_and_all_others_have_their_share() {
         let counters = Counters::new();
-        let mut dice = Dice::new(3, 0, 0);
+        let mut dice = crate::audit::dice::dice(3, 0, 0);
         let picks: Vec<_> = (0..20_000).map(|_| counters.pick(&mut dice)).collect();
         let reads: Vec<_> = picks.iter().filter(|(counter, _)| *counter < READ_COUNTERS).collect();
         assert!((1_700..2_300).contains(&reads.len()), "{}", reads.len());

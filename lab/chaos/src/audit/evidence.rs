@@ -69,7 +69,7 @@ impl<'r> Evidence<'r> {
         let requests = requests.map(|(entry, mark)| (entry.number, mark)).collect();
         let mut audit = Audit { sent: sent(record), ..Audit::default() };
         for oddity in &record.oddities {
-            audit.findings.add(FindingKind::Answer, None, || oddity.clone());
+            audit.findings.add(FindingKind::Answer, None, oddity);
         }
         Evidence {
             record,
@@ -86,9 +86,11 @@ impl<'r> Evidence<'r> {
     pub(super) fn row(&mut self, row: Row) {
         let partition = usize::try_from(row.partition).ok();
         let Some(partition) = partition.and_then(|number| self.partitions.get_mut(number)) else {
-            self.audit
-                .findings
-                .add(FindingKind::Ledger, None, || format!("a row of no partition: {row:?}"));
+            self.audit.findings.add(
+                FindingKind::Ledger,
+                None,
+                format_args!("a row of no partition: {row:?}"),
+            );
             return;
         };
         if row.namespace == LEDGER {

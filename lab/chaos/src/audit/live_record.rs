@@ -13,21 +13,21 @@ const ODDITIES_KEPT: usize = 50;
 
 /// Increments so far. What is sent a second time on purpose counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    pub attempted: u64,
-    pub acknowledged: u64,
+pub(crate) struct Progress {
+    pub(crate) attempted: u64,
+    pub(crate) acknowledged: u64,
     /// Given up, whatever became of them.
-    pub failed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Progress {
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.attempted.saturating_sub(self.acknowledged + self.failed)
     }
 }
 
 /// The record as it grows.
-pub struct LiveRecord {
+pub(crate) struct LiveRecord {
     began: Instant,
     began_ms: i64,
     clock_step_ms: AtomicI64,
@@ -93,7 +93,7 @@ impl LiveRecord {
         self.began_ms + i64::from(self.elapsed_ms()) + self.clock_step_ms.load(Ordering::Relaxed)
     }
 
-    pub(super) fn step_clock(&self, ms: i64) {
+    pub(crate) fn step_clock(&self, ms: i64) {
         self.clock_step_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
@@ -173,7 +173,7 @@ impl LiveRecord {
         }
     }
 
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         // In this order, so that none is settled before it was attempted.
         let (acknowledged, failed) =
             (self.acknowledged.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));

@@ -13,23 +13,23 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{READ_COUNTERS, READS};
-use super::dice::Dice;
-use super::error::Error;
+use super::dice::dice;
 use super::live_record::{Acknowledged, LiveRecord, ReadCounter};
 
 /// How many read at once, and how long each rests.
-const READERS: u64 = 4;
+const READERS: u32 = 4;
 const REST: Duration = Duration::from_millis(40);
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// How many of a hundred reads ask for what was just acknowledged.
 const AFTER_PERCENT: u64 = 40;
 /// Tells these dice from those that messages are made by.
-const DICE: u64 = 64;
+const DICE: u32 = 64;
 const VIOLATIONS_KEPT: usize = 20;
 const ACKNOWLEDGED_SHOWN: usize = 8;
 
@@ -37,10 +37,10 @@ const ACKNOWLEDGED_SHOWN: usize = 8;
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads until it is stopped.
-pub struct ReadChecker {
+pub(crate) struct ReadChecker {
     reader: ReadClient,
     stop: CancellationToken,
-    readers: JoinSet<Result<(), Error>>,
+    readers: JoinSet<anyhow::Result<()>>,
 }
 
 /// What the reads came to.
@@ -81,13 +81,13 @@ struct CounterAnswer {
 type Position = BTreeMap<i32, i64>;
 
 impl ReadChecker {
-    /// Reads from each of the readers whose URLs are given. Without any, nothing is read.
-    pub fn start(urls: Vec<String>, record: Arc<LiveRecord>) -> ReadChecker {
+    /// Reads from each of the readers whose URLs are given.
+    pub(crate) fn start(urls: Vec<String>, record: Arc<LiveRecord>) -> ReadChecker {
         let (stop, report) =
             (CancellationToken::new(), Arc::new(Mutex::new(ReadReport::default())));
         let mut readers = JoinSet::new();
         let reader = ReadClient { urls, record, report };
-        for number in (0..READERS).filter(|_| !reader.urls.is_empty()) {
+        for number in 0..READERS {
             let (reader, stop) = (reader.clone(), stop.clone());
             readers.spawn(async move {
                 tokio::select! {
@@ -101,10 +101,10 @@ impl ReadChecker {
 
     /// Call this once everything has healed and is stored: each counter is read once more from
     /// each reader, and must be answered.
-    pub async fn stop(mut self) -> Result<ReadReport, Error> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<ReadReport> {
         self.stop.cancel();
         while let Some(ended) = self.readers.join_next().await {
-            ended.map_err(|error| Error::Task { task: "readers", reason: error.to_string() })??;
+            ended??;
         }
         self.reader.read_all().await?;
         Ok(self.reader.report.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -140,17 +140,16 @@ impl ReadFault {
 }
 
 impl ReadClient {
-    async fn run(self, number: u64) -> Result<(), Error> {
-        let http =
-            reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(Error::Http)?;
-        let mut dice = Dice::new(self.record.plan.seed(), DICE, number);
+    async fn run(self, number: u32) -> anyhow::Result<()> {
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+        let mut dice = dice(self.record.plan.seed(), DICE, number);
         loop {
-            let counter = dice.below(READ_COUNTERS.into()) as usize;
-            let base = self.urls[dice.below(self.urls.len() as u64) as usize].trim_end_matches('/');
+            let counter = dice.random_range(0..READ_COUNTERS as usize);
+            let base = self.urls[dice.random_range(0..self.urls.len())].trim_end_matches('/');
             let mut url = format!("{base}/v1/counters/{READS}/read-{counter}");
             let newest =
                 self.record.with_reads(|reads| reads[counter].acknowledged.last().copied());
-            let after = newest.filter(|_| dice.below(100) < AFTER_PERCENT);
+            let after = newest.filter(|_| dice.random_range(0..100) < AFTER_PERCENT);
             if let Some(Acknowledged { partition, next, .. }) = after {
                 url.push_str(&format!("?after={partition}:{next}"));
             }
@@ -160,9 +159,8 @@ impl ReadClient {
         }
     }
 
-    async fn read_all(&self) -> Result<(), Error> {
-        let http =
-            reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(Error::Http)?;
+    async fn read_all(&self) -> anyhow::Result<()> {
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
         let deadline = Instant::now() + LAST_PATIENCE;
         for base in &self.urls {
             for counter in 0..READ_COUNTERS as usize {
@@ -174,10 +172,8 @@ impl ReadClient {
                             tokio::time::sleep(REST).await
                         }
                         ReadResult::Unanswered(why) => {
-                            let fault = ReadFault::new(String::from(
-                                "not answered, though everything has healed",
-                            ));
-                            break ReadResult::Wrong { answer: why, fault };
+                            let what = String::from("not answered, though everything has healed");
+                            break ReadResult::Wrong { answer: why, fault: ReadFault::new(what) };
                         }
                         read => break read,
                     }

@@ -75,7 +75,7 @@ impl fmt::Display for Entry {
 }
 
 /// All that was sent.
-pub struct Record {
+pub(crate) struct Record {
     pub(super) plan: LoadPlan,
     pub(super) entries: Vec<Entry>,
     /// What should not have been answered, the first of them.
@@ -86,11 +86,5 @@ impl Record {
     /// What a sound message holds.
     pub(super) fn content(&self, entry: &Entry) -> Content {
         self.plan.content(entry.way, entry.number, entry.clock_ms)
-    }
-}
-
-impl fmt::Debug for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record").field("entries", &self.entries.len()).finish_non_exhaustive()
     }
 }

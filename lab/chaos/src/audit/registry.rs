@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use apache_avro::Schema;
 use serde::Deserialize;
 
 use super::codec::{self, SchemaIds};
-use super::error::Error;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -16,28 +16,23 @@ struct Version {
     schema: String,
 }
 
-pub(super) async fn sources(registry: &str, topic: &str) -> Result<SchemaIds, Error> {
-    let increment = latest(registry, &format!("{topic}-value"), codec::INCREMENT).await?;
+pub(super) async fn sources(registry: &str) -> anyhow::Result<SchemaIds> {
+    let increment = latest(registry, "increments-value", codec::INCREMENT).await?;
     let batch = latest(registry, "tally.IncrementBatch", codec::INCREMENT_BATCH).await?;
     Ok(SchemaIds { increment, batch })
 }
 
-pub(super) async fn deltas(registry: &str, topic: &str) -> Result<u32, Error> {
-    latest(registry, &format!("{topic}-value"), codec::DELTA_BATCH).await
+pub(super) async fn deltas(registry: &str) -> anyhow::Result<u32> {
+    latest(registry, "deltas-value", codec::DELTA_BATCH).await
 }
 
 /// The id of a subject's latest schema, which must be `expected`.
-async fn latest(registry: &str, subject: &str, expected: &str) -> Result<u32, Error> {
+async fn latest(registry: &str, subject: &str, expected: &str) -> anyhow::Result<u32> {
     let url = format!("{}/subjects/{subject}/versions/latest", registry.trim_end_matches('/'));
-    let told = |reason: String| Error::Registry { url: url.clone(), reason };
-    let answer = async {
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-        http.get(&url).send().await?.error_for_status()?.json::<Version>().await
-    };
-    let version = answer.await.map_err(|error| told(error.to_string()))?;
-    let parse = |text| Schema::parse_str(text).map_err(|error| told(error.to_string()));
-    if parse(&version.schema)? != parse(expected)? {
-        return Err(told(format!("schema {} is not the project's", version.id)));
-    }
-    Ok(version.id)
+    let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+    let answer = http.get(&url).send().await?.error_for_status()?;
+    let Version { id, schema } = answer.json().await?;
+    let is_ours = Schema::parse_str(&schema)? == Schema::parse_str(expected)?;
+    ensure!(is_ours, "schema {id} at {url} is not the project's");
+    Ok(id)
 }

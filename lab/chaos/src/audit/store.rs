@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::error::Error;
+use anyhow::Context;
+
 use super::evidence::Row;
 
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -21,43 +22,36 @@ pub(super) struct Store<'a> {
 
 impl Store<'_> {
     /// Every row, merged.
-    pub(super) async fn rows(&self) -> Result<Vec<Row>, Error> {
-        let text = self.ask(ROWS).await?;
-        text.lines().map(|line| row(line).ok_or_else(|| self.unreadable(line))).collect()
+    pub(super) async fn rows(&self) -> anyhow::Result<Vec<Row>> {
+        read(&self.ask(ROWS).await?, row)
     }
 
     /// How far each partition that is there includes `increments`: by the sum, and by the
     /// maximum.
-    pub(super) async fn positions(&self) -> Result<Vec<(usize, i64, i64)>, Error> {
-        let text = self.ask(POSITIONS).await?;
+    pub(super) async fn positions(&self) -> anyhow::Result<Vec<(usize, i64, i64)>> {
         let position = |line: &str| {
             let [partition, sum, high] = fields(line)?;
             Some((partition.parse().ok()?, sum.parse().ok()?, high.parse().ok()?))
         };
-        text.lines().map(|line| position(line).ok_or_else(|| self.unreadable(line))).collect()
+        read(&self.ask(POSITIONS).await?, position)
     }
 
-    async fn ask(&self, sql: &'static str) -> Result<String, Error> {
-        let told = |reason: String| Error::Store { url: self.url.to_owned(), reason };
-        let asked = async {
-            let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-            // The whole answer is known to be good before any of it is sent.
-            let settings = format!("database={}&wait_end_of_query=1", self.database);
-            let url = format!("{}/?{settings}", self.url.trim_end_matches('/'));
-            let answer = http.post(url).body(sql).send().await?;
-            Ok((answer.status(), answer.text().await?))
-        };
-        let (status, text) =
-            asked.await.map_err(|error: reqwest::Error| told(error.to_string()))?;
-        if status.is_success() { Ok(text) } else { Err(told(format!("{status}: {text}"))) }
+    async fn ask(&self, sql: &'static str) -> anyhow::Result<String> {
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+        // The whole answer is known to be good before any of it is sent.
+        let settings = format!("database={}&wait_end_of_query=1", self.database);
+        let url = format!("{}/?{settings}", self.url.trim_end_matches('/'));
+        let answer = http.post(url).body(sql).send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        anyhow::ensure!(status.is_success(), "ClickHouse at {}: {status}: {text}", self.url);
+        Ok(text)
     }
+}
 
-    fn unreadable(&self, line: &str) -> Error {
-        Error::Store {
-            url: self.url.to_owned(),
-            reason: format!("a row that cannot be read: {line:?}"),
-        }
-    }
+/// Reads what ClickHouse answered, line by line.
+fn read<T>(text: &str, line: impl Fn(&str) -> Option<T>) -> anyhow::Result<Vec<T>> {
+    let unreadable = |text| format!("a row of ClickHouse that cannot be read: {text:?}");
+    text.lines().map(|text| line(text).with_context(|| unreadable(text))).collect()
 }
 
 fn fields<const N: usize>(line: &str) -> Option<[&str; N]> {

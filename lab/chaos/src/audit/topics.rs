@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::error::Error;
+pub(super) const INCREMENTS: &str = "increments";
+pub(super) const DELTAS: &str = "deltas";
+pub(super) const REJECTED: &str = "increments.rejected";
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Without a message or an end for so long, the topic cannot be read.
@@ -22,12 +25,12 @@ pub(super) struct TopicExtent {
 }
 
 pub(super) struct Topic {
-    name: String,
+    name: &'static str,
     consumer: BaseConsumer,
 }
 
 impl Topic {
-    pub(super) fn open(bootstrap: &str, name: &str) -> Result<Topic, Error> {
+    pub(super) fn open(bootstrap: &str, name: &'static str) -> anyhow::Result<Topic> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("client.id", "audit")
             .set("bootstrap.servers", bootstrap)
@@ -39,26 +42,19 @@ impl Topic {
             .set("enable.partition.eof", "true")
             .set("check.crcs", "true")
             .set("fetch.wait.max.ms", "50")
-            .create()
-            .map_err(Error::kafka(name))?;
-        Ok(Topic { name: name.to_owned(), consumer })
+            .create()?;
+        Ok(Topic { name, consumer })
     }
 
-    pub(super) fn extent(&self) -> Result<TopicExtent, Error> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.name), CALL_TIMEOUT);
-        let metadata = metadata.map_err(Error::kafka(&self.name))?;
+    pub(super) fn extent(&self) -> anyhow::Result<TopicExtent> {
+        let metadata = self.consumer.fetch_metadata(Some(self.name), CALL_TIMEOUT)?;
         let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-        if count == 0 {
-            let reason = String::from("it has no partitions");
-            return Err(Error::Topic { topic: self.name.clone(), reason });
-        }
-        let extents = (0..count).map(|number| {
-            let number = i32::try_from(number).expect("Kafka's partition numbers have 32 bits");
-            self.consumer
-                .fetch_watermarks(&self.name, number, CALL_TIMEOUT)
-                .map_err(Error::kafka(&self.name))
+        ensure!(count > 0, "topic {} has no partitions", self.name);
+        let extents = (0..).take(count).map(|number| {
+            let extent = self.consumer.fetch_watermarks(self.name, number, CALL_TIMEOUT);
+            extent.with_context(|| format!("topic {}, partition {number}", self.name))
         });
-        let (begins, ends) = extents.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let (begins, ends) = extents.collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
         Ok(TopicExtent { begins, ends })
     }
 
@@ -66,37 +62,39 @@ impl Topic {
     pub(super) fn read(
         &self,
         extent: &TopicExtent,
-        mut see: impl FnMut(&BorrowedMessage<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut see: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let name = self.name;
         let mut assignment = TopicPartitionList::new();
         for (number, begin) in (0..).zip(&extent.begins) {
-            let added = assignment.add_partition_offset(&self.name, number, Offset::Offset(*begin));
-            added.map_err(Error::kafka(&self.name))?;
+            assignment.add_partition_offset(name, number, Offset::Offset(*begin))?;
         }
-        self.consumer.assign(&assignment).map_err(Error::kafka(&self.name))?;
+        self.consumer.assign(&assignment)?;
         let mut open: Vec<i32> = (0..).take(extent.begins.len()).collect();
         let mut heard = Instant::now();
         while !open.is_empty() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    see(&message)?;
+                    see(&message).with_context(|| {
+                        format!("topic {name}, {}:{}", message.partition(), message.offset())
+                    })?;
                 }
                 Some(Err(KafkaError::PartitionEOF(number))) => {
                     heard = Instant::now();
                     open.retain(|partition| *partition != number);
                 }
                 Some(Err(error)) if heard.elapsed() > STALLED => {
-                    return Err(Error::kafka(&self.name)(error));
+                    return Err(error).with_context(|| format!("topic {name}"));
                 }
-                None if heard.elapsed() > STALLED => {
-                    let topic = self.name.clone();
-                    return Err(Error::Stalled { topic, waited: STALLED, partitions: open });
-                }
+                None if heard.elapsed() > STALLED => bail!(
+                    "topic {name}: no message and no end within {STALLED:?}, \
+                     partitions {open:?} are not read to their end"
+                ),
                 Some(Err(_)) | None => {}
             }
         }
-        self.consumer.assign(&TopicPartitionList::new()).map_err(Error::kafka(&self.name))
+        Ok(self.consumer.assign(&TopicPartitionList::new())?)
     }
 }
 

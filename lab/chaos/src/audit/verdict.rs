@@ -84,10 +84,10 @@ impl Findings {
         &mut self,
         kind: FindingKind,
         at: Option<(i32, i64)>,
-        what: impl FnOnce() -> String,
+        what: impl fmt::Display,
     ) {
         if self.listed.iter().filter(|listed| listed.kind == kind).count() < LISTED_OF_EACH {
-            self.listed.push(Finding { kind, at, what: what() });
+            self.listed.push(Finding { kind, at, what: what.to_string() });
         } else {
             self.omitted += 1;
         }

@@ -1,40 +1,39 @@
 //! Faults of what the services use: brokers, ClickHouse, the schema registry, and the links to
 //! them.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use tally_stack::sys::Signal;
 use tokio::time::sleep;
 
 use super::{COME_BACK, Injected, Injector, LOOK, PARTITIONS, TRAFFIC};
 use crate::fault::FaultKind;
-use crate::world::{Caller, LinkMode, NetworkLink};
+use crate::schedule::Planned;
+use crate::world::{Caller, LinkMode, Peer, Way};
 
 impl Injector<'_> {
     /// Harms the aggregators' link to the broker that coordinates one of their transactional.ids.
     pub(super) async fn commits(
         &self,
-        kind: FaultKind,
-        pick: u32,
+        planned: &Planned,
         mode: LinkMode,
-        lasts: Duration,
     ) -> anyhow::Result<Injected> {
-        let broker = self.world.coordinator_of_transactions(&self.transactional_id(pick)).await?;
-        let link = self.world.links.to_broker(Caller::Aggregators, broker);
-        self.on_link(kind, link, &format!("aggregators to broker {broker}"), mode, lasts).await
+        let id = self.transactional_id(planned.pick);
+        let broker = self.world.coordinator_of_transactions(&id).await?;
+        let way = self.world.links.to(Caller::Aggregators, Peer::Broker(broker));
+        self.on_link(planned, way, mode).await
     }
 
     pub(super) async fn kill_broker(
         &self,
-        kind: FaultKind,
+        planned: &Planned,
         broker: usize,
-        lasts: Duration,
     ) -> anyhow::Result<Injected> {
         let which = format!("broker {broker}");
-        self.history.began(kind, &which);
+        self.history.began(planned.kind, &which);
         self.world.brokers.kill(broker).await?;
-        sleep(lasts).await;
+        sleep(planned.lasts).await;
         self.world.brokers.start_again(broker).await?;
         self.until_replicated(&which).await?;
         Ok((true, which))
@@ -47,11 +46,11 @@ impl Injector<'_> {
     ) -> anyhow::Result<Injected> {
         let which = format!("broker {broker}");
         let met = self.leads(broker).await;
-        self.history
-            .began(FaultKind::SleepBroker, &format!("{which} for {:.1} s", lasts.as_secs_f64()));
-        self.world.brokers.pause(broker)?;
+        let detail = format!("{which} for {:.1} s", lasts.as_secs_f64());
+        self.history.began(FaultKind::SleepBroker, &detail);
+        self.world.brokers.signal(broker, Signal::Stop)?;
         sleep(lasts).await;
-        self.world.brokers.resume(broker)?;
+        self.world.brokers.signal(broker, Signal::Continue)?;
         self.until_replicated(&which).await?;
         Ok((met, which))
     }
@@ -61,13 +60,8 @@ impl Injector<'_> {
         let topic = self.world.direct_config().kafka.increments;
         for partition in 0..PARTITIONS {
             // One that nobody leads just now is no proof.
-            if self
-                .world
-                .brokers
-                .leader(&topic, partition)
-                .await
-                .is_ok_and(|leader| leader == broker)
-            {
+            let leader = self.world.brokers.leader(&topic, partition).await;
+            if leader.is_ok_and(|leader| leader == broker) {
                 return true;
             }
         }
@@ -81,11 +75,9 @@ impl Injector<'_> {
             match self.world.brokers.under_replicated().await {
                 Ok(0) => return Ok(()),
                 Ok(_) | Err(_) if Instant::now() < deadline => sleep(LOOK).await,
-                Ok(count) => {
-                    anyhow::bail!(
-                        "{count} partitions are not in sync {COME_BACK:?} after {which} came back"
-                    )
-                }
+                Ok(count) => anyhow::bail!(
+                    "{count} partitions are not in sync {COME_BACK:?} after {which} came back"
+                ),
                 Err(error) => return Err(error).context("ask which replicas are in sync"),
             }
         }
@@ -93,7 +85,7 @@ impl Injector<'_> {
 
     /// Waits for bytes of the sinks on their way to the store; whether some came.
     async fn traffic_to_store(&self) -> bool {
-        let link = self.world.links.to_store(Caller::Sinks);
+        let link = &self.world.links.to(Caller::Sinks, Peer::Store).link;
         let before = link.traffic();
         let deadline = Instant::now() + TRAFFIC;
         while link.traffic() == before && Instant::now() < deadline {
@@ -116,7 +108,7 @@ impl Injector<'_> {
     pub(super) async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<Injected> {
         self.history.began(FaultKind::KillRegistry, "");
         let links = [Caller::Aggregators, Caller::Gateways, Caller::Load]
-            .map(|side| self.world.links.to_registry(side));
+            .map(|caller| &self.world.links.to(caller, Peer::Registry).link);
         links.iter().for_each(|link| link.set(LinkMode::Cut));
         self.world.registry.kill().await?;
         sleep(lasts).await;
@@ -126,30 +118,25 @@ impl Injector<'_> {
         Ok((struck > 0, format!("struck {struck}")))
     }
 
-    pub(super) async fn link(
+    pub(super) async fn any_link(
         &self,
-        kind: FaultKind,
-        pick: u32,
+        planned: &Planned,
         mode: LinkMode,
-        lasts: Duration,
     ) -> anyhow::Result<Injected> {
         let links = self.world.links.all();
-        ensure!(!links.is_empty(), "the world has no links");
-        let (name, link) = &links[pick as usize % links.len()];
-        self.on_link(kind, Arc::clone(link), name, mode, lasts).await
+        self.on_link(planned, &links[planned.pick as usize % links.len()], mode).await
     }
 
     async fn on_link(
         &self,
-        kind: FaultKind,
-        link: Arc<NetworkLink>,
-        name: &str,
+        planned: &Planned,
+        Way { name, link, .. }: &Way,
         mode: LinkMode,
-        lasts: Duration,
     ) -> anyhow::Result<Injected> {
-        self.history.began(kind, &format!("{name}, {mode:?} for {:.1} s", lasts.as_secs_f64()));
+        let Planned { kind, lasts, .. } = planned;
+        self.history.began(*kind, &format!("{name}, {mode:?} for {:.1} s", lasts.as_secs_f64()));
         link.set(mode);
-        sleep(lasts).await;
+        sleep(*lasts).await;
         let struck = link.struck();
         link.set(LinkMode::Open);
         Ok((struck > 0, format!("{name}: struck {struck}")))

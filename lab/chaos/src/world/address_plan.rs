@@ -11,8 +11,8 @@
 
 use std::net::SocketAddr;
 
+use super::Caller;
 use super::ports::Ports;
-use super::{Caller, Error};
 
 /// Where something listens, and the port of the link that leads there.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub(super) struct LinkedListener {
 }
 
 impl LinkedListener {
-    fn new(ports: &mut Ports) -> Result<LinkedListener, Error> {
+    fn new(ports: &mut Ports) -> anyhow::Result<LinkedListener> {
         Ok(LinkedListener { link: ports.take()?, own: ports.take()? })
     }
 }
@@ -51,11 +51,11 @@ pub(super) struct AddressPlan {
 }
 
 impl AddressPlan {
-    pub(super) fn new(brokers: usize, ports: &mut Ports) -> Result<AddressPlan, Error> {
+    pub(super) fn new(brokers: usize, ports: &mut Ports) -> anyhow::Result<AddressPlan> {
         Ok(AddressPlan {
             brokers: (0..brokers).map(|_| BrokerPlan::new(ports)).collect::<Result<_, _>>()?,
-            registry: ServerPlan::new(Caller::asks_registry, ports)?,
-            store: ServerPlan::new(Caller::asks_store, ports)?,
+            registry: ServerPlan::new(&Caller::OF_REGISTRY, ports)?,
+            store: ServerPlan::new(&Caller::OF_STORE, ports)?,
         })
     }
 
@@ -78,14 +78,11 @@ fn joined(addresses: impl Iterator<Item = SocketAddr>) -> String {
 }
 
 impl BrokerPlan {
-    fn new(ports: &mut Ports) -> Result<BrokerPlan, Error> {
-        let mut clients = Vec::new();
-        for caller in Caller::CLIENTS {
-            clients.push((caller, LinkedListener::new(ports)?));
-        }
+    fn new(ports: &mut Ports) -> anyhow::Result<BrokerPlan> {
+        let clients = Caller::CLIENTS.map(|caller| Ok((caller, LinkedListener::new(ports)?)));
         Ok(BrokerPlan {
             direct: ports.take()?,
-            clients,
+            clients: clients.into_iter().collect::<anyhow::Result<_>>()?,
             brokers: LinkedListener::new(ports)?,
             controllers: LinkedListener::new(ports)?,
         })
@@ -117,11 +114,9 @@ impl BrokerPlan {
 }
 
 impl ServerPlan {
-    fn new(has_link: impl Fn(Caller) -> bool, ports: &mut Ports) -> Result<ServerPlan, Error> {
-        let mut links = Vec::new();
-        for caller in Caller::CLIENTS.into_iter().filter(|caller| has_link(*caller)) {
-            links.push((caller, ports.take()?));
-        }
+    fn new(callers: &[Caller], ports: &mut Ports) -> anyhow::Result<ServerPlan> {
+        let links = callers.iter().map(|caller| Ok((*caller, ports.take()?)));
+        let links = links.collect::<anyhow::Result<_>>()?;
         Ok(ServerPlan { direct: ports.take()?, links })
     }
 

@@ -13,7 +13,7 @@ const FLUSH_INTERVAL_MS: u64 = 200;
 
 impl World {
     /// A configuration that goes through the links of one caller.
-    pub fn config(&self, caller: Caller) -> Config {
+    pub(crate) fn config(&self, caller: Caller) -> Config {
         let mut config = self.direct_config();
         config.kafka.bootstrap = self.bootstrap(caller);
         config.registry.url = registry_url(self.plan.registry.of(caller));
@@ -22,7 +22,7 @@ impl World {
     }
 
     /// A configuration that goes past the links.
-    pub fn direct_config(&self) -> Config {
+    pub(crate) fn direct_config(&self) -> Config {
         Config {
             kafka: config::Kafka {
                 bootstrap: self.direct_bootstrap(),
@@ -52,23 +52,23 @@ impl World {
         }
     }
 
-    pub fn bootstrap(&self, caller: Caller) -> String {
+    pub(crate) fn bootstrap(&self, caller: Caller) -> String {
         self.plan.bootstrap(caller)
     }
 
-    pub fn direct_bootstrap(&self) -> String {
+    pub(crate) fn direct_bootstrap(&self) -> String {
         self.plan.direct_bootstrap()
     }
 
-    pub fn registry_url(&self, caller: Caller) -> String {
+    pub(crate) fn registry_url(&self, caller: Caller) -> String {
         registry_url(self.plan.registry.of(caller))
     }
 
-    pub fn direct_registry_url(&self) -> String {
+    pub(crate) fn direct_registry_url(&self) -> String {
         registry_url(self.plan.registry.direct)
     }
 
-    pub fn direct_store_url(&self) -> String {
+    pub(crate) fn direct_store_url(&self) -> String {
         store_url(self.plan.store.direct)
     }
 }

@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use tally_stack::broker::{Node, new_cluster};
 use tally_stack::sys::Signal;
 
 use super::address_plan::AddressPlan;
 use super::child_process::ChildProcess;
+use super::metadata;
 use super::ports::check_free;
 use super::properties::{node, properties};
 use super::spawner::Spawner;
-use super::{Error, metadata};
 
 /// Three of them share a machine: a small heap, and no compiler threads that optimise what is
 /// killed soon.
@@ -41,12 +42,12 @@ impl Brokers {
         logs: &Path,
         jars: &Path,
         spawner: &Spawner,
-    ) -> Result<Brokers, Error> {
+    ) -> anyhow::Result<Brokers> {
         let cluster = new_cluster();
         let prepared = (0..plan.brokers.len()).map(|broker| {
             let (folder, cluster) = (dir.join(format!("broker-{broker}")), &cluster);
             async move {
-                fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+                fs::create_dir_all(&folder)?;
                 let node = Node { folder: &folder, jars, options: &JAVA };
                 node.configure(&properties(plan, broker))?;
                 node.format(cluster).await?;
@@ -55,7 +56,7 @@ impl Brokers {
                 let program = ChildProcess::new(&name, node.command().into_std(), log, spawner)?;
                 let plan = &plan.brokers[broker];
                 let (direct, own) = (plan.direct.to_string(), plan.own());
-                Ok::<_, Error>(Broker { program, direct, own, asleep: AtomicBool::new(false) })
+                anyhow::Ok(Broker { program, direct, own, asleep: AtomicBool::new(false) })
             }
         });
         let brokers = Brokers(try_join_all(prepared).await?);
@@ -72,7 +73,7 @@ impl Brokers {
     }
 
     /// Returns once it answers and counts itself to the cluster.
-    pub(crate) async fn start_again(&self, broker: usize) -> Result<(), Error> {
+    pub(crate) async fn start_again(&self, broker: usize) -> anyhow::Result<()> {
         let Broker { program, own, .. } = &self.0[broker];
         check_free(program.name(), own)?;
         program.start()?;
@@ -81,10 +82,11 @@ impl Brokers {
 
     /// Waits until a broker's own view of the cluster has these nodes: it takes part only once it
     /// has caught up with what the controllers decided, its own readmission included.
-    async fn until_it_sees(&self, broker: usize, nodes: &[i32]) -> Result<(), Error> {
+    async fn until_it_sees(&self, broker: usize, nodes: &[i32]) -> anyhow::Result<()> {
         let Broker { program, direct, .. } = &self.0[broker];
         let sees = async || {
-            let view = metadata::view(direct.clone()).await.map_err(|error| error.to_string())?;
+            let view =
+                metadata::view(direct.clone()).await.map_err(|error| format!("{error:#}"))?;
             match nodes.iter().find(|node| !view.nodes.contains(node)) {
                 None => Ok(()),
                 Some(missing) => Err(format!("it sees nodes {:?}, and not {missing}", view.nodes)),
@@ -94,38 +96,29 @@ impl Brokers {
     }
 
     /// SIGKILL.
-    pub(crate) async fn kill(&self, broker: usize) -> Result<(), Error> {
+    pub(crate) async fn kill(&self, broker: usize) -> anyhow::Result<()> {
         let Broker { program, asleep, .. } = &self.0[broker];
         let killed = program.kill_and_wait().await?;
         asleep.store(false, Ordering::Relaxed);
-        if killed {
-            Ok(())
-        } else {
-            Err(Error::Gone { action: "kill", name: program.name().to_owned() })
-        }
+        ensure!(killed, "kill {}: it does not run", program.name());
+        Ok(())
     }
 
-    pub(crate) fn pause(&self, broker: usize) -> Result<(), Error> {
-        self.signal(broker, Signal::Stop, "pause")
-    }
-
-    pub(crate) fn resume(&self, broker: usize) -> Result<(), Error> {
-        self.signal(broker, Signal::Continue, "resume")
-    }
-
-    fn signal(&self, broker: usize, signal: Signal, action: &'static str) -> Result<(), Error> {
+    /// SIGSTOP or SIGCONT.
+    pub(crate) fn signal(&self, broker: usize, signal: Signal) -> anyhow::Result<()> {
         let Broker { program, asleep, .. } = &self.0[broker];
-        if !program.signal(signal)? {
-            return Err(Error::Gone { action, name: program.name().to_owned() });
-        }
+        ensure!(program.signal(signal)?, "{signal:?} {}: it does not run", program.name());
         asleep.store(signal == Signal::Stop, Ordering::Relaxed);
         Ok(())
     }
 
     /// The broker that leads a partition.
-    pub(crate) async fn leader(&self, topic: &str, partition: i32) -> Result<usize, Error> {
+    pub(crate) async fn leader(&self, topic: &str, partition: i32) -> anyhow::Result<usize> {
         let mut asked = None;
-        for broker in self.awake()? {
+        for broker in self.0.iter().filter(|broker| !broker.asleep.load(Ordering::Relaxed)) {
+            if broker.program.has_ended()?.is_some() {
+                continue;
+            }
             match metadata::leader(broker.direct.clone(), topic, partition).await {
                 Ok(leader) => {
                     return Ok(usize::try_from(leader - 1).expect("nodes are numbered from one"));
@@ -133,25 +126,15 @@ impl Brokers {
                 Err(error) => asked = Some(error),
             }
         }
-        Err(asked.unwrap_or_else(|| Error::NoLeader { topic: topic.to_owned(), partition }))
+        Err(asked.context("no broker is awake")?)
     }
 
     /// The most partitions that any broker sees without all of their replicas. Every broker must
     /// answer: one that is away or behind may see what is not so any more.
-    pub(crate) async fn under_replicated(&self) -> Result<usize, Error> {
+    pub(crate) async fn under_replicated(&self) -> anyhow::Result<usize> {
         let views =
             try_join_all(self.0.iter().map(|broker| metadata::view(broker.direct.clone()))).await?;
         Ok(views.into_iter().map(|view| view.under_replicated).max().unwrap_or(0))
-    }
-
-    fn awake(&self) -> Result<Vec<&Broker>, Error> {
-        let mut awake = Vec::new();
-        for broker in &self.0 {
-            if !broker.asleep.load(Ordering::Relaxed) && broker.program.has_ended()?.is_none() {
-                awake.push(broker);
-            }
-        }
-        Ok(awake)
     }
 
     pub(super) fn programs(&self) -> impl Iterator<Item = &ChildProcess> {

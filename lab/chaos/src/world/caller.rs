@@ -1,10 +1,10 @@
-use std::fmt;
-
+use strum::{Display, IntoStaticStr};
 use tally_platform::service::Service;
 
 /// Who talks. Each caller has links of its own to the peers that it uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Caller {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum Caller {
     Aggregators,
     Sinks,
     Gateways,
@@ -18,6 +18,10 @@ impl Caller {
     /// Those that are clients of the brokers, each with a listener of its own there.
     pub(super) const CLIENTS: [Caller; 5] =
         [Caller::Aggregators, Caller::Sinks, Caller::Gateways, Caller::Readers, Caller::Load];
+    /// Those that ask the schema registry, and those that ask ClickHouse.
+    pub(super) const OF_REGISTRY: [Caller; 4] =
+        [Caller::Aggregators, Caller::Gateways, Caller::Readers, Caller::Load];
+    pub(super) const OF_STORE: [Caller; 2] = [Caller::Sinks, Caller::Readers];
 
     /// Whose links a service uses.
     pub(super) fn of(service: Service) -> Caller {
@@ -27,36 +31,5 @@ impl Caller {
             Service::Sink => Caller::Sinks,
             Service::Reader => Caller::Readers,
         }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Caller::Aggregators => "aggregators",
-            Caller::Sinks => "sinks",
-            Caller::Gateways => "gateways",
-            Caller::Readers => "readers",
-            Caller::Load => "load",
-            Caller::Brokers => "brokers",
-        }
-    }
-
-    pub(super) fn asks_registry(self) -> bool {
-        match self {
-            Caller::Aggregators | Caller::Gateways | Caller::Readers | Caller::Load => true,
-            Caller::Sinks | Caller::Brokers => false,
-        }
-    }
-
-    pub(super) fn asks_store(self) -> bool {
-        match self {
-            Caller::Sinks | Caller::Readers => true,
-            Caller::Aggregators | Caller::Gateways | Caller::Load | Caller::Brokers => false,
-        }
-    }
-}
-
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }

@@ -1,17 +1,16 @@
 //! One process under one name, started again and again; its log goes on.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail, ensure};
 use tally_stack::sys::{self, Signal};
 use tokio::time::sleep;
 
-use super::Error;
 use super::spawner::Spawner;
 
 #[cfg(test)]
@@ -20,12 +19,11 @@ mod tests;
 const LOOK: Duration = Duration::from_millis(5);
 /// How long the kernel may take to clear away a process after SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(20);
-/// How much of a log's end holds its last line, and how much of that is shown.
-const TAIL_BYTES: u64 = 16 << 10;
+/// How much of a log's last line is shown.
 const SHOWN_CHARS: usize = 300;
 
 /// It is killed when dropped.
-pub(super) struct ChildProcess {
+pub(crate) struct ChildProcess {
     name: String,
     log: PathBuf,
     command: Arc<Mutex<Command>>,
@@ -40,14 +38,10 @@ impl ChildProcess {
         mut command: Command,
         log: PathBuf,
         spawner: &Spawner,
-    ) -> Result<ChildProcess, Error> {
-        let out = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .map_err(Error::file("open", &log))?;
-        let errors = out.try_clone().map_err(Error::file("open", &log))?;
-        command.stdin(Stdio::null()).stdout(out).stderr(errors);
+    ) -> anyhow::Result<ChildProcess> {
+        let out = OpenOptions::new().create(true).append(true).open(&log);
+        let out = out.with_context(|| format!("open {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         // Ctrl-C is for the harness, which then ends them.
         sys::in_new_session(&mut command);
         sys::ends_with_parent(&mut command);
@@ -61,110 +55,101 @@ impl ChildProcess {
         })
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn log(&self) -> &Path {
+    pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
-    pub(super) fn start(&self) -> Result<(), Error> {
+    pub(crate) fn start(&self) -> anyhow::Result<()> {
         let mut child = self.child();
-        if let Some(child) = &mut *child
-            && self.status(child)?.is_none()
-        {
-            return Err(Error::Runs { name: self.name.clone() });
+        if let Some(child) = &mut *child {
+            ensure!(self.status(child)?.is_some(), "start {}: it runs already", self.name);
         }
         let born = self.spawner.spawn(&self.command);
-        *child = Some(born.map_err(|source| Error::Start { name: self.name.clone(), source })?);
+        *child = Some(born.with_context(|| format!("start {}", self.name))?);
         Ok(())
     }
 
     /// None while it runs.
-    pub(super) fn has_ended(&self) -> Result<Option<ExitStatus>, Error> {
+    pub(crate) fn has_ended(&self) -> anyhow::Result<Option<ExitStatus>> {
         match &mut *self.child() {
             Some(child) => self.status(child),
-            None => Err(Error::Gone { action: "look after", name: self.name.clone() }),
+            None => bail!("look after {}: it does not run", self.name),
         }
     }
 
     #[cfg(test)]
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }
 
     /// Sends the signal; says whether the process ran, and so was told.
-    pub(super) fn signal(&self, signal: Signal) -> Result<bool, Error> {
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<bool> {
         let mut child = self.child();
         let Some(child) = &mut *child else { return Ok(false) };
         // The id stays its own until it is waited for, which happens only here, behind the lock.
         if self.status(child)?.is_some() {
             return Ok(false);
         }
-        sys::send(signal, child.id()).map_err(self.failed("signal"))?;
+        sys::send(signal, child.id()).with_context(|| format!("signal {}", self.name))?;
         Ok(true)
     }
 
     /// SIGKILL; blocks for the moment that its end takes. Whether it ran until then: one that ended
     /// by itself just before was not killed.
-    pub(super) fn kill(&self) -> Result<bool, Error> {
+    pub(crate) fn kill(&self) -> anyhow::Result<bool> {
         if !self.signal(Signal::Kill)? {
             return Ok(false);
         }
         match &mut *self.child() {
-            Some(child) => Ok(was_killed(child.wait().map_err(self.failed("wait for"))?)),
+            Some(child) => Ok(was_killed(child.wait()?)),
             None => Ok(false),
         }
     }
 
     /// As [`ChildProcess::kill`] for a large process, whose end takes longer.
-    pub(super) async fn kill_and_wait(&self) -> Result<bool, Error> {
-        Ok(self.signal(Signal::Kill)? && was_killed(self.ended(KILL_PATIENCE).await?))
-    }
-
-    /// SIGTERM, and its status when it has ended; none if it did not run.
-    pub(super) async fn terminate(&self, patience: Duration) -> Result<Option<ExitStatus>, Error> {
-        if self.signal(Signal::Terminate)? {
-            Ok(Some(self.ended(patience).await?))
-        } else {
-            Ok(None)
+    pub(crate) async fn kill_and_wait(&self) -> anyhow::Result<bool> {
+        if !self.signal(Signal::Kill)? {
+            return Ok(false);
         }
+        let ended = self.ended(KILL_PATIENCE).await?;
+        Ok(was_killed(ended.with_context(|| format!("{} outlives SIGKILL", self.name))?))
     }
 
-    async fn ended(&self, patience: Duration) -> Result<ExitStatus, Error> {
+    /// Waits until it has ended; none if it still runs after that time.
+    pub(crate) async fn ended(&self, patience: Duration) -> anyhow::Result<Option<ExitStatus>> {
         let began = Instant::now();
         loop {
-            if let Some(status) = self.has_ended()? {
+            let status = self.has_ended()?;
+            if status.is_some() || began.elapsed() >= patience {
                 return Ok(status);
-            }
-            if began.elapsed() >= patience {
-                return Err(Error::Lingers { name: self.name.clone(), patience });
             }
             sleep(LOOK).await;
         }
     }
 
     /// Asks until it answers; not longer than it lives.
-    pub(super) async fn answers<R: ToString>(
+    pub(crate) async fn answers<R: ToString>(
         &self,
         patience: Duration,
         mut ask: impl AsyncFnMut() -> Result<(), R>,
-    ) -> Result<(), Error> {
-        let began = Instant::now();
+    ) -> anyhow::Result<()> {
+        let (began, name) = (Instant::now(), &self.name);
         loop {
             let answer = ask().await;
             // Looked at after the answer: what answered may be a stranger that took the port as
             // this one died of it.
             if let Some(status) = self.has_ended()? {
-                let (name, last_words) = (self.name.clone(), self.last_words()?);
-                return Err(Error::Died { name, status, last_words });
+                bail!("{name} ended ({status}) before it answered: {}", self.last_words()?);
             }
             match answer {
                 Ok(()) => return Ok(()),
                 Err(reason) if began.elapsed() >= patience => {
-                    let (name, reason) = (self.name.clone(), reason.to_string());
-                    return Err(Error::Silent { name, patience, reason });
+                    let reason = reason.to_string();
+                    bail!("{name} has not answered within {patience:?}: {reason}");
                 }
                 Err(_) => sleep(LOOK * 10).await,
             }
@@ -172,36 +157,20 @@ impl ChildProcess {
     }
 
     /// The last line of its log.
-    pub(super) fn last_words(&self) -> Result<String, Error> {
-        let tail = tail(&self.log).map_err(Error::file("read", &self.log))?;
-        let text = String::from_utf8_lossy(&tail);
+    pub(crate) fn last_words(&self) -> anyhow::Result<String> {
+        let text = tally_stack::log_end(&self.log);
+        let text = text.with_context(|| format!("read {}", self.log.display()))?;
         let line = text.lines().rev().find(|line| !line.trim().is_empty());
-        Ok(line.map_or_else(
-            || String::from("(nothing)"),
-            |line| line.chars().take(SHOWN_CHARS).collect(),
-        ))
+        Ok(line.unwrap_or("(nothing)").chars().take(SHOWN_CHARS).collect())
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn status(&self, child: &mut Child) -> Result<Option<ExitStatus>, Error> {
-        child.try_wait().map_err(self.failed("look after"))
+    fn status(&self, child: &mut Child) -> anyhow::Result<Option<ExitStatus>> {
+        child.try_wait().with_context(|| format!("look after {}", self.name))
     }
-
-    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error {
-        let name = self.name.clone();
-        move |source| Error::Process { action, name, source }
-    }
-}
-
-fn tail(log: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(log)?;
-    file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(TAIL_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn was_killed(status: ExitStatus) -> bool {
@@ -211,7 +180,7 @@ fn was_killed(status: ExitStatus) -> bool {
 impl Drop for ChildProcess {
     fn drop(&mut self) {
         if let Err(error) = self.kill() {
-            tracing::warn!(%error, "end a process");
+            tracing::warn!(error = format!("{error:#}"), "end a process");
         }
     }
 }

@@ -2,7 +2,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use anyhow::Context;
 
 /// Says that the folder is a run's, and so may be removed by the next.
 const MARK: &str = ".tally-chaos";
@@ -11,23 +11,25 @@ pub(super) struct Folder(PathBuf);
 
 impl Folder {
     /// Removes what an earlier run left, and nothing else.
-    pub(super) fn anew(dir: &Path) -> Result<Folder, Error> {
-        let dir = std::path::absolute(dir).map_err(Error::file("make absolute", dir))?;
+    pub(super) fn anew(dir: &Path) -> anyhow::Result<Folder> {
+        Folder::made_anew(dir).with_context(|| format!("make {} anew", dir.display()))
+    }
+
+    fn made_anew(dir: &Path) -> anyhow::Result<Folder> {
+        let dir = std::path::absolute(dir)?;
         match fs::read_dir(&dir).map(|mut entries| entries.next().is_none()) {
             Ok(true) => {}
-            Ok(false) if dir.join(MARK).is_file() => {
-                fs::remove_dir_all(&dir).map_err(Error::file("remove", &dir))?;
-            }
-            Ok(false) => return Err(Error::NotOurs(dir)),
+            Ok(false) if dir.join(MARK).is_file() => fs::remove_dir_all(&dir)?,
+            Ok(false) => anyhow::bail!(
+                "it is there and is not what an earlier run left: choose another folder, or remove it"
+            ),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::file("read", &dir)(error)),
+            Err(error) => return Err(error.into()),
         }
         let folder = Folder(dir);
-        for made in [folder.logs(), folder.members()] {
-            fs::create_dir_all(&made).map_err(Error::file("create", &made))?;
-        }
-        let mark = folder.0.join(MARK);
-        fs::write(&mark, "").map_err(Error::file("write", &mark))?;
+        fs::create_dir_all(folder.logs())?;
+        fs::create_dir_all(folder.members())?;
+        fs::write(folder.0.join(MARK), "")?;
         Ok(folder)
     }
 
@@ -63,7 +65,8 @@ mod tests {
 
         fs::remove_file(dir.join(MARK)).unwrap();
         fs::write(dir.join("precious"), "").unwrap();
-        assert!(matches!(Folder::anew(&dir), Err(Error::NotOurs(_))));
+        let refused = Folder::anew(&dir).err().expect("it is not a run's");
+        assert!(format!("{refused:#}").contains("is not what an earlier run left"), "{refused:#}");
         assert!(dir.join("precious").exists());
     }
 }

@@ -20,15 +20,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::Error;
 use late_commit::KeptCommits;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkMode {
+pub(crate) enum LinkMode {
     /// Everything passes as if the link were not there.
     Open,
     /// Connections are reset, new ones too.
@@ -79,7 +79,7 @@ impl Shared {
     }
 }
 
-pub struct NetworkLink {
+pub(crate) struct NetworkLink {
     shared: Arc<Shared>,
     listeners: Vec<JoinHandle<()>>,
 }
@@ -87,38 +87,34 @@ pub struct NetworkLink {
 impl NetworkLink {
     /// Listens on the first address of each pair and connects to the second. Several pairs are
     /// harmed as one.
-    pub(crate) async fn start(ways: &[(SocketAddr, SocketAddr)]) -> Result<NetworkLink, Error> {
+    pub(crate) async fn start(ways: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<NetworkLink> {
         let shared = Arc::new(Shared {
             setting: watch::Sender::new(Setting::new(LinkMode::Open)),
             traffic: AtomicU64::new(0),
         });
         let mut link = NetworkLink { shared, listeners: Vec::new() };
         for &(listen, target) in ways {
-            let listener = TcpListener::bind(listen)
-                .await
-                .map_err(|source| Error::Listen { address: listen, source })?;
-            link.listeners.push(tokio::spawn(accept::accept(
-                listener,
-                target,
-                Arc::clone(&link.shared),
-            )));
+            let listener = TcpListener::bind(listen).await;
+            let listener = listener.with_context(|| format!("listen on {listen}"))?;
+            let accepting = accept::accept(listener, target, Arc::clone(&link.shared));
+            link.listeners.push(tokio::spawn(accepting));
         }
         Ok(link)
     }
 
-    pub fn set(&self, mode: LinkMode) {
+    pub(crate) fn set(&self, mode: LinkMode) {
         self.shared.setting.send_replace(Setting::new(mode));
     }
 
     /// Bytes that have passed so far, both ways.
-    pub fn traffic(&self) -> u64 {
+    pub(crate) fn traffic(&self) -> u64 {
         self.shared.traffic.load(Ordering::Relaxed)
     }
 
     /// What the present mode has affected since it was set: connections for [`LinkMode::Cut`],
     /// connections that had something to say for [`LinkMode::Stalled`], commits that came late and
     /// were answered for [`LinkMode::LateCommit`], bytes for the others.
-    pub fn struck(&self) -> u64 {
+    pub(crate) fn struck(&self) -> u64 {
         self.shared.now().struck.load(Ordering::Relaxed)
     }
 }

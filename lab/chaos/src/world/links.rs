@@ -2,78 +2,55 @@
 
 use std::sync::Arc;
 
-use super::address_plan::{AddressPlan, ServerPlan};
-use super::{Caller, Error, NetworkLink};
+use super::address_plan::AddressPlan;
+use super::{Caller, NetworkLink};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Peer {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
     Broker(usize),
     Registry,
     Store,
 }
 
-pub(crate) struct NetworkLinks {
-    ends: Vec<(Caller, Peer)>,
-    /// In the order of `ends`.
-    links: Vec<(String, Arc<NetworkLink>)>,
+pub(crate) struct Way {
+    caller: Caller,
+    peer: Peer,
+    pub(crate) name: String,
+    pub(crate) link: Arc<NetworkLink>,
 }
 
+pub(crate) struct NetworkLinks(Vec<Way>);
+
 impl NetworkLinks {
-    pub(super) async fn start(plan: &AddressPlan) -> Result<NetworkLinks, Error> {
-        let mut links = NetworkLinks { ends: Vec::new(), links: Vec::new() };
+    pub(super) async fn start(plan: &AddressPlan) -> anyhow::Result<NetworkLinks> {
+        let mut links = Vec::new();
         for (number, broker) in plan.brokers.iter().enumerate() {
             for caller in Caller::CLIENTS.into_iter().chain([Caller::Brokers]) {
                 let name = format!("{caller} to broker {number}");
-                links.add(
-                    caller,
-                    Peer::Broker(number),
-                    name,
-                    NetworkLink::start(&broker.ways(caller)).await?,
-                );
+                let link = Arc::new(NetworkLink::start(&broker.ways(caller)).await?);
+                links.push(Way { caller, peer: Peer::Broker(number), name, link });
             }
         }
-        for (peer, name, server) in
-            [(Peer::Registry, "registry", &plan.registry), (Peer::Store, "store", &plan.store)]
-        {
-            let ServerPlan { direct, links: ways } = server;
-            for &(caller, listen) in ways {
-                links.add(
-                    caller,
-                    peer,
-                    format!("{caller} to {name}"),
-                    NetworkLink::start(&[(listen, *direct)]).await?,
-                );
+        let servers =
+            [(Peer::Registry, "registry", &plan.registry), (Peer::Store, "store", &plan.store)];
+        for (peer, name, server) in servers {
+            for &(caller, listen) in &server.links {
+                let name = format!("{caller} to {name}");
+                let link = Arc::new(NetworkLink::start(&[(listen, server.direct)]).await?);
+                links.push(Way { caller, peer, name, link });
             }
         }
-        Ok(links)
+        Ok(NetworkLinks(links))
     }
 
-    fn add(&mut self, caller: Caller, peer: Peer, name: String, link: NetworkLink) {
-        self.ends.push((caller, peer));
-        self.links.push((name, Arc::new(link)));
+    pub(crate) fn all(&self) -> &[Way] {
+        &self.0
     }
 
-    pub(crate) fn all(&self) -> &[(String, Arc<NetworkLink>)] {
-        &self.links
-    }
-
-    pub(crate) fn to_broker(&self, caller: Caller, broker: usize) -> Arc<NetworkLink> {
-        self.find(caller, Peer::Broker(broker))
-            .unwrap_or_else(|| panic!("no link from {caller} to broker {broker}"))
-    }
-
-    pub(crate) fn to_registry(&self, caller: Caller) -> Arc<NetworkLink> {
-        self.find(caller, Peer::Registry)
-            .unwrap_or_else(|| panic!("no link from {caller} to the registry"))
-    }
-
-    pub(crate) fn to_store(&self, caller: Caller) -> Arc<NetworkLink> {
-        self.find(caller, Peer::Store)
-            .unwrap_or_else(|| panic!("no link from {caller} to the store"))
-    }
-
-    fn find(&self, caller: Caller, peer: Peer) -> Option<Arc<NetworkLink>> {
-        let at = self.ends.iter().position(|ends| *ends == (caller, peer))?;
-        Some(Arc::clone(&self.links[at].1))
+    /// # Panics
+    /// If the caller does not use that peer.
+    pub(crate) fn to(&self, caller: Caller, peer: Peer) -> &Way {
+        let way = self.0.iter().find(|way| (way.caller, way.peer) == (caller, peer));
+        way.unwrap_or_else(|| panic!("no link from {caller} to {peer:?}"))
     }
 }

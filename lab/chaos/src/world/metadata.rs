@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use anyhow::{Context, ensure};
+use rdkafka::consumer::Consumer;
 use rdkafka::metadata::Metadata;
+use tally_stack::broker;
 use tokio::task::spawn_blocking;
 
-use super::Error;
 use super::properties::INTERNAL_PARTITIONS;
 
 pub(super) const GROUP_OFFSETS: &str = "__consumer_offsets";
@@ -31,18 +28,14 @@ fn java_hash(text: &str) -> i32 {
 }
 
 /// The node that leads a partition, as the first broker that answers sees it.
-pub(super) async fn leader(bootstrap: String, topic: &str, partition: i32) -> Result<i32, Error> {
+pub(super) async fn leader(bootstrap: String, topic: &str, partition: i32) -> anyhow::Result<i32> {
     let topic = topic.to_owned();
     ask(bootstrap, Some(topic.clone()), move |metadata| {
-        let no_topic = || Error::NoTopic { topic: topic.clone() };
-        let found =
-            metadata.topics().iter().find(|found| found.name() == topic).ok_or_else(no_topic)?;
-        let found =
-            found.partitions().iter().find(|found| found.id() == partition).ok_or_else(no_topic)?;
-        match found.leader() {
-            leader if leader >= 0 => Ok(leader),
-            _ => Err(Error::NoLeader { topic: topic.clone(), partition }),
-        }
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let found = found.and_then(|topic| topic.partitions().iter().find(|p| p.id() == partition));
+        let leader = found.with_context(|| format!("topic {topic} is not there"))?.leader();
+        ensure!(leader >= 0, "partition {partition} of {topic} has no leader");
+        Ok(leader)
     })
     .await
 }
@@ -55,7 +48,7 @@ pub(super) struct View {
     pub(super) under_replicated: usize,
 }
 
-pub(super) async fn view(broker: String) -> Result<View, Error> {
+pub(super) async fn view(broker: String) -> anyhow::Result<View> {
     ask(broker, None, |metadata| {
         let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
         let lacks = partitions
@@ -71,35 +64,16 @@ pub(super) async fn view(broker: String) -> Result<View, Error> {
 async fn ask<T: Send + 'static>(
     bootstrap: String,
     topic: Option<String>,
-    read: impl FnOnce(&Metadata) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
+    read: impl FnOnce(&Metadata) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
     let asked = spawn_blocking(move || {
-        let what = topic.clone().unwrap_or_else(|| String::from("all topics"));
-        let failed = |source| Error::Metadata { what, source };
-        let client: Result<BaseConsumer<Quiet>, KafkaError> = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .set("broker.address.family", "v4")
-            .create_with_context(Quiet);
-        let metadata = client.and_then(|client| client.fetch_metadata(topic.as_deref(), PATIENCE));
-        read(&metadata.map_err(failed)?)
+        let metadata = broker::quiet_client(&bootstrap)
+            .and_then(|client| client.fetch_metadata(topic.as_deref(), PATIENCE));
+        let what = topic.as_deref().unwrap_or("all topics");
+        read(&metadata.with_context(|| format!("ask the brokers for {what}"))?)
     });
     asked.await.expect("reading metadata does not panic")
 }
-
-/// Brokers that are away are why it is asked.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, message, "metadata");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "metadata");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use super::Error;
+use anyhow::Context;
 
 /// How far taken ports are passed over.
 const SPAN: u16 = 500;
@@ -16,7 +16,7 @@ impl Ports {
         Ports { first, next: first }
     }
 
-    pub(super) fn take(&mut self) -> Result<SocketAddr, Error> {
+    pub(super) fn take(&mut self) -> anyhow::Result<SocketAddr> {
         let last = self.first.saturating_add(SPAN);
         while self.next < last {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.next));
@@ -25,15 +25,16 @@ impl Ports {
                 return Ok(address);
             }
         }
-        Err(Error::NoPort { first: self.first, last })
+        anyhow::bail!("no port is free from {} up to {last}", self.first)
     }
 }
 
 /// That what was down can listen again: while it is, its ports are anybody's.
-pub(super) fn check_free(name: &str, addresses: &[SocketAddr]) -> Result<(), Error> {
+pub(super) fn check_free(name: &str, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     for &address in addresses {
-        let taken = |source| Error::PortTaken { name: name.to_owned(), address, source };
-        TcpListener::bind(address).map_err(taken)?;
+        TcpListener::bind(address).with_context(|| {
+            format!("{name} was away, and something else has taken its port {address} meanwhile")
+        })?;
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ pub(super) fn properties(plan: &AddressPlan, broker: usize) -> String {
     let mut listeners = vec![format!("DIRECT://{direct}"), format!("BROKERS://{}", brokers.own)];
     let mut advertised = vec![format!("DIRECT://{direct}"), format!("BROKERS://{}", brokers.link)];
     for (caller, listener) in clients {
-        let name = caller.name().to_uppercase();
+        let name = caller.to_string().to_uppercase();
         listeners.push(format!("{name}://{}", listener.own));
         advertised.push(format!("{name}://{}", listener.link));
     }

@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::{io, iter};
 
-use super::Error;
-
 struct SpawnRequest {
     command: Arc<Mutex<Command>>,
     child: SyncSender<io::Result<Child>>,
@@ -26,23 +24,18 @@ struct Thread {
 }
 
 impl Spawner {
-    pub(super) fn new() -> Result<Spawner, Error> {
+    pub(super) fn new() -> io::Result<Spawner> {
         let (births, wanted) = sync_channel(0);
         let handle = thread::Builder::new().name(String::from("spawner")).spawn(|| serve(wanted));
-        let handle = Some(handle.map_err(Error::Spawner)?);
-        Ok(Spawner(Arc::new(Thread { births: Some(births), handle })))
+        Ok(Spawner(Arc::new(Thread { births: Some(births), handle: Some(handle?) })))
     }
 
     /// Blocks for as long as the system takes to start a process.
     pub(super) fn spawn(&self, command: &Arc<Mutex<Command>>) -> io::Result<Child> {
         let (child, born) = sync_channel(1);
         let birth = SpawnRequest { command: Arc::clone(command), child };
-        self.0
-            .births
-            .as_ref()
-            .expect("it is there until dropped")
-            .send(birth)
-            .map_err(io::Error::other)?;
+        let births = self.0.births.as_ref().expect("it is there until dropped");
+        births.send(birth).map_err(io::Error::other)?;
         born.recv().map_err(io::Error::other)?
     }
 }

@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use super::lexer::{Lexer, Token, TokenKind};
-use crate::exception::{Code, Exception};
+use crate::exception::{Exception, exception};
 
 /// `name = literal`, the literal as SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,9 +140,9 @@ impl Parser<'_> {
             self.before = Some(token);
         }
         if self.input.is_some() {
-            return Err(Exception::new(
-                Code::INVALID_USAGE_OF_INPUT,
-                "FORMAT must be specified for function input()",
+            return Err(exception!(
+                INVALID_USAGE_OF_INPUT,
+                "FORMAT must be specified for function input()"
             ));
         }
         Ok(Statement::Query { format })
@@ -221,9 +221,9 @@ impl Parser<'_> {
         let opening = lexer.next().filter(|token| token.kind == TokenKind::Punctuation(b'('));
         let (true, Some(opening)) = (reads_from, opening) else { return Ok(()) };
         if self.input.is_some() {
-            return Err(Exception::new(
-                Code::INVALID_USAGE_OF_INPUT,
-                "You can use function input() only once per query",
+            return Err(exception!(
+                INVALID_USAGE_OF_INPUT,
+                "You can use function input() only once per query"
             ));
         }
         let mut depth = 0_usize;
@@ -241,7 +241,7 @@ impl Parser<'_> {
                 _ => {}
             }
         }
-        Err(Exception::new(Code::SYNTAX_ERROR, "Unmatched parenthesis after input"))
+        Err(exception!(SYNTAX_ERROR, "Unmatched parenthesis after input"))
     }
 
     /// `SETTINGS name = literal, …` from `at` on, and where it ends; none, and `at`, when there is
@@ -261,17 +261,14 @@ impl Parser<'_> {
             });
             let equals = lexer.next().filter(|token| token.kind == TokenKind::Punctuation(b'='));
             let (Some(name), Some(_)) = (name, equals) else {
-                return Err(Exception::new(
-                    Code::SYNTAX_ERROR,
-                    "Expected a list of name = value after SETTINGS",
+                return Err(exception!(
+                    SYNTAX_ERROR,
+                    "Expected a list of name = value after SETTINGS"
                 ));
             };
             let value = literal(&mut lexer).ok_or_else(|| {
                 let name = self.string(&name);
-                Exception::new(
-                    Code::SYNTAX_ERROR,
-                    format_args!("Expected a literal for setting {name}"),
-                )
+                exception!(SYNTAX_ERROR, "Expected a literal for setting {name}")
             })?;
             let end = value.end;
             settings.push(Setting {
@@ -301,12 +298,10 @@ impl Parser<'_> {
     fn nothing_follows(&mut self) -> Result<(), Exception> {
         match self.lexer.find(|token| token.kind != TokenKind::Punctuation(b';')) {
             None => Ok(()),
-            Some(token) => Err(Exception::new(
-                Code::SYNTAX_ERROR,
-                format_args!(
-                    "Syntax error (Multi-statements are not allowed): failed at position {}",
-                    token.span.start + 1
-                ),
+            Some(token) => Err(exception!(
+                SYNTAX_ERROR,
+                "Syntax error (Multi-statements are not allowed): failed at position {}",
+                token.span.start + 1
             )),
         }
     }

@@ -6,9 +6,15 @@
 
 use std::{ffi::OsString, fs, path::Path};
 
+use anyhow::Context;
 use tokio::{process::Command, task::spawn_blocking};
 
-use super::{super::progress::Task, Error, Scratch, checksum, tarball::Tarball, tool::Run};
+use super::{
+    super::{error::file, progress::Task},
+    Scratch, Transient, checksum,
+    tarball::Tarball,
+    tool::Run,
+};
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin";
 
@@ -36,10 +42,10 @@ pub(crate) struct MavenTarball {
 }
 
 impl MavenJars {
-    pub(super) async fn download(&self, scratch: &Scratch, task: &Task) -> Result<(), Error> {
+    pub(super) async fn download(&self, scratch: &Scratch, task: &Task) -> anyhow::Result<()> {
         task.transfer(format_args!("downloads {} {}", self.what, self.version), None);
         let project = scratch.work.join("pom.xml");
-        fs::write(&project, self.project()).map_err(Error::file("write", &project))?;
+        fs::write(&project, self.project()).with_context(file("write", &project))?;
         let repository = scratch.work.join("repository");
         let mut command = maven(&scratch.work, &repository);
         command
@@ -53,9 +59,10 @@ impl MavenJars {
         let folder = scratch.whole.clone();
         let digests =
             spawn_blocking(move || checksum::of_folder(&folder)).await.expect("reads files only");
-        let digests = digests.map_err(Error::file("read", &scratch.whole))?;
+        let digests = digests.with_context(file("read", &scratch.whole))?;
         checksum::check_manifest(self.manifest, &digests)
-            .map_err(|mismatch| Error::Broken { what: self.what, mismatch })
+            .map_err(|reason| Transient { what: self.what, reason })?;
+        Ok(())
     }
 
     fn project(&self) -> String {
@@ -83,7 +90,7 @@ impl MavenJars {
 }
 
 impl MavenTarball {
-    pub(super) async fn download(&self, scratch: &Scratch, task: &Task) -> Result<(), Error> {
+    pub(super) async fn download(&self, scratch: &Scratch, task: &Task) -> anyhow::Result<()> {
         task.transfer(
             format_args!("downloads {} {}", self.what, self.version),
             Some(self.size_bytes),

@@ -2,7 +2,7 @@
 
 use tokio::process::Command;
 
-use super::{super::progress::Task, Error, Scratch, tarball::Tarball, tool::Run};
+use super::{super::progress::Task, Scratch, tarball::Tarball, tool::Run};
 
 #[derive(Debug, Clone, Copy)]
 pub struct NpmPackage {
@@ -17,7 +17,7 @@ pub struct NpmPackage {
 }
 
 impl NpmPackage {
-    pub(super) async fn download(&self, scratch: &Scratch, task: &Task) -> Result<(), Error> {
+    pub(super) async fn download(&self, scratch: &Scratch, task: &Task) -> anyhow::Result<()> {
         task.transfer(
             format_args!("downloads {} {}", self.name, self.version),
             Some(self.size_bytes),

@@ -5,9 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Context;
 use tokio::{process::Command, task::spawn_blocking};
 
-use super::{super::progress::Task, Error, Mismatch, Scratch, checksum, tool::Run};
+use super::{
+    super::{error::file, progress::Task},
+    Scratch, Transient, checksum,
+    tool::Run,
+};
 
 pub(super) struct Tarball {
     pub what: &'static str,
@@ -19,19 +24,18 @@ pub(super) struct Tarball {
 }
 
 impl Tarball {
-    pub(super) async fn unpack(&self, scratch: &Scratch, task: &Task) -> Result<(), Error> {
-        let file = find(&scratch.work).map_err(Error::file("list", &scratch.work))?;
-        let file =
-            file.ok_or_else(|| self.broken(Mismatch::Absent { file: "the tarball".to_owned() }))?;
+    pub(super) async fn unpack(&self, scratch: &Scratch, task: &Task) -> anyhow::Result<()> {
+        let broken = |reason| Transient { what: self.what, reason };
+        let archive = find(&scratch.work).with_context(file("list", &scratch.work))?;
+        let archive = archive.ok_or_else(|| broken(String::from("the tarball did not come")))?;
 
         task.step(format_args!("verifies {}", self.what));
-        let path = file.clone();
+        let path = archive.clone();
         let digest =
             spawn_blocking(move || checksum::of_file(&path)).await.expect("reads a file only");
-        let digest = digest.map_err(Error::file("read", &file))?;
-        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
-        checksum::check_file(&name, self.sha256, &digest)
-            .map_err(|mismatch| self.broken(mismatch))?;
+        let digest = digest.with_context(file("read", &archive))?;
+        let name = archive.file_name().unwrap_or(archive.as_os_str()).to_string_lossy();
+        checksum::check_file(&name, self.sha256, &digest).map_err(broken)?;
 
         task.step(format_args!("unpacks {}", self.what));
         let mut command = Command::new("tar");
@@ -39,23 +43,16 @@ impl Tarball {
             .arg("--extract")
             .arg("--no-same-owner")
             .arg("--file")
-            .arg(&file)
+            .arg(&archive)
             .arg("-C")
             .arg(&scratch.whole);
-        match self.top {
-            Some(top) => {
-                command.arg("--strip-components=1");
-                command.args(self.members.iter().map(|member| format!("{top}/{member}")));
-            }
-            None => {
-                command.args(self.members);
-            }
+        if let Some(top) = self.top {
+            command.arg("--strip-components=1");
+            command.args(self.members.iter().map(|member| format!("{top}/{member}")));
+        } else {
+            command.args(self.members);
         }
         Run { what: self.what, program: "tar", command, watch: &scratch.whole }.finish(task).await
-    }
-
-    fn broken(&self, mismatch: Mismatch) -> Error {
-        Error::Broken { what: self.what, mismatch }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{fs, io, path::Path, process::Stdio, time::Duration};
 
+use anyhow::Context;
 use tokio::{
     process::Command,
     time::{MissedTickBehavior, interval, timeout},
@@ -10,7 +11,7 @@ use tokio::{
 
 use super::{
     super::{progress::Task, sys},
-    Error,
+    Transient,
 };
 
 const LOOK: Duration = Duration::from_millis(250);
@@ -28,9 +29,10 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    pub(super) async fn finish(mut self, task: &Task) -> Result<(), Error> {
+    pub(super) async fn finish(mut self, task: &Task) -> anyhow::Result<()> {
         let Run { what, program, .. } = self;
-        let start = |source| Error::Start { what, program, source };
+        let not_run = || format!("download {what}: `{program}` could not be run");
+        let broken = |reason| Transient { what, reason };
         self.command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -38,7 +40,7 @@ impl Run<'_> {
             .kill_on_drop(true);
         // A client that outlived this process would go on writing where the next attempt cleans up.
         sys::ends_with_parent(self.command.as_std_mut());
-        let child = self.command.spawn().map_err(start)?;
+        let child = self.command.spawn().with_context(not_run)?;
         let output = async {
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,18 +53,13 @@ impl Run<'_> {
                 }
             }
         };
-        let output = timeout(LIMIT, output).await.map_err(|_| Error::TimedOut {
-            what,
-            program,
-            limit: LIMIT,
-        })?;
-        let output = output.map_err(start)?;
+        let late = |_| broken(format!("`{program}` took longer than {LIMIT:?}"));
+        let output = timeout(LIMIT, output).await.map_err(late)?.with_context(not_run)?;
         if output.status.success() {
             return Ok(());
         }
-        let mut said = last_lines(&output.stdout);
-        said.extend(last_lines(&output.stderr));
-        Err(Error::Download { what, program, status: output.status, said: said.join("\n") })
+        let said = [last_lines(&output.stdout), last_lines(&output.stderr)].concat().join("\n");
+        Err(broken(format!("`{program}` failed ({}):\n{said}", output.status)).into())
     }
 }
 

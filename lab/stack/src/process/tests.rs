@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 fn sleeper() -> Command {
@@ -9,21 +11,6 @@ fn sleeper() -> Command {
 fn start(command: Command) -> Process {
     let folder = tempfile::tempdir().unwrap();
     Process::start(command, &folder.path().join("log")).unwrap()
-}
-
-#[test]
-fn a_command_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
-    let line = "4711 (a (b) S 1 2) R 1 4711 4711 0 -1 4194304 100 0 0 0 5 6 0 0 20 0 1 0 987654 \
-                1000 20 184467\n";
-    let stat = Stat::parse(line).unwrap();
-    assert_eq!((stat.state, stat.start_ticks), ('R', 987654));
-}
-
-#[test]
-fn a_short_or_odd_stat_line_is_refused() {
-    assert!(Stat::parse("4711 (sh) S 1 2 3").is_none());
-    assert!(Stat::parse("4711 sh S 1 4711").is_none());
-    assert!(Stat::parse("1 (sh) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 soon 1 1").is_none());
 }
 
 #[test]

@@ -41,9 +41,11 @@ impl Evidence<'_> {
             ),
         ];
         for (_, what) in faults.iter().filter(|(is_wrong, _)| *is_wrong) {
-            self.audit.findings.add(FindingKind::Accounting, at, || {
-                format!("the batch at {offset} of deltas: {what}")
-            });
+            self.audit.findings.add(
+                FindingKind::Accounting,
+                at,
+                format_args!("the batch at {offset} of deltas: {what}"),
+            );
         }
         let (from, to) = (batch.from, batch.to);
         let batches = &mut self.partitions[partition.cast_unsigned() as usize].batches;
@@ -60,45 +62,37 @@ impl Evidence<'_> {
             let Batch { offset, from, to, numbers, digest } = *batch;
             if from != expected || to < from {
                 let kind = if from > expected { "a hole" } else { "an overlap" };
-                let what = || {
-                    format!(
-                        "the batch at {offset} of deltas is of [{from}, {to}), \
+                let what = format_args!(
+                    "the batch at {offset} of deltas is of [{from}, {to}), \
                          but {expected} is next: {kind}"
-                    )
-                };
+                );
                 findings.add(FindingKind::Chain, Some((kafka(number), from.min(expected))), what);
             }
             expected = to;
             let messages = partition.between(from, to);
             let own = MessageCounts::of(messages);
             if own != numbers {
-                let what = || {
-                    format!(
-                        "the batch at {offset} of deltas, of [{from}, {to}), has {numbers:?}; \
+                let what = format_args!(
+                    "the batch at {offset} of deltas, of [{from}, {to}), has {numbers:?}; \
                          Kafka has {own:?}"
-                    )
-                };
+                );
                 findings.add(FindingKind::Accounting, at, what);
             }
             let mut sums = cells::Digest::default();
             messages.iter().for_each(|seen| sums.join(seen.digest));
             if sums != digest {
-                let what = || {
-                    format!(
-                        "the deltas of the batch at {offset}, of [{from}, {to}), \
+                let what = format_args!(
+                    "the deltas of the batch at {offset}, of [{from}, {to}), \
                          are not what its messages come to"
-                    )
-                };
+                );
                 findings.add(FindingKind::Sums, at, what);
             }
         }
         if expected != partition.end() {
-            let what = || {
-                format!(
-                    "batches cover increments up to {expected}, but it ends at {}",
-                    partition.end()
-                )
-            };
+            let what = format_args!(
+                "batches cover increments up to {expected}, but it ends at {}",
+                partition.end()
+            );
             findings.add(
                 FindingKind::Chain,
                 Some((kafka(number), expected.min(partition.end()))),

@@ -1,10 +1,12 @@
 //! Counters and their sums, and digests of them.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use crate::audit::codec::Increment;
-use crate::audit::dice::mix;
 
+/// The same hashes in every process.
+const BUILD_HASHER: BuildHasherDefault<DefaultHasher> = BuildHasherDefault::new();
 /// How long a time bucket is.
 const BUCKET_MS: i64 = 60_000;
 
@@ -70,10 +72,9 @@ pub(super) struct Digest {
 
 impl Digest {
     pub(super) fn add(&mut self, cell: Cell, sum: i64, events: i64) {
-        let hash = mix(mix(u64::from(cell.0)) ^ cell.1.cast_unsigned());
-        self.sums = self.sums.wrapping_add((hash | 1).wrapping_mul(sum.cast_unsigned()));
-        self.events =
-            self.events.wrapping_add((mix(hash) | 1).wrapping_mul(events.cast_unsigned()));
+        let weight = |which: u8| BUILD_HASHER.hash_one((which, cell)) | 1;
+        self.sums = self.sums.wrapping_add(weight(0).wrapping_mul(sum.cast_unsigned()));
+        self.events = self.events.wrapping_add(weight(1).wrapping_mul(events.cast_unsigned()));
     }
 
     pub(super) fn join(&mut self, other: Digest) {

@@ -37,16 +37,18 @@ impl Evidence<'_> {
             let (namespace, key) = self.names.name(cell.0);
             let deltas = of(&partition.deltas, cell);
             let at = at.map(|offset| (kafka(number), offset));
-            self.audit.findings.add(FindingKind::Counter, at, || {
-                format!(
+            self.audit.findings.add(
+                FindingKind::Counter,
+                at,
+                format_args!(
                     "partition {number}, {namespace:?} {key:?}, bucket {}: \
                      ClickHouse has {}, deltas {}, increments {}",
                     cell.1,
                     show(store),
                     show(deltas),
                     show(log)
-                )
-            });
+                ),
+            );
         }
     }
 

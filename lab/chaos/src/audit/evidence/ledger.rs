@@ -47,9 +47,11 @@ impl Evidence<'_> {
                     Some((sum, events, high)) => format!("sum {sum}, events {events}, high {high}"),
                     None => String::from("no row"),
                 };
-                let what = || {
-                    format!("partition {number}, {key}: {}, should be {}", show(have), show(want))
-                };
+                let what = format_args!(
+                    "partition {number}, {key}: {}, should be {}",
+                    show(have),
+                    show(want)
+                );
                 findings.add(FindingKind::Ledger, at, what);
             }
         }

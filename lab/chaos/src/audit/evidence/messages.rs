@@ -36,10 +36,13 @@ impl Evidence<'_> {
                 self.find(mark, partition, offset);
                 self.compare(mark, (partition, offset), payload, read.as_ref());
             }
-            None => self.findings().add(FindingKind::Foreign, at, || match &read {
-                Ok(message) => format!("nobody sent it: {message:?}"),
-                Err(error) => format!("nobody sent it: {} bytes, {error}", payload.len()),
-            }),
+            None => {
+                let what = match &read {
+                    Ok(message) => format!("nobody sent it: {message:?}"),
+                    Err(error) => format!("nobody sent it: {} bytes, {error}", payload.len()),
+                };
+                self.findings().add(FindingKind::Foreign, at, what);
+            }
         }
         let is_bad = known.is_some_and(|mark| self.record.entries[mark as usize].way == Route::Bad);
         let folded = &mut self.partitions[partition.cast_unsigned() as usize];
@@ -95,7 +98,7 @@ impl Evidence<'_> {
             }
         };
         if !is_same {
-            let what = || format!("it is not what was sent as {entry}: {read:?}");
+            let what = format_args!("it is not what was sent as {entry}: {read:?}");
             self.audit.findings.add(FindingKind::Altered, Some((partition, offset)), what);
         }
     }
@@ -124,7 +127,7 @@ impl Evidence<'_> {
             let pairs = partition.seen.windows(2);
             if let Some(pair) = pairs.into_iter().find(|pair| pair[0].offset >= pair[1].offset) {
                 let at = Some((kafka(number), pair[1].offset));
-                let what = || format!("it comes after {}", pair[0].offset);
+                let what = format_args!("it comes after {}", pair[0].offset);
                 self.audit.findings.add(FindingKind::Misplaced, at, what);
             }
         }
@@ -143,23 +146,27 @@ impl Evidence<'_> {
         match (entry.state, found.times) {
             (State::Acknowledged, 0) => {
                 self.audit.lost += increments;
-                self.findings().add(FindingKind::Lost, at, || format!("not in Kafka: {entry}"));
+                self.findings().add(FindingKind::Lost, at, format_args!("not in Kafka: {entry}"));
             }
             (State::NotApplied, 1..) => {
-                self.findings().add(FindingKind::Applied, at, || {
-                    format!("{} times in Kafka: {entry}", found.times)
-                });
+                self.findings().add(
+                    FindingKind::Applied,
+                    at,
+                    format_args!("{} times in Kafka: {entry}", found.times),
+                );
             }
             (_, 2..) if !may_repeat || found.is_spread => {
                 self.audit.doubled += increments;
                 let spread = if found.is_spread { " in several partitions" } else { "" };
-                self.findings().add(FindingKind::Doubled, at, || {
-                    format!("{} times in Kafka{spread}: {entry}", found.times)
-                });
+                self.findings().add(
+                    FindingKind::Doubled,
+                    at,
+                    format_args!("{} times in Kafka{spread}: {entry}", found.times),
+                );
             }
             (State::Acknowledged, _) if entry.acknowledged_at().is_some() && !found.is_in_place => {
                 let (partition, offset) = found.first;
-                let what = || format!("it is at {partition}:{offset} instead: {entry}");
+                let what = format_args!("it is at {partition}:{offset} instead: {entry}");
                 self.findings().add(FindingKind::Misplaced, at, what);
             }
             _ => {}

@@ -23,7 +23,7 @@ impl Evidence<'_> {
         match number.and_then(|number| self.partitions.get_mut(number)) {
             Some(partition) => partition.rejections.push(rejection),
             None => {
-                let what = || format!("increments has no partition {}", rejection.partition);
+                let what = format_args!("increments has no partition {}", rejection.partition);
                 self.audit.findings.add(FindingKind::Rejected, None, what);
             }
         }
@@ -38,9 +38,11 @@ impl Evidence<'_> {
             let at = Some((kafka(number), *offset));
             *times.entry(*offset).or_insert(0) += 1;
             let Some(seen) = partition.at(*offset) else {
-                findings.add(FindingKind::Rejected, at, || {
-                    format!("{reason}: there is no such message")
-                });
+                findings.add(
+                    FindingKind::Rejected,
+                    at,
+                    format_args!("{reason}: there is no such message"),
+                );
                 continue;
             };
             let entry = seen.mark.map(|mark| &self.record.entries[mark as usize]);
@@ -48,36 +50,42 @@ impl Evidence<'_> {
             let bad = bad.map(|entry| self.record.plan.bad(entry.number, entry.clock_ms));
             match bad {
                 Some(bad) if bad.reason != reason => {
-                    findings.add(FindingKind::Rejected, at, || {
-                        format!("{reason}, but it is {}", bad.reason)
-                    });
+                    findings.add(
+                        FindingKind::Rejected,
+                        at,
+                        format_args!("{reason}, but it is {}", bad.reason),
+                    );
                 }
                 Some(bad) if bad.payload != *payload => {
-                    findings.add(FindingKind::Rejected, at, || {
-                        format!("{reason}: not the original bytes")
-                    });
+                    findings.add(
+                        FindingKind::Rejected,
+                        at,
+                        format_args!("{reason}: not the original bytes"),
+                    );
                 }
                 Some(_) => {}
                 None if seen.fate == Fate::Rejected => {}
                 None => {
                     let of = entry
                         .map_or_else(|| String::from("a foreign message"), ToString::to_string);
-                    findings.add(FindingKind::Rejected, at, || {
-                        format!("{reason}, but it is sound: {of}")
-                    });
+                    findings.add(
+                        FindingKind::Rejected,
+                        at,
+                        format_args!("{reason}, but it is sound: {of}"),
+                    );
                 }
             }
         }
         for (offset, times) in times.iter().filter(|(_, times)| **times > 1) {
-            findings.add(FindingKind::Rejected, Some((kafka(number), *offset)), || {
-                format!("{times} times")
-            });
+            findings.add(
+                FindingKind::Rejected,
+                Some((kafka(number), *offset)),
+                format_args!("{times} times"),
+            );
         }
         let missing = partition.seen.iter().filter(|seen| seen.fate == Fate::Rejected);
         for seen in missing.filter(|seen| !times.contains_key(&seen.offset)) {
-            findings.add(FindingKind::Rejected, Some((kafka(number), seen.offset)), || {
-                String::from("not there")
-            });
+            findings.add(FindingKind::Rejected, Some((kafka(number), seen.offset)), "not there");
         }
     }
 }

@@ -9,8 +9,8 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::util::Timeout;
 use rdkafka::{ClientConfig, ClientContext};
 
-use crate::audit::error::Error;
 use crate::audit::live_record::{DeliveryOutcome, LiveRecord};
+use crate::audit::topics::INCREMENTS;
 
 /// The header that the auditor recognises a message by.
 pub(in crate::audit) const MARK: &str = "audit.seq";
@@ -22,9 +22,8 @@ const REPORT_MARGIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Client {
     config: ClientConfig,
-    topic: String,
     record: Arc<LiveRecord>,
-    producer: Arc<ThreadedProducer<Reports>>,
+    producer: ThreadedProducer<Reports>,
 }
 
 /// One message to send.
@@ -45,11 +44,7 @@ pub(super) enum EnqueueResult {
 }
 
 impl Client {
-    pub(super) fn new(
-        bootstrap: &str,
-        topic: &str,
-        record: Arc<LiveRecord>,
-    ) -> Result<Client, Error> {
+    pub(super) fn new(bootstrap: &str, record: Arc<LiveRecord>) -> anyhow::Result<Client> {
         let mut config = ClientConfig::new();
         config
             .set("client.id", "audit-load")
@@ -60,27 +55,21 @@ impl Client {
             .set("linger.ms", "5")
             .set("queue.buffering.max.messages", "50000")
             .set("reconnect.backoff.max.ms", "1000");
-        let producer = Arc::new(make(&config, &record).map_err(Error::kafka(topic))?);
-        Ok(Client { config, topic: topic.to_owned(), record, producer })
+        let producer = make(&config, &record)?;
+        Ok(Client { config, record, producer })
     }
 
     /// How many partitions the topic has. Blocks.
-    pub(super) fn partitions(&self) -> Result<i32, Error> {
+    pub(super) fn partitions(&self) -> anyhow::Result<i32> {
         let metadata =
-            self.producer.client().fetch_metadata(Some(&self.topic), Duration::from_secs(20));
-        let metadata = metadata.map_err(Error::kafka(&self.topic))?;
+            self.producer.client().fetch_metadata(Some(INCREMENTS), Duration::from_secs(20))?;
         let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-        match i32::try_from(count) {
-            Ok(count) if count > 0 => Ok(count),
-            _ => Err(Error::Topic {
-                topic: self.topic.clone(),
-                reason: "it has no partitions".into(),
-            }),
-        }
+        anyhow::ensure!(count > 0, "topic {INCREMENTS} has no partitions");
+        Ok(i32::try_from(count)?)
     }
 
     /// Hands a message to librdkafka. What it becomes is written down when it is known.
-    pub(super) async fn send(&mut self, outgoing: Outgoing<'_>) -> Result<EnqueueResult, Error> {
+    pub(super) async fn send(&mut self, outgoing: Outgoing<'_>) -> anyhow::Result<EnqueueResult> {
         let mut tried = self.try_send(outgoing);
         if matches!(tried, Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fatal))) {
             self.replace().await?;
@@ -96,7 +85,7 @@ impl Client {
                 self.record.settle(outgoing.mark, DeliveryOutcome::NotApplied);
                 Ok(EnqueueResult::Refused)
             }
-            Err(error) => Err(Error::kafka(&self.topic)(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -104,7 +93,7 @@ impl Client {
         let mark = outgoing.mark.to_string();
         let headers = OwnedHeaders::new().insert(Header { key: MARK, value: Some(&mark) });
         let mut record =
-            BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, outgoing.mark as usize)
+            BaseRecord::<[u8], [u8], usize>::with_opaque_to(INCREMENTS, outgoing.mark as usize)
                 .payload(outgoing.payload)
                 .headers(headers);
         if let Some(partition) = outgoing.partition {
@@ -115,20 +104,19 @@ impl Client {
 
     /// An idempotent producer that lost its sequence takes no more messages. What it has is given
     /// up, and never sent again.
-    async fn replace(&mut self) -> Result<(), Error> {
-        let next = Arc::new(make(&self.config, &self.record).map_err(Error::kafka(&self.topic))?);
+    async fn replace(&mut self) -> anyhow::Result<()> {
+        let next = make(&self.config, &self.record)?;
         let broken = std::mem::replace(&mut self.producer, next);
         tracing::warn!(error = ?broken.client().fatal_error(), "the load's producer is replaced");
-        let dropped = tokio::task::spawn_blocking(move || drop(broken)).await;
-        dropped.map_err(|error| Error::Task { task: "load", reason: error.to_string() })
+        Ok(tokio::task::spawn_blocking(move || drop(broken)).await?)
     }
 
     /// Returns once each message is settled. Blocks.
-    pub(super) fn finish(self) -> Result<(), Error> {
+    pub(super) fn finish(self) -> anyhow::Result<()> {
         match self.producer.flush(Timeout::After(DELIVERY_TIMEOUT + REPORT_MARGIN)) {
             // What is left then is unknown.
             Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => Ok(()),
-            Err(error) => Err(Error::kafka(&self.topic)(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -137,12 +125,10 @@ fn make(
     config: &ClientConfig,
     record: &Arc<LiveRecord>,
 ) -> Result<ThreadedProducer<Reports>, KafkaError> {
-    config.create_with_context(Reports { record: Arc::clone(record) })
+    config.create_with_context(Reports(Arc::clone(record)))
 }
 
-struct Reports {
-    record: Arc<LiveRecord>,
-}
+struct Reports(Arc<LiveRecord>);
 
 impl ClientContext for Reports {
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, fac: &str, message: &str) {
@@ -159,13 +145,11 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, mark: usize) {
         let outcome = match result {
-            Ok(message) => {
-                let place =
-                    (message.offset() >= 0).then(|| (message.partition(), message.offset()));
-                DeliveryOutcome::Acknowledged(place)
-            }
+            Ok(message) => DeliveryOutcome::Acknowledged(
+                (message.offset() >= 0).then(|| (message.partition(), message.offset())),
+            ),
             Err(_) => DeliveryOutcome::Unknown,
         };
-        self.record.settle(u32::try_from(mark).expect("marks are 32 bits"), outcome);
+        self.0.settle(u32::try_from(mark).expect("marks are 32 bits"), outcome);
     }
 }

@@ -11,12 +11,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::Rng;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, EnqueueResult, Outgoing};
 use super::pace::Pace;
 use crate::audit::content::{Content, Route};
-use crate::audit::error::Error;
 use crate::audit::live_record::LiveRecord;
 
 /// The latest that a message is sent once more.
@@ -34,7 +34,7 @@ pub(super) struct KafkaWriter {
 
 impl KafkaWriter {
     /// Sends until it is stopped, then waits for what is under way.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut pace = Pace::new(self.per_second, Instant::now());
         let mut copies: BTreeSet<(Instant, u32)> = BTreeSet::new();
         for number in 0.. {
@@ -64,8 +64,7 @@ impl KafkaWriter {
             }
         }
         let client = self.client;
-        let finished = tokio::task::spawn_blocking(move || client.finish()).await;
-        finished.map_err(|error| Error::Task { task: "load", reason: error.to_string() })?
+        tokio::task::spawn_blocking(move || client.finish()).await?
     }
 
     fn message(&self, number: u32) -> PreparedMessage {
@@ -87,13 +86,14 @@ impl KafkaWriter {
 
     fn fate(&self, number: u32) -> Resends {
         let mut dice = self.record.plan.fate(self.way, number);
-        let partition = dice.below(u64::from(self.partitions.cast_unsigned())) as i32;
-        let times = 1 + dice.below(2);
-        let again_after = (0..times).map(|_| Duration::from_millis(dice.below(COPIED_WITHIN_MS)));
+        let partition = dice.random_range(0..self.partitions);
+        let times = 1 + dice.random_range(0..2);
+        let again_after =
+            (0..times).map(|_| Duration::from_millis(dice.random_range(0..COPIED_WITHIN_MS)));
         Resends { partition, again_after: again_after.collect() }
     }
 
-    async fn copy(&mut self, of: u32, stop: &CancellationToken) -> Result<(), Error> {
+    async fn copy(&mut self, of: u32, stop: &CancellationToken) -> anyhow::Result<()> {
         let original = self.record.entry(of);
         let payload = {
             let plan = &self.record.plan;
@@ -110,7 +110,7 @@ impl KafkaWriter {
         &mut self,
         outgoing: Outgoing<'_>,
         stop: &CancellationToken,
-    ) -> Result<(), Error> {
+    ) -> anyhow::Result<()> {
         while self.client.send(outgoing).await? == EnqueueResult::Full {
             if !wait_until(Instant::now() + QUEUE_FULL_PAUSE, stop).await {
                 break;

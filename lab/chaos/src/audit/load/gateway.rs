@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::Rng;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,7 +23,6 @@ use super::direct::wait_until;
 use super::pace::Pace;
 use crate::audit::codec::Increment;
 use crate::audit::content::{Content, Counts, Route};
-use crate::audit::error::Error;
 use crate::audit::live_record::{DeliveryOutcome, LiveRecord};
 
 /// Requests in progress at once.
@@ -69,15 +69,15 @@ enum GatewayAnswer {
 }
 
 impl GatewayWriter {
-    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let http = reqwest::Client::builder().no_proxy().build().map_err(Error::Http)?;
+    pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let http = reqwest::Client::builder().no_proxy().build()?;
         let writer = Arc::new(self);
         let room = Arc::new(Semaphore::new(REQUESTS));
         let mut requests = JoinSet::new();
         let mut pace = Pace::new(writer.per_second, Instant::now());
         for number in 0.. {
             while let Some(ended) = requests.try_join_next() {
-                settled(ended)?;
+                ended?;
             }
             let clock_ms = writer.record.clock_ms();
             let content = writer.record.plan.content(Route::Request, number, clock_ms);
@@ -97,7 +97,7 @@ impl GatewayWriter {
             });
         }
         while let Some(ended) = requests.join_next().await {
-            settled(ended)?;
+            ended?;
         }
         Ok(())
     }
@@ -115,7 +115,7 @@ impl GatewayWriter {
         let mut fate = self.record.plan.fate(Route::Request, number);
         let mark = self.record.attempt(Route::Request, number, clock_ms, Some(content));
         let mut timeout =
-            if fate.below(100) < IMPATIENT_PERCENT { IMPATIENT } else { ANSWER_TIMEOUT };
+            if fate.random_range(0..100) < IMPATIENT_PERCENT { IMPATIENT } else { ANSWER_TIMEOUT };
         let mut back_off = FIRST_BACK_OFF;
         let mut may_be_stored = false;
         let mut stopped_at = None;
@@ -124,7 +124,9 @@ impl GatewayWriter {
             let pause = match self.attempt(http, gateway, content, &body, timeout).await {
                 GatewayAnswer::Accepted(place) => {
                     self.record.settle(mark, DeliveryOutcome::Acknowledged(place));
-                    if content.counts != Counts::EachTime && fate.below(100) < AGAIN_PERCENT {
+                    if content.counts != Counts::EachTime
+                        && fate.random_range(0..100) < AGAIN_PERCENT
+                    {
                         self.again(http, content, &body, number).await;
                     }
                     return;
@@ -185,10 +187,6 @@ impl GatewayWriter {
             Err(_) => GatewayAnswer::Unknown(None),
         }
     }
-}
-
-fn settled(ended: Result<(), tokio::task::JoinError>) -> Result<(), Error> {
-    ended.map_err(|error| Error::Task { task: "load", reason: error.to_string() })
 }
 
 async fn judge(response: Response, sent: usize) -> GatewayAnswer {

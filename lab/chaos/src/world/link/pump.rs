@@ -41,11 +41,7 @@ pub(super) async fn asks(
     let delay = |setting: &Arc<Setting>| match setting.mode {
         LinkMode::Delay(by) => by,
         LinkMode::Late(by) if !Arc::ptr_eq(setting, born) => by,
-        LinkMode::Open
-        | LinkMode::Cut
-        | LinkMode::Stalled
-        | LinkMode::Late(_)
-        | LinkMode::LateCommit => Duration::ZERO,
+        _ => Duration::ZERO,
     };
     pass(client, peer, shared, delay).await
 }
@@ -54,11 +50,7 @@ pub(super) async fn asks(
 pub(super) async fn answers(peer: &TcpStream, client: &TcpStream, shared: &Shared) -> bool {
     let delay = |setting: &Arc<Setting>| match setting.mode {
         LinkMode::Delay(by) => by,
-        LinkMode::Open
-        | LinkMode::Cut
-        | LinkMode::Stalled
-        | LinkMode::Late(_)
-        | LinkMode::LateCommit => Duration::ZERO,
+        _ => Duration::ZERO,
     };
     pass(peer, client, shared, delay).await
 }
@@ -105,12 +97,10 @@ async fn read(
         // Never before what came earlier, also when the delay has just become shorter.
         last_due = last_due.max(Instant::now() + delay);
         let permits = u32::try_from(count).expect("a read is small");
-        let held_bytes = Arc::clone(&room)
-            .acquire_many_owned(permits)
-            .await
-            .expect("nobody closes the semaphore");
+        let held_bytes = Arc::clone(&room).acquire_many_owned(permits).await;
+        let _held = held_bytes.expect("nobody closes the semaphore");
         let bytes = Bytes::copy_from_slice(&buffer[..count]);
-        if held.send(Chunk { bytes, due: last_due, _held: held_bytes }).await.is_err() {
+        if held.send(Chunk { bytes, due: last_due, _held }).await.is_err() {
             return false;
         }
     }

@@ -36,11 +36,7 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
         let mut talk = pin!(async {
             match setting.mode {
                 LinkMode::LateCommit => late_commit::talk(&client, &peer, shared, &setting).await,
-                LinkMode::Open
-                | LinkMode::Cut
-                | LinkMode::Delay(_)
-                | LinkMode::Stalled
-                | LinkMode::Late(_) => talk(&client, &peer, shared, &setting).await,
+                _ => talk(&client, &peer, shared, &setting).await,
             }
         });
         // While the mode is stalled, `talk` is not polled, and so nothing moves.

@@ -46,6 +46,10 @@ impl Way {
     }
 }
 
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::AddrInUse)
+}
+
 fn free_address() -> SocketAddr {
     StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
@@ -56,7 +60,7 @@ async fn link_to(target: SocketAddr) -> (NetworkLink, SocketAddr) {
         let listen = free_address();
         match NetworkLink::start(&[(listen, target)]).await {
             Ok(link) => return (link, listen),
-            Err(Error::Listen { source, .. }) if source.kind() == ErrorKind::AddrInUse => {}
+            Err(error) if is_in_use(&error) => {}
             Err(error) => panic!("{error}"),
         }
     }
