@@ -37,12 +37,12 @@ pub(super) struct RunFixture {
 impl RunFixture {
     /// A run of every kind of message, nothing wrong with it. Each message has ids.
     pub(super) fn new() -> RunFixture {
-        RunFixture::of_plan(LoadPlan::new(11, true, SCHEMAS))
+        RunFixture::of_plan(LoadPlan::new(2, true, SCHEMAS))
     }
 
     /// The same, but each message counts as often as it is there.
     pub(super) fn without_ids() -> RunFixture {
-        RunFixture::of_plan(LoadPlan::new(11, false, SCHEMAS))
+        RunFixture::of_plan(LoadPlan::new(2, false, SCHEMAS))
     }
 
     fn of_plan(plan: LoadPlan) -> RunFixture {
