@@ -7,7 +7,7 @@ mod load;
 mod secret;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use tally_kafka::{Cluster, Fetch};
 pub use load::{Error, load};
 pub use secret::Secret;
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     pub kafka: Kafka,
     pub registry: Registry,
@@ -34,6 +34,26 @@ pub struct Config {
     pub reconciler: Reconciler,
     pub telemetry: Telemetry,
 }
+
+impl Default for Config {
+    fn default() -> Config {
+        toml::from_str(include_str!("config/defaults.toml"))
+            .expect("each key that needs one has a default")
+    }
+}
+
+macro_rules! defaults {
+    ($($Section:ident of $section:ident),*) => {$(
+        impl Default for $Section {
+            fn default() -> $Section {
+                Config::default().$section
+            }
+        }
+    )*};
+}
+
+defaults!(Kafka of kafka, Registry of registry, Store of store, Producer of producer);
+defaults!(Aggregator of aggregator, Sink of sink, Telemetry of telemetry);
 
 impl Config {
     /// What decides what counts.
@@ -51,7 +71,7 @@ impl Config {
 
 /// The log.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Kafka {
     /// `host:port` of one or more brokers, joined by commas.
     pub bootstrap: String,
@@ -67,20 +87,6 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
 }
 
-impl Default for Kafka {
-    fn default() -> Kafka {
-        Kafka {
-            bootstrap: "127.0.0.1:9092".into(),
-            increments: "increments".into(),
-            deltas: "deltas".into(),
-            rejected: "increments.rejected".into(),
-            partitions: 8,
-            replication: 1,
-            properties: BTreeMap::new(),
-        }
-    }
-}
-
 impl Kafka {
     /// How clients reach the brokers.
     pub fn cluster(&self) -> Cluster {
@@ -90,22 +96,16 @@ impl Kafka {
 
 /// The schema registry, through its Confluent-compatible API.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Registry {
     pub url: String,
     pub user: Option<String>,
     pub password: Option<Secret>,
 }
 
-impl Default for Registry {
-    fn default() -> Registry {
-        Registry { url: "http://127.0.0.1:8081/apis/ccompat/v7".into(), user: None, password: None }
-    }
-}
-
 /// ClickHouse.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Store {
     pub url: String,
     pub database: String,
@@ -125,20 +125,8 @@ pub enum Compression {
     None,
 }
 
-impl Default for Store {
-    fn default() -> Store {
-        Store {
-            url: "http://127.0.0.1:8123".into(),
-            database: "tally".into(),
-            user: None,
-            password: None,
-            compression: Compression::default(),
-        }
-    }
-}
-
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Counts {
     /// Length of a time bucket, in seconds; divides a day. Fixed once the table is there.
     #[serde(with = "bucket_seconds")]
@@ -148,16 +136,9 @@ pub struct Counts {
     pub max_future_seconds: u32,
 }
 
-impl Default for Counts {
-    fn default() -> Counts {
-        let Rules { width, max_future_s, .. } = Rules::default();
-        Counts { bucket_seconds: width, max_future_seconds: max_future_s }
-    }
-}
-
 /// How far back an id is recognised, in each partition. Fixed once the table is there.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Duplicates {
     /// In offsets: an id that occurred so many ago or fewer makes a duplicate.
     pub horizon_offsets: u32,
@@ -166,16 +147,9 @@ pub struct Duplicates {
     pub max_ids: NonZeroU32,
 }
 
-impl Default for Duplicates {
-    fn default() -> Duplicates {
-        let Horizon { offsets, ids } = Rules::default().horizon;
-        Duplicates { horizon_offsets: offsets, max_ids: ids }
-    }
-}
-
 /// The HTTP gateway.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Producer {
     pub listen: SocketAddr,
     pub health: SocketAddr,
@@ -190,21 +164,8 @@ pub struct Producer {
     pub delivery_timeout_ms: u64,
 }
 
-impl Default for Producer {
-    fn default() -> Producer {
-        Producer {
-            listen: local(8080),
-            health: local(9100),
-            body_limit_bytes: 1 << 20,
-            max_in_flight: 1024,
-            max_increments_per_second: None,
-            delivery_timeout_ms: 30_000,
-        }
-    }
-}
-
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Aggregator {
     pub group: String,
     /// Tells this process from the others of its group, across restarts: its transactional ids are
@@ -227,22 +188,6 @@ pub struct Aggregator {
     pub fetch: Fetch,
 }
 
-impl Default for Aggregator {
-    fn default() -> Aggregator {
-        Aggregator {
-            group: "tally-aggregator".into(),
-            instance: None,
-            workers: 1,
-            health: local(9101),
-            flush_interval_ms: 1_000,
-            flush_batch_bytes: 14 << 20,
-            flush_total_bytes: 112 << 20,
-            session_timeout_ms: 10_000,
-            fetch: Fetch::default(),
-        }
-    }
-}
-
 impl Aggregator {
     pub fn flush_interval(&self) -> Duration {
         Duration::from_millis(self.flush_interval_ms)
@@ -250,7 +195,7 @@ impl Aggregator {
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Sink {
     pub group: String,
     pub health: SocketAddr,
@@ -262,20 +207,8 @@ pub struct Sink {
     pub fetch: Fetch,
 }
 
-impl Default for Sink {
-    fn default() -> Sink {
-        Sink {
-            group: "tally-sink".into(),
-            health: local(9102),
-            session_timeout_ms: 10_000,
-            queued_batches: 2,
-            fetch: Fetch::default(),
-        }
-    }
-}
-
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Reader {
     pub listen: SocketAddr,
     pub health: SocketAddr,
@@ -288,45 +221,21 @@ pub struct Reader {
     pub max_wait_ms: u64,
 }
 
-impl Default for Reader {
-    fn default() -> Reader {
-        Reader {
-            listen: local(8082),
-            health: local(9103),
-            cached_counters: 1_000_000,
-            unstored_bytes: 256 << 20,
-            max_wait_ms: 10_000,
-        }
-    }
-}
-
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Reconciler {
     /// Partitions replayed at once.
     pub parallel: usize,
 }
 
-impl Default for Reconciler {
-    fn default() -> Reconciler {
-        Reconciler { parallel: 2 }
-    }
-}
-
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Telemetry {
     /// What to log: a level, or directives such as `info,tally_sink=debug`.
     pub log: String,
     pub log_format: LogFormat,
     /// Where traces, metrics and logs go over OTLP (HTTP, protobuf); nowhere when absent.
     pub otlp_endpoint: Option<String>,
-}
-
-impl Default for Telemetry {
-    fn default() -> Telemetry {
-        Telemetry { log: "info".into(), log_format: LogFormat::Auto, otlp_endpoint: None }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -338,19 +247,14 @@ pub enum LogFormat {
     Json,
 }
 
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
-}
-
 fn max_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU32, D::Error> {
     let ids = NonZeroU32::deserialize(deserializer)?;
-    if ids.get() > Horizon::MAX_IDS {
-        return Err(D::Error::custom(format!(
-            "max_ids is {ids}, but at most {}",
-            Horizon::MAX_IDS
-        )));
+    match Horizon::MAX_IDS {
+        most if ids.get() > most => {
+            Err(D::Error::custom(format!("max_ids is {ids}, but at most {most}")))
+        }
+        _ => Ok(ids),
     }
-    Ok(ids)
 }
 
 mod bucket_seconds {

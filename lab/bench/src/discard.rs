@@ -20,8 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Discarded {
     pub(crate) messages: u64,
-    /// Bytes of all payloads.
-    pub(crate) bytes: u64,
     /// The time from the first message to the last, and the CPU of the process in it.
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
@@ -54,18 +52,17 @@ pub(super) fn run(config: &Config) -> anyhow::Result<Discarded> {
     let queue = Queue::of(&consumer);
     consumer.assign(&all)?;
     let mut batch = Vec::with_capacity(BATCH);
-    let mut discarded = Discarded { messages: 0, bytes: 0, seconds: 0.0, cpu_seconds: 0.0 };
+    let mut discarded = Discarded { messages: 0, seconds: 0.0, cpu_seconds: 0.0 };
     let mut begun = None;
     let mut heard = Instant::now();
     while discarded.messages < left {
-        let (messages, bytes) = queue.discard(&mut batch)?;
+        let messages = queue.discard(&mut batch)?;
         if messages > 0 {
             heard = Instant::now();
             begun.get_or_insert((heard, measure::own_cpu()));
         }
         anyhow::ensure!(heard.elapsed() < PATIENCE, "{topic} does not come to its end");
         discarded.messages += messages;
-        discarded.bytes += bytes;
     }
     if let Some((at, cpu)) = begun {
         discarded.seconds = at.elapsed().as_secs_f64();
@@ -88,9 +85,8 @@ impl<'c> Queue<'c> {
         Queue { handle, _consumer: consumer }
     }
 
-    /// Takes what there is, up to the room in `batch`, and throws it away: how many messages and
-    /// bytes of payload.
-    fn discard(&self, batch: &mut Vec<*mut sys::rd_kafka_message_t>) -> anyhow::Result<(u64, u64)> {
+    /// Takes what there is, up to the room in `batch`, and throws it away: how many messages.
+    fn discard(&self, batch: &mut Vec<*mut sys::rd_kafka_message_t>) -> anyhow::Result<u64> {
         batch.resize(BATCH, ptr::null_mut());
         // SAFETY: the queue is alive, and `batch` has room for as many pointers as it says.
         let taken = unsafe {
@@ -98,23 +94,20 @@ impl<'c> Queue<'c> {
         };
         let taken =
             usize::try_from(taken).map_err(|_| anyhow::anyhow!("librdkafka does not consume"))?;
-        let (mut messages, mut bytes, mut failed) = (0, 0, None);
+        let (mut messages, mut failed) = (0, None);
         for message in &batch[..taken] {
             // SAFETY: the first `taken` pointers are messages that are ours now; each is read, then
             // destroyed once.
             unsafe {
                 match (**message).err {
-                    sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                        messages += 1;
-                        bytes += (**message).len as u64;
-                    }
+                    sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => messages += 1,
                     error => failed = Some(error),
                 }
                 sys::rd_kafka_message_destroy(*message);
             }
         }
         match failed {
-            None => Ok((messages, bytes)),
+            None => Ok(messages),
             Some(error) => {
                 Err(anyhow::anyhow!("consume: {}", rdkafka::error::RDKafkaErrorCode::from(error)))
             }

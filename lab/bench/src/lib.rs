@@ -33,6 +33,7 @@ mod trial;
 use std::time::Instant;
 
 use anyhow::Context;
+use clap::ValueEnum;
 use tally_platform::config::Config;
 use tally_stack::{Progress, ServiceArgs, StackArgs};
 
@@ -41,7 +42,8 @@ use self::machine::Machine;
 use self::rig::Rig;
 use self::sum::SumArgs;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 enum Bench {
     /// Messages to increments.
     Decode,
@@ -64,19 +66,6 @@ enum Bench {
     /// Another way to the same counts, on the same topic.
     Peers,
 }
-
-/// All but the peers, which are asked for.
-const USUAL: [Bench; 9] = [
-    Bench::Decode,
-    Bench::Sum,
-    Bench::Aggregate,
-    Bench::Sink,
-    Bench::Live,
-    Bench::Freshness,
-    Bench::Recovery,
-    Bench::Rebuild,
-    Bench::Scale,
-];
 
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
@@ -153,7 +142,10 @@ async fn measure_all(args: &BenchArgs, config: Config) -> anyhow::Result<bool> {
     let stack = tally_stack::up(&args.stack, &Progress::auto()).await?;
     let rig = Rig::new(stack, args.services.clone(), config, args.quick)?;
     let machine = Machine::describe(&rig.store()).await?;
-    let mut wanted = if args.names.is_empty() { USUAL.to_vec() } else { args.names.clone() };
+    let mut wanted = args.names.clone();
+    if wanted.is_empty() {
+        wanted.extend(Bench::value_variants().iter().filter(|bench| **bench != Bench::Peers));
+    }
     if args.peers && !wanted.contains(&Bench::Peers) {
         wanted.push(Bench::Peers);
     }
@@ -161,17 +153,18 @@ async fn measure_all(args: &BenchArgs, config: Config) -> anyhow::Result<bool> {
     let mut highest = None;
     for bench in wanted {
         let begun = Instant::now();
-        eprintln!("{}: measuring", bench.name());
+        let name: &'static str = bench.into();
+        eprintln!("{name}: measuring");
         match measure(&rig, bench, &mut highest).await {
             Ok(measured) => figures.extend(measured),
             Err(error) => {
-                eprintln!("{}: {error:#}", bench.name());
-                failures.push((bench.name(), format!("{error:#}")));
+                eprintln!("{name}: {error:#}");
+                failures.push((name, format!("{error:#}")));
                 // What it started must not run beside the next one.
                 rig.stop_services().await?;
             }
         }
-        eprintln!("{}: {:.0} s", bench.name(), begun.elapsed().as_secs_f64());
+        eprintln!("{name}: {:.0} s", begun.elapsed().as_secs_f64());
     }
     let report = Report { machine: &machine, figures: &figures, failures: &failures };
     if args.json {
@@ -179,12 +172,10 @@ async fn measure_all(args: &BenchArgs, config: Config) -> anyhow::Result<bool> {
     } else {
         println!("{report}");
     }
-    anyhow::ensure!(failures.is_empty(), "not measured: {}", failed(&failures));
+    let failed = failures.iter().map(|(name, error)| format!("{name} ({error})"));
+    let failed = failed.collect::<Vec<_>>().join(", ");
+    anyhow::ensure!(failed.is_empty(), "not measured: {failed}");
     Ok(figures.iter().all(|figure| figure.sound))
-}
-
-fn failed(failures: &[(&'static str, String)]) -> String {
-    failures.iter().map(|(name, error)| format!("{name} ({error})")).collect::<Vec<_>>().join(", ")
 }
 
 async fn measure(
@@ -207,22 +198,5 @@ async fn measure(
         Bench::Rebuild => rebuild::run(rig).await,
         Bench::Scale => scale::run(rig).await,
         Bench::Peers => peers::run(rig).await,
-    }
-}
-
-impl Bench {
-    fn name(self) -> &'static str {
-        match self {
-            Bench::Decode => "decode",
-            Bench::Sum => "sum",
-            Bench::Aggregate => "aggregate",
-            Bench::Sink => "sink",
-            Bench::Live => "live",
-            Bench::Freshness => "freshness",
-            Bench::Recovery => "recovery",
-            Bench::Rebuild => "rebuild",
-            Bench::Scale => "scale",
-            Bench::Peers => "peers",
-        }
     }
 }

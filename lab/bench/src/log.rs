@@ -94,7 +94,6 @@ impl Log {
                     each(Batch {
                         offset: message.offset(),
                         logged_at_ms: message.timestamp().to_millis().unwrap_or(0),
-                        bytes: body.len(),
                         content: DeltaBatch::decode(body)?,
                     })?;
                 }
@@ -109,7 +108,6 @@ impl Log {
         self.batches(|batch| {
             sum.batches += 1;
             sum.rows += batch.content.deltas.announced() as u64;
-            sum.bytes += batch.bytes as u64;
             sum.increments += batch.content.header.increments;
             sum.fingerprint += Fingerprint::from_bits(batch.content.header.fingerprint);
             Ok(())
@@ -122,7 +120,6 @@ impl Log {
 pub(crate) struct Batch<'m> {
     pub(crate) offset: i64,
     pub(crate) logged_at_ms: i64,
-    pub(crate) bytes: usize,
     pub(crate) content: DeltaBatch<'m>,
 }
 
@@ -130,7 +127,6 @@ pub(crate) struct Batch<'m> {
 pub(crate) struct Deltas {
     pub(crate) batches: u64,
     pub(crate) rows: u64,
-    pub(crate) bytes: u64,
     pub(crate) increments: u64,
     pub(crate) fingerprint: Fingerprint,
 }

@@ -1,10 +1,9 @@
 //! Where the figures come from: the machine, and the versions of what was measured.
 
 use std::fmt;
-use std::fs;
 
-use anyhow::Context;
 use clickhouse::Client;
+use procfs::{CpuInfo, Current, Meminfo};
 use serde::Serialize;
 use tally_stack::Part;
 
@@ -24,22 +23,15 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) async fn describe(store: &Client) -> anyhow::Result<Machine> {
-        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
-        let (cpuinfo, meminfo) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?);
-        let model =
-            cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let memory = meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
-        let memory_kib: u64 = memory.context("/proc/meminfo has no MemTotal")?.trim().parse()?;
+        let cpu = CpuInfo::current()?.model_name(0).unwrap_or("unknown").to_owned();
         let engine: String = store.query("SELECT version()").fetch_one().await?;
         let profile =
             if cfg!(debug_assertions) { ", NOT OPTIMISED: the figures mean nothing" } else { "" };
         Ok(Machine {
-            cpu: model.map_or("unknown", |(_, model)| model).to_owned(),
+            cpu,
             cores: std::thread::available_parallelism()?.get(),
-            memory_bytes: memory_kib << 10,
-            kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            memory_bytes: Meminfo::current()?.mem_total,
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             broker: format!("Apache Kafka {}", Part::Broker.version()),
             registry: format!("Apicurio Registry {}", Part::Registry.version()),
             store: format!("ClickHouse {engine} (chdb {})", Part::Store.version()),

@@ -1,9 +1,9 @@
 //! What processes use, by the operating system's own accounting: all threads, those that ended too.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
+use procfs::process::Process;
 use rustix::time::{ClockId, clock_gettime};
 
 /// A process to be watched, and what the table calls it.
@@ -15,42 +15,25 @@ pub(crate) struct WatchedProcess {
 
 /// CPU time of a process so far, in user and kernel mode.
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let line = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let ticks = ticks(&line).with_context(|| format!("{path} is not understood: {line:?}"))?;
-    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
-}
-
-/// Fields 14 and 15 of proc_pid_stat(5). The command's name, field 2, may hold spaces and
-/// parentheses itself.
-fn ticks(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace().skip(14 - 3);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    let stat = process(pid)?.stat()?;
+    let ticks = stat.utime + stat.stime;
+    Ok(Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64))
 }
 
 /// The most memory that a process ever had resident.
 pub(crate) fn peak_bytes(pid: u32) -> anyhow::Result<u64> {
-    memory(pid, "VmHWM:")
+    let kib = process(pid)?.status()?.vmhwm;
+    Ok(kib.context("the process has no memory any more")? << 10)
 }
 
 /// The memory that a process has resident.
 pub(crate) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
-    memory(pid, "VmRSS:")
+    let kib = process(pid)?.status()?.vmrss;
+    Ok(kib.context("the process has no memory any more")? << 10)
 }
 
-fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    bytes(&status, field).with_context(|| format!("{path} has no {field} in kB"))
-}
-
-fn bytes(status: &str, field: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+fn process(pid: u32) -> anyhow::Result<Process> {
+    Process::new(pid.cast_signed()).with_context(|| format!("look at process {pid}"))
 }
 
 /// CPU time of this process so far, finer than its ticks.
@@ -139,19 +122,6 @@ pub(crate) fn total<'u>(uses: impl IntoIterator<Item = &'u [Usage]>) -> Vec<Usag
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn user_and_system_time_are_found_behind_a_name_with_parentheses() {
-        let line = "42 (a (b) c) S 1 42 42 0 -1 4194560 1 0 0 0 123 45 6 7 20 0 5 0 999 0 0";
-        assert_eq!(ticks(line), Some(168));
-        assert_eq!(ticks("42 (x) S 1"), None);
-    }
-
-    #[test]
-    fn memory_is_in_kib() {
-        assert_eq!(bytes("VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\n", "VmHWM:"), Some(2 << 20));
-        assert_eq!(bytes("VmPeak:\t 9 kB\n", "VmHWM:"), None);
-    }
 
     #[test]
     fn work_takes_cpu_time_that_both_clocks_see() {

@@ -2,7 +2,7 @@
 //! so that nothing ever has to be wiped.
 
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tally_platform::config::Config;
 use tally_platform::store;
 use tally_platform::telemetry::sum_of_series;
+use tally_stack::process::Process;
 use tally_stack::state::StateFile;
 use tally_stack::{ServiceArgs, ServiceProcess, Services, Stack};
 use tokio::process::{Child, Command};
@@ -84,29 +85,12 @@ impl Rig {
         command
             .args(args.split_whitespace())
             .envs(environment.iter().copied())
-            .current_dir(self.stack.dir());
-        self.spawn(command, args)
-    }
-
-    fn spawn<T: DeserializeOwned>(
-        &self,
-        mut command: Command,
-        name: &str,
-    ) -> anyhow::Result<Running<T>> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+            .current_dir(self.stack.dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         let child = command.spawn().context("start this program")?;
-        Ok(Running { name: name.to_owned(), child, answer: PhantomData })
-    }
-
-    /// As [`Rig::start_child`], with a configuration.
-    fn start_configured<T: DeserializeOwned>(
-        &self,
-        config: &Path,
-        args: &str,
-    ) -> anyhow::Result<Running<T>> {
-        let mut command = Command::new(&self.program);
-        command.arg("--config").arg(config).args(args.split_whitespace());
-        self.spawn(command, args)
+        Ok(Running { name: args.to_owned(), child, answer: PhantomData })
     }
 }
 
@@ -116,7 +100,8 @@ pub(crate) struct Case<'r> {
     pub(crate) config: Config,
     pub(crate) log: Log,
     services: Services<'r>,
-    file: PathBuf,
+    /// The name of its configuration in the stack's folder.
+    file: String,
     http: reqwest::Client,
 }
 
@@ -153,9 +138,9 @@ impl<'r> Case<'r> {
         let services = Services::new(&rig.stack, &rig.ports, members, &config)?;
         let config = tally_platform::config::load(Some(services.config_file()))?;
         // The services' own file is overwritten by the next case.
-        let file = rig.stack.dir().join(format!("{name}.toml"));
-        std::fs::copy(services.config_file(), &file)
-            .with_context(|| format!("write {}", file.display()))?;
+        let file = format!("{name}.toml");
+        std::fs::copy(services.config_file(), rig.stack.dir().join(&file))
+            .with_context(|| format!("write {file}"))?;
         tally_infra::init(&config).await?;
         let log = Log::new(&config)?;
         let http = reqwest::Client::builder().no_proxy().build()?;
@@ -188,18 +173,18 @@ impl<'r> Case<'r> {
 
     /// Returns once a service that was started is ready.
     pub(crate) async fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
-        let process =
-            self.services.running(name)?.with_context(|| format!("{name} has ended by itself"))?;
-        Ok(self.services.wait_ready(self.service(name), process).await?)
+        Ok(self.services.wait_ready(self.service(name), self.running(name)?).await?)
     }
 
     /// Fails if a service has ended by itself.
     pub(crate) fn check_runs(&self, name: &str) -> anyhow::Result<()> {
+        self.running(name).map(drop)
+    }
+
+    fn running(&self, name: &str) -> anyhow::Result<Process> {
         let log = self.rig.stack.log(name);
-        self.services
-            .running(name)?
-            .with_context(|| format!("{name} has ended: see {}", log.display()))?;
-        Ok(())
+        let running = self.services.running(name)?;
+        running.with_context(|| format!("{name} has ended by itself: see {}", log.display()))
     }
 
     /// Stops what still runs of the case.
@@ -214,18 +199,14 @@ impl<'r> Case<'r> {
 
     /// SIGTERM, and until it has drained.
     pub(crate) async fn stop(&self, name: &str) -> anyhow::Result<()> {
-        let process =
-            self.services.running(name)?.with_context(|| format!("{name} has ended by itself"))?;
-        process.stop(GRACE).await.with_context(|| format!("stop {name}"))?;
+        self.running(name)?.stop(GRACE).await.with_context(|| format!("stop {name}"))?;
         Ok(())
     }
 
     /// SIGKILL, and until its port is free: a process's first thread may be gone before the others
     /// let go of it.
     pub(crate) async fn kill(&self, name: &str) -> anyhow::Result<()> {
-        let process =
-            self.services.running(name)?.with_context(|| format!("{name} has ended by itself"))?;
-        process.kill().await.with_context(|| format!("kill {name}"))?;
+        self.running(name)?.kill().await.with_context(|| format!("kill {name}"))?;
         let address = self.service(name).health;
         let begun = Instant::now();
         while let Err(error) = std::net::TcpListener::bind(address) {
@@ -242,12 +223,17 @@ impl<'r> Case<'r> {
 
     /// `tally load` with these arguments, beside other work.
     pub(crate) fn start_load(&self, args: &str) -> anyhow::Result<Running<Summary>> {
-        self.rig.start_configured(&self.file, &format!("load --json {args}"))
+        self.start_configured(&format!("load --json {args}"))
     }
 
     /// Reads `increments` to its end with librdkafka alone.
     pub(crate) async fn discard(&self) -> anyhow::Result<Discarded> {
-        self.rig.start_configured(&self.file, "bench-child discard")?.finish().await
+        self.start_configured("bench-child discard")?.finish().await
+    }
+
+    fn start_configured<T: DeserializeOwned>(&self, args: &str) -> anyhow::Result<Running<T>> {
+        // The folder that it runs in is the one that the file is in.
+        self.rig.start_child(&format!("--config {} {args}", self.file), &[])
     }
 
     /// Messages that the aggregators have committed.
@@ -284,10 +270,19 @@ impl<'r> Case<'r> {
 
     /// Waits until ClickHouse has everything that is in `increments`; tells how long it took.
     pub(crate) async fn until_stored(&self, patience: Duration) -> anyhow::Result<Duration> {
+        self.until_stored_by(&["aggregator", "sink"], patience).await
+    }
+
+    /// As [`Case::until_stored`], by these services.
+    pub(crate) async fn until_stored_by(
+        &self,
+        services: &[&str],
+        patience: Duration,
+    ) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         let ends = tokio::task::block_in_place(|| self.log.ends())?;
         while self.stored().await? != ends {
-            for name in ["aggregator", "sink"] {
+            for name in services {
                 self.check_runs(name)?;
             }
             anyhow::ensure!(begun.elapsed() < patience, "not stored after {patience:?}");

@@ -96,9 +96,10 @@ async fn measure(case: &Case<'_>) -> anyhow::Result<Vec<Figure>> {
         outcome = watch(case, &samples) => match outcome? {},
     };
     let sent = load.finish().await?;
-    until_stored(case).await?;
-    for name in [member("aggregator", 1), member("aggregator", 2), member("sink", 1)] {
-        case.stop(&name).await?;
+    let left = ["aggregator-1", "aggregator-2", "sink-1"];
+    case.until_stored_by(&left, PATIENCE).await?;
+    for name in left {
+        case.stop(name).await?;
     }
     let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
 
@@ -146,17 +147,6 @@ async fn watch(case: &Case<'_>, samples: &RefCell<Samples>) -> anyhow::Result<In
         samples.borrow_mut().stored.push(OffsetSample { at: Instant::now(), next });
         tokio::time::sleep(LOOK).await;
     }
-}
-
-/// As [`Case::until_stored`], which samples after one aggregator and one sink.
-async fn until_stored(case: &Case<'_>) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    let ends = tokio::task::block_in_place(|| case.log.ends())?;
-    while case.stored().await? != ends {
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "not stored after {PATIENCE:?}");
-        tokio::time::sleep(LOOK).await;
-    }
-    Ok(())
 }
 
 /// Times between `from` and `to` that a partition stood still, as its last progress and its next,

@@ -71,8 +71,8 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     for &(keys, name, increments) in sizes {
         for distribution in [Distribution::Zipf, Distribution::Uniform] {
             let args = format!(
-                "bench-child sum --keys {keys} --distribution {} --increments {increments}",
-                distribution.name()
+                "bench-child sum --keys {keys} --distribution {distribution} \
+                 --increments {increments}"
             );
             let timed = async |into| {
                 let args = format!("{args} --into {into} --rounds 2");
@@ -86,18 +86,16 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
             let (fold_memory, map_memory) = (weighed("fold").await?, weighed("map").await?);
             let (bytes, map_bytes) = (fold_memory.bytes_each, map_memory.bytes_each);
             figures.push(
-                Figure::new(
-                    NAME,
-                    format!("{name}, {}", distribution.name()),
-                    fold.ns[1],
-                    Unit::Nanoseconds,
-                )
-                .beside("hashbrown, foldhash", map.ns[1])
-                .peak_bytes(fold.peak_bytes)
-                .detail("beside a key's bytes", format!("{bytes:.0} B (map: {map_bytes:.0} B)"))
-                .detail("first flush", format!("{:.1} ns (map: {:.1} ns)", fold.ns[0], map.ns[0]))
-                .detail("different keys", fold.entries.to_string())
-                .sound(fold.entries == map.entries),
+                Figure::new(NAME, format!("{name}, {distribution}"), fold.ns[1], Unit::Nanoseconds)
+                    .beside("hashbrown, foldhash", map.ns[1])
+                    .peak_bytes(fold.peak_bytes)
+                    .detail("beside a key's bytes", format!("{bytes:.0} B (map: {map_bytes:.0} B)"))
+                    .detail(
+                        "first flush",
+                        format!("{:.1} ns (map: {:.1} ns)", fold.ns[0], map.ns[0]),
+                    )
+                    .detail("different keys", fold.entries.to_string())
+                    .sound(fold.entries == map.entries),
             );
         }
     }

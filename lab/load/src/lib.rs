@@ -12,7 +12,6 @@
 mod bars;
 mod checksum;
 mod deliveries;
-mod random;
 mod sender;
 mod summary;
 mod workload;

@@ -2,9 +2,8 @@
 //!
 //! Both are made before the first increment is sent, so that sending costs a table's look-up.
 
-use serde::{Deserialize, Serialize};
-
-use super::random::Random;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// Keys have the form `user:00000000:views`.
 const KEY_BYTES: usize = 19;
@@ -20,22 +19,12 @@ const MAX_PICKS: usize = 1 << 24;
 /// A zipf pick is a search, so there are fewer.
 const MAX_ZIPF_PICKS: usize = 1 << 22;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum Distribution {
     /// The n-th key comes 1/n times as often as the first.
     Zipf,
     Uniform,
-}
-
-impl Distribution {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Distribution::Zipf => "zipf",
-            Distribution::Uniform => "uniform",
-        }
-    }
 }
 
 pub struct Workload {
@@ -58,7 +47,7 @@ impl Workload {
         Workload {
             namespaces: (0..namespaces).map(|number| format!("ns-{number:03}")).collect(),
             keys: text,
-            picks: picks(keys, distribution, &mut Random::new(seed)),
+            picks: picks(keys, distribution, &mut ChaCha8Rng::seed_from_u64(seed)),
         }
     }
 
@@ -81,11 +70,11 @@ impl Workload {
     }
 }
 
-fn picks(keys: u32, distribution: Distribution, random: &mut Random) -> Vec<u32> {
+fn picks(keys: u32, distribution: Distribution, random: &mut impl Rng) -> Vec<u32> {
     let count = (keys as usize * 4).next_power_of_two();
     match distribution {
         Distribution::Uniform => {
-            (0..count.clamp(MIN_PICKS, MAX_PICKS)).map(|_| random.below(keys)).collect()
+            (0..count.clamp(MIN_PICKS, MAX_PICKS)).map(|_| random.random_range(0..keys)).collect()
         }
         Distribution::Zipf => {
             let mut weight = 0.0;
@@ -98,7 +87,7 @@ fn picks(keys: u32, distribution: Distribution, random: &mut Random) -> Vec<u32>
             let last = keys - 1;
             (0..count.clamp(MIN_PICKS, MAX_ZIPF_PICKS))
                 .map(|_| {
-                    let at = random.unit() * weight;
+                    let at = random.random::<f64>() * weight;
                     (below.partition_point(|end| *end <= at) as u32).min(last)
                 })
                 .collect()

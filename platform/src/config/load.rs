@@ -126,6 +126,11 @@ mod tests {
     }
 
     #[test]
+    fn by_default_what_counts_is_what_the_rules_say_by_default() {
+        assert_eq!(Config::default().rules(), tally_counts::Rules::default());
+    }
+
+    #[test]
     fn an_unknown_key_is_named() {
         let error = with("[sink]\nqueud_batches = 3").unwrap_err().to_string();
         assert!(error.contains("queud_batches") && error.contains("sink"), "{error}");

@@ -28,6 +28,17 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Targets of the exporters and of the HTTP client beneath them.
 const OWN_TARGETS: [&str; 6] = ["opentelemetry", "hyper", "reqwest", "rustls", "h2", "tower"];
 
+macro_rules! over_http {
+    ($Exporter:ident, $url:expr) => {
+        $Exporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_timeout(EXPORT_TIMEOUT)
+            .with_endpoint($url)
+            .build()
+    };
+}
+
 pub(super) type MetricReader = PeriodicReader<Watched<MetricExporter>>;
 
 /// `telemetry.otlp_endpoint`, to which each signal adds its path.
@@ -62,22 +73,8 @@ pub(super) struct Pipelines {
 
 impl Pipelines {
     pub(super) fn new(endpoint: &Endpoint<'_>, resource: &Resource) -> Result<Pipelines, Error> {
-        let spans = endpoint.exporter("traces", |url| {
-            SpanExporter::builder()
-                .with_http()
-                .with_protocol(Protocol::HttpBinary)
-                .with_timeout(EXPORT_TIMEOUT)
-                .with_endpoint(url)
-                .build()
-        })?;
-        let logs = endpoint.exporter("logs", |url| {
-            LogExporter::builder()
-                .with_http()
-                .with_protocol(Protocol::HttpBinary)
-                .with_timeout(EXPORT_TIMEOUT)
-                .with_endpoint(url)
-                .build()
-        })?;
+        let spans = endpoint.exporter("traces", |url| over_http!(SpanExporter, url))?;
+        let logs = endpoint.exporter("logs", |url| over_http!(LogExporter, url))?;
         Ok(Pipelines {
             traces: SdkTracerProvider::builder()
                 .with_resource(resource.clone())
@@ -100,14 +97,7 @@ impl Pipelines {
 }
 
 pub(super) fn metric_reader(endpoint: &Endpoint<'_>) -> Result<MetricReader, Error> {
-    let metrics = endpoint.exporter("metrics", |url| {
-        MetricExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_timeout(EXPORT_TIMEOUT)
-            .with_endpoint(url)
-            .build()
-    })?;
+    let metrics = endpoint.exporter("metrics", |url| over_http!(MetricExporter, url))?;
     Ok(PeriodicReader::builder(metrics).build())
 }
 
