@@ -77,8 +77,7 @@ pub(crate) async fn run(args: ChaosArgs) -> anyhow::Result<Verdict> {
         first_port: args.first_port,
         program: std::env::current_exe().context("find this program")?,
         rate: args.rate,
-        aggregators: args.members,
-        sinks: args.members,
+        members: args.members,
         ids: !args.no_ids,
     };
     let hint = || format!("nothing is known; the same again: {again}");

@@ -11,7 +11,6 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use indicatif::HumanCount;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
@@ -192,18 +191,9 @@ impl Prober {
             self.producer.send(record, Timeout::Never).await.map_err(|(error, _)| error)?;
         let acknowledged = Instant::now();
         let after = format!("{}:{}", stored.partition, next_offset(stored.offset));
-        let value = self.get(&format!("{}/{key}?after={after}", self.reader)).await?;
+        let request = self.http.get(format!("{}/{key}?after={after}", self.reader));
+        let CounterValue { value } = tally_load::answer("the reader", request).await?;
         Ok((acknowledged.elapsed(), value))
-    }
-
-    async fn get(&self, url: &str) -> anyhow::Result<i64> {
-        let response = self.http.get(url).send().await?;
-        let status = response.status();
-        let text = response.text().await?;
-        anyhow::ensure!(status.is_success(), "the reader answered {status}: {text}");
-        let answer: CounterValue =
-            serde_json::from_str(&text).with_context(|| format!("read {text:?}"))?;
-        Ok(answer.value)
     }
 }
 

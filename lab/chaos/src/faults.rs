@@ -27,8 +27,6 @@ use crate::world::{LinkMode, Member, World};
 const COME_BACK: Duration = Duration::from_secs(90);
 /// How long traffic to ClickHouse is waited for, so that it is killed while some is under way.
 const TRAFFIC: Duration = Duration::from_secs(5);
-/// Partitions of each topic.
-pub(crate) const PARTITIONS: i32 = 4;
 /// How long a take-over may go unnoticed: until the id's next turn, and other faults come between.
 const NOTICED: Duration = Duration::from_secs(20);
 /// What supervisors grant a drain before they kill.
@@ -264,7 +262,7 @@ impl Injector<'_> {
         let slot = self.supervisor.pick(Service::Aggregator, pick);
         let log = slot.hold().await.program.log().to_owned();
         let read = tokio::fs::read(&log).await?.len();
-        crate::takeover::take_over(&self.world.direct_bootstrap(), &id).await?;
+        crate::takeover::take_over(&self.world.direct_config().kafka.bootstrap, &id).await?;
         let deadline = Instant::now() + NOTICED;
         loop {
             let text = tokio::fs::read(&log).await?;

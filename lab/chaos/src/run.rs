@@ -14,16 +14,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::future::join_all;
+use tally_platform::config::Config;
 use tally_platform::service::Service;
 
 use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, ReadReport, Record};
 use crate::fault::{FaultKind, FaultLane};
-use crate::faults::{Injector, PARTITIONS, REMEMBERED_BLOCKS, end};
+use crate::faults::{Injector, REMEMBERED_BLOCKS, end};
 use crate::history::History;
 use crate::report::{Report, Verdict};
 use crate::schedule::Schedule;
 use crate::supervisor::Supervisor;
-use crate::world::{Caller, Options, World};
+use crate::world::{Caller, World};
 
 /// How long each member may take to be ready at the start.
 const FIRST_READY: Duration = Duration::from_secs(60);
@@ -53,8 +54,8 @@ pub struct RunOptions {
     pub program: PathBuf,
     /// Increments a second.
     pub rate: u64,
-    pub aggregators: usize,
-    pub sinks: usize,
+    /// Aggregators, and as many sinks.
+    pub members: usize,
     /// Whether the load's messages have ids.
     pub ids: bool,
 }
@@ -103,13 +104,8 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
 }
 
 async fn start_world(options: &RunOptions) -> anyhow::Result<World> {
-    let options = Options {
-        dir: options.dir.clone(),
-        first_port: options.first_port,
-        program: options.program.clone(),
-        partitions: PARTITIONS,
-    };
-    let world = World::start(&options).await.context("start the stack")?;
+    let world = World::start(&options.dir, options.first_port, &options.program);
+    let world = world.await.context("start the stack")?;
     let shorter = format!(
         "ALTER TABLE tally.counts \
          MODIFY SETTING non_replicated_deduplication_window = {REMEMBERED_BLOCKS}"
@@ -121,8 +117,8 @@ async fn start_world(options: &RunOptions) -> anyhow::Result<World> {
 /// Returns once every member is ready.
 async fn start_members(options: &RunOptions, world: &World) -> anyhow::Result<Supervisor> {
     let members = [
-        (Service::Aggregator, options.aggregators),
-        (Service::Sink, options.sinks),
+        (Service::Aggregator, options.members),
+        (Service::Sink, options.members),
         (Service::Producer, 2),
         (Service::Reader, 1),
     ];
@@ -141,11 +137,12 @@ async fn start_load(
     world: &World,
     supervisor: &Supervisor,
 ) -> anyhow::Result<Load> {
+    let config = world.config(Caller::Load);
     let load = Load::start(LoadOptions {
         seed: options.seed,
         rate: options.rate,
-        bootstrap: world.bootstrap(Caller::Load),
-        registry: world.registry_url(Caller::Load),
+        bootstrap: config.kafka.bootstrap,
+        registry: config.registry.url,
         ids: options.ids,
         gateways: urls_of(supervisor, Service::Producer).await,
     });
@@ -211,11 +208,12 @@ async fn inject_by(schedule: Schedule, injector: &Injector<'_>, deadline: Instan
 }
 
 fn endpoints(world: &World) -> Endpoints {
+    let Config { kafka, registry, store, .. } = world.direct_config();
     Endpoints {
-        bootstrap: world.direct_bootstrap(),
-        registry: world.direct_registry_url(),
-        store_url: world.direct_store_url(),
-        database: world.direct_config().store.database,
+        bootstrap: kafka.bootstrap,
+        registry: registry.url,
+        store_url: store.url,
+        database: store.database,
     }
 }
 

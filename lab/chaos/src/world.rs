@@ -34,7 +34,7 @@ mod server;
 mod spawner;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use anyhow::{Context, ensure};
@@ -61,18 +61,8 @@ use server::{Server, ServerContext};
 use spawner::Spawner;
 
 const BROKERS: usize = 3;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    /// Where everything is kept. What an earlier run left there is removed.
-    pub dir: PathBuf,
-    /// Ports from here up are used, about 60 and two a member.
-    pub first_port: u16,
-    /// The `tally` binary.
-    pub program: PathBuf,
-    /// Of `increments` and `deltas`.
-    pub partitions: i32,
-}
+/// Partitions of `increments` and `deltas`, each.
+pub(crate) const PARTITIONS: i32 = 4;
 
 /// What `tally reconciler verify` ended with, and printed.
 #[derive(Clone, Debug, Serialize)]
@@ -86,7 +76,6 @@ pub struct VerifyOutput {
 pub(crate) struct World {
     folder: Folder,
     program: PathBuf,
-    partitions: i32,
     plan: AddressPlan,
     pub(crate) links: NetworkLinks,
     pub(crate) brokers: Brokers,
@@ -107,9 +96,16 @@ struct MemberRegistry {
 impl World {
     /// Returns once everything answers, and topics, subjects and tables are there. No service runs
     /// yet.
-    pub(crate) async fn start(options: &Options) -> anyhow::Result<World> {
-        let folder = Folder::anew(&options.dir)?;
-        let mut ports = Ports::from(options.first_port);
+    ///
+    /// What an earlier run left in `dir` is removed. Ports from `first_port` up are used, about 60
+    /// and two a member. `program` is the `tally` binary.
+    pub(crate) async fn start(
+        dir: &Path,
+        first_port: u16,
+        program: &Path,
+    ) -> anyhow::Result<World> {
+        let folder = Folder::anew(dir)?;
+        let mut ports = Ports::from(first_port);
         let plan = AddressPlan::new(BROKERS, &mut ports)?;
         let progress = Progress::auto();
         let (jars, registry, engine) = tokio::try_join!(
@@ -120,7 +116,7 @@ impl World {
         let links = NetworkLinks::start(&plan).await?;
         let spawner = Spawner::new()?;
         let http = tally_stack::http_client()?;
-        let (dir, logs, program) = (folder.dir(), &folder.logs(), &options.program);
+        let (dir, logs) = (folder.dir(), &folder.logs());
         let context = ServerContext { dir, logs, program, spawner: &spawner, http: &http };
         let (brokers, registry, store) = tokio::try_join!(
             Brokers::start(&plan, dir, logs, &jars, &spawner),
@@ -129,11 +125,9 @@ impl World {
         )?;
         let members =
             Mutex::new(MemberRegistry { ports, addresses: BTreeMap::new(), programs: Vec::new() });
-        let Options { program, partitions, .. } = options.clone();
         let world = World {
             folder,
-            program,
-            partitions,
+            program: program.to_owned(),
             plan,
             links,
             brokers,

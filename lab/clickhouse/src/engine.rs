@@ -2,11 +2,13 @@
 //! running.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, NulError},
     os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use anyhow::Context;
 
 use crate::{
     exception::{Exception, exception},
@@ -15,24 +17,6 @@ use crate::{
 
 /// Settings that make a connection of the embedded engine read SQL as a ClickHouse server does.
 const SERVER_LIKE: &[&str] = &["--implicit_select=0"];
-
-/// Why the engine did not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("load {library}")]
-    Load { library: PathBuf, source: libloading::Error },
-    #[error("create data folder {data}")]
-    Folder { data: PathBuf, source: std::io::Error },
-    #[error("data folder {data}: its name holds a NUL byte")]
-    FolderName { data: PathBuf },
-    #[error(
-        "open data folder {data}: the engine refused, and wrote its reason to standard error; \
-         another engine may be using the folder, or a newer one wrote it"
-    )]
-    Refused { data: PathBuf },
-    #[error("ask the engine for its version: {0}")]
-    Identity(String),
-}
 
 pub(crate) struct Engine {
     library: Arc<Library>,
@@ -50,15 +34,18 @@ pub(crate) struct Identity {
 }
 
 impl Engine {
-    pub(crate) fn open(library: &Path, data: &Path) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(data)
-            .map_err(|source| OpenError::Folder { data: data.to_owned(), source })?;
-        let arguments = arguments(data)?;
-        let library = Library::load(library)
-            .map_err(|source| OpenError::Load { library: library.to_owned(), source })?;
+    pub(crate) fn open(library: &Path, data: &Path) -> anyhow::Result<Self> {
+        let folder = || format!("data folder {}", data.display());
+        std::fs::create_dir_all(data).with_context(folder)?;
+        let arguments = arguments(data).with_context(folder)?;
+        let library = Library::load(library).context("load the engine's library")?;
         let mut anchor = library
             .connect(&arguments)
-            .ok_or_else(|| OpenError::Refused { data: data.to_owned() })?;
+            .context(
+                "the engine refused, and wrote its reason to standard error; \
+             another engine may be using the folder, or a newer one wrote it",
+            )
+            .with_context(folder)?;
         let identity = Identity::ask(&mut anchor)?;
         Ok(Self { library, arguments, anchor: Mutex::new(Some(anchor)), identity })
     }
@@ -85,11 +72,9 @@ impl Engine {
 }
 
 impl Identity {
-    fn ask(connection: &mut Connection) -> Result<Self, OpenError> {
+    fn ask(connection: &mut Connection) -> anyhow::Result<Self> {
         let sql = b"SELECT version(), timezone(), hostName()";
-        let answer = connection
-            .query(sql, "TabSeparatedRaw", &[])
-            .map_err(|exception| OpenError::Identity(exception.to_string()))?;
+        let answer = connection.query(sql, "TabSeparatedRaw", &[])?;
         let text = String::from_utf8_lossy(&answer.body);
         match text.trim_end().split('\t').collect::<Vec<_>>()[..] {
             [version, timezone, host] => Ok(Self {
@@ -97,18 +82,16 @@ impl Identity {
                 timezone: timezone.to_owned(),
                 host: host.to_owned(),
             }),
-            _ => Err(OpenError::Identity(format!("unexpected answer {text:?}"))),
+            _ => anyhow::bail!("the engine says of itself {text:?}"),
         }
     }
 }
 
-fn arguments(data: &Path) -> Result<Vec<CString>, OpenError> {
+fn arguments(data: &Path) -> Result<Vec<CString>, NulError> {
     let path = [b"--path=".as_slice(), data.as_os_str().as_bytes()].concat();
-    [b"clickhouse".to_vec(), path]
-        .into_iter()
+    let arguments = [b"clickhouse".to_vec(), path].into_iter();
+    arguments
         .chain(SERVER_LIKE.iter().map(|setting| setting.as_bytes().to_vec()))
-        .map(|argument| {
-            CString::new(argument).map_err(|_| OpenError::FolderName { data: data.to_owned() })
-        })
+        .map(CString::new)
         .collect()
 }

@@ -14,7 +14,7 @@
 //!
 //! The engine lives in the process that calls [`serve`], once: it does not start a second time.
 //! [`serve`] closes it before it returns: everything is on disk, nothing runs, and the process may
-//! exit as it likes. After [`Error::Busy`] it may not: see there.
+//! exit as it likes. After an error of [`serve`] it may not: see `BUSY` in `server.rs`.
 
 mod body;
 mod call;
@@ -29,5 +29,4 @@ mod sessions;
 mod spool;
 mod sql;
 
-pub use engine::OpenError;
-pub use server::{Config, Error, Server, serve};
+pub use server::{Config, Server, serve};

@@ -13,13 +13,13 @@
 
 use std::{
     collections::HashSet,
-    io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use anyhow::{Context, anyhow};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
@@ -38,7 +38,7 @@ use uuid::Uuid;
 use crate::{
     body::{self, Body},
     call::{self, Call},
-    engine::{Engine, OpenError},
+    engine::Engine,
     exception::{Exception, exception},
     ffi::Connection,
     reply::Envelope,
@@ -51,6 +51,10 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long killed statements get to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Statements go on in the engine's threads then. Destructors would pull the ground from under them:
+/// leave the process by `_exit`. The data is as after a crash, which the engine recovers from.
+const BUSY: &str = "the engine did not stop: a statement or an answer is still in use";
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -83,25 +87,8 @@ impl Config {
     }
 }
 
-/// Why the server did not start, or did not end as it should.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("listen on {address}")]
-    Listen { address: SocketAddr, source: io::Error },
-    #[error("open the engine")]
-    Open(#[source] OpenError),
-    #[error("accept connections")]
-    Accept(#[source] io::Error),
-    /// Statements go on in the engine's threads. Destructors would pull the ground from under them:
-    /// leave the process by `_exit`. The data is as after a crash, which the engine recovers from.
-    #[error("the engine did not stop: a statement or an answer is still in use")]
-    Busy,
-    #[error("the engine's thread panicked")]
-    Panicked,
-}
-
 /// Serves until `shutdown`, lets calls under way finish, closes the engine.
-pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     Server::bind(config).await?.run(shutdown).await
 }
 
@@ -122,15 +109,13 @@ struct ServerState {
 }
 
 impl Server {
-    pub async fn bind(config: Config) -> Result<Self, Error> {
-        let listen = |source| Error::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let listen = || format!("listen on {}", config.listen);
+        let listener = TcpListener::bind(config.listen).await.with_context(listen)?;
+        let address = listener.local_addr().with_context(listen)?;
         let (library, data) = (config.library.clone(), config.data.clone());
-        let engine = tokio::task::spawn_blocking(move || Engine::open(&library, &data))
-            .await
-            .map_err(|_| Error::Panicked)?
-            .map_err(Error::Open)?;
+        let engine = tokio::task::spawn_blocking(move || Engine::open(&library, &data)).await?;
+        let engine = engine.context("open the engine")?;
         let state = Arc::new(ServerState {
             engine,
             slots: Arc::new(Semaphore::new(config.connections)),
@@ -147,7 +132,7 @@ impl Server {
         self.address
     }
 
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { listener, address, state } = self;
         let (version, data) = (&state.engine.identity.version, state.config.data.display());
         tracing::info!(%address, version, %data, "store ready");
@@ -164,7 +149,7 @@ impl Server {
         let draining = shutdown.clone();
         let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
         let served = tokio::select! {
-            served = server => served.map_err(Error::Accept),
+            served = server => served.context("accept connections"),
             () = deadline(draining, state.config.drain_timeout) => {
                 state.kill_statements();
                 Ok(())
@@ -268,19 +253,14 @@ impl ServerState {
         }
     }
 
-    async fn stop(self: Arc<Self>) -> Result<(), Error> {
+    async fn stop(self: Arc<Self>) -> anyhow::Result<()> {
         self.slots.close();
         self.statements.close();
-        if tokio::time::timeout(KILL_PATIENCE, self.statements.wait()).await.is_err() {
-            return Err(Error::Busy);
-        }
+        let ended = tokio::time::timeout(KILL_PATIENCE, self.statements.wait()).await;
+        ended.map_err(|_| anyhow!(BUSY))?;
         self.sessions.clear();
-        let closed = tokio::task::spawn_blocking(move || self.engine.close())
-            .await
-            .map_err(|_| Error::Panicked)?;
-        if !closed {
-            return Err(Error::Busy);
-        }
+        let closed = tokio::task::spawn_blocking(move || self.engine.close()).await?;
+        anyhow::ensure!(closed, BUSY);
         tracing::info!("store stopped");
         Ok(())
     }

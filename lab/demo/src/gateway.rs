@@ -92,16 +92,8 @@ async fn post(
     url: Arc<str>,
     items: Vec<IncrementItem>,
 ) -> anyhow::Result<u64> {
-    let response = http.post(&*url).json(&items).send().await?;
-    let status = response.status();
-    let text = response.text().await?;
-    anyhow::ensure!(status.is_success(), "the gateway answered {status}: {text}");
-    let answer: Accepted = serde_json::from_str(&text)?;
-    anyhow::ensure!(
-        answer.accepted == items.len() as u64,
-        "accepted {} of {}",
-        answer.accepted,
-        items.len()
-    );
-    Ok(answer.accepted)
+    let request = http.post(&*url).json(&items);
+    let Accepted { accepted } = tally_load::answer("the gateway", request).await?;
+    anyhow::ensure!(accepted == items.len() as u64, "accepted {accepted} of {}", items.len());
+    Ok(accepted)
 }

@@ -138,11 +138,8 @@ pub(super) async fn read_back(config: &Config, airports: &[Airport]) -> anyhow::
     let question = CountersQuery { counters: airports.iter().map(name).collect() };
     let http = reqwest::Client::builder().no_proxy().build()?;
     let url = format!("http://{}/v1/counters/query", config.reader.listen);
-    let response = http.post(url).json(&question).send().await?;
-    let status = response.status();
-    let text = response.text().await?;
-    anyhow::ensure!(status.is_success(), "the reader answered {status}: {text}");
-    let answer: CountersAnswer = serde_json::from_str(&text)?;
+    let answer: CountersAnswer =
+        tally_load::answer("the reader", http.post(url).json(&question)).await?;
     anyhow::ensure!(
         answer.counters.len() == airports.len(),
         "the reader answered {} counters",

@@ -18,7 +18,9 @@ mod workload;
 
 use std::time::Duration;
 
+use anyhow::Context;
 use indicatif::MultiProgress;
+use serde::de::DeserializeOwned;
 use tally_platform::config::Config;
 use tally_platform::process::signals;
 use tally_platform::registry::Registry;
@@ -134,4 +136,16 @@ pub async fn run(args: LoadArgs, config: Config) -> anyhow::Result<()> {
     let lost = summary.increments - summary.acknowledged;
     anyhow::ensure!(lost == 0, "Kafka did not acknowledge {lost} increments");
     Ok(())
+}
+
+/// What a service answers in JSON; an error holds what it answered instead.
+pub async fn answer<T: DeserializeOwned>(
+    who: &str,
+    request: reqwest::RequestBuilder,
+) -> anyhow::Result<T> {
+    let response = request.send().await?;
+    let status = response.status();
+    let text = response.text().await?;
+    anyhow::ensure!(status.is_success(), "{who} answered {status}: {text}");
+    serde_json::from_str(&text).with_context(|| format!("read {text:?}"))
 }

@@ -56,15 +56,6 @@ pub(super) struct Acknowledged {
     pub(super) delta: i64,
 }
 
-/// What became of a message.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum DeliveryOutcome {
-    /// Partition and offset, where they were told.
-    Acknowledged(Option<(i32, i64)>),
-    Unknown,
-    NotApplied,
-}
-
 impl LiveRecord {
     pub(super) fn new(plan: LoadPlan) -> LiveRecord {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
@@ -135,20 +126,15 @@ impl LiveRecord {
         lock(&self.entries)[mark as usize]
     }
 
-    pub(super) fn settle(&self, mark: u32, outcome: DeliveryOutcome) {
+    /// Writes down what became of a message: partition and offset, where they were told.
+    pub(super) fn settle(&self, mark: u32, state: State, place: Option<(i32, i64)>) {
         let settled_ms = self.elapsed_ms();
         let entry = {
             let mut entries = lock(&self.entries);
             let entry = &mut entries[mark as usize];
             entry.settled_ms = settled_ms;
-            match outcome {
-                DeliveryOutcome::Acknowledged(place) => {
-                    entry.state = State::Acknowledged;
-                    (entry.partition, entry.offset) = place.unwrap_or((-1, -1));
-                }
-                DeliveryOutcome::Unknown => entry.state = State::Unknown,
-                DeliveryOutcome::NotApplied => entry.state = State::NotApplied,
-            }
+            entry.state = state;
+            (entry.partition, entry.offset) = place.unwrap_or((-1, -1));
             *entry
         };
         if entry.is_copy || entry.way == Route::Bad {

@@ -7,10 +7,10 @@ use anyhow::Context;
 use tally_stack::sys::Signal;
 use tokio::time::sleep;
 
-use super::{COME_BACK, Injected, Injector, LOOK, PARTITIONS, TRAFFIC};
+use super::{COME_BACK, Injected, Injector, LOOK, TRAFFIC};
 use crate::fault::FaultKind;
 use crate::schedule::Planned;
-use crate::world::{Caller, LinkMode, Peer, Way};
+use crate::world::{Caller, LinkMode, PARTITIONS, Peer, Way};
 
 impl Injector<'_> {
     /// Harms the aggregators' link to the broker that coordinates one of their transactional.ids.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tally_platform::config::{self, Config, LogFormat};
 
-use super::{Caller, World};
+use super::{Caller, PARTITIONS, World};
 
 const REPLICATION: i32 = 3;
 /// The least that the brokers allow.
@@ -15,7 +15,7 @@ impl World {
     /// A configuration that goes through the links of one caller.
     pub(crate) fn config(&self, caller: Caller) -> Config {
         let mut config = self.direct_config();
-        config.kafka.bootstrap = self.bootstrap(caller);
+        config.kafka.bootstrap = self.plan.bootstrap(caller);
         config.registry.url = registry_url(self.plan.registry.of(caller));
         config.store.url = store_url(self.plan.store.of(caller));
         config
@@ -25,16 +25,19 @@ impl World {
     pub(crate) fn direct_config(&self) -> Config {
         Config {
             kafka: config::Kafka {
-                bootstrap: self.direct_bootstrap(),
-                partitions: self.partitions,
+                bootstrap: self.plan.direct_bootstrap(),
+                partitions: PARTITIONS,
                 replication: REPLICATION,
                 ..config::Kafka::default()
             },
             registry: config::Registry {
-                url: self.direct_registry_url(),
+                url: registry_url(self.plan.registry.direct),
                 ..config::Registry::default()
             },
-            store: config::Store { url: self.direct_store_url(), ..config::Store::default() },
+            store: config::Store {
+                url: store_url(self.plan.store.direct),
+                ..config::Store::default()
+            },
             aggregator: config::Aggregator {
                 flush_interval_ms: FLUSH_INTERVAL_MS,
                 session_timeout_ms: SESSION_TIMEOUT_MS,
@@ -50,26 +53,6 @@ impl World {
             },
             ..Config::default()
         }
-    }
-
-    pub(crate) fn bootstrap(&self, caller: Caller) -> String {
-        self.plan.bootstrap(caller)
-    }
-
-    pub(crate) fn direct_bootstrap(&self) -> String {
-        self.plan.direct_bootstrap()
-    }
-
-    pub(crate) fn registry_url(&self, caller: Caller) -> String {
-        registry_url(self.plan.registry.of(caller))
-    }
-
-    pub(crate) fn direct_registry_url(&self) -> String {
-        registry_url(self.plan.registry.direct)
-    }
-
-    pub(crate) fn direct_store_url(&self) -> String {
-        store_url(self.plan.store.direct)
     }
 }
 

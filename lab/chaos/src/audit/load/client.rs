@@ -9,7 +9,8 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::util::Timeout;
 use rdkafka::{ClientConfig, ClientContext};
 
-use crate::audit::live_record::{DeliveryOutcome, LiveRecord};
+use crate::audit::live_record::LiveRecord;
+use crate::audit::record::State;
 use crate::audit::topics::INCREMENTS;
 
 /// The header that the auditor recognises a message by.
@@ -82,7 +83,7 @@ impl Client {
             }
             Err(error @ KafkaError::MessageProduction(_)) => {
                 tracing::warn!(%error, mark = outgoing.mark, "the load's producer took no message");
-                self.record.settle(outgoing.mark, DeliveryOutcome::NotApplied);
+                self.record.settle(outgoing.mark, State::NotApplied, None);
                 Ok(EnqueueResult::Refused)
             }
             Err(error) => Err(error.into()),
@@ -144,12 +145,13 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, mark: usize) {
-        let outcome = match result {
-            Ok(message) => DeliveryOutcome::Acknowledged(
-                (message.offset() >= 0).then(|| (message.partition(), message.offset())),
-            ),
-            Err(_) => DeliveryOutcome::Unknown,
+        let (state, place) = match result {
+            Ok(message) => {
+                let place = (message.partition(), message.offset());
+                (State::Acknowledged, (place.1 >= 0).then_some(place))
+            }
+            Err(_) => (State::Unknown, None),
         };
-        self.0.settle(u32::try_from(mark).expect("marks are 32 bits"), outcome);
+        self.0.settle(u32::try_from(mark).expect("marks are 32 bits"), state, place);
     }
 }

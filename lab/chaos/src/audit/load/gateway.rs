@@ -23,7 +23,8 @@ use super::direct::wait_until;
 use super::pace::Pace;
 use crate::audit::codec::Increment;
 use crate::audit::content::{Content, Counts, Route};
-use crate::audit::live_record::{DeliveryOutcome, LiveRecord};
+use crate::audit::live_record::LiveRecord;
+use crate::audit::record::State;
 
 /// Requests in progress at once.
 const REQUESTS: usize = 48;
@@ -123,7 +124,7 @@ impl GatewayWriter {
             let gateway = &self.gateways[(number as usize + attempt) % self.gateways.len()];
             let pause = match self.attempt(http, gateway, content, &body, timeout).await {
                 GatewayAnswer::Accepted(place) => {
-                    self.record.settle(mark, DeliveryOutcome::Acknowledged(place));
+                    self.record.settle(mark, State::Acknowledged, place);
                     if content.counts != Counts::EachTime
                         && fate.random_range(0..100) < AGAIN_PERCENT
                     {
@@ -134,14 +135,14 @@ impl GatewayWriter {
                 GatewayAnswer::Unknown(pause) => {
                     may_be_stored = true;
                     if content.counts == Counts::EachTime {
-                        return self.record.settle(mark, DeliveryOutcome::Unknown);
+                        return self.record.settle(mark, State::Unknown, None);
                     }
                     pause
                 }
                 GatewayAnswer::NotApplied(pause) => pause,
                 GatewayAnswer::Odd(what) => {
                     self.record.odd(format!("request {number} to {gateway}: {what}"));
-                    return self.record.settle(mark, DeliveryOutcome::Unknown);
+                    return self.record.settle(mark, State::Unknown, None);
                 }
             };
             timeout = ANSWER_TIMEOUT;
@@ -153,9 +154,8 @@ impl GatewayWriter {
                 break;
             }
         }
-        let outcome =
-            if may_be_stored { DeliveryOutcome::Unknown } else { DeliveryOutcome::NotApplied };
-        self.record.settle(mark, outcome);
+        let state = if may_be_stored { State::Unknown } else { State::NotApplied };
+        self.record.settle(mark, state, None);
     }
 
     /// Sends what was acknowledged once more, as a client that lost the answer would.
