@@ -26,7 +26,6 @@ impl TopicError {
     }
 }
 
-/// How many partitions the topic has.
 pub fn partition_count<C: ClientContext>(
     client: &Client<C>,
     topic: &str,

@@ -69,7 +69,6 @@ impl Config {
     }
 }
 
-/// The log.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
@@ -184,7 +183,6 @@ pub struct Aggregator {
     pub flush_total_bytes: usize,
     /// How long a member may be silent before its partitions go to others, in milliseconds.
     pub session_timeout_ms: u64,
-    /// What fetches messages.
     pub fetch: Fetch,
 }
 
@@ -203,7 +201,6 @@ pub struct Sink {
     pub session_timeout_ms: u64,
     /// Batches of one partition that wait in memory for the one being inserted.
     pub queued_batches: usize,
-    /// What fetches batches.
     pub fetch: Fetch,
 }
 

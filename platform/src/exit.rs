@@ -33,12 +33,10 @@ impl Failure {
         Failure { code: UNAVAILABLE, error: error.into() }
     }
 
-    /// Anything else.
     pub fn failed(error: impl Into<anyhow::Error>) -> Failure {
         Failure { code: FAILED, error: error.into() }
     }
 
-    /// The code that the process exits with.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

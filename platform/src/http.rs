@@ -79,7 +79,6 @@ pub enum Refusal {
     UnreadBody {
         reason: String,
     },
-    /// The handler panicked.
     Panicked,
 }
 

@@ -72,7 +72,6 @@ impl Backoff {
         }
     }
 
-    /// How many failures there were so far.
     pub const fn failures(&self) -> u32 {
         self.failures
     }

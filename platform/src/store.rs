@@ -17,7 +17,6 @@ pub use rules::{rules, rules_comment};
 pub const COUNTS: &str = "counts";
 pub const COUNTERS: &str = "counters";
 
-/// A client of the configured server and database.
 pub fn client(store: &config::Store) -> Client {
     let mut client = Client::default().with_url(&store.url).with_database(&store.database);
     if let Some(user) = &store.user {

@@ -8,7 +8,6 @@ use tally_counts::next_offset;
 
 use super::log::{Batch, Log};
 
-/// A batch as a block.
 pub(crate) struct Block {
     pub(crate) partition: i32,
     pub(crate) rows: u64,

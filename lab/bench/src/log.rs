@@ -116,7 +116,6 @@ impl Log {
     }
 }
 
-/// A batch on `deltas`.
 pub(crate) struct Batch<'m> {
     pub(crate) offset: i64,
     pub(crate) logged_at_ms: i64,

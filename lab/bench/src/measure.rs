@@ -26,7 +26,6 @@ pub(crate) fn peak_bytes(pid: u32) -> anyhow::Result<u64> {
     Ok(kib.context("the process has no memory any more")? << 10)
 }
 
-/// The memory that a process has resident.
 pub(crate) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     let kib = process(pid)?.status()?.vmrss;
     Ok(kib.context("the process has no memory any more")? << 10)
@@ -41,7 +40,6 @@ pub(crate) fn own_cpu() -> Duration {
     since_epoch(ClockId::ProcessCPUTime)
 }
 
-/// CPU time of this thread so far.
 pub(crate) fn thread_cpu() -> Duration {
     since_epoch(ClockId::ThreadCPUTime)
 }
@@ -78,7 +76,6 @@ impl Meter {
     }
 }
 
-/// What one process used.
 #[derive(Clone, Debug)]
 pub(crate) struct Usage {
     pub(crate) name: String,

@@ -44,7 +44,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
 }
 
 async fn restart(rig: &Rig, name: &str, messages: u64, ids: &str) -> anyhow::Result<Restart> {
-    let case = Case::with(rig, name, |config| config.kafka.partitions = 1).await?;
+    let case = Case::with(rig, name, 1, |config| config.kafka.partitions = 1).await?;
     let sent = case.load(&format!("--batch 0 --count {messages} {ids}")).await?;
     let aggregator = case.start("aggregator")?;
     case.aggregated(&aggregator, sent.messages).await?;

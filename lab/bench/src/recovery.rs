@@ -18,7 +18,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     let sent = case.load(&format!("--count {increments}")).await?;
     let each = sent.increments / sent.messages;
 
-    let undisturbed = Case::with(rig, "undisturbed", |config| {
+    let undisturbed = Case::with(rig, "undisturbed", 1, |config| {
         config.kafka.increments.clone_from(&case.config.kafka.increments)
     })
     .await?;

@@ -107,21 +107,12 @@ pub(crate) struct Case<'r> {
 
 impl<'r> Case<'r> {
     pub(crate) async fn new(rig: &'r Rig, name: &str) -> anyhow::Result<Case<'r>> {
-        Case::with(rig, name, |_| ()).await
+        Case::with(rig, name, 1, |_| ()).await
     }
 
-    /// As [`Case::new`], with a part of the configuration changed.
+    /// As [`Case::new`], with a part of the configuration changed, and with so many aggregators and
+    /// sinks, numbered from 1 if they are more than one, to be started one by one.
     pub(crate) async fn with(
-        rig: &'r Rig,
-        name: &str,
-        change: impl FnOnce(&mut Config),
-    ) -> anyhow::Result<Case<'r>> {
-        Case::of_members(rig, name, 1, change).await
-    }
-
-    /// As [`Case::with`], with so many aggregators and sinks, numbered from 1 if they are more than
-    /// one, to be started one by one.
-    pub(crate) async fn of_members(
         rig: &'r Rig,
         name: &str,
         members: usize,

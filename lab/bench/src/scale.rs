@@ -61,7 +61,7 @@ const STEPS: [Step; 4] = [
 ];
 
 pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
-    let case = Case::of_members(rig, NAME, MEMBERS, |_| ()).await?;
+    let case = Case::with(rig, NAME, MEMBERS, |_| ()).await?;
     let outcome = measure(&case).await;
     // Where that failed they still run.
     case.stop_all().await?;

@@ -45,7 +45,6 @@ pub(crate) struct SumArgs {
     rounds: usize,
 }
 
-/// What adding up took.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Summed {
     /// CPU for each increment, in nanoseconds, round by round.
@@ -102,7 +101,6 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The child's part.
 pub(super) fn child(args: &SumArgs) -> anyhow::Result<Summed> {
     let workload = Workload::new(args.keys, 10, args.distribution, 1);
     match args.into {

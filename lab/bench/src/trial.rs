@@ -45,14 +45,12 @@ struct LagSample {
     unread: u64,
 }
 
-/// How a trial went.
 pub(crate) struct Trial {
     asked: Option<u64>,
     pub(crate) sent: Summary,
     samples: Vec<LagSample>,
     /// What the processes used up to the last sample, the load among them.
     pub(crate) used: Vec<Usage>,
-    /// How long the rest took.
     pub(crate) rest: Duration,
 }
 

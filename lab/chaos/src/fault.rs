@@ -1,11 +1,13 @@
-use std::fmt;
-
 use clap::ValueEnum;
 use serde::Serialize;
+use strum::Display;
 
 /// What can go wrong. The names are those of `--faults`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Display,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum FaultKind {
     /// SIGKILL an aggregator; it comes back after a while.
     KillAggregator,
@@ -136,12 +138,5 @@ impl FaultKind {
             // Several rounds of the producers that take turns.
             LateCommit => (Links, (10.0, 15.0)),
         }
-    }
-}
-
-impl fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.to_possible_value().expect("every kind has a name");
-        f.pad(value.get_name())
     }
 }

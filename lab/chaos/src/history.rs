@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use crate::fault::FaultKind;
 
-/// A fault's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Struck {

@@ -56,7 +56,6 @@ impl Report {
         }
     }
 
-    /// Faults that count.
     pub fn struck(&self) -> u64 {
         self.faults.values().map(|tally| tally.struck).sum()
     }

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::fault::{FaultKind, FaultLane};
 
-/// One fault to come.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Planned {
     pub(crate) lane: FaultLane,

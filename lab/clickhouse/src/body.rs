@@ -147,7 +147,6 @@ pub(crate) fn exception(error: io::Error) -> Exception {
     })
 }
 
-/// Whether the body is a form.
 pub(crate) fn is_form(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
     content_type.is_some_and(|value| value.starts_with(b"multipart/form-data"))

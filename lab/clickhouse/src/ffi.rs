@@ -78,7 +78,6 @@ symbols! {
     result_destroy = b"chdb_destroy_query_result": unsafe extern "C" fn(RawResult);
 }
 
-/// The loaded libchdb.
 pub(crate) struct Library {
     symbols: Symbols,
 }
@@ -239,7 +238,6 @@ impl Drop for InsertStream<'_> {
     }
 }
 
-/// What a statement came to.
 pub(crate) struct QueryResult {
     pub(crate) body: Bytes,
     pub(crate) rows: u64,

@@ -1,10 +1,10 @@
 //! Answers and exceptions as HTTP responses, with the headers that clients read.
 
 use axum::{
-    body::Body,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
@@ -30,12 +30,8 @@ impl Envelope {
     pub(crate) fn answer(&self, identity: &Identity, outcome: FormattedResult) -> Response {
         let FormattedResult { answer, format } = outcome;
         let summary = summary(&answer);
-        let body = if self.compress {
-            Body::from(compress(&answer.body))
-        } else {
-            Body::from(answer.body)
-        };
-        let mut response = self.response(identity, StatusCode::OK, content_type(&format), body);
+        let mut response =
+            self.response(identity, StatusCode::OK, content_type(&format), answer.body);
         insert(&mut response, SUMMARY, &summary);
         insert(&mut response, FORMAT, &format);
         response
@@ -43,10 +39,8 @@ impl Envelope {
 
     pub(crate) fn exception(&self, identity: &Identity, exception: &Exception) -> Response {
         let text = exception.body(&identity.version);
-        let body =
-            if self.compress { Body::from(compress(text.as_bytes())) } else { Body::from(text) };
         let mut response =
-            self.response(identity, exception.status(), "text/plain; charset=UTF-8", body);
+            self.response(identity, exception.status(), "text/plain; charset=UTF-8", text.into());
         insert(&mut response, EXCEPTION_CODE, &exception.code().to_string());
         response
     }
@@ -56,8 +50,9 @@ impl Envelope {
         identity: &Identity,
         status: StatusCode,
         content_type: &'static str,
-        body: Body,
+        body: Bytes,
     ) -> Response {
+        let body = if self.compress { compress(&body).into() } else { body };
         let mut response = (status, [(header::CONTENT_TYPE, content_type)], body).into_response();
         insert(&mut response, QUERY_ID, &self.query_id);
         insert(&mut response, DISPLAY_NAME, &identity.host);
@@ -96,15 +91,10 @@ fn content_type(format: &str) -> &'static str {
         | "JSONCompactStrings"
         | "JSONColumns"
         | "JSONColumnsWithMetadata" => "application/json; charset=UTF-8",
-        "CSV" | "CSVWithNames" | "CSVWithNamesAndTypes" => "text/csv; charset=UTF-8; header=absent",
-        "TabSeparated"
-        | "TSV"
-        | "TabSeparatedRaw"
-        | "TSVRaw"
-        | "TabSeparatedWithNames"
-        | "TSVWithNames"
-        | "TabSeparatedWithNamesAndTypes"
-        | "TSVWithNamesAndTypes" => "text/tab-separated-values; charset=UTF-8",
+        _ if format.starts_with("CSV") => "text/csv; charset=UTF-8; header=absent",
+        _ if format.starts_with("TSV") || format.starts_with("TabSeparated") => {
+            "text/tab-separated-values; charset=UTF-8"
+        }
         _ if format.starts_with("JSON") => "application/x-ndjson; charset=UTF-8",
         _ if format.starts_with("Pretty") => "text/plain; charset=UTF-8",
         _ => "application/octet-stream",

@@ -60,7 +60,7 @@ pub(crate) fn run_in_session(
 ) -> (Result<FormattedResult, Exception>, bool) {
     let entered = statement(&call.query, &mut data).and_then(|(text, statement)| {
         let settings = settings(call, &statement);
-        let undo = Undo::remember(connection, call.database.is_some(), &settings)?;
+        let undo = undo(connection, call.database.is_some(), &settings)?;
         Ok((text, statement, settings, undo))
     });
     let (text, statement, settings, undo) = match entered {
@@ -69,7 +69,7 @@ pub(crate) fn run_in_session(
     };
     let outcome = enter(connection, call.database.as_deref(), &settings)
         .and_then(|()| execute(connection, call, &text, statement, data));
-    let undone = undo.apply(connection);
+    let undone = undo.iter().try_for_each(|sql| command(connection, sql));
     if let Err(exception) = &undone {
         tracing::warn!(%exception, "take back what a call set in its session; the session ends");
     }
@@ -197,48 +197,37 @@ fn command(connection: &mut Connection, sql: &str) -> Result<(), Exception> {
     connection.query(sql.as_bytes(), "Null", &[]).map(drop)
 }
 
-/// Takes back what a call sets for itself in a session.
-struct Undo {
-    commands: Vec<String>,
-}
-
-impl Undo {
-    fn remember(
-        connection: &mut Connection,
-        database: bool,
-        settings: &[Setting],
-    ) -> Result<Self, Exception> {
-        let mut commands = Vec::new();
-        if database {
-            let current = text(connection, "SELECT currentDatabase()")?;
-            commands.push(format!("USE {}", sql::identifier(&current)));
-        }
-        if !settings.is_empty() {
-            let names: Vec<_> =
-                settings.iter().map(|setting| sql::literal(&setting.name)).collect();
-            // A setting at its default may have a value that cannot be set, such as 'auto(2)'.
-            let assignments = text(
-                connection,
-                &format!(
-                    r"SELECT arrayStringConcat(
+/// The commands that take back what a call sets for itself in a session.
+fn undo(
+    connection: &mut Connection,
+    database: bool,
+    settings: &[Setting],
+) -> Result<Vec<String>, Exception> {
+    let mut commands = Vec::new();
+    if database {
+        let current = text(connection, "SELECT currentDatabase()")?;
+        commands.push(format!("USE {}", sql::identifier(&current)));
+    }
+    if !settings.is_empty() {
+        let names: Vec<_> = settings.iter().map(|setting| sql::literal(&setting.name)).collect();
+        // A setting at its default may have a value that cannot be set, such as 'auto(2)'.
+        let assignments = text(
+            connection,
+            &format!(
+                r"SELECT arrayStringConcat(
                           groupArray(name || ' = ' || if(changed, quoted, 'DEFAULT')), ', ')
                       FROM (SELECT name, changed,
                           '\'' || replaceAll(replaceAll(value, '\\', '\\\\'), '\'', '\\\'') || '\''
                           AS quoted
                             FROM system.settings WHERE name IN ({}))",
-                    names.join(", ")
-                ),
-            )?;
-            if !assignments.is_empty() {
-                commands.push(format!("SET {assignments}"));
-            }
+                names.join(", ")
+            ),
+        )?;
+        if !assignments.is_empty() {
+            commands.push(format!("SET {assignments}"));
         }
-        Ok(Self { commands })
     }
-
-    fn apply(self, connection: &mut Connection) -> Result<(), Exception> {
-        self.commands.iter().try_for_each(|sql| command(connection, sql))
-    }
+    Ok(commands)
 }
 
 /// The one value that a query gives.

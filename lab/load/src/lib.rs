@@ -16,8 +16,6 @@ mod sender;
 mod summary;
 mod workload;
 
-use std::time::Duration;
-
 use anyhow::Context;
 use indicatif::MultiProgress;
 use serde::de::DeserializeOwned;
@@ -29,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::bars::Bars;
 pub use self::deliveries::Deliveries;
-use self::sender::{Order, Sender};
+use self::sender::Sender;
 pub use self::summary::Summary;
 use self::workload::MAX_KEYS;
 pub use self::workload::{Distribution, Workload};
@@ -84,27 +82,22 @@ pub struct LoadArgs {
     json: bool,
 }
 
+impl LoadArgs {
+    fn batch(&self) -> Option<u64> {
+        (self.batch > 0).then_some(self.batch)
+    }
+}
+
 /// Sends, and prints what was sent; an error when Kafka did not take everything.
 pub async fn run(args: LoadArgs, config: Config) -> anyhow::Result<()> {
     let registry = Registry::new(&config.registry)?;
-    let batch = (args.batch > 0).then_some(args.batch);
-    let schema_id = match batch {
-        Some(_) => registry.register(avsc::INCREMENT_BATCH_SUBJECT, avsc::INCREMENT_BATCH).await?,
-        None => {
-            registry
-                .register(&format!("{}-value", config.kafka.increments), avsc::INCREMENT)
-                .await?
-        }
+    let subject = format!("{}-value", config.kafka.increments);
+    let (subject, schema) = match args.batch() {
+        Some(_) => (avsc::INCREMENT_BATCH_SUBJECT, avsc::INCREMENT_BATCH),
+        None => (subject.as_str(), avsc::INCREMENT),
     };
-    let order = Order {
-        rate: args.rate,
-        count: args.count,
-        time: args.seconds.map(Duration::from_secs),
-        batch,
-        at_ms: args.at,
-        ids: args.ids.then_some(args.seed),
-        schema_id,
-    };
+    let schema_id = registry.register(subject, schema).await?;
+    let json = args.json;
     let bars = Bars::new(MultiProgress::new());
     let expected = match (args.count, args.rate, args.seconds) {
         (Some(count), ..) => count,
@@ -120,15 +113,15 @@ pub async fn run(args: LoadArgs, config: Config) -> anyhow::Result<()> {
         let (stop, bar) = (stop.clone(), bar.clone());
         tokio::task::spawn_blocking(move || {
             let workload = Workload::new(args.keys, args.namespaces, args.distribution, args.seed);
-            Sender::new(&config, &workload, order)?.run(&stop, &bar)
+            Sender::new(&config, &workload, &args, schema_id)?.run(&stop, &bar)
         })
     };
     let signals = tokio::spawn(signals(stop));
-    let summary = if args.json { sending.await } else { bars.beside(sending).await };
+    let summary = if json { sending.await } else { bars.beside(sending).await };
     signals.abort();
     bars.clear();
     let summary = summary??;
-    if args.json {
+    if json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
         println!("{summary}");

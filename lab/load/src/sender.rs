@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::checksum::Checksum;
 use super::summary::Summary;
 use super::workload::Workload;
-use crate::deliveries::Deliveries;
+use crate::{LoadArgs, deliveries::Deliveries};
 
 /// Single increments that go to one partition before the next has its turn: neighbours travel in
 /// one request.
@@ -30,23 +30,9 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
 
-/// What is to be sent.
-pub(super) struct Order {
-    /// Increments a second.
-    pub(super) rate: Option<u64>,
-    pub(super) count: Option<u64>,
-    pub(super) time: Option<Duration>,
-    /// Increments in a message; none: single increments.
-    pub(super) batch: Option<u64>,
-    /// Event time of the first increment, in milliseconds since the Unix epoch; none: the clock's.
-    pub(super) at_ms: Option<u64>,
-    /// What ids begin with; none: no ids.
-    pub(super) ids: Option<u64>,
-    pub(super) schema_id: u32,
-}
-
 pub(super) struct Sender<'a> {
-    order: Order,
+    args: &'a LoadArgs,
+    schema_id: u32,
     workload: &'a Workload,
     topic: &'a str,
     width: BucketWidth,
@@ -66,7 +52,8 @@ impl<'a> Sender<'a> {
     pub(super) fn new(
         config: &'a Config,
         workload: &'a Workload,
-        order: Order,
+        args: &'a LoadArgs,
+        schema_id: u32,
     ) -> anyhow::Result<Sender<'a>> {
         let producer: BaseProducer<Deliveries> =
             tally_kafka::producer(&config.kafka.cluster(), "tally-load")
@@ -78,7 +65,8 @@ impl<'a> Sender<'a> {
                 .create_with_context(Deliveries::default())?;
         let partitions = tally_kafka::partition_count(producer.client(), &config.kafka.increments)?;
         Ok(Sender {
-            order,
+            args,
+            schema_id,
             workload,
             topic: &config.kafka.increments,
             width: config.counts.bucket_seconds,
@@ -95,14 +83,14 @@ impl<'a> Sender<'a> {
         })
     }
 
-    /// Sends until the order is complete or `stop`, and returns once the log has answered for every
+    /// Sends until as much as was asked for is sent, or `stop`, and returns once the log has answered for every
     /// message.
     pub(super) fn run(
         mut self,
         stop: &CancellationToken,
         progress: &ProgressBar,
     ) -> anyhow::Result<Summary> {
-        let turn = match (self.order.batch, self.order.rate) {
+        let turn = match (self.args.batch(), self.args.rate) {
             (Some(batch), _) => batch,
             // A slow load is no series of bursts.
             (None, Some(rate)) => (rate / 1000).clamp(1, TURN),
@@ -111,10 +99,10 @@ impl<'a> Sender<'a> {
         let started = Instant::now();
         let mut partition = 0;
         loop {
-            let left = self.order.count.map_or(turn, |count| turn.min(count - self.sent));
+            let left = self.args.count.map_or(turn, |count| turn.min(count - self.sent));
             if left == 0
                 || stop.is_cancelled()
-                || self.order.time.is_some_and(|time| started.elapsed() >= time)
+                || self.args.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds)
             {
                 break;
             }
@@ -149,7 +137,7 @@ impl<'a> Sender<'a> {
 
     /// Whether the next increment may go now; sleeps a little if not.
     fn wait_for_rate(&self, started: Instant) -> bool {
-        let Some(rate) = self.order.rate else { return true };
+        let Some(rate) = self.args.rate else { return true };
         let due = Duration::from_secs_f64(self.sent as f64 / rate as f64);
         match due.checked_sub(started.elapsed()) {
             None => true,
@@ -171,20 +159,21 @@ impl<'a> Sender<'a> {
             .map_err(|reason| anyhow::anyhow!("event time {at_ms}: {reason}"))?;
         self.checksum.open(bucket, self.workload);
         self.message.clear();
-        self.message.extend_from_slice(&wire::prefix(self.order.schema_id));
+        self.message.extend_from_slice(&wire::prefix(self.schema_id));
         for number in self.sent..self.sent + count {
             let key = self.workload.pick(number);
             let (namespace, name) = self.workload.name(key);
             let delta = 1 + (number % 3) as i64;
             self.total += delta;
             self.checksum.add(key, delta);
-            if let Some(seed) = self.order.ids {
+            if self.args.ids {
                 self.id.clear();
+                let seed = self.args.seed;
                 write!(self.id, "{seed}-{number}").expect("a string takes what it is given");
             }
-            let id = self.order.ids.map(|_| self.id.as_str());
+            let id = self.args.ids.then_some(self.id.as_str());
             let increment = Increment { namespace, key: name, delta, at_ms, id };
-            if self.order.batch.is_some() {
+            if self.args.batch().is_some() {
                 self.batch.push(&increment);
             } else {
                 self.message.truncate(wire::PREFIX_BYTES);
@@ -192,7 +181,7 @@ impl<'a> Sender<'a> {
                 self.send(1, partition)?;
             }
         }
-        if self.order.batch.is_some() {
+        if self.args.batch().is_some() {
             self.batch.finish(&mut self.message, None);
             self.send(count as usize, partition)?;
         }
@@ -202,8 +191,8 @@ impl<'a> Sender<'a> {
     }
 
     fn event_time(&self) -> anyhow::Result<i64> {
-        let at_ms = match self.order.at_ms {
-            Some(first) => first + self.sent * 1000 / self.order.rate.unwrap_or(NOMINAL_RATE),
+        let at_ms = match self.args.at {
+            Some(first) => first + self.sent * 1000 / self.args.rate.unwrap_or(NOMINAL_RATE),
             None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64,
         };
         i64::try_from(at_ms).context("the event time is out of range")

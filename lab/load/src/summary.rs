@@ -3,7 +3,6 @@ use std::fmt;
 use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
 
-/// What a load came to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     pub increments: u64,

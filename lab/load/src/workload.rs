@@ -51,7 +51,6 @@ impl Workload {
         }
     }
 
-    /// How many keys there are.
     pub fn keys(&self) -> usize {
         self.keys.len() / KEY_BYTES
     }
@@ -62,7 +61,6 @@ impl Workload {
         self.picks[number as usize & (self.picks.len() - 1)] as usize
     }
 
-    /// A key's namespace and name.
     #[inline]
     pub fn name(&self, key: usize) -> (&str, &str) {
         let at = key * KEY_BYTES;

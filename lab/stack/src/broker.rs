@@ -100,7 +100,6 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Writes its configuration.
     pub fn configure(&self, properties: &str) -> anyhow::Result<()> {
         for (name, content) in [("server.properties", properties), ("log4j2.xml", LOG_SETTINGS)] {
             let path = self.folder.join(name);
@@ -138,7 +137,6 @@ impl Node<'_> {
         Ok(())
     }
 
-    /// The command that serves.
     pub fn command(&self) -> Command {
         let mut command = self.java();
         // Serial: on two cores the collector's own threads cost more than its pauses.

@@ -60,7 +60,6 @@ impl Part {
         }
     }
 
-    /// Where clients reach it.
     pub(super) fn address(self, stack: &Stack) -> SocketAddr {
         self.ports(stack)[0].0
     }

@@ -38,7 +38,6 @@ pub struct ServiceArgs {
     pub health_port: u16,
 }
 
-/// One service process.
 #[derive(Debug, Clone)]
 pub struct ServiceProcess {
     /// Its name in the stack, and its log's.
@@ -47,7 +46,6 @@ pub struct ServiceProcess {
     pub health: SocketAddr,
 }
 
-/// The services of one stack.
 pub struct Services<'s> {
     stack: &'s Stack,
     state: StateFile,
@@ -138,7 +136,6 @@ impl<'s> Services<'s> {
         }
     }
 
-    /// Waits until the service says that it is ready.
     pub async fn wait_ready(
         &self,
         service: &ServiceProcess,

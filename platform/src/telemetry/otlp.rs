@@ -65,7 +65,6 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-/// Where spans and events go.
 pub(super) struct Pipelines {
     pub(super) traces: SdkTracerProvider,
     pub(super) logs: SdkLoggerProvider,

@@ -70,7 +70,6 @@ pub(super) enum Error {
     Trailing(usize),
 }
 
-/// The registry's ids of the schemas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SchemaIds {
     pub(super) increment: u32,
@@ -144,7 +143,6 @@ pub(super) fn read_message(ids: SchemaIds, payload: &[u8]) -> Result<IncrementBa
     }
 }
 
-/// Reads a message of `deltas`.
 pub(super) fn read_deltas(schema_id: u32, payload: &[u8]) -> Result<DeltaBatch, Error> {
     match unframe(payload)? {
         (id, body) if id == schema_id => DELTAS.read(body),

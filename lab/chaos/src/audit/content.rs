@@ -5,6 +5,7 @@
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use strum::Display;
 
 use super::codec::{self, Increment, IncrementBatch, SchemaIds};
 use super::counters::{Counters, READS};
@@ -18,27 +19,16 @@ const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// How a message goes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+#[strum(serialize_all = "lowercase")]
 pub(super) enum Route {
     /// One increment, by a Kafka producer.
     Single,
     /// A batch, by a Kafka producer.
     Batch,
-    /// A request to the gateway.
     Request,
     /// By a Kafka producer, and to be rejected.
     Bad,
-}
-
-impl Route {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Route::Single => "single",
-            Route::Batch => "batch",
-            Route::Request => "request",
-            Route::Bad => "bad",
-        }
-    }
 }
 
 /// How often the increments count, if their message is there more than once.
@@ -107,7 +97,7 @@ impl LoadPlan {
         let mut dice = dice(self.seed, way as u32, number);
         let ContentTraits { counts, repeats, shares_ids, is_single } = self.shape(way, &mut dice);
         let count = if is_single { 1 } else { 1 + dice.random_range(0..MOST_IN_BATCH) };
-        let name = format!("{}-{number}", way.as_str());
+        let name = format!("{way}-{number}");
         let increments = (0..count)
             .map(|item| {
                 let (counter, delta) = self.counters.pick(&mut dice);

@@ -26,7 +26,6 @@ impl Progress {
     }
 }
 
-/// The record as it grows.
 pub(crate) struct LiveRecord {
     began: Instant,
     began_ms: i64,

@@ -48,7 +48,6 @@ pub(crate) struct LoadOptions {
     pub(crate) ids: bool,
 }
 
-/// The load as it runs.
 pub(crate) struct Load {
     record: Arc<LiveRecord>,
     stop: CancellationToken,

@@ -43,7 +43,6 @@ pub(crate) struct ReadChecker {
     readers: JoinSet<anyhow::Result<()>>,
 }
 
-/// What the reads came to.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ReadReport {
     /// Reads that were answered with a value.
@@ -118,14 +117,12 @@ struct ReadClient {
     report: Arc<Mutex<ReadReport>>,
 }
 
-/// What a read came to.
 enum ReadResult {
     Sound,
     Unanswered(String),
     Wrong { answer: String, fault: ReadFault },
 }
 
-/// What is wrong with an answer.
 #[derive(Debug, PartialEq, Eq)]
 struct ReadFault {
     what: String,

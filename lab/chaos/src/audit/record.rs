@@ -59,7 +59,7 @@ impl Entry {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let copy = if self.is_copy { ", again" } else { "" };
-        write!(f, "{} {}{copy}, sent at {} ms", self.way.as_str(), self.number, self.sent_ms)?;
+        write!(f, "{} {}{copy}, sent at {} ms", self.way, self.number, self.sent_ms)?;
         match (self.state, self.acknowledged_at()) {
             (State::Acknowledged, Some((partition, offset))) => {
                 write!(f, ", acknowledged at {} ms as {partition}:{offset}", self.settled_ms)
@@ -74,7 +74,6 @@ impl fmt::Display for Entry {
     }
 }
 
-/// All that was sent.
 pub(crate) struct Record {
     pub(super) plan: LoadPlan,
     pub(super) entries: Vec<Entry>,

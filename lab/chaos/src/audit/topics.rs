@@ -18,7 +18,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const STALLED: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
 
-/// Where the partitions of a topic begin and end.
 pub(super) struct TopicExtent {
     pub(super) begins: Vec<i64>,
     pub(super) ends: Vec<i64>,

@@ -38,7 +38,6 @@ pub enum FindingKind {
     Answer,
 }
 
-/// One thing that is wrong.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
     pub kind: FindingKind,
@@ -110,7 +109,6 @@ pub struct Sent {
     pub increments: u64,
 }
 
-/// What the log comes to.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Logged {
     pub messages: u64,
@@ -128,7 +126,6 @@ pub struct Logged {
     pub counters: u64,
 }
 
-/// What an audit came to.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Audit {
     pub sent: Sent,

@@ -27,7 +27,6 @@ const COMES_UP: Duration = Duration::from_secs(120);
 struct Broker {
     program: ChildProcess,
     direct: String,
-    /// Where it listens.
     own: Vec<SocketAddr>,
     asleep: AtomicBool,
 }
@@ -95,7 +94,6 @@ impl Brokers {
         program.answers(COMES_UP, sees).await
     }
 
-    /// SIGKILL.
     pub(crate) async fn kill(&self, broker: usize) -> anyhow::Result<()> {
         let Broker { program, asleep, .. } = &self.0[broker];
         let killed = program.kill_and_wait().await?;
@@ -112,7 +110,6 @@ impl Brokers {
         Ok(())
     }
 
-    /// The broker that leads a partition.
     pub(crate) async fn leader(&self, topic: &str, partition: i32) -> anyhow::Result<usize> {
         let mut asked = None;
         for broker in self.0.iter().filter(|broker| !broker.asleep.load(Ordering::Relaxed)) {

@@ -33,7 +33,6 @@ impl Member {
         Ok(Member { addresses, program, http })
     }
 
-    /// Waits until it says that it is ready.
     pub(crate) async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
         let url = format!("{}/readyz", self.health_url());
         let ask = async || tally_stack::get(&self.http, &url).await.map(drop);

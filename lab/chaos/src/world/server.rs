@@ -66,7 +66,6 @@ impl Server {
         }
     }
 
-    /// SIGKILL.
     pub(crate) async fn kill(&self) -> anyhow::Result<()> {
         let killed = self.program.kill_and_wait().await?;
         ensure!(killed, "kill {}: it does not run", self.program.name());

@@ -1,11 +1,9 @@
 //! Text as SQL: quoted so that nothing in it can end the quote.
 
-/// A string literal.
 pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// A quoted identifier.
 pub(crate) fn identifier(text: &str) -> String {
     format!("`{}`", text.replace('\\', "\\\\").replace('`', "\\`"))
 }

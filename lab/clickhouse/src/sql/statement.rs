@@ -35,7 +35,6 @@ pub(crate) enum Statement {
 pub(crate) struct Insert {
     /// Where the statement proper ends.
     head: usize,
-    /// Where the data begins.
     pub(crate) data: usize,
     pub(crate) format: String,
     /// Those that stand between FORMAT and the data.

@@ -18,7 +18,6 @@ use super::{
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin";
 
-/// Jars and their dependencies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MavenJars {
     pub what: &'static str,

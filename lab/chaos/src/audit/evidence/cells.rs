@@ -7,7 +7,6 @@ use crate::audit::codec::Increment;
 
 /// The same hashes in every process.
 const BUILD_HASHER: BuildHasherDefault<DefaultHasher> = BuildHasherDefault::new();
-/// How long a time bucket is.
 const BUCKET_MS: i64 = 60_000;
 
 /// Names of counters, each with a number.
@@ -39,7 +38,6 @@ impl Names {
 /// A counter, by its number in [`Names`], in one time bucket, by its start in seconds since 1970.
 pub(super) type Cell = (u32, i64);
 
-/// What a cell comes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CellTotal {
     pub(super) sum: i128,

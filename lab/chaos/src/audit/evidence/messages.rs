@@ -62,13 +62,7 @@ impl Evidence<'_> {
         }
         let message = message?;
         let id = message.id.as_deref().or_else(|| message.increments.first()?.id.as_deref())?;
-        let mut parts = id.split('-');
-        let number = match (parts.next(), parts.next()) {
-            (Some(way), Some(number)) if way == Route::Request.as_str() => {
-                number.parse::<u32>().ok()?
-            }
-            _ => return None,
-        };
+        let number = id.strip_prefix("request-")?.split('-').next()?.parse().ok()?;
         self.requests.get(&number).copied()
     }
 

@@ -12,7 +12,6 @@ pub(super) enum Fate {
     Rejected,
 }
 
-/// A message of the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogMessage {
     pub(super) offset: i64,
@@ -24,7 +23,6 @@ pub(super) struct LogMessage {
     pub(super) digest: Digest,
 }
 
-/// A batch of `deltas`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batch {
     /// Its own offset in `deltas`.
@@ -61,7 +59,6 @@ impl MessageCounts {
     }
 }
 
-/// All that is known of one partition.
 pub(super) struct Partition {
     /// The first offset of `increments`.
     pub(super) begin: i64,

@@ -7,7 +7,6 @@ use super::{Evidence, kafka};
 use crate::audit::content::Route;
 use crate::audit::verdict::FindingKind;
 
-/// A message of `increments.rejected`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::audit) struct Rejection {
     /// By its headers: where it came from, and why it is there.

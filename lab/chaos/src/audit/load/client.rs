@@ -27,7 +27,6 @@ pub(super) struct Client {
     producer: ThreadedProducer<Reports>,
 }
 
-/// One message to send.
 #[derive(Clone, Copy)]
 pub(super) struct Outgoing<'a> {
     pub(super) mark: u32,

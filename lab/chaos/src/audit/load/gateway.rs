@@ -58,7 +58,6 @@ struct Refused {
     detail: String,
 }
 
-/// What one try came to.
 enum GatewayAnswer {
     Accepted(Option<(i32, i64)>),
     /// It may be stored.
