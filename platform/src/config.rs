@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tally_counts::{BucketWidth, Horizon, Rules};
 use tally_kafka::{Cluster, Fetch};
 
-pub use load::{Error, load};
+pub use load::load;
 pub use secret::Secret;
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

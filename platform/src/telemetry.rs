@@ -21,14 +21,13 @@ mod watched;
 
 use std::time::Duration;
 
-use opentelemetry_otlp::ExporterBuildError;
+use anyhow::Context;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tracing::Dispatch;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config;
 
@@ -36,22 +35,6 @@ pub use series::sum_of_series;
 
 /// How long [`Guard::shutdown`] waits for what is not sent yet.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("telemetry.log: `{directive}` is neither a level nor a `target=level` directive")]
-    Directive { directive: String },
-    #[error("telemetry.otlp_endpoint: `{endpoint}` does not begin with http:// or https://")]
-    Scheme { endpoint: String },
-    #[error("telemetry.otlp_endpoint: no exporter for {signal} to {url}")]
-    Exporter { signal: &'static str, url: String, source: ExporterBuildError },
-    #[error("register the metrics with Prometheus")]
-    Metrics(#[source] OTelSdkError),
-    #[error("register the process metrics with Prometheus")]
-    ProcessMetrics(#[source] prometheus::Error),
-    #[error("telemetry is started already in this process")]
-    Started(#[source] TryInitError),
-}
 
 /// Keeps telemetry running; what is not sent yet is sent when it is shut down or dropped.
 #[must_use = "telemetry ends when its guard is dropped"]
@@ -117,9 +100,9 @@ pub fn start(
     config: &config::Telemetry,
     service_name: &'static str,
     instance: &str,
-) -> Result<Guard, Error> {
+) -> anyhow::Result<Guard> {
     let (guard, dispatch) = build(config, service_name, instance, std::io::stderr)?;
-    dispatch.try_init().map_err(Error::Started)?;
+    dispatch.try_init().context("telemetry is started already in this process")?;
     opentelemetry::global::set_meter_provider(guard.meters.clone());
     if let Some(otlp) = &guard.otlp {
         opentelemetry::global::set_tracer_provider(otlp.traces.clone());
@@ -133,7 +116,7 @@ fn build<W>(
     service_name: &'static str,
     instance: &str,
     writer: W,
-) -> Result<(Guard, Dispatch), Error>
+) -> anyhow::Result<(Guard, Dispatch)>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {

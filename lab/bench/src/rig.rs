@@ -164,7 +164,7 @@ impl<'r> Case<'r> {
 
     /// Returns once a service that was started is ready.
     pub(crate) async fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
-        Ok(self.services.wait_ready(self.service(name), self.running(name)?).await?)
+        self.services.wait_ready(self.service(name), self.running(name)?).await
     }
 
     /// Fails if a service has ended by itself.

@@ -40,5 +40,5 @@ async fn main() -> anyhow::Result<()> {
         terminated.recv().await;
         stop.cancel();
     });
-    Ok(served?)
+    served
 }

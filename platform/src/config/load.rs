@@ -1,5 +1,6 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use anyhow::{anyhow, bail, ensure};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::Value;
@@ -14,21 +15,6 @@ const ENV_PREFIX: &str = "TALLY_";
 /// use.
 const NOT_KEYS: [&str; 3] = ["cache", "libchdb", "bin"];
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the configuration file {0} is not there")]
-    NoFile(PathBuf),
-    #[error("configuration: {0}")]
-    Invalid(Box<figment::Error>),
-    #[error(
-        "configuration: kafka.properties.{0} is set by Tally itself, \
-         since exactly-once depends on it"
-    )]
-    ReservedProperty(String),
-    #[error("configuration: {key}: {reason}")]
-    OutOfRange { key: &'static str, reason: &'static str },
-}
-
 /// Keys of texts that have no default, which would tell that they are texts.
 const TEXTS: [&str; 6] = [
     "aggregator.instance",
@@ -42,11 +28,13 @@ const TEXTS: [&str; 6] = [
 /// Loads the configuration: defaults, then the file, then the environment.
 ///
 /// `file` must be there when it is named; without it `tally.toml` is read if it is there.
-pub fn load(file: Option<&Path>) -> Result<Config, Error> {
+pub fn load(file: Option<&Path>) -> anyhow::Result<Config> {
     let mut figment = Figment::from(Serialized::defaults(Config::default()));
     match file {
-        Some(path) if !path.is_file() => return Err(Error::NoFile(path.into())),
-        Some(path) => figment = figment.merge(Toml::file_exact(path)),
+        Some(path) => {
+            ensure!(path.is_file(), "the configuration file {} is not there", path.display());
+            figment = figment.merge(Toml::file_exact(path));
+        }
         None if Path::new(DEFAULT_FILE).is_file() => {
             figment = figment.merge(Toml::file_exact(DEFAULT_FILE))
         }
@@ -66,16 +54,19 @@ pub fn load(file: Option<&Path>) -> Result<Config, Error> {
         .collect();
     let others = env.ignore(&texts.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>());
     figment = texts.into_iter().fold(figment.merge(others), Figment::merge);
-    let config: Config = figment.extract().map_err(|error| Error::Invalid(Box::new(error)))?;
+    let config: Config = figment.extract().map_err(|error| anyhow!("configuration: {error}"))?;
     check(&config)?;
     Ok(config)
 }
 
-fn check(config: &Config) -> Result<(), Error> {
+fn check(config: &Config) -> anyhow::Result<()> {
     if let Some(name) =
         config.kafka.properties.keys().find(|name| RESERVED_PROPERTIES.contains(&name.as_str()))
     {
-        return Err(Error::ReservedProperty(name.clone()));
+        bail!(
+            "configuration: kafka.properties.{name} is set by Tally itself, \
+             since exactly-once depends on it"
+        );
     }
     let ranges = [
         ("kafka.partitions", config.kafka.partitions >= 1, "must be at least 1"),
@@ -101,10 +92,10 @@ fn check(config: &Config) -> Result<(), Error> {
             "must be a name of letters, digits and underscores",
         ),
     ];
-    match ranges.into_iter().find(|(_, holds, _)| !holds) {
-        Some((key, _, reason)) => Err(Error::OutOfRange { key, reason }),
-        None => Ok(()),
+    for (key, holds, reason) in ranges {
+        ensure!(holds, "configuration: {key}: {reason}");
     }
+    Ok(())
 }
 
 fn is_identifier(name: &str) -> bool {
@@ -118,7 +109,7 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    fn with(toml: &str) -> Result<Config, Error> {
+    fn with(toml: &str) -> anyhow::Result<Config> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tally.toml");
         std::fs::write(&path, toml).unwrap();
@@ -169,6 +160,7 @@ mod tests {
 
     #[test]
     fn a_named_file_must_be_there() {
-        assert!(matches!(load(Some(Path::new("/nowhere/tally.toml"))), Err(Error::NoFile(_))));
+        let error = load(Some(Path::new("/nowhere/tally.toml"))).unwrap_err();
+        assert!(error.to_string().ends_with("/nowhere/tally.toml is not there"), "{error}");
     }
 }

@@ -7,7 +7,6 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{Layer, Registry};
 
-use super::Error;
 use crate::config::LogFormat;
 
 pub(super) type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
@@ -19,7 +18,7 @@ const QUIET: &str = "librdkafka=warn,rdkafka=warn,opentelemetry=warn";
 ///
 /// A word alone must be a level: `EnvFilter` would take a mistyped one for a target, and log
 /// nothing.
-pub(super) fn filter(directives: &str) -> Result<EnvFilter, Error> {
+pub(super) fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
     let parse = |text: &str| EnvFilter::builder().parse(text);
     let given: Vec<&str> = directives.split(',').map(str::trim).collect();
     let is_wrong = |directive: &str| {
@@ -29,14 +28,13 @@ pub(super) fn filter(directives: &str) -> Result<EnvFilter, Error> {
             || parse(directive).is_err()
     };
     if let Some(wrong) = given.iter().find(|directive| is_wrong(directive)) {
-        return Err(Error::Directive { directive: (*wrong).to_owned() });
+        anyhow::bail!("telemetry.log: `{wrong}` is neither a level nor a `target=level` directive");
     }
     let given = given.join(",");
-    let invalid = |_| Error::Directive { directive: given.clone() };
-    let filter = parse(&given).map_err(invalid)?;
+    let filter = parse(&given)?;
     match filter.max_level_hint() {
         Some(most) if most < LevelFilter::WARN => Ok(filter),
-        _ => parse(&format!("{QUIET},{given}")).map_err(invalid),
+        _ => Ok(parse(&format!("{QUIET},{given}"))?),
     }
 }
 

@@ -4,12 +4,12 @@
 //! Nothing is added to it, so a name brings its own unit and, for a counter, its `_total`.
 //! Histograms named `…_seconds` and `…_bytes` get buckets that fit.
 
+use anyhow::Context;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{
     Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream,
 };
 
-use super::Error;
 use super::otlp::MetricReader;
 
 const SECONDS: [f64; 16] =
@@ -20,19 +20,19 @@ const BYTES: [f64; 9] =
 pub(super) fn provider(
     resource: Resource,
     otlp: Option<MetricReader>,
-) -> Result<(SdkMeterProvider, prometheus::Registry), Error> {
+) -> anyhow::Result<(SdkMeterProvider, prometheus::Registry)> {
     let registry = prometheus::Registry::new();
     #[cfg(target_os = "linux")]
     registry
         .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
-        .map_err(Error::ProcessMetrics)?;
+        .context("register the process metrics with Prometheus")?;
     let exporter = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
         .without_counter_suffixes()
         .without_units()
         .scope_info_enabled(false)
         .build()
-        .map_err(Error::Metrics)?;
+        .context("register the metrics with Prometheus")?;
     let mut provider = SdkMeterProvider::builder()
         .with_resource(resource)
         .with_reader(exporter)

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{
@@ -17,7 +18,6 @@ use tracing::Metadata;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 
-use super::Error;
 use super::log::BoxedLayer;
 use super::watched::Watched;
 
@@ -45,10 +45,11 @@ pub(super) type MetricReader = PeriodicReader<Watched<MetricExporter>>;
 pub(super) struct Endpoint<'a>(&'a str);
 
 impl<'a> Endpoint<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Endpoint<'a>, Error> {
-        if !text.starts_with("http://") && !text.starts_with("https://") {
-            return Err(Error::Scheme { endpoint: text.to_owned() });
-        }
+    pub(super) fn parse(text: &'a str) -> anyhow::Result<Endpoint<'a>> {
+        anyhow::ensure!(
+            text.starts_with("http://") || text.starts_with("https://"),
+            "telemetry.otlp_endpoint: `{text}` does not begin with http:// or https://"
+        );
         Ok(Endpoint(text.trim_end_matches('/')))
     }
 
@@ -56,12 +57,12 @@ impl<'a> Endpoint<'a> {
         &self,
         signal: &'static str,
         build: impl FnOnce(String) -> Result<E, ExporterBuildError>,
-    ) -> Result<Watched<E>, Error> {
+    ) -> anyhow::Result<Watched<E>> {
         let url = format!("{}/v1/{signal}", self.0);
-        match build(url.clone()) {
-            Ok(exporter) => Ok(Watched::new(exporter, signal, url)),
-            Err(source) => Err(Error::Exporter { signal, url, source }),
-        }
+        let exporter = build(url.clone()).with_context(|| {
+            format!("telemetry.otlp_endpoint: no exporter for {signal} to {url}")
+        })?;
+        Ok(Watched::new(exporter, signal, url))
     }
 }
 
@@ -71,7 +72,7 @@ pub(super) struct Pipelines {
 }
 
 impl Pipelines {
-    pub(super) fn new(endpoint: &Endpoint<'_>, resource: &Resource) -> Result<Pipelines, Error> {
+    pub(super) fn new(endpoint: &Endpoint<'_>, resource: &Resource) -> anyhow::Result<Pipelines> {
         let spans = endpoint.exporter("traces", |url| over_http!(SpanExporter, url))?;
         let logs = endpoint.exporter("logs", |url| over_http!(LogExporter, url))?;
         Ok(Pipelines {
@@ -95,7 +96,7 @@ impl Pipelines {
     }
 }
 
-pub(super) fn metric_reader(endpoint: &Endpoint<'_>) -> Result<MetricReader, Error> {
+pub(super) fn metric_reader(endpoint: &Endpoint<'_>) -> anyhow::Result<MetricReader> {
     let metrics = endpoint.exporter("metrics", |url| over_http!(MetricExporter, url))?;
     Ok(PeriodicReader::builder(metrics).build())
 }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use opentelemetry::metrics::MeterProvider;
 
-use super::{Error, build, start};
+use super::{build, start};
 use crate::config::{LogFormat, Telemetry};
 
 /// A writer whose lines can be read.
@@ -57,10 +57,7 @@ fn a_wrong_directive_is_named() {
     ] {
         let built = build(&config(log, LogFormat::Text), "tester", "one", io::sink);
         let error = built.err().unwrap_or_else(|| panic!("{log:?} was taken"));
-        assert!(
-            matches!(&error, Error::Directive { directive } if directive == wrong),
-            "{log:?}: {error:?}"
-        );
+        assert!(error.to_string().contains(&format!("`{wrong}` is neither")), "{log:?}: {error:?}");
         assert!(error.to_string().starts_with("telemetry.log: "), "{error}");
     }
 }
@@ -180,14 +177,11 @@ fn the_process_itself_is_measured() {
 fn an_endpoint_without_a_scheme_is_refused() {
     let config = Telemetry { otlp_endpoint: Some("localhost:4318".into()), ..Telemetry::default() };
     let error = build(&config, "tester", "one", io::sink).err().expect("it has no scheme");
-    assert!(
-        matches!(&error, Error::Scheme { endpoint } if endpoint == "localhost:4318"),
-        "{error:?}"
-    );
+    assert!(error.to_string().contains("`localhost:4318` does not begin with"), "{error:?}");
     let config = Telemetry { otlp_endpoint: Some("http://a b".into()), ..Telemetry::default() };
     let error = build(&config, "tester", "one", io::sink).err().expect("it has a space");
     assert!(
-        matches!(&error, Error::Exporter { url, .. } if url == "http://a b/v1/traces"),
+        error.to_string().ends_with("no exporter for traces to http://a b/v1/traces"),
         "{error:?}"
     );
 }
@@ -311,5 +305,6 @@ fn a_process_starts_telemetry_once() {
         .add(5, &[]);
     let text = prometheus::TextEncoder::new().encode_to_string(&guard.metrics().gather()).unwrap();
     assert!(text.contains("tally_test_global_total 5"), "{text}");
-    assert!(matches!(start(&config, "tester", "one"), Err(Error::Started(_))));
+    let again = start(&config, "tester", "one").err().expect("it is started already");
+    assert!(again.to_string().contains("started already"), "{again}");
 }

@@ -40,7 +40,7 @@ impl<'a> Lexer<'a> {
 
     fn skip_blanks(&mut self) {
         loop {
-            self.skip_while(|byte| byte.is_ascii_whitespace() || byte == 0x0b);
+            self.at = self.end_of_run(|byte| byte.is_ascii_whitespace() || byte == 0x0b);
             let rest = &self.text[self.at..];
             let line =
                 rest.starts_with(b"--") || rest.starts_with(b"# ") || rest.starts_with(b"#!");
@@ -51,12 +51,6 @@ impl<'a> Lexer<'a> {
             } else {
                 return;
             }
-        }
-    }
-
-    fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
-        while self.text.get(self.at).copied().is_some_and(&wanted) {
-            self.at += 1;
         }
     }
 
