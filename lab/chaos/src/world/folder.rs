@@ -21,7 +21,8 @@ impl Folder {
             Ok(true) => {}
             Ok(false) if dir.join(MARK).is_file() => fs::remove_dir_all(&dir)?,
             Ok(false) => anyhow::bail!(
-                "it is there and is not what an earlier run left: choose another folder, or remove it"
+                "it is there and is not what an earlier run left: \
+                 choose another folder, or remove it"
             ),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
