@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::CONTENT_TYPE;
 use serde::Deserialize;
 
 use crate::causes::with_causes;
@@ -13,6 +14,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a call that collides with another one is tried, and the pause between.
 const CONFLICT_ATTEMPTS: usize = 10;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The API's own media type.
+const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// The API's code for a schema id that is not there.
 const SCHEMA_NOT_FOUND: u32 = 40403;
@@ -135,7 +139,8 @@ impl Registry {
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, Error> {
         let url = format!("{}/subjects/{subject}/versions", self.url);
         let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" });
-        let request = self.authorized(self.http.post(&url)).json(&body);
+        let request = self.authorized(self.http.post(&url)).header(CONTENT_TYPE, MEDIA_TYPE);
+        let request = request.json(&body);
         let response = request.send().await.map_err(|error| self.no_answer(error))?;
         let status = response.status();
         if status.is_success() {

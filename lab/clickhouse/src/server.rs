@@ -53,7 +53,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Statements go on in the engine's threads then. Destructors would pull the ground from under
-/// them: leave the process by `_exit`. The data is as after a crash, which the engine recovers from.
+/// them: leave the process by `_exit`. The data is as after a crash, which the engine recovers
+/// from.
 const BUSY: &str = "the engine did not stop: a statement or an answer is still in use";
 
 #[derive(Clone, Debug)]

@@ -83,8 +83,8 @@ impl<'a> Sender<'a> {
         })
     }
 
-    /// Sends until as much as was asked for is sent, or `stop`, and returns once the log has answered
-    /// for every message.
+    /// Sends until as much as was asked for is sent, or `stop`, and returns once the log has
+    /// answered for every message.
     pub(super) fn run(
         mut self,
         stop: &CancellationToken,
