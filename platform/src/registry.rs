@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use reqwest::header::CONTENT_TYPE;
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
+use schema_registry_converter::error::SRCError;
+use schema_registry_converter::schema_registry_common::{RawError, SchemaType, SuppliedSchema};
 use serde::Deserialize;
 
 use crate::causes::with_causes;
@@ -14,9 +16,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a call that collides with another one is tried, and the pause between.
 const CONFLICT_ATTEMPTS: usize = 10;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The API's own media type.
-const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// The API's code for a schema id that is not there.
 const SCHEMA_NOT_FOUND: u32 = 40403;
@@ -62,11 +61,6 @@ struct ById {
 }
 
 #[derive(Deserialize)]
-struct Registered {
-    id: u32,
-}
-
-#[derive(Deserialize)]
 struct ApiError {
     error_code: u32,
 }
@@ -83,10 +77,6 @@ impl Registry {
 
     fn unavailable(&self, reason: impl ToString) -> Error {
         Error::Unavailable { url: self.url.clone(), reason: reason.to_string() }
-    }
-
-    fn refused(&self, subject: &str, reason: String) -> Error {
-        Error::Refused { url: self.url.clone(), subject: subject.to_owned(), reason }
     }
 
     /// The error with its causes: its own message stops at "error sending request".
@@ -107,7 +97,8 @@ impl Registry {
     ///
     /// Only if the registry itself says that the id is not there, the answer is
     /// [`Lookup::Unknown`]; everything else that goes wrong is [`Error::Unavailable`], so that a
-    /// registry in trouble never causes good messages to be rejected.
+    /// registry in trouble never causes good messages to be rejected. (The converter crate's call
+    /// gives one error for both, which is why this one is made here.)
     pub async fn schema(&self, id: u32) -> Result<Lookup, Error> {
         let request = self.authorized(self.http.get(format!("{}/schemas/ids/{id}", self.url)));
         let response = request.send().await.map_err(|error| self.no_answer(error))?;
@@ -137,22 +128,15 @@ impl Registry {
     /// Registers `schema` under `subject`, and returns its id; the same schema again has the same
     /// id.
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, Error> {
-        let url = format!("{}/subjects/{subject}/versions", self.url);
-        let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" });
-        let request = self.authorized(self.http.post(&url)).header(CONTENT_TYPE, MEDIA_TYPE);
-        let request = request.json(&body);
-        let response = request.send().await.map_err(|error| self.no_answer(error))?;
-        let status = response.status();
-        if status.is_success() {
-            let registered: Registered =
-                response.json().await.map_err(|error| self.unavailable(error))?;
-            return Ok(registered.id);
-        }
-        let said = response.text().await.map_err(|error| self.no_answer(error))?;
-        let reason = format!("status {status}: {said}");
-        match status.as_u16() {
-            408 | 429 | 500.. => Err(self.unavailable(reason)),
-            _ => Err(self.refused(subject, reason)),
+        let supplied = SuppliedSchema::new(None, SchemaType::Avro, schema.to_owned());
+        match post_schema(&self.settings()?, subject.to_owned(), supplied).await {
+            Ok(registered) => Ok(registered.id),
+            Err(error) if is_refusal(&error) => Err(Error::Refused {
+                url: self.url.clone(),
+                subject: subject.to_owned(),
+                reason: error.to_string(),
+            }),
+            Err(error) => Err(self.unavailable(error)),
         }
     }
 
@@ -172,10 +156,36 @@ impl Registry {
                     tokio::time::sleep(CONFLICT_PAUSE).await;
                 }
                 _ => {
-                    let reason = format!("compatibility {level}: status {status}");
-                    return Err(self.refused(subject, reason));
+                    return Err(Error::Refused {
+                        url: self.url.clone(),
+                        subject: subject.to_owned(),
+                        reason: format!("compatibility {level}: status {status}"),
+                    });
                 }
             }
         }
     }
+
+    fn settings(&self) -> Result<SrSettings, Error> {
+        let mut builder = SrSettings::new_builder(self.url.clone());
+        builder.set_timeout(CALL_TIMEOUT);
+        if let Some(user) = &self.config.user {
+            builder
+                .set_basic_authorization(user, self.config.password.as_ref().map(|p| p.expose()));
+        }
+        builder.build().map_err(|error| self.unavailable(error))
+    }
+}
+
+/// Whether the registry itself says that the request is wrong. What the converter does not repeat
+/// includes its troubles of its own.
+fn is_refusal(error: &SRCError) -> bool {
+    let answer =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<RawError>());
+    // A status, or a status with two digits more.
+    let status = |code: u32| if code < 1000 { code } else { code / 100 };
+    answer.is_some_and(|answer| {
+        let status = status(answer.error_code);
+        (400..500).contains(&status) && !matches!(status, 408 | 429)
+    })
 }
