@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// A counter system that never miscounts: every accepted increment is counted exactly once, and
 /// anyone can check it.
@@ -49,7 +49,35 @@ pub(crate) enum Command {
 
 #[derive(Subcommand)]
 pub(crate) enum Reconciler {
-    /// Replays the log and compares: exit code 0 if every partition agrees, 1 if one does not, 69
-    /// if it could not be checked.
-    Verify,
+    /// Replays the log and compares every counter with ClickHouse. Writes nothing. Exit code 0 if
+    /// every partition agrees, 1 if one does not, 3 if nothing contradicts but not all that was
+    /// committed is proven, 69 if it could not be checked.
+    Verify(Verify),
+}
+
+#[derive(Args)]
+pub(crate) struct Verify {
+    /// Only this partition of `increments`; may be given several times.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) partition: Vec<i32>,
+    /// Compare only the counters of this namespace; every message is replayed all the same.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Compare only buckets that start at this time or later, such as 2026-01-31T00:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<jiff::Timestamp>,
+    /// Compare only buckets that start before this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<jiff::Timestamp>,
+    /// How old a committed batch may be that ClickHouse does not have yet, in seconds [default: ten
+    /// flush intervals].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) max_lag: Option<u64>,
+    /// How many messages of a partition may have been rejected for what the gateway refuses
+    /// [default: any number].
+    #[arg(long, value_name = "MESSAGES")]
+    pub(crate) max_rejected: Option<u64>,
+    /// Print the report as one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -1,25 +1,27 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tally_platform::config::Config;
-use tally_platform::exit::{Failure, MISMATCH};
+use tally_platform::exit::{Failure, MISMATCH, NOT_PROVEN};
 use tally_platform::process::runtime;
 use tally_platform::telemetry;
+use tally_reconciler::{Scope, Verdict, VerifyOptions};
 
-use crate::cli::Reconciler;
+use crate::cli::{self, Reconciler};
 
 pub(crate) fn run(command: &Reconciler, config: &Config) -> Result<ExitCode, Failure> {
     let guard =
         telemetry::start(&config.telemetry, "reconciler", "command").map_err(Failure::config)?;
     let code = match command {
-        Reconciler::Verify => verify(config),
+        Reconciler::Verify(options) => verify(options, config),
     };
     guard.shutdown();
     code
 }
 
-fn verify(config: &Config) -> Result<ExitCode, Failure> {
+fn verify(options: &cli::Verify, config: &Config) -> Result<ExitCode, Failure> {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {
@@ -33,9 +35,35 @@ fn verify(config: &Config) -> Result<ExitCode, Failure> {
     );
     let runtime = runtime().map_err(Failure::failed)?;
     let report = runtime
-        .block_on(tally_reconciler::verify(config, &progress))
+        .block_on(tally_reconciler::verify(config, &verify_options(options), &progress))
         .map_err(Failure::unavailable)?;
     progress.finish_and_clear();
-    println!("{report}");
-    Ok(if report.agrees() { ExitCode::SUCCESS } else { ExitCode::from(MISMATCH) })
+    if options.json {
+        let json = serde_json::to_string_pretty(&report);
+        println!("{}", json.map_err(Failure::failed)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(match report.verdict {
+        Verdict::Agrees => ExitCode::SUCCESS,
+        Verdict::NotProven => ExitCode::from(NOT_PROVEN),
+        Verdict::Mismatch => ExitCode::from(MISMATCH),
+    })
+}
+
+fn verify_options(options: &cli::Verify) -> VerifyOptions {
+    let seconds = |time: Option<jiff::Timestamp>, absent: u64| {
+        time.map_or(absent, |time| u64::try_from(time.as_second()).unwrap_or(0))
+    };
+    let partitions = (!options.partition.is_empty()).then(|| options.partition.iter().copied());
+    let is_limited = options.from.is_some() || options.to.is_some();
+    VerifyOptions {
+        scope: Scope {
+            partitions: partitions.map(Iterator::collect),
+            namespace: options.namespace.clone(),
+            buckets: is_limited.then(|| seconds(options.from, 0)..seconds(options.to, 1 << 32)),
+        },
+        max_lag: options.max_lag.map(Duration::from_secs),
+        max_rejected: options.max_rejected,
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tally_counts::{Envelope, Reject};
 use tally_kafka::FetchedMessage;
-use tally_platform::plans::{Decoded, Plans, Refusal, Undecoded};
+use tally_platform::plans::{Decoded, Plans, Refusal, Undecoded, reuse};
 use tally_platform::registry;
 use tally_schemas::Increment;
 use tokio::runtime::Handle;
@@ -120,12 +120,6 @@ fn is_schema_gone(partitions: &Partitions, partition: i32, refusal: &Refusal) ->
 fn envelope<'a>(message: &FetchedMessage<'_>, decoded: Decoded<'a>) -> Envelope<'a> {
     let Decoded { schema, batch_id } = decoded;
     Envelope { offset: message.offset, timestamp_ms: message.timestamp_ms, schema, batch_id }
-}
-
-/// Empties the buffer, so that it can hold another message's increments in the same allocation.
-fn reuse<'b>(mut buffer: Vec<Increment<'_>>) -> Vec<Increment<'b>> {
-    buffer.clear();
-    buffer.into_iter().map(|_| unreachable!("the buffer is empty")).collect()
 }
 
 /// The detail of a rejection that has none of its own.

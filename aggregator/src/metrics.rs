@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
 use tally_counts::{Duplicates, Flush, Reject};
@@ -13,6 +16,9 @@ pub(crate) struct Metrics {
     flushes: Counter<u64>,
     flush_seconds: Histogram<f64>,
     duplicates: Counter<u64>,
+    duplicates_by_namespace: Counter<u64>,
+    /// The namespaces that duplicates were told of: each is a series of the metric for good.
+    namespaces: Mutex<BTreeSet<String>>,
     remembered_ids: Gauge<u64>,
     remembered_bytes: Gauge<u64>,
     remembered_offsets: Gauge<i64>,
@@ -45,6 +51,12 @@ impl Metrics {
                 "Recognised by an id in committed flushes: messages by their batch's, \
                  increments by their own",
             ),
+            duplicates_by_namespace: counter(
+                "tally_aggregator_duplicate_increments_total",
+                "Increments left out for their own or their batch's id, by namespace; (others) \
+                 beyond the first hundred",
+            ),
+            namespaces: Mutex::default(),
             remembered_ids: gauge(
                 "tally_aggregator_remembered_ids",
                 "Ids that are remembered, by partition",
@@ -78,11 +90,26 @@ impl Metrics {
         {
             self.duplicates.add(count, &[KeyValue::new("kind", kind)]);
         }
+        for (namespace, count) in &flush.duplicates.by_namespace {
+            let label = self.label(namespace);
+            self.duplicates_by_namespace.add(*count, &[KeyValue::new("namespace", label)]);
+        }
         for reason in &flush.rejected {
             self.rejected.add(1, &[KeyValue::new("reason", reason.as_str())]);
         }
         self.flushes.add(1, &[KeyValue::new("outcome", "committed")]);
         self.flush_seconds.record(seconds, &[]);
+    }
+
+    /// The namespace's name in metrics: its own, as long as those are few.
+    fn label(&self, namespace: &str) -> String {
+        let mut known = self.namespaces.lock().expect("no holder panics");
+        let is_few = known.len() < Duplicates::MAX_NAMESPACES;
+        if !namespace.is_empty() && (is_few || known.contains(namespace)) {
+            known.insert(namespace.to_owned());
+            return namespace.to_owned();
+        }
+        String::from("(others)")
     }
 
     pub(crate) fn remembered(&self, partition: i32, remembered: &Remembered) {
@@ -129,7 +156,6 @@ impl PendingFlush {
         self.messages += batch.counted + batch.duplicate + batch.rejected;
         self.increments += batch.increments;
         self.deltas += batch.sums.len() as u64;
-        self.duplicates.batches += batch.duplicates.batches;
-        self.duplicates.increments += batch.duplicates.increments;
+        self.duplicates.merge(&batch.duplicates);
     }
 }

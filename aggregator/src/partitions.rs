@@ -287,7 +287,7 @@ impl Partitions {
         if self.cut.len() > cuts_before {
             self.measure();
         }
-        counted
+        counted.map(drop)
     }
 
     /// Accounts for a message that is not counted.
@@ -363,7 +363,7 @@ pub(crate) fn encode(schema_id: u32, topic_id: &str, partition: i32, flush: &Flu
         duplicate: flush.duplicate,
         rejected: flush.rejected,
         increments: flush.increments,
-        fingerprint: flush.fingerprint.to_bits(),
+        fingerprint: flush.sums.fingerprint().to_bits(),
         correction: false,
     };
     delta_batch::encode(&mut message, &header, flush.sums.iter());

@@ -3,16 +3,16 @@ use std::ops::{Add, AddAssign};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A fingerprint of a set of counts: Σ (hash(namespace, key, bucket) | 1) × sum, modulo 2⁶⁴.
+use crate::row_text::RowText;
+
+/// A fingerprint of the deltas of one batch: Σ (hash(namespace, key, bucket) | 1) × sum, modulo
+/// 2⁶⁴.
 ///
-/// It is additive: the fingerprint of two sets of deltas together is the sum of theirs, whether or
-/// not rows with equal keys were merged. So one replayed from the log can be compared with one
-/// computed over merged rows. The factor is odd, hence invertible: no change of a single sum leaves
-/// the fingerprint as it was.
+/// It is additive, so rows with equal keys may be merged or not. It guards a batch against damage
+/// on its way; whoever can write batches can forge it. What is proven, is proven with a
+/// [`crate::KeyedFingerprint`].
 ///
-/// The hash is XXH3 with 64 bits, seed 0, over the bytes of
-/// `{len(namespace)}:{namespace}:{key}:{bucket}`, lengths and seconds in decimal;
-/// [`Fingerprint::SQL_ROW`] is the same in ClickHouse.
+/// The hash is XXH3 with 64 bits, seed 0, over the row's text ([`RowText`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
@@ -20,10 +20,13 @@ impl Fingerprint {
     pub const ZERO: Fingerprint = Fingerprint(0);
 
     /// One row's share of the fingerprint in ClickHouse, as a `UInt64` over the counts table's
-    /// columns; its `sum` wraps as ours does.
-    pub const SQL_ROW: &'static str = "bitOr(xxh3(concat(\
-         toString(length(namespace)), ':', namespace, ':', key, ':', \
-         toString(toUInt32(bucket)))), 1) * reinterpretAsUInt64(sum)";
+    /// columns; its sum wraps as ours does.
+    pub fn sql_row() -> String {
+        format!(
+            "bitOr(xxh3({}), 1) * (sum_low + bitShiftLeft(reinterpretAsUInt64(sum_high), 32))",
+            RowText::SQL
+        )
+    }
 
     pub fn from_bits(bits: u64) -> Fingerprint {
         Fingerprint(bits)
@@ -54,59 +57,20 @@ impl fmt::Display for Fingerprint {
 }
 
 /// Computes the fingerprints of rows. It keeps the buffer whose bytes are hashed, so that a row
-/// costs no allocation, and the decimals of the last bucket, which is usually the next row's too.
-pub struct Fingerprinter {
-    bytes: Vec<u8>,
-    bucket: u32,
-    decimals: itoa::Buffer,
-    /// `:{bucket}` in its first `tail_len` bytes; the rest is not hashed.
-    tail: [u8; 16],
-    tail_len: usize,
-}
-
-impl Default for Fingerprinter {
-    fn default() -> Fingerprinter {
-        let mut tail = [0; 16];
-        tail[..2].copy_from_slice(b":0");
-        Fingerprinter {
-            bytes: Vec::new(),
-            bucket: 0,
-            decimals: itoa::Buffer::new(),
-            tail,
-            tail_len: 2,
-        }
-    }
-}
+/// costs no allocation.
+#[derive(Default)]
+pub struct Fingerprinter(RowText);
 
 impl Fingerprinter {
-    /// The fingerprint of one row, as [`Fingerprint::of_row`].
     #[inline]
     pub fn row(&mut self, namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
-        if bucket != self.bucket {
-            self.turn_to(bucket);
-        }
-        self.bytes.clear();
-        self.bytes.extend_from_slice(self.decimals.format(namespace.len()).as_bytes());
-        self.bytes.push(b':');
-        self.bytes.extend_from_slice(namespace.as_bytes());
-        self.bytes.push(b':');
-        self.bytes.extend_from_slice(key.as_bytes());
-        let len = self.bytes.len() + self.tail_len;
-        self.bytes.extend_from_slice(&self.tail);
-        Fingerprint((xxh3_64(&self.bytes[..len]) | 1).wrapping_mul(sum.cast_unsigned()))
-    }
-
-    fn turn_to(&mut self, bucket: u32) {
-        let decimals = self.decimals.format(bucket).as_bytes();
-        self.tail[1..=decimals.len()].copy_from_slice(decimals);
-        self.tail_len = 1 + decimals.len();
-        self.bucket = bucket;
+        let hash = xxh3_64(self.0.of(namespace, key, bucket));
+        Fingerprint((hash | 1).wrapping_mul(sum.cast_unsigned()))
     }
 }
 
 impl Fingerprint {
-    /// The fingerprint of one row. `sum` may be negative: two's complement wraps as ClickHouse's
-    /// does.
+    /// The fingerprint of one row. `sum` may be negative: two's complement wraps.
     pub fn of_row(namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
         Fingerprinter::default().row(namespace, key, bucket, sum)
     }

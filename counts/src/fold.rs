@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
+
 use tally_schemas::{Increment, wire};
 
 use crate::check::check;
-use crate::fingerprint::Fingerprinter;
 use crate::id_memory::{Id, IdMemory};
 use crate::sums::HashedCell;
-use crate::{Bookmark, Fingerprint, Reject, Rules, Sums, next_offset};
+use crate::{Bookmark, Reject, Rules, Sums, next_offset};
 
 /// The fold of one partition: it turns messages, in the order of their offsets, into the sums of a
 /// flush and an account of the messages.
@@ -13,8 +14,9 @@ use crate::{Bookmark, Fingerprint, Reject, Rules, Sums, next_offset};
 /// reconciler share this fold, so equal messages give equal sums.
 ///
 /// A message whose batch id is remembered is a duplicate. An increment whose id is remembered is
-/// left out, and a message that holds only such increments is a duplicate too. Every message that
-/// passes [`check`] leaves all its ids, whether it is counted, a duplicate, or does not fit.
+/// left out, and a message that holds only such increments is a duplicate too. What becomes of a
+/// message hangs on that message and on ids alone, never on what others added: one that passes
+/// [`check`] is counted or a duplicate, and leaves all its ids.
 pub struct Fold {
     rules: Rules,
     id_memory: IdMemory,
@@ -30,13 +32,12 @@ pub struct Fold {
     increments: u64,
     duplicates: Duplicates,
     sums: Sums,
-    /// Fingerprint of increments that a replay counted but could not add, because the sum would
-    /// have overflowed.
-    overflowed: Fingerprint,
     /// The cells of the current message's increments; kept to reuse its memory.
     cells: Vec<HashedCell>,
     /// Which increments of the current message have a remembered id; kept to reuse its memory.
     repeated: Vec<usize>,
+    /// Bytes of an id that are hashed; kept to reuse its memory.
+    id_bytes: Vec<u8>,
 }
 
 /// What the fold needs to know of a message besides its increments.
@@ -47,7 +48,7 @@ pub struct Envelope<'a> {
     pub timestamp_ms: Option<i64>,
     /// The registry's id of the writer schema.
     pub schema: u32,
-    /// The id of the whole batch, by which all of it counts once.
+    /// The id of the whole batch, by which all of it counts once; an empty one is none.
     pub batch_id: Option<&'a str>,
 }
 
@@ -70,18 +71,44 @@ pub struct Flush {
     /// Increments that were added.
     pub increments: u64,
     pub duplicates: Duplicates,
-    /// The fingerprint of the sums and of what did not fit them in a replay.
-    pub fingerprint: Fingerprint,
     pub sums: Sums,
 }
 
 /// How much was recognised by its id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Duplicates {
     /// Messages whose batch id was remembered.
     pub batches: u64,
     /// Increments whose own id was remembered, in all other messages.
     pub increments: u64,
+    /// Increments that did not count for either reason, by namespace; those of namespaces beyond
+    /// [`Duplicates::MAX_NAMESPACES`] under the empty name.
+    pub by_namespace: BTreeMap<String, u64>,
+}
+
+impl Duplicates {
+    /// The most namespaces that duplicates are told of one by one.
+    pub const MAX_NAMESPACES: usize = 100;
+
+    fn add(&mut self, namespace: &str) {
+        let is_told = self.by_namespace.len() < Self::MAX_NAMESPACES;
+        match self.by_namespace.get_mut(namespace) {
+            Some(count) => *count += 1,
+            None => {
+                let name = if is_told { namespace } else { "" };
+                *self.by_namespace.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Adds those of another flush.
+    pub fn merge(&mut self, other: &Duplicates) {
+        self.batches += other.batches;
+        self.increments += other.increments;
+        for (namespace, count) in &other.by_namespace {
+            *self.by_namespace.entry(namespace.clone()).or_default() += count;
+        }
+    }
 }
 
 impl Fold {
@@ -116,14 +143,14 @@ impl Fold {
             increments: 0,
             duplicates: Duplicates::default(),
             sums: Sums::new(),
-            overflowed: Fingerprint::ZERO,
             cells: Vec::new(),
             repeated: Vec::new(),
+            id_bytes: Vec::new(),
         }
     }
 
     /// Counts a message as a whole: adds every increment that is no duplicate, or adds none and
-    /// returns the reason, which the caller passes to [`Fold::reject`].
+    /// returns the reason of [`check`], which the caller passes to [`Fold::reject`].
     ///
     /// # Panics
     /// If the offset was seen before: the caller's messages are out of order.
@@ -132,95 +159,54 @@ impl Fold {
         &mut self,
         envelope: &Envelope<'_>,
         increments: &[Increment<'_>],
-    ) -> Result<(), Reject> {
+    ) -> Result<CountedAs, Reject> {
         let has_ids = self.check(envelope, increments)?;
         if has_ids {
-            return self.count_new(envelope, increments);
+            return Ok(self.count_new(envelope, increments));
         }
-        self.sums.add_all(increments, &self.cells).map_err(|_| Reject::Overflow)?;
+        self.sums.add_all(increments, &self.cells);
         self.see(envelope.offset);
         self.counted += 1;
         self.increments += increments.len() as u64;
-        Ok(())
-    }
-
-    /// Counts those increments of a checked message that are no duplicates.
-    fn count_new(
-        &mut self,
-        envelope: &Envelope<'_>,
-        increments: &[Increment<'_>],
-    ) -> Result<(), Reject> {
-        let repeated_batch = self.remember_ids(envelope, increments);
-        if repeated_batch {
-            self.duplicates.batches += 1;
-        }
-        let repeated = self.repeated.len();
-        if repeated_batch || (repeated > 0 && repeated == increments.len()) {
-            self.see(envelope.offset);
-            self.duplicate += 1;
-        } else {
-            self.add_but_repeated(increments)?;
-            self.see(envelope.offset);
-            self.counted += 1;
-            self.increments += (increments.len() - repeated) as u64;
-        }
-        if !repeated_batch {
-            self.duplicates.increments += repeated as u64;
-        }
-        Ok(())
-    }
-
-    /// Counts a message of a replay, which was counted before, in a flush that held other sums.
-    /// Where it does not fit the sums held here, it only goes into the fingerprint, which wraps. So
-    /// the error is never [`Reject::Overflow`].
-    ///
-    /// # Panics
-    /// As [`Fold::count`].
-    pub fn count_again(
-        &mut self,
-        envelope: &Envelope<'_>,
-        increments: &[Increment<'_>],
-    ) -> Result<CountedAs, Reject> {
-        self.repeated.clear();
-        let duplicates = self.duplicate;
-        match self.count(envelope, increments) {
-            Err(Reject::Overflow) => {}
-            Err(reason) => return Err(reason),
-            Ok(()) if self.duplicate > duplicates => return Ok(CountedAs::Duplicate),
-            Ok(()) => return Ok(CountedAs::New),
-        }
-        let mut rows = Fingerprinter::default();
-        let mut repeated = self.repeated.iter().copied().peekable();
-        for (index, (increment, cell)) in increments.iter().zip(&self.cells).enumerate() {
-            if repeated.next_if_eq(&index).is_none() {
-                let Increment { namespace, key, delta, .. } = *increment;
-                self.overflowed += rows.row(namespace, key, cell.bucket(), delta);
-            }
-        }
-        self.see(envelope.offset);
-        self.counted += 1;
-        self.increments += (increments.len() - self.repeated.len()) as u64;
-        self.duplicates.increments += self.repeated.len() as u64;
         Ok(CountedAs::New)
     }
 
-    fn add_but_repeated(&mut self, increments: &[Increment<'_>]) -> Result<(), Reject> {
-        let added = if self.repeated.is_empty() {
-            self.sums.add_all(increments, &self.cells)
+    /// Counts those increments of a checked message that are no duplicates.
+    fn count_new(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) -> CountedAs {
+        let repeated_batch = self.remember_ids(envelope, increments);
+        let repeated = self.repeated.len();
+        self.see(envelope.offset);
+        if repeated_batch {
+            self.duplicates.batches += 1;
+            increments.iter().for_each(|increment| self.duplicates.add(increment.namespace));
         } else {
-            let mut repeated = self.repeated.iter().copied().peekable();
-            let is_new = |index: &usize| repeated.next_if_eq(index).is_none();
-            let (increments, cells): (Vec<_>, Vec<_>) = (0..increments.len())
-                .filter(is_new)
-                .map(|index| (increments[index], self.cells[index]))
-                .unzip();
-            self.sums.add_all(&increments, &cells)
-        };
-        added.map_err(|_| Reject::Overflow)
+            self.duplicates.increments += repeated as u64;
+            self.repeated.iter().for_each(|at| self.duplicates.add(increments[*at].namespace));
+        }
+        if repeated_batch || (repeated > 0 && repeated == increments.len()) {
+            self.duplicate += 1;
+            return CountedAs::Duplicate;
+        }
+        self.add_but_repeated(increments);
+        self.counted += 1;
+        self.increments += (increments.len() - repeated) as u64;
+        CountedAs::New
     }
 
-    /// Remembers the ids of a message without counting it: it was counted before this fold starts,
-    /// or it was rejected for overflow.
+    fn add_but_repeated(&mut self, increments: &[Increment<'_>]) {
+        if self.repeated.is_empty() {
+            return self.sums.add_all(increments, &self.cells);
+        }
+        let mut repeated = self.repeated.iter().copied().peekable();
+        let is_new = |index: &usize| repeated.next_if_eq(index).is_none();
+        let (increments, cells): (Vec<_>, Vec<_>) = (0..increments.len())
+            .filter(is_new)
+            .map(|index| (increments[index], self.cells[index]))
+            .unzip();
+        self.sums.add_all(&increments, &cells);
+    }
+
+    /// Remembers the ids of a message without counting it: it was counted before this fold starts.
     pub fn remember(&mut self, envelope: &Envelope<'_>, increments: &[Increment<'_>]) {
         if let Ok(true) = self.check(envelope, increments) {
             self.remember_ids(envelope, increments);
@@ -235,11 +221,13 @@ impl Fold {
         self.id_memory.note_read(schema, offset);
         self.repeated.clear();
         for (index, increment) in increments.iter().enumerate() {
-            if increment.id.is_some_and(|id| self.id_memory.see(Id::of_increment(id), offset)) {
+            let id = Id::of_increment(increment, self.rules.ids_within, &mut self.id_bytes);
+            if id.is_some_and(|id| self.id_memory.see(id, offset)) {
                 self.repeated.push(index);
             }
         }
-        batch_id.is_some_and(|id| self.id_memory.see(Id::of_batch(id), offset))
+        let batch_id = batch_id.filter(|id| !id.is_empty()).map(Id::of_batch);
+        batch_id.is_some_and(|id| self.id_memory.see(id, offset))
     }
 
     /// Checks a message and fills `cells`, in one pass; returns whether it holds any id.
@@ -340,7 +328,6 @@ impl Fold {
             rejected: count(&mut self.rejected),
             increments: count(&mut self.increments),
             duplicates: std::mem::take(&mut self.duplicates),
-            fingerprint: sums.fingerprint() + std::mem::take(&mut self.overflowed),
             sums,
         }
     }

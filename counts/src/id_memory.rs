@@ -21,16 +21,17 @@ mod recent_ids;
 mod tests;
 mod unread_messages;
 
+use tally_schemas::Increment;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use self::recent_ids::RecentIds;
 use self::unread_messages::UnreadMessages;
-use crate::Horizon;
+use crate::{Horizon, IdScope};
 
 pub use bookmark::{Bookmark, BookmarkParseError};
 
 /// The hash of an id, in 128 bits. An increment's id and a batch's id are different even if they
-/// are the same text.
+/// are the same text, and so are the ids of two counters where ids are of counters.
 ///
 /// If two ids had one hash, the second would be taken for a duplicate: with 10⁶ ids remembered,
 /// that happens to one in 3·10³² new ids. The hash has no secret key, since a client that makes two
@@ -41,9 +42,27 @@ pub(crate) struct Id(u128);
 impl Id {
     const INCREMENT_SEED: u64 = 1;
     const BATCH_SEED: u64 = 2;
+    const COUNTER_SEED: u64 = 3;
 
-    pub(crate) fn of_increment(id: &str) -> Id {
-        Id(xxh3_128_with_seed(id.as_bytes(), Self::INCREMENT_SEED))
+    /// The increment's id; an empty one is none. `buffer` holds the bytes that are hashed.
+    pub(crate) fn of_increment(
+        increment: &Increment<'_>,
+        within: IdScope,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Id> {
+        let Increment { namespace, key, .. } = *increment;
+        let id = increment.id.filter(|id| !id.is_empty())?;
+        if within == IdScope::Partition {
+            return Some(Id(xxh3_128_with_seed(id.as_bytes(), Self::INCREMENT_SEED)));
+        }
+        buffer.clear();
+        // The lengths say where one name ends, so that no two counters' ids are the same bytes.
+        for name in [namespace, key] {
+            buffer.extend_from_slice(&(name.len() as u64).to_le_bytes());
+            buffer.extend_from_slice(name.as_bytes());
+        }
+        buffer.extend_from_slice(id.as_bytes());
+        Some(Id(xxh3_128_with_seed(buffer, Self::COUNTER_SEED)))
     }
 
     pub(crate) fn of_batch(id: &str) -> Id {

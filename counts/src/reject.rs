@@ -34,7 +34,8 @@ pub enum Reject {
     FutureEventTime,
     /// Its deltas alone could take half of a batch: see [`crate::Fold::MAX_MESSAGE_DELTAS_BYTES`].
     TooLarge,
-    /// The sum would not fit 64 bits.
+    /// The sum would not fit 64 bits. Only versions of Tally whose sums had 64 bits rejected so; it
+    /// is here so that their rejections can be read.
     Overflow,
 }
 

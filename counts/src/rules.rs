@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -12,6 +13,31 @@ pub struct Rules {
     pub horizon: Horizon,
     /// How much later than Kafka's time of the message an event may be, in seconds.
     pub max_future_s: u32,
+    pub ids_within: IdScope,
+}
+
+/// Within what an increment's id counts once.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Deserialize,
+    serde::Serialize,
+    strum::Display,
+    strum::EnumString,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum IdScope {
+    /// Its counter: two counters may use the same id.
+    #[default]
+    Counter,
+    /// Its Kafka partition, as the first version of Tally had it. What an installation has counted
+    /// so can be replayed only so.
+    Partition,
 }
 
 /// For how long the ids of a partition are remembered.
@@ -34,7 +60,12 @@ impl Horizon {
 
 impl Default for Rules {
     fn default() -> Rules {
-        Rules { width: BucketWidth::MINUTE, horizon: Horizon::MILLION, max_future_s: 86_400 }
+        Rules {
+            width: BucketWidth::MINUTE,
+            horizon: Horizon::MILLION,
+            max_future_s: 86_400,
+            ids_within: IdScope::Counter,
+        }
     }
 }
 
@@ -42,15 +73,15 @@ impl Default for Rules {
 #[error("{0:?} are not rules of counting")]
 pub struct RulesParseError(pub String);
 
-/// The text of the rules: `name=number`, by the names of the configuration, joined by spaces.
+/// The text of the rules: `name=value`, by the names of the configuration, joined by spaces.
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rules { width, horizon: Horizon { offsets, ids }, max_future_s } = self;
+        let Rules { width, horizon: Horizon { offsets, ids }, max_future_s, ids_within } = self;
         let width_s = width.as_secs();
         write!(
             f,
             "bucket_seconds={width_s} max_future_seconds={max_future_s} \
-             horizon_offsets={offsets} max_ids={ids}"
+             horizon_offsets={offsets} max_ids={ids} ids_within={ids_within}"
         )
     }
 }
@@ -63,9 +94,15 @@ impl FromStr for Rules {
     }
 }
 
+/// Rules that an older text does not name are those that were in force when it was written. A name
+/// that is not known is refused: it may be of a rule that this version does not count by.
 fn parse(text: &str) -> Option<Rules> {
-    let mut words = text.split(' ');
-    let mut number = |name: &str| words.next()?.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+    let mut named = BTreeMap::new();
+    for word in text.split(' ') {
+        let (name, value) = word.split_once('=')?;
+        named.insert(name, value).is_none().then_some(())?;
+    }
+    let mut number = |name: &str| named.remove(name)?.parse().ok();
     let rules = Rules {
         width: BucketWidth::from_secs(number("bucket_seconds")?).ok()?,
         max_future_s: number("max_future_seconds")?,
@@ -73,8 +110,12 @@ fn parse(text: &str) -> Option<Rules> {
             offsets: number("horizon_offsets")?,
             ids: NonZeroU32::new(number("max_ids")?).filter(|ids| ids.get() <= Horizon::MAX_IDS)?,
         },
+        ids_within: match named.remove("ids_within") {
+            None => IdScope::Partition,
+            Some(scope) => scope.parse().ok()?,
+        },
     };
-    words.next().is_none().then_some(rules)
+    named.is_empty().then_some(rules)
 }
 
 #[cfg(test)]
@@ -84,7 +125,8 @@ mod tests {
     #[test]
     fn rules_read_as_they_write() {
         let rules = Rules { max_future_s: 7, ..Rules::default() };
-        let text = "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1000000 max_ids=1000000";
+        let text = "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1000000 \
+                    max_ids=1000000 ids_within=counter";
         assert_eq!((rules.to_string().as_str(), text.parse()), (text, Ok(rules)));
         for bad in [
             "bucket_seconds=60",
@@ -92,8 +134,18 @@ mod tests {
             "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=0",
             "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=134217729",
             "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 more=1",
+            "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 max_ids=1",
+            "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 ids_within=all",
         ] {
             assert_eq!(bad.parse::<Rules>(), Err(RulesParseError(bad.into())));
         }
+    }
+
+    #[test]
+    fn rules_written_before_ids_were_of_counters_are_those_of_then() {
+        let text = "bucket_seconds=60 max_future_seconds=86400 horizon_offsets=1000000 \
+                    max_ids=1000000";
+        let then = Rules { ids_within: IdScope::Partition, ..Rules::default() };
+        assert_eq!(text.parse(), Ok(then));
     }
 }

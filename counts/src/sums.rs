@@ -9,6 +9,9 @@
 //! in a row, for its slot and then for its record, costs more than all its arithmetic. So the cells
 //! of a whole message are hashed first, and while one increment is added, the processor already
 //! loads the record of a later one and the slot of a still later one.
+//!
+//! A record holds 64 bits. A sum that outgrows them goes on in a second record of the same cell, so
+//! that a cell may have several deltas and no increment is refused for what others added.
 
 mod prefetch;
 mod records;
@@ -45,16 +48,6 @@ pub(crate) struct HashedCell {
     bucket: u32,
 }
 
-impl HashedCell {
-    pub(crate) fn bucket(self) -> u32 {
-        self.bucket
-    }
-}
-
-/// The increment at this index does not fit its sum's 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OverflowAt(pub(crate) usize);
-
 /// The most that the length of a name, a bucket and any other number take in Avro, in bytes.
 const LENGTH_BYTES: usize = 3;
 const BUCKET_BYTES: usize = 5;
@@ -85,30 +78,13 @@ impl Sums {
         HashedCell { hash: (hasher.finish() >> 32) as u32, bucket }
     }
 
-    /// Adds all increments, or none. `cells` are the cells of the increments, in the same order;
-    /// names are at most `u16::MAX` bytes long ([`crate::check`] makes sure).
-    #[inline]
-    pub(crate) fn add_all(
-        &mut self,
-        increments: &[Increment<'_>],
-        cells: &[HashedCell],
-    ) -> Result<(), OverflowAt> {
-        let added = self.add_each(increments, cells);
-        if let Err(OverflowAt(index)) = added {
-            self.take_back(&increments[..index], &cells[..index]);
-        }
-        added
-    }
-
-    /// Adds one increment after the other. Where one does not fit, those before it stay added.
+    /// Adds the increments. `cells` are their cells, in the same order; names are at most
+    /// `u16::MAX` bytes long ([`crate::check`] makes sure).
     ///
     /// # Panics
     /// If a flush would count 2⁴⁸ increments or more.
-    pub(crate) fn add_each(
-        &mut self,
-        increments: &[Increment<'_>],
-        cells: &[HashedCell],
-    ) -> Result<(), OverflowAt> {
+    #[inline]
+    pub(crate) fn add_all(&mut self, increments: &[Increment<'_>], cells: &[HashedCell]) {
         assert_eq!(increments.len(), cells.len(), "every increment has its cell");
         self.increments += increments.len() as u64;
         assert!(self.increments <= Records::MAX_EVENTS, "a flush counts less than 2^48 increments");
@@ -126,12 +102,8 @@ impl Sums {
             if let Some(later) = cells.get(i + 2 * AHEAD) {
                 self.slots.prefetch(later.hash);
             }
-            if !self.add(increment, *cell) {
-                self.increments -= (increments.len() - i) as u64;
-                return Err(OverflowAt(i));
-            }
+            self.add(increment, *cell);
         }
-        Ok(())
     }
 
     #[inline(always)]
@@ -141,47 +113,27 @@ impl Sums {
         }
     }
 
-    /// Adds one increment; false if the sum would overflow.
     #[inline(always)]
-    fn add(&mut self, increment: &Increment<'_>, hashed: HashedCell) -> bool {
+    fn add(&mut self, increment: &Increment<'_>, hashed: HashedCell) {
         let cell = Cell::of(increment, hashed.bucket);
-        match self.slots.find(hashed.hash, |record| self.records.is(record, cell)) {
-            Lookup::Found { record, .. } => {
-                let Some(sum) = self.records.add(record, increment.delta) else { return false };
-                self.zigzag_bits |= zigzag(sum);
+        let slot = match self.slots.find(hashed.hash, |record| self.records.is(record, cell)) {
+            Lookup::Found { slot, record } => {
+                if let Some(sum) = self.records.add(record, increment.delta) {
+                    self.zigzag_bits |= zigzag(sum);
+                    return;
+                }
+                slot
             }
-            Lookup::Vacant { slot } => {
-                self.slots.fill(slot, hashed.hash, self.records.push(cell, increment.delta));
-                self.names_bytes += names_bytes(increment);
-                self.zigzag_bits |= zigzag(increment.delta);
-            }
-        }
-        true
+            Lookup::Vacant { slot } => slot,
+        };
+        // The cell's record from now on: its first one, or one more where the sum is full.
+        self.slots.fill(slot, hashed.hash, self.records.push(cell, increment.delta));
+        self.names_bytes += names_bytes(increment);
+        self.zigzag_bits |= zigzag(increment.delta);
     }
 
-    /// Takes the increments out again that were added last, from the last to the first, so that
-    /// slots and records are as they were before.
-    #[cold]
-    fn take_back(&mut self, increments: &[Increment<'_>], cells: &[HashedCell]) {
-        self.increments -= increments.len() as u64;
-        for (increment, hashed) in increments.iter().zip(cells).rev() {
-            let cell = Cell::of(increment, hashed.bucket);
-            let Lookup::Found { slot, record } =
-                self.slots.find(hashed.hash, |record| self.records.is(record, cell))
-            else {
-                unreachable!("what was added is there");
-            };
-            if self.records.events(record) == 1 {
-                self.records.pop(record);
-                self.slots.empty(slot);
-                self.names_bytes -= names_bytes(increment);
-            } else {
-                self.records.take_back(record, increment.delta);
-            }
-        }
-    }
-
-    /// The deltas in order of first appearance.
+    /// The deltas in order of first appearance. A cell has more than one where 64 bits do not hold
+    /// its sum.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Delta<'_>> {
         self.records.iter()
     }
@@ -220,7 +172,7 @@ impl Sums {
         self.slots.memory_bytes() + self.records.memory_bytes()
     }
 
-    /// How many cells, and so deltas, there are.
+    /// How many deltas there are.
     pub fn len(&self) -> usize {
         self.records.len()
     }

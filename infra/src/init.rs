@@ -1,9 +1,11 @@
 //! `tally init`: makes the topics, subjects and tables that the services need.
 //!
 //! Safe to repeat: what is there and agrees stays as it is. What is there and contradicts the
-//! configuration is refused with the difference named, never changed.
+//! configuration is refused with the difference named, never changed. A table of an older format is
+//! moved on.
 
 mod subjects;
+mod table_format;
 mod tables;
 mod topics;
 
@@ -22,8 +24,8 @@ pub enum Error {
     Registry(#[from] registry::Error),
     #[error("the store at {url}: {what}: {source}")]
     Store { url: String, what: &'static str, source: clickhouse::error::Error },
-    #[error("table {table} is there with {have}, but the configuration says {want}")]
-    TableContradicts { table: String, have: String, want: String },
+    #[error("table {table} is there with {have}, but the configuration says {want}{advice}")]
+    TableContradicts { table: String, have: String, want: String, advice: &'static str },
 }
 
 /// What `init` found or made, a line each.

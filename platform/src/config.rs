@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use tally_counts::{BucketWidth, Horizon, Rules};
+use tally_counts::{BucketWidth, Horizon, IdScope, Rules};
 use tally_kafka::{Cluster, Fetch};
 
 pub use load::load;
@@ -65,6 +65,7 @@ impl Config {
                 ids: self.duplicates.max_ids,
             },
             max_future_s: self.counts.max_future_seconds,
+            ids_within: self.duplicates.ids_within,
         }
     }
 }
@@ -144,6 +145,9 @@ pub struct Duplicates {
     /// The most ids that are remembered, those seen last; 40 bytes of the aggregator's memory each.
     #[serde(deserialize_with = "max_ids")]
     pub max_ids: NonZeroU32,
+    /// Within what an increment's id counts once: `counter`, or `partition` for a table that was
+    /// made by Tally 0.1.
+    pub ids_within: IdScope,
 }
 
 /// The HTTP gateway.
@@ -221,8 +225,10 @@ pub struct Reader {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reconciler {
-    /// Partitions replayed at once.
+    /// Threads that replay, each some of the partitions.
     pub parallel: usize,
+    /// What fetches messages.
+    pub fetch: Fetch,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

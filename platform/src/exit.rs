@@ -7,6 +7,8 @@ use crate::causes::with_causes;
 
 /// The counts do not agree with the log.
 pub const MISMATCH: u8 = 1;
+/// Nothing contradicts the counts, but not all that was committed is proven.
+pub const NOT_PROVEN: u8 = 3;
 /// The configuration is wrong (`EX_USAGE`).
 const CONFIG: u8 = 64;
 /// Something that is needed does not answer or is not there (`EX_UNAVAILABLE`): nothing can be said

@@ -139,3 +139,9 @@ impl Plans {
         }
     }
 }
+
+/// Empties the buffer, so that it can hold another message's increments in the same allocation.
+pub fn reuse<'b>(mut buffer: Vec<Increment<'_>>) -> Vec<Increment<'b>> {
+    buffer.clear();
+    buffer.into_iter().map(|_| unreachable!("the buffer is empty")).collect()
+}

@@ -3,15 +3,18 @@
 //! The table `counts` holds the counts and the ledger; each Kafka partition has a partition of the
 //! table. Nothing here writes: the sink inserts, and `tally init` makes the tables.
 
+mod fingerprints;
 mod ledger;
 mod rules;
+mod summed_row;
 
 use clickhouse::Client;
 
 use crate::config;
 
+pub use fingerprints::{StoredCell, StoredCounts, stored_cells, stored_counts};
 pub use ledger::{Ledger, ledger, ledgers};
-pub use rules::{rules, rules_comment};
+pub use rules::{TableRules, rules};
 
 /// The name of the table, and of the view that users read.
 pub const COUNTS: &str = "counts";

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tally_platform::http::{Refusal, essence, with_edge};
 use tally_platform::problem::Code as _;
 
@@ -21,7 +21,7 @@ use crate::counter::Counter;
 use crate::metrics::Metrics;
 use crate::problem::{Code, Problem};
 use crate::reads::Reads;
-use crate::request;
+use crate::request::{self, Numbers};
 
 /// Room for as many counters as one query may ask for, their names as long as they may be.
 const BODY_LIMIT_BYTES: usize = 16 << 20;
@@ -49,25 +49,31 @@ struct Many<'a> {
 struct Value<'a> {
     namespace: &'a str,
     key: &'a str,
-    value: i64,
-    events: i64,
+    value: Number,
+    events: Number,
+}
+
+/// A sum of 128 bits, in the way that was asked for.
+struct Number(i128, Numbers);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.1 {
+            Numbers::Number => to.serialize_i128(self.0),
+            Numbers::String => to.collect_str(&self.0),
+        }
+    }
 }
 
 impl<'a> Value<'a> {
-    fn new(counter: &'a Counter, total: Total) -> Result<Value<'a>, Problem> {
-        let (namespace, key) = (counter.namespace(), counter.key());
-        let fit = |field, total: i128| {
-            let overflow = |_| {
-                Problem::new(Code::Overflow, format!("{namespace}/{key}: `{field}` is {total}"))
-            };
-            i64::try_from(total).map_err(overflow)
-        };
-        Ok(Value {
-            namespace,
-            key,
-            value: fit("value", total.sum)?,
-            events: fit("events", total.events)?,
-        })
+    fn new(counter: &'a Counter, total: Total, numbers: Numbers) -> Value<'a> {
+        let number = |value| Number(value, numbers);
+        Value {
+            namespace: counter.namespace(),
+            key: counter.key(),
+            value: number(total.sum),
+            events: number(total.events),
+        }
     }
 }
 
@@ -108,7 +114,7 @@ async fn one(
     let answer = async {
         let Path((namespace, key)) =
             path.map_err(|rejection| invalid("path", &rejection.body_text()))?;
-        let Query(pairs) = pairs.map_err(|rejection| invalid("query", &rejection.body_text()))?;
+        let pairs = query_string(pairs)?;
         let counter = request::counter(&namespace, &key)
             .map_err(|fault| request::Error::Invalid(vec![fault]))?;
         let options = request::options(&pairs)?;
@@ -117,7 +123,7 @@ async fn one(
             Some(buckets) => reads.range(&counter, buckets, &options.after).await?,
             None => reads.counters(std::slice::from_ref(&counter), &options.after).await?,
         };
-        let value = Value::new(&counter, answer.totals[0])?;
+        let value = Value::new(&counter, answer.totals[0], options.numbers);
         Ok(fresh(One { counter: value, as_of: answer.as_of.to_string() }))
     };
     api.respond(answer.await)
@@ -125,19 +131,21 @@ async fn one(
 
 async fn many(
     State(api): State<Arc<Api>>,
+    pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let answer = async {
         check_media_type(&headers)?;
+        let numbers = request::numbers(&query_string(pairs)?)?;
         let query = request::query(&body.map_err(unread)?)?;
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
         let values = query
             .counters
             .iter()
             .zip(&answer.totals)
-            .map(|(counter, total)| Value::new(counter, *total));
-        let counters = values.collect::<Result<_, _>>()?;
+            .map(|(counter, total)| Value::new(counter, *total, numbers));
+        let counters = values.collect();
         Ok(fresh(Many { counters, as_of: answer.as_of.to_string() }))
     };
     api.respond(answer.await)
@@ -146,6 +154,13 @@ async fn many(
 /// A count is out of date as soon as it is told.
 fn fresh(body: impl Serialize) -> Response {
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
+}
+
+fn query_string(
+    pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Vec<(String, String)>, Problem> {
+    let Query(pairs) = pairs.map_err(|rejection| invalid("query", &rejection.body_text()))?;
+    Ok(pairs)
 }
 
 fn invalid(field: &str, reason: &str) -> Problem {

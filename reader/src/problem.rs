@@ -34,7 +34,6 @@ pub(crate) enum Code {
     StoreDamaged,
     LogBroken,
     NotReached,
-    Overflow,
     Internal,
 }
 
@@ -55,7 +54,7 @@ impl problem::Code for Code {
             | Code::StoreDamaged
             | Code::LogBroken => StatusCode::SERVICE_UNAVAILABLE,
             Code::NotReached => StatusCode::GATEWAY_TIMEOUT,
-            Code::Overflow | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -74,7 +73,6 @@ impl problem::Code for Code {
             Code::StoreDamaged => "The store's counts do not prove themselves",
             Code::LogBroken => "The log's counts do not follow each other",
             Code::NotReached => "The position was not reached in time",
-            Code::Overflow => "A value has more than 64 bits",
             Code::Internal => "The reader failed",
         }
     }

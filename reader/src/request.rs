@@ -51,6 +51,17 @@ pub(crate) struct Options {
     /// The buckets, in seconds since 1970, that the value is of; all when absent.
     pub(crate) buckets: Option<Range<u64>>,
     pub(crate) after: Position,
+    pub(crate) numbers: Numbers,
+}
+
+/// How values are written in JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// As numbers, exactly, whatever their size.
+    #[default]
+    Number,
+    /// As strings, for clients whose numbers are doubles and so exact up to 2⁵³ only.
+    String,
 }
 
 /// Several counters, read as of one position.
@@ -80,13 +91,14 @@ pub(crate) fn counter(namespace: &str, key: &str) -> Result<Counter, Fault> {
 /// Reads the pairs of a query string.
 pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Error> {
     let mut faults = Vec::new();
-    let (mut from, mut to, mut after) = (None, None, None);
+    let (mut from, mut to, mut after, mut numbers) = (None, None, None, None);
     for (field, value) in pairs {
         let taken = match field.as_str() {
             "from" => time(value).and_then(|time| once(&mut from, time)),
             "to" => time(value).and_then(|time| once(&mut to, time)),
             "after" => position(value).and_then(|position| once(&mut after, position)),
-            _ => Err("unknown; there are `from`, `to` and `after`".to_owned()),
+            "numbers" => as_numbers(value).and_then(|given| once(&mut numbers, given)),
+            _ => Err("unknown; there are `from`, `to`, `after` and `numbers`".to_owned()),
         };
         faults.extend(taken.err().map(|reason| Fault::new(field, reason)));
     }
@@ -100,7 +112,29 @@ pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Error> {
     }
     let buckets = (from.is_some() || to.is_some())
         .then(|| from.map_or(0, first_second)..to.map_or(END_OF_TIME_S, first_second));
-    Ok(Options { buckets, after: after.unwrap_or_else(Position::default) })
+    let (after, numbers) = (after.unwrap_or_else(Position::default), numbers.unwrap_or_default());
+    Ok(Options { buckets, after, numbers })
+}
+
+fn as_numbers(text: &str) -> Result<Numbers, String> {
+    match text {
+        "number" => Ok(Numbers::Number),
+        "string" => Ok(Numbers::String),
+        _ => Err(format!("{text:?}, but it is `number` or `string`")),
+    }
+}
+
+/// Reads the query string of a request whose body says the rest.
+pub(crate) fn numbers(pairs: &[(String, String)]) -> Result<Numbers, Error> {
+    let mut numbers = None;
+    for (field, value) in pairs {
+        let taken = match field.as_str() {
+            "numbers" => as_numbers(value).and_then(|given| once(&mut numbers, given)),
+            _ => Err("unknown; there is `numbers`".to_owned()),
+        };
+        taken.map_err(|reason| Error::invalid(field, reason))?;
+    }
+    Ok(numbers.unwrap_or_default())
 }
 
 /// Reads the body of a query.

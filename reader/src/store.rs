@@ -73,7 +73,7 @@ impl Store {
 
     /// How far the store is.
     pub(crate) async fn vector(&self) -> Result<Vector, StoreError> {
-        let ledgers = self.timed(ledgers(&self.client, false)).await?;
+        let ledgers = self.timed(ledgers(&self.client)).await?;
         let mut scan = Scan::default();
         for (partition, ledger) in ledgers {
             let positions =

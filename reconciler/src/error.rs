@@ -18,13 +18,15 @@ pub enum Error {
          {want}"
     )]
     OtherRules { have: Rules, want: Rules },
+    #[error(
+        "the counts table in ClickHouse is of format {have}, and this version of Tally reads \
+         {want}: run `tally init` to move it on"
+    )]
+    OtherFormat { have: u32, want: u32 },
+    #[error("draw a salt: {0}")]
+    Random(getrandom::Error),
     #[error("ClickHouse has no counts table with rules of counting: run `tally init`")]
     NoTable,
-    #[error(
-        "topic {topic}, partition {partition}: begins at offset {begins} in Kafka; the messages \
-         before it are gone and cannot be replayed"
-    )]
-    LogBegins { topic: String, partition: i32, begins: i64 },
     #[error(
         "topic {topic}, partition {partition}: Kafka sent no message for {seconds} s, at offset \
          {at} on the way to {to}"
@@ -35,11 +37,6 @@ pub enum Error {
          {seconds} s, so the messages up to {high} cannot be read"
     )]
     OpenTransaction { topic: String, partition: i32, stable: i64, high: i64, seconds: u64 },
-    #[error(
-        "topic {topic}, partition {partition}, offset {offset}: header {header} is missing or not \
-         what the aggregator writes"
-    )]
-    RejectedHeader { topic: String, partition: i32, offset: i64, header: &'static str },
 }
 
 impl Error {

@@ -2,20 +2,26 @@
 //! counts in ClickHouse against it.
 //!
 //! ```text
-//!  ClickHouse ──one query──► ledger position + fingerprint ────────────────────┐
-//!  increments.rejected, all transactions ended ──► reject reasons ──┐          ▼
-//!  increments ──[0, position)──► PartitionReader ──────────────► Replay ──► equal, partition by
-//!                                                                           partition?
+//!  a salt, drawn anew ──┬──────────────────────────────────────┐
+//!  ClickHouse ──one query──► ledger + fingerprints by range ───┼──────────────┐
+//!  increments.rejected, all transactions ended ──► rejections ─┤              ▼
+//!  increments ──[0, position)──► LogReader ────────────────► Replay ──► equal, range by range?
+//!                                                                 └─no─► narrow: which counters,
+//!                                                                        from which batch on
 //! ```
 
 mod error;
+mod log_reader;
+mod narrow;
 mod open_transactions;
 mod partition_reader;
-mod reject_reasons;
+mod rejections;
 mod replay;
 mod report;
+mod scope;
 mod verify;
 
 pub use error::Error;
-pub use report::{Finding, PartitionReport, Report};
-pub use verify::verify;
+pub use report::{Finding, Parting, PartitionReport, Report, Verdict};
+pub use scope::Scope;
+pub use verify::{VerifyOptions, verify};

@@ -1,4 +1,4 @@
-//! Reads one partition of a topic, from its first offset up to a given one.
+//! Reads one partition of a topic, from one offset up to another.
 
 use std::time::{Duration, Instant};
 
@@ -57,13 +57,27 @@ pub(crate) struct PartitionReader {
     /// The next offset where reading ends.
     to: i64,
     until: Until,
+    /// The first offset that Kafka has.
+    begins: i64,
 }
 
 impl PartitionReader {
+    /// From the first offset that Kafka has.
+    pub(crate) fn from_the_first(
+        kafka: &config::Kafka,
+        topic: &str,
+        partition: i32,
+        until: Until,
+    ) -> Result<PartitionReader, Error> {
+        PartitionReader::new(kafka, topic, partition, 0, until)
+    }
+
+    /// From the offset `from`, or from the first that Kafka has behind it.
     pub(crate) fn new(
         kafka: &config::Kafka,
         topic: &str,
         partition: i32,
+        from: i64,
         until: Until,
     ) -> Result<PartitionReader, Error> {
         // The group is only a name here: partitions are assigned by hand, and nothing is committed.
@@ -77,15 +91,18 @@ impl PartitionReader {
             Until::Offset(next) => next,
             Until::End => end,
         };
-        if begins > 0 && to > 0 {
-            return Err(Error::LogBegins { topic: topic.to_owned(), partition, begins });
-        }
+        let next = from.max(begins);
         let mut assignment = TopicPartitionList::new();
         assignment
-            .add_partition_offset(topic, partition, Offset::Offset(0))
+            .add_partition_offset(topic, partition, Offset::Offset(next))
             .map_err(Error::kafka("list partitions"))?;
         consumer.assign(&assignment).map_err(Error::kafka("start reading"))?;
-        Ok(PartitionReader { consumer, topic: topic.to_owned(), partition, next: 0, to, until })
+        let topic = topic.to_owned();
+        Ok(PartitionReader { consumer, topic, partition, next, to, until, begins })
+    }
+
+    pub(crate) fn begins(&self) -> i64 {
+        self.begins
     }
 
     /// The next message; `None` at the end. Blocks the thread; an error if no message comes for

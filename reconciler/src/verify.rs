@@ -1,151 +1,376 @@
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use indicatif::ProgressBar;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
+use tally_counts::{KeyedFingerprint, Reject, Salt};
 use tally_platform::config::Config;
-use tally_platform::plans::Refusal;
-use tally_platform::store::{self, Ledger};
+use tally_platform::plans::Plans;
+use tally_platform::registry::Registry;
+use tally_platform::store::{self, StoredCounts, TableRules};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-use crate::partition_reader::kafka_client;
-use crate::reject_reasons::{RejectReasons, read_reject_reasons};
-use crate::replay::{Fate, Replay, ReplayTotals, Replayed};
-use crate::{Error, Finding, PartitionReport, Report};
+use crate::log_reader::{LogReader, Read};
+use crate::narrow::narrow;
+use crate::partition_reader::{PartitionReader, Until, kafka_client};
+use crate::rejections::{RejectedTopic, Rejections, read_rejected_topic};
+use crate::replay::{Decoder, Replay, ReplayTotals};
+use crate::report::{Finding, Findings};
+use crate::scope::Scope;
+use crate::{Error, PartitionReport, Report, Verdict};
+
+/// All replays together hold so much of sums, in bytes; one holds at least and at most so much.
+const FOLDS_BYTES: usize = 256 << 20;
+const LEAST_FOLD_BYTES: usize = 1 << 20;
+const MOST_FOLD_BYTES: usize = 32 << 20;
+/// How many messages are replayed between two steps of the progress bar.
+const STEP: u64 = 4096;
+
+/// What is verified, and what is allowed.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyOptions {
+    pub scope: Scope,
+    /// How old a committed batch may be that ClickHouse lacks; ten flush intervals when absent.
+    pub max_lag: Option<Duration>,
+    /// How many messages may have been rejected for reasons that the gateway refuses; any number
+    /// when absent.
+    pub max_rejected: Option<u64>,
+}
 
 /// Verifies every partition as of the ledger's position: what is in Kafka but not in ClickHouse yet
-/// is lag, not a mismatch.
+/// is lag, not a mismatch. It writes nothing.
 ///
 /// `progress` counts offsets.
-pub async fn verify(config: &Config, progress: &ProgressBar) -> Result<Report, Error> {
+pub async fn verify(
+    config: &Config,
+    options: &VerifyOptions,
+    progress: &ProgressBar,
+) -> Result<Report, Error> {
     let client = store::client(&config.store);
     let (have, want) = (store::rules(&client).await?, config.rules());
     match have {
         None => return Err(Error::NoTable),
-        Some(have) if have != want => {
-            return Err(Error::OtherRules { have, want });
+        Some(TableRules { format, .. }) if format != TableRules::FORMAT => {
+            return Err(Error::OtherFormat { have: format, want: TableRules::FORMAT });
+        }
+        Some(TableRules { rules, .. }) if rules != want => {
+            return Err(Error::OtherRules { have: rules, want });
         }
         Some(_) => {}
     }
-    let ledgers = store::ledgers(&client, true).await?;
-    let config = Arc::new(config.clone());
-    let runtime = Handle::current();
-    let (count, reasons) = {
-        let config = config.clone();
-        blocking(move || {
-            let kafka = &config.kafka;
-            let count =
-                tally_kafka::partition_count(kafka_client(kafka)?.client(), &kafka.increments)?;
-            Ok((count, read_reject_reasons(kafka)?))
-        })
-        .await?
+    let salt = draw_salt()?;
+    let stored = store::stored_counts(&client, &salt, &options.scope.sql()).await?;
+    let run = Run {
+        config: config.clone(),
+        options: options.clone(),
+        salt,
+        stored,
+        progress: progress.clone(),
+        runtime: Handle::current(),
     };
-    let ends = ledgers.values().map(|ledger| ledger.increments.high.cast_unsigned());
-    progress.set_length(ends.sum());
-    let slots = Arc::new(Semaphore::new(config.reconciler.parallel));
-    let mut replays = JoinSet::new();
-    // A partition that only the ledger has is no longer in Kafka: it must not be overlooked.
-    let known: BTreeSet<i32> = (0..count).chain(ledgers.keys().copied()).collect();
-    for partition in known {
-        // Without a ledger nothing is stored yet, and without reasons nothing was rejected.
-        let ledger = ledgers.get(&partition).copied().unwrap_or_default();
-        let reasons = reasons.get(&partition).cloned().unwrap_or_default();
-        let (config, runtime, progress) = (config.clone(), runtime.clone(), progress.clone());
-        let slots = slots.clone();
-        replays.spawn(async move {
-            let _slot = slots.acquire().await.expect("the semaphore is never closed");
-            blocking(move || {
-                verify_partition(&config, partition, &ledger, &reasons, &runtime, &progress)
-            })
-            .await
-        });
-    }
-    let mut partitions = Vec::new();
-    while let Some(joined) = replays.join_next().await {
-        partitions
-            .push(joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
-    }
-    partitions.sort_by_key(|report| report.partition);
-    Ok(Report { partitions })
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
+    tokio::task::spawn_blocking(move || run.verify())
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-fn verify_partition(
-    config: &Config,
-    partition: i32,
-    ledger: &Ledger,
-    reasons: &RejectReasons,
-    runtime: &Handle,
-    progress: &ProgressBar,
-) -> Result<PartitionReport, Error> {
-    let mut findings = Vec::new();
-    for (name, stored) in [("deltas", ledger.deltas), ("increments", ledger.increments)] {
-        if let Err(error) = stored.position() {
-            findings.push(Finding::Ledger(format!("position in {name}: {error}")));
-        }
-    }
-    // Where the position contradicts itself, the replay goes as far as the counts ever did.
-    let position = ledger.increments.high;
-    let mut replay = Replay::new(config, partition, position, reasons, runtime)?;
-    while let Some(Replayed { message, fate }) = replay.next()? {
-        progress.inc(1);
-        if let Fate::NotCountable(Refusal { reason, detail }) = fate {
-            findings.push(Finding::NotCountable { offset: message.offset(), reason, detail });
-        }
-    }
-    let totals = replay.finish();
-    compare(&totals, ledger, &mut findings);
-    let kafka = &config.kafka;
-    let (_, end) =
-        tally_kafka::watermarks(kafka_client(kafka)?.client(), &kafka.increments, partition)?;
-    Ok(PartitionReport {
-        partition,
-        position,
-        lag: end - position,
-        messages: totals.messages,
-        counted: totals.counted,
-        duplicate: totals.duplicate,
-        rejected: totals.rejected,
-        increments: totals.increments,
-        replayed: totals.fingerprint,
-        stored: ledger.fingerprint,
-        findings,
-    })
+fn draw_salt() -> Result<Salt, Error> {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).map_err(Error::Random)?;
+    Ok(Salt::from_bytes(bytes))
 }
 
-/// Compares what a replay came to with what the ledger says.
-fn compare(totals: &ReplayTotals, ledger: &Ledger, findings: &mut Vec<Finding>) {
-    if totals.fingerprint != ledger.fingerprint {
-        findings.push(Finding::Fingerprint);
-    }
-    let accounts = [
-        ("messages counted", ledger.counted, totals.counted),
-        ("messages duplicate", ledger.duplicate, totals.duplicate),
-        ("messages rejected", ledger.rejected, totals.rejected),
-        ("increments", ledger.counted_increments, totals.increments),
-        ("events of the counts", ledger.events, totals.increments),
-    ];
-    for (what, stored, replayed) in accounts {
-        if i64::try_from(replayed).is_ok_and(|replayed| replayed == stored) {
-            continue;
+/// One verify, on threads that may block.
+pub(crate) struct Run {
+    pub(crate) config: Config,
+    pub(crate) options: VerifyOptions,
+    pub(crate) salt: Salt,
+    pub(crate) stored: BTreeMap<i32, StoredCounts>,
+    progress: ProgressBar,
+    pub(crate) runtime: Handle,
+}
+
+/// One partition's replay, once it is over.
+struct Replayed {
+    totals: ReplayTotals,
+    findings: Findings,
+}
+
+impl Run {
+    fn verify(mut self) -> Result<Report, Error> {
+        let kafka = &self.config.kafka;
+        let client = kafka_client(kafka)?;
+        let count = tally_kafka::partition_count(client.client(), &kafka.increments)?;
+        let rejected = read_rejected_topic(kafka)?;
+        // A partition that only the ledger has is no longer in Kafka: it must not be overlooked.
+        let known: BTreeSet<i32> = (0..count)
+            .chain(self.stored.keys().copied())
+            .filter(|partition| self.options.scope.has_partition(*partition))
+            .collect();
+        for partition in &known {
+            // Without rows nothing is stored yet.
+            self.stored.entry(*partition).or_default();
         }
-        findings.push(Finding::Accounting { what, stored, replayed });
+        let (mut ranges, mut ends, mut unreadable) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for partition in &known {
+            let (begins, end) =
+                tally_kafka::watermarks(client.client(), &kafka.increments, *partition)?;
+            ends.insert(*partition, end);
+            // Where the position contradicts itself, the replay goes as far as the counts ever did.
+            let position = self.stored[partition].ledger.increments.high;
+            if begins > 0 && position > 0 {
+                unreadable.insert(*partition, Finding::LogBegins { begins });
+            } else if position > end {
+                let reason = format!(
+                    "the ledger is at offset {position}, but Kafka ends at {end}: has the topic \
+                     been made again?"
+                );
+                unreadable.insert(*partition, Finding::Unreadable { reason });
+            } else {
+                ranges.insert(*partition, (0, position));
+            }
+        }
+        let length: i64 = ranges.values().map(|(from, to)| to - from).sum();
+        self.progress.set_length(length.cast_unsigned());
+        let mut replayed = self.replay_all(&ranges, &rejected)?;
+        let mut partitions = Vec::new();
+        for partition in known {
+            let Replayed { totals, mut findings } =
+                replayed.remove(&partition).unwrap_or_else(|| self.nothing_replayed(partition));
+            let is_replayed = findings.verdict() != Verdict::NotProven;
+            match unreadable.remove(&partition) {
+                Some(finding) => findings.add(finding),
+                None if is_replayed => {
+                    self.compare(partition, &totals, &rejected, &mut findings)?
+                }
+                None => {}
+            }
+            let end = ends[&partition];
+            self.check_coverage(partition, end, &mut findings)?;
+            let stored = &self.stored[&partition];
+            partitions.push(PartitionReport {
+                partition,
+                verdict: findings.verdict(),
+                position: stored.ledger.increments.high,
+                end,
+                through_ms: totals.last_ms,
+                messages: totals.messages,
+                counted: totals.counted,
+                duplicate: totals.duplicate,
+                rejected: totals.rejected.values().sum(),
+                rejected_by_reason: totals.rejected,
+                increments: totals.increments,
+                findings: findings.kept,
+                more_findings: findings.more,
+            });
+        }
+        self.limit_rejected(&mut partitions);
+        let verdict = partitions.iter().map(|p| p.verdict).max().unwrap_or(Verdict::NotProven);
+        Ok(Report { verdict, partitions, notes: notes(rejected) })
     }
-    if totals.messages != totals.counted + totals.duplicate + totals.rejected {
-        findings.push(Finding::Accounting {
-            what: "messages seen",
-            stored: ledger.counted + ledger.duplicate + ledger.rejected,
-            replayed: totals.messages,
+
+    /// Replays these ranges of offsets, side by side on a few threads.
+    fn replay_all(
+        &self,
+        ranges: &BTreeMap<i32, (i64, i64)>,
+        rejected: &RejectedTopic,
+    ) -> Result<BTreeMap<i32, Replayed>, Error> {
+        let threads = self.config.reconciler.parallel.clamp(1, ranges.len().max(1));
+        let mut shares = vec![BTreeMap::new(); threads];
+        for (at, (partition, range)) in ranges.iter().enumerate() {
+            shares[at % threads].insert(*partition, *range);
+        }
+        let fold_bytes = FOLDS_BYTES / ranges.len().max(1);
+        let fold_bytes = fold_bytes.clamp(LEAST_FOLD_BYTES, MOST_FOLD_BYTES);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = shares
+                .iter()
+                .map(|share| scope.spawn(|| self.replay_share(share, rejected, fold_bytes)))
+                .collect();
+            let mut replayed = BTreeMap::new();
+            for worker in workers {
+                let done = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                replayed.append(&mut done?);
+            }
+            Ok(replayed)
+        })
+    }
+
+    fn replay_share(
+        &self,
+        ranges: &BTreeMap<i32, (i64, i64)>,
+        rejected: &RejectedTopic,
+        fold_bytes: usize,
+    ) -> Result<BTreeMap<i32, Replayed>, Error> {
+        let none = Rejections::new();
+        let mut replays: BTreeMap<i32, Replay<'_>> = BTreeMap::new();
+        for partition in ranges.keys() {
+            let rejections = rejected.by_partition.get(partition).unwrap_or(&none);
+            replays.insert(*partition, self.replay(*partition, rejections, fold_bytes));
+        }
+        let mut unreadable = BTreeMap::new();
+        let mut decoder = self.decoder()?;
+        let mut messages = 0_u64;
+        LogReader::new(&self.config, ranges, &self.runtime)?.read(|read| {
+            match read {
+                Read::Message(message) => {
+                    let replay = replays.get_mut(&message.partition).expect("it is read");
+                    replay.take(&mut decoder, &message)?;
+                    messages += 1;
+                    if messages.is_multiple_of(STEP) {
+                        self.progress.inc(STEP);
+                    }
+                }
+                Read::Unreadable(trouble) => {
+                    unreadable.insert(trouble.partition, trouble.reason);
+                }
+            }
+            Ok(())
+        })?;
+        self.progress.inc(messages % STEP);
+        let ended = replays.into_iter().map(|(partition, replay)| {
+            let (totals, mut findings) = replay.finish();
+            if let Some(reason) = unreadable.remove(&partition) {
+                findings.add(Finding::Unreadable { reason });
+            }
+            (partition, Replayed { totals, findings })
         });
+        Ok(ended.collect())
     }
+
+    pub(crate) fn replay<'a>(
+        &'a self,
+        partition: i32,
+        rejections: &'a Rejections,
+        fold_bytes: usize,
+    ) -> Replay<'a> {
+        let rules = self.config.rules();
+        Replay::new(partition, rules, &self.salt, rejections, &self.options.scope, fold_bytes)
+    }
+
+    pub(crate) fn decoder(&self) -> Result<Decoder<'_>, Error> {
+        Ok(Decoder::new(Plans::new(Registry::new(&self.config.registry)?), &self.runtime))
+    }
+
+    fn nothing_replayed(&self, partition: i32) -> Replayed {
+        let none = Rejections::new();
+        let (totals, findings) = self.replay(partition, &none, LEAST_FOLD_BYTES).finish();
+        Replayed { totals, findings }
+    }
+
+    /// Compares what a replay came to with what ClickHouse has.
+    fn compare(
+        &self,
+        partition: i32,
+        totals: &ReplayTotals,
+        rejected: &RejectedTopic,
+        findings: &mut Findings,
+    ) -> Result<(), Error> {
+        let StoredCounts { ledger, fingerprints, events } = &self.stored[&partition];
+        for (name, stored) in [("deltas", ledger.deltas), ("increments", ledger.increments)] {
+            if let Err(error) = stored.position() {
+                findings.add(Finding::Ledger { reason: format!("position in {name}: {error}") });
+            }
+        }
+        let differing: Vec<usize> = (0..KeyedFingerprint::RANGES)
+            .filter(|range| fingerprints[*range] != totals.fingerprints[*range])
+            .collect();
+        if !differing.is_empty() {
+            findings.add(Finding::Fingerprint { ranges: differing.len() });
+        }
+        let rejections = totals.rejected.values().sum();
+        let accounts = [
+            ("messages counted", ledger.counted, totals.counted),
+            ("messages duplicate", ledger.duplicate, totals.duplicate),
+            ("messages rejected", ledger.rejected, rejections),
+            ("increments", ledger.counted_increments, totals.increments),
+        ];
+        for (what, stored, replayed) in accounts {
+            if i128::from(stored) != i128::from(replayed) {
+                findings.add(Finding::Accounting { what, stored: stored.into(), replayed });
+            }
+        }
+        if *events != totals.events {
+            let replayed = u64::try_from(totals.events).unwrap_or(0);
+            let what = "events of the counts";
+            findings.add(Finding::Accounting { what, stored: *events, replayed });
+        }
+        if totals.messages != totals.counted + totals.duplicate + rejections {
+            let stored = ledger.counted + ledger.duplicate + ledger.rejected;
+            let (what, replayed) = ("messages seen", totals.messages);
+            findings.add(Finding::Accounting { what, stored: stored.into(), replayed });
+        }
+        if !differing.is_empty() {
+            let none = Rejections::new();
+            let rejections = rejected.by_partition.get(&partition).unwrap_or(&none);
+            for counter in narrow(self, partition, &differing, rejections)? {
+                findings.add(counter);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether ClickHouse has what it should have by now.
+    fn check_coverage(
+        &self,
+        partition: i32,
+        end: i64,
+        findings: &mut Findings,
+    ) -> Result<(), Error> {
+        let kafka = &self.config.kafka;
+        let allowed = self.options.max_lag.unwrap_or(self.config.aggregator.flush_interval() * 10);
+        let ledger = &self.stored[&partition].ledger;
+        let stored = ledger.deltas.high;
+        let mut batches =
+            PartitionReader::new(kafka, &kafka.deltas, partition, stored, Until::End)?;
+        if let Some(batch) = batches.next()? {
+            let age = batch.timestamp().to_millis().map_or(Duration::MAX, |at_ms| {
+                let now = jiff::Timestamp::now().as_millisecond();
+                Duration::from_millis(now.saturating_sub(at_ms).max(0).cast_unsigned())
+            });
+            if age > allowed {
+                findings.add(Finding::Behind {
+                    offset: batch.offset(),
+                    seconds: age.as_secs(),
+                    allowed: allowed.as_secs(),
+                });
+            }
+        }
+        if ledger.increments.high == 0 && end > 0 && self.has_messages(partition)? {
+            findings.add(Finding::NothingStored);
+        }
+        Ok(())
+    }
+
+    /// Whether `increments` has a committed message, besides markers and what was aborted.
+    fn has_messages(&self, partition: i32) -> Result<bool, Error> {
+        let kafka = &self.config.kafka;
+        let mut reader =
+            PartitionReader::from_the_first(kafka, &kafka.increments, partition, Until::End)?;
+        Ok(reader.next()?.is_some())
+    }
+
+    fn limit_rejected(&self, partitions: &mut [PartitionReport]) {
+        let Some(allowed) = self.options.max_rejected else { return };
+        for p in partitions {
+            let of_schema =
+                |reason: &str| reason.parse::<Reject>().is_ok_and(|reason| reason.is_of_schema());
+            let refused = p.rejected_by_reason.iter().filter(|(reason, _)| !of_schema(reason));
+            let rejected = refused.map(|(_, count)| count).sum();
+            if rejected > allowed {
+                p.findings.push(Finding::TooManyRejected { rejected, allowed });
+                p.verdict = Verdict::Mismatch;
+            }
+        }
+    }
+}
+
+fn notes(rejected: RejectedTopic) -> Vec<String> {
+    let Some(first) = rejected.first_strange else { return Vec::new() };
+    vec![format!(
+        "{} messages among the rejected are none of an aggregator's, and were passed over; the \
+         first: {first}",
+        rejected.strange
+    )]
 }

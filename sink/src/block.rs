@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use tally_counts::ledger::{self, BatchOffsets, RESERVED_NAMESPACE};
+use tally_counts::{BatchCheck, BatchMismatch};
 use tally_kafka::BufferPool;
 use tally_schemas::{DecodeError, DeltaBatch};
 
@@ -40,10 +41,20 @@ pub struct Block {
     values: [Vec<u8>; COLUMNS.len() - 1],
     /// The bytes of a row's key in the last block, on average and rounded up.
     key_bytes: usize,
+    check: BatchCheck,
 }
 
 /// The namespaces whose numbers are found without a hash.
 const RECENT: usize = 64;
+
+/// Why a batch makes no block.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    #[error("it does not decode: {0}")]
+    Decode(#[from] DecodeError),
+    #[error("its header says something else than its deltas: {0}")]
+    Mismatch(#[from] BatchMismatch),
+}
 
 /// How ClickHouse writes LowCardinality: this version, with flags that say that the dictionary
 /// comes with the block itself.
@@ -52,8 +63,8 @@ const OWN_DICTIONARY: u64 = 1 << 9 | 1 << 10;
 
 impl Block {
     /// The rows of a batch at its offsets: a function of the two, and of nothing else. An error if
-    /// the batch does not decode.
-    pub fn of(batch: &DeltaBatch<'_>, offsets: BatchOffsets) -> Result<Block, DecodeError> {
+    /// the batch is not sound.
+    pub fn of(batch: &DeltaBatch<'_>, offsets: BatchOffsets) -> Result<Block, BlockError> {
         let mut block = Block::default();
         block.fill(batch, offsets, &BufferPool::new(0))?;
         Ok(block)
@@ -66,19 +77,21 @@ impl Block {
         batch: &DeltaBatch<'_>,
         offsets: BatchOffsets,
         buffers: &BufferPool,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), BlockError> {
         self.make_room(batch.deltas.announced() + 8, buffers);
         let mut numbers = HashMap::new();
         // A batch mostly has few namespaces, and finds them here without a hash.
         let mut recent = [("", self.number(&mut numbers, "")); RECENT];
         for delta in batch.deltas.clone() {
             let delta = delta?;
+            self.check.add(&delta);
             let recent = &mut recent[recent_at(delta.namespace)];
             if !is_same(recent.0, delta.namespace) {
                 *recent = (delta.namespace, self.number(&mut numbers, delta.namespace));
             }
             self.row(recent.1, delta.key, delta.bucket_s, [delta.sum, delta.events]);
         }
+        self.check.finish(&batch.header)?;
         // The last column is about the ledger: it is 0 for deltas.
         let [.., highs] = &mut self.values;
         highs.resize(self.namespace_of.len() * size_of::<i64>(), 0);
@@ -252,6 +265,7 @@ fn length(out: &mut Vec<u8>, mut length: usize) {
 
 #[cfg(test)]
 mod tests {
+    use tally_counts::Fingerprint;
     use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
 
     use super::*;
@@ -288,7 +302,9 @@ mod tests {
         let long = "k".repeat(200);
         let delta = Delta { namespace: "ns", key: &long, bucket_s: 60, sum: -2, events: 9 };
         let mut body = Vec::new();
-        delta_batch::encode(&mut body, &HEADER, [delta].into_iter());
+        let fingerprint = Fingerprint::of_row("ns", &long, 60, -2).to_bits();
+        let header = DeltaBatchHeader { fingerprint, ..HEADER };
+        delta_batch::encode(&mut body, &header, [delta].into_iter());
         let batch = DeltaBatch::decode(&body).unwrap();
         let offsets = BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
         let native = || {
@@ -321,5 +337,23 @@ mod tests {
 
         let parts = Block::of(&batch, offsets).unwrap().take(&BufferPool::new(0));
         assert_eq!(parts.concat(), bytes);
+    }
+
+    #[test]
+    fn a_batch_whose_header_is_of_other_deltas_makes_no_block() {
+        let delta = Delta { namespace: "ns", key: "k", bucket_s: 60, sum: -2, events: 9 };
+        let sound = Fingerprint::of_row("ns", "k", 60, -2).to_bits();
+        let offsets = BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
+        let block = |header: DeltaBatchHeader<'_>| {
+            let mut body = Vec::new();
+            delta_batch::encode(&mut body, &header, [delta].into_iter());
+            Block::of(&DeltaBatch::decode(&body).unwrap(), offsets).err().map(|e| e.to_string())
+        };
+        assert_eq!(block(DeltaBatchHeader { fingerprint: sound, ..HEADER }), None);
+        let forged = block(DeltaBatchHeader { fingerprint: sound ^ 1, ..HEADER }).unwrap();
+        assert!(forged.contains("`fingerprint` is"), "{forged}");
+        let header = DeltaBatchHeader { fingerprint: sound, increments: 8, ..HEADER };
+        let forged = block(header).unwrap();
+        assert!(forged.contains("`increments` is 8, but the deltas' events come to 9"), "{forged}");
     }
 }

@@ -231,7 +231,7 @@ impl Sink<'_> {
     /// Starts partitions at the ledger's positions, each with its attempt, but for those whose
     /// ledger contradicts itself. Waits for a ClickHouse that is away.
     fn start(&mut self, partitions: &[(i32, u32)]) -> Result<(), Error> {
-        let read = || store::ledgers(&self.client, false);
+        let read = || store::ledgers(&self.client);
         let ledgers = self.thread.until_ok(LEDGER_RETRY, read, |error| {
             tracing::warn!(%error, "the ledger in ClickHouse cannot be read; reading it again");
         });

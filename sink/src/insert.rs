@@ -16,8 +16,8 @@ use crate::endpoint::{EncodedBlock, Endpoint};
 use crate::insert_failure::{FailureClass, InsertFailure};
 
 /// What keeps a block whole: one block, one part, at once, and its token always looked at. Servers
-/// differ in their defaults of all of these. A batch has each counter once, so there is nothing for
-/// the insert to merge.
+/// differ in their defaults of all of these. A batch has each counter once, or a few times where 64
+/// bits do not hold its sum, so there is nothing for the insert to merge.
 pub const SETTINGS: [(&str, &str); 15] = [
     ("async_insert", "0"),
     ("wait_end_of_query", "1"),
@@ -98,13 +98,26 @@ fn statement(table: &str, partition: i32, previous: i64) -> String {
         "(SELECT (sum(sum), max(high)) FROM {table} \
          WHERE partition = {partition} AND namespace = '{RESERVED_NAMESPACE}' AND key = '{DELTAS}')"
     );
-    let names = COLUMNS.map(|(name, _)| name).join(", ");
     format!(
-        "INSERT INTO {table} (partition, {names}) \
-         SELECT toUInt32({partition}), {names} FROM input('{}') \
+        "INSERT INTO {table} ({TABLE_COLUMNS}) \
+         SELECT {} FROM input('{}') \
          WHERE throwIf({position} != ({previous}, {previous}), 'the ledger is not at {previous}') \
          = 0 FORMAT Native",
+        table_values(partition),
         structure()
+    )
+}
+
+/// The table's columns that a block fills.
+pub const TABLE_COLUMNS: &str =
+    "partition, namespace, key, bucket, sum_low, sum_high, events, high";
+
+/// What a block's columns come to in those of the table: a sum is stored as its lowest 32 bits and
+/// the rest, so that summing many of either never wraps.
+pub fn table_values(partition: i32) -> String {
+    format!(
+        "toUInt32({partition}), namespace, key, bucket, \
+         toUInt64(bitAnd(sum, 4294967295)), bitShiftRight(sum, 32), events, high"
     )
 }
 

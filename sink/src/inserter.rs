@@ -180,7 +180,9 @@ impl Inserter {
         };
         let endpoint = &self.context.endpoint;
         let (block, rows) = BLOCK.with_borrow_mut(|block| {
-            block.fill(&batch, offsets, endpoint.buffers()).map_err(decode)?;
+            block
+                .fill(&batch, offsets, endpoint.buffers())
+                .map_err(|source| PartitionError::Block { offset, source })?;
             let rows = block.rows();
             let encoded = endpoint.encode(block);
             let encoded = encoded.map_err(|source| PartitionError::Compress { offset, source })?;

@@ -57,7 +57,7 @@ impl LedgerWatch {
             }
         } else if self.running.is_none() && Instant::now() >= self.next_look {
             let client = self.client.clone();
-            let task = runtime.spawn(async move { store::ledgers(&client, false).await });
+            let task = runtime.spawn(async move { store::ledgers(&client).await });
             self.running = Some(RunningLook { stored: stored(), task });
         }
         Vec::new()

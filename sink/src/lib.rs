@@ -39,7 +39,7 @@ use tally_platform::health::Health;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
-pub use insert::{SETTINGS, structure};
+pub use insert::{SETTINGS, TABLE_COLUMNS, structure, table_values};
 pub use proof::Promise;
 
 /// Runs until `shutdown`, then lets inserts in flight finish and returns.

@@ -4,6 +4,8 @@ use tally_counts::ChainError;
 use tally_counts::ledger::LedgerError;
 use tally_schemas::{DecodeError, wire};
 
+use crate::block::BlockError;
+
 /// What is wrong with a partition where no retry mends it: the partition stops, the others go on,
 /// and a person must look.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,8 @@ pub(crate) enum PartitionError {
     Framing { offset: i64, source: wire::Error },
     #[error("the batch at offset {offset} does not decode: {source}")]
     Decode { offset: i64, source: DecodeError },
+    #[error("the batch at offset {offset} is not sound: {source}")]
+    Block { offset: i64, source: BlockError },
     #[error("the message at offset {offset} is empty")]
     Empty { offset: i64 },
     #[error("the batch at offset {offset} is of partition {partition}")]

@@ -19,6 +19,7 @@ use std::time::Duration;
 use clickhouse::error::Error as StoreError;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
+use tally_counts::Fingerprint;
 use tally_counts::ledger::BatchOffsets;
 use tally_platform::health::Condition;
 use tally_platform::store::COUNTS;
@@ -235,6 +236,13 @@ struct SampleBlock {
 
 /// A block of some deltas at an offset, as the sink makes them of batches.
 fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> SampleBlock {
+    let keys: Vec<String> = (0..deltas).map(|n| format!("key-{offset}-{n}")).collect();
+    let deltas =
+        keys.iter().map(|key| Delta { namespace: "proof", key, bucket_s: 60, sum: 1, events: 1 });
+    let row = |delta: Delta<'_>| {
+        Fingerprint::of_row(delta.namespace, delta.key, delta.bucket_s, delta.sum)
+    };
+    let fingerprint = deltas.clone().map(row).fold(Fingerprint::ZERO, |sum, row| sum + row);
     let header = DeltaBatchHeader {
         topic_id: "",
         partition: 0,
@@ -243,13 +251,10 @@ fn sample(endpoint: &Endpoint, deltas: usize, offset: i64) -> SampleBlock {
         counted: 1,
         duplicate: 0,
         rejected: 0,
-        increments: 1,
-        fingerprint: 0,
+        increments: keys.len() as u64,
+        fingerprint: fingerprint.to_bits(),
         correction: false,
     };
-    let keys: Vec<String> = (0..deltas).map(|n| format!("key-{offset}-{n}")).collect();
-    let deltas =
-        keys.iter().map(|key| Delta { namespace: "proof", key, bucket_s: 60, sum: 1, events: 1 });
     let mut body = Vec::new();
     delta_batch::encode(&mut body, &header, deltas);
     let batch = DeltaBatch::decode(&body).expect("what was just encoded decodes");

@@ -21,7 +21,7 @@ const REBUILT: &str = "tally_aggregator_rebuilt_messages_total";
 
 /// Messages that the ledger has as counted and as duplicate.
 async fn accounted(tally: &Installation) -> (i64, i64) {
-    let ledgers = store::ledgers(tally.store(), false).await.expect("the ledger can be read");
+    let ledgers = store::ledgers(tally.store()).await.expect("the ledger can be read");
     ledgers.values().fold((0, 0), |(counted, duplicate), ledger| {
         (counted + ledger.counted, duplicate + ledger.duplicate)
     })

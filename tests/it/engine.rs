@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tally_stack::Progress;
 use tally_stack::sys::ends_with_parent;
@@ -11,9 +10,7 @@ use tempfile::TempDir;
 
 use crate::ports::free_port;
 use crate::run::std_tally;
-use crate::wait::until;
-
-const READY: Duration = Duration::from_secs(60);
+use crate::wait::{PATIENCE, until};
 
 pub(crate) struct Engine {
     command: Command,
@@ -65,7 +62,7 @@ impl Engine {
     async fn answers(&self) {
         let url = format!("{}/?query=SELECT%201", self.url());
         let http = reqwest::Client::builder().no_proxy().build().expect("a client is made");
-        until("the engine to answer", READY, async || {
+        until("the engine to answer", PATIENCE, async || {
             let answer = http.get(&url).send().await.map_err(|error| error.to_string())?;
             let text = answer.text().await.map_err(|error| error.to_string())?;
             if text.trim_end() == "1" { Ok(()) } else { Err(text) }

@@ -135,7 +135,7 @@ async fn what_is_not_stored_yet_is_lag_and_not_a_mismatch() {
     until("the aggregator to commit the rest", Duration::from_secs(30), committed).await;
     let verified = tally.verify().await.expect_code(0).stdout;
     assert!(verified.contains(" 300 increments"), "{verified}");
-    let ledgers = store::ledgers(tally.store(), false).await.expect("the ledger can be read");
+    let ledgers = store::ledgers(tally.store()).await.expect("the ledger can be read");
     assert_eq!(ledgers.values().map(|ledger| ledger.counted_increments).sum::<i64>(), 300);
 
     sink.start_again();

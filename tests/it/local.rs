@@ -45,7 +45,7 @@ impl LeftData {
         let source = Source::new(&config).await;
         source.single(1, &Event::new("left", "behind", 7, 1_780_000_000_000)).await;
         store::client(&config.store)
-            .query("INSERT INTO counts VALUES (1, 'left', 'behind', 0, 7, 1, 0)")
+            .query("INSERT INTO counts VALUES (1, 'left', 'behind', 0, 7, 0, 1, 0)")
             .execute()
             .await
             .expect("a row is stored");

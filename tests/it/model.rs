@@ -28,7 +28,7 @@ impl Event {
 pub(crate) type Cell = (String, String, u32);
 
 /// The sum, and how many increments it is of.
-pub(crate) type Total = (i64, i64);
+pub(crate) type Total = (i128, i64);
 
 /// The totals of everything that was accepted, by counter and minute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Model {
             .expect("tests count in 1970 to 2106");
         let cell = (event.namespace.clone(), event.key.clone(), minute);
         let total = self.cells.entry(cell).or_default();
-        total.0 = total.0.checked_add(event.delta).expect("tests count within 64 bits");
+        total.0 += i128::from(event.delta);
         total.1 += 1;
     }
 

@@ -73,7 +73,7 @@ async fn a_producer_of_another_language_and_library_lands_its_counts() {
     for ((namespace, key, _), (value, events)) in tally.totals().await {
         assert_eq!(namespace, "snake");
         let total = found.entry(key).or_default();
-        total.value += value;
+        total.value += i64::try_from(value).expect("the example sends little");
         total.events += events;
     }
     assert_eq!(found, report.counters);

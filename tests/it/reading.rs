@@ -30,14 +30,14 @@ async fn read(reader: &ServiceProcess, namespace: &str, key: &str, query: &str) 
     answer
 }
 
-fn total(answer: &Value) -> (i64, i64) {
+fn total(answer: &Value) -> (i128, i64) {
     let number =
         |field: &str| answer[field].as_i64().unwrap_or_else(|| panic!("{field} of {answer}"));
-    (number("value"), number("events"))
+    (number("value").into(), number("events"))
 }
 
 /// Every counter of the model in the model's order, as many in a call as it takes, as of `after`.
-async fn read_all(reader: &ServiceProcess, model: &Model, after: &str) -> Vec<(i64, i64)> {
+async fn read_all(reader: &ServiceProcess, model: &Model, after: &str) -> Vec<(i128, i64)> {
     let names: Vec<_> = model.counters().into_keys().collect();
     let mut totals = Vec::new();
     for names in names.chunks(MOST_COUNTERS) {
@@ -135,7 +135,7 @@ async fn a_read_that_sends_back_the_position_of_a_write_includes_it() {
         let position = answer["position"].as_str().expect("a position");
         model.add(&event);
         let answer = read(reader, &event.namespace, &event.key, &format!("after={position}")).await;
-        assert_eq!(total(&answer), (round * (round + 1) / 2, round), "{answer}");
+        assert_eq!(total(&answer), ((round * (round + 1) / 2).into(), round), "{answer}");
         let (as_of, wanted): (Position, Position) = (
             answer["as_of"].as_str().expect("a position").parse().expect("is one"),
             position.parse().expect("is one"),

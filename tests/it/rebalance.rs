@@ -12,7 +12,7 @@ use crate::installation::{Installation, OVERTAKEN};
 use crate::model::Model;
 use crate::service::Service;
 use crate::topics;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_move_to_a_second_member_and_back_under_load() {
@@ -106,9 +106,8 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     source.spread(&events, 10).await;
     model.add_all(&events);
     let ends = topics::ends(&kafka, &kafka.increments).await;
-    until("the other partitions to be stored", Duration::from_secs(60), async || {
-        let ledgers =
-            store::ledgers(tally.store(), false).await.map_err(|error| error.to_string())?;
+    until("the other partitions to be stored", PATIENCE, async || {
+        let ledgers = store::ledgers(tally.store()).await.map_err(|error| error.to_string())?;
         let at = |partition| ledgers.get(&partition).map_or(0, |ledger| ledger.increments.high);
         let found = [0, 1, 2].map(at);
         if found[..2] == ends[..2] {
@@ -118,7 +117,7 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
         }
     })
     .await;
-    let ledgers = store::ledgers(tally.store(), false).await.expect("the store answers");
+    let ledgers = store::ledgers(tally.store()).await.expect("the store answers");
     assert!(
         !ledgers.contains_key(&2),
         "partition 2 was read while a transaction could still change its offset"

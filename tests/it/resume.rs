@@ -107,7 +107,7 @@ async fn ids_that_a_lagging_registry_hides_are_waited_for() {
     aggregator.logs("the ids of a message cannot be restored, since its schema is gone").await;
     registry.catch_up();
     tally.prove(&model).await;
-    let ledger = store::ledgers(tally.store(), false).await.expect("the ledger can be read")[&0];
+    let ledger = store::ledgers(tally.store()).await.expect("the ledger can be read")[&0];
     assert_eq!((ledger.counted, ledger.duplicate, ledger.rejected), (2, 1, 0));
     aggregator.terminate().await;
     sink.terminate().await;

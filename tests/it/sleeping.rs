@@ -9,7 +9,6 @@
 //! ```
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +16,7 @@ use crate::feeder::Feeder;
 use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, ProxyAction};
 use crate::service::Service;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// Tokens that the table remembers in this test.
 const WINDOW: u64 = 3;
@@ -25,7 +24,6 @@ const PARTITION: i32 = 1;
 /// `throwIf` threw.
 const FENCE: u32 = 395;
 /// The session's timeout, and then some blocks.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
 struct HeldInsert {

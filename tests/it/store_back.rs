@@ -2,7 +2,6 @@
 //! again.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -15,7 +14,7 @@ use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::model::Model;
 use crate::service::{Service, ServiceProcess};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 const BATCHES: &str = "tally_sink_batches_total";
 const REWINDS: &str = "tally_sink_rewinds_total";
@@ -23,7 +22,6 @@ const REWINDS: &str = "tally_sink_rewinds_total";
 const VICTIM: i32 = 1;
 const BLOCKS: usize = 4;
 /// The ledger is checked every ten seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
 const REWOUND: &str = "starting the partition again at the ledger's position";
 const LOST: &str = "ClickHouse has lost blocks that it had";
 const BROKEN: &str = "the partition stops; the others go on";

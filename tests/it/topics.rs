@@ -8,7 +8,8 @@ use rdkafka::message::{Headers, OwnedMessage};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_platform::config;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::wait::PATIENCE;
+
 const POLL: Duration = Duration::from_millis(100);
 
 /// The next offset of each partition.

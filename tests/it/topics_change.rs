@@ -15,7 +15,7 @@ use crate::installation::{Installation, OVERTAKEN};
 use crate::model::Model;
 use crate::service::{Service, ServiceProcess};
 use crate::topics;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// `EX_SOFTWARE`: what nobody but a person can mend.
 const FAILED: i32 = 70;
@@ -24,7 +24,6 @@ const OUT_OF_RANGE: &str = "is to be read next, but Kafka has";
 const MADE_AGAIN: &str = "was deleted and made again: its id was";
 /// A broker holds a fetch back that long at most, and then some.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn admin(kafka: &config::Kafka) -> AdminClient<DefaultClientContext> {
     tally_kafka::client(&kafka.cluster(), "tally-it-admin").create().expect("a client is made")

@@ -1,7 +1,7 @@
 use std::num::NonZeroU32;
 
 use proptest::prelude::*;
-use tally_counts::{BucketWidth, Horizon};
+use tally_counts::{BucketWidth, Horizon, IdScope};
 
 use super::*;
 
@@ -327,6 +327,7 @@ fn step() -> impl Strategy<Value = Step> {
 const FEW: Rules = Rules {
     width: BucketWidth::MINUTE,
     horizon: Horizon { offsets: 12, ids: NonZeroU32::new(3).unwrap() },
+    ids_within: IdScope::Counter,
     max_future_s: 0,
 };
 

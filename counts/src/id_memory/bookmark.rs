@@ -40,9 +40,10 @@ impl Bookmark {
         Bookmark { rules: Some(rules.to_string()), ..self }
     }
 
-    /// The rules that the bookmark was written under, if they are not these.
+    /// The rules that the bookmark was written under, if they are not these. They are compared as
+    /// values: an older version may have written the same rules in other words.
     pub fn other_rules(&self, rules: &Rules) -> Option<&str> {
-        self.rules.as_deref().filter(|noted| *noted != rules.to_string())
+        self.rules.as_deref().filter(|noted| noted.parse() != Ok(*rules))
     }
 }
 
@@ -103,7 +104,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::{BucketWidth, Horizon};
+    use crate::{BucketWidth, Horizon, IdScope};
 
     #[test]
     fn a_bookmark_reads_as_it_writes() {
@@ -121,7 +122,7 @@ mod tests {
             ),
             (
                 "ids=17 unread=4:20-22 rules=bucket_seconds=60,max_future_seconds=86400,\
-                 horizon_offsets=1000000,max_ids=1000000",
+                 horizon_offsets=1000000,max_ids=1000000,ids_within=counter",
                 Bookmark { from: Some(17), unread: vec![gap(4, 20, 22)], ..Bookmark::default() }
                     .by(&Rules::default()),
             ),
@@ -145,6 +146,7 @@ mod tests {
             width: BucketWidth::from_secs(86_400).unwrap(),
             horizon: Horizon { offsets: u32::MAX, ids: NonZeroU32::MAX },
             max_future_s: u32::MAX,
+            ids_within: IdScope::Partition,
         };
         let longest =
             Bookmark { from: Some(i64::MAX), unread: vec![gap; MAX_GAPS], rules: None }.by(&rules);
@@ -164,5 +166,10 @@ mod tests {
             Some(others.to_string())
         );
         assert_eq!(other_rules("ids=17 rules=more=1").as_deref(), Some("more=1"));
+        let before = "ids=17 rules=bucket_seconds=60,max_future_seconds=86400,\
+                      horizon_offsets=1000000,max_ids=1000000";
+        assert!(other_rules(before).is_some(), "ids were of partitions then");
+        let kept = Rules { ids_within: IdScope::Partition, ..ours };
+        assert_eq!(before.parse::<Bookmark>().unwrap().other_rules(&kept), None);
     }
 }

@@ -72,7 +72,7 @@ proptest! {
     fn growth_keeps_every_id(ids in 1u32..5000, rounds in 1usize..4, kept in 1u32..6000) {
         let horizon = Horizon { offsets: u32::MAX, ids: NonZeroU32::new(kept).unwrap() };
         let mut memory = IdMemory::new(horizon);
-        let names: Vec<_> = (0..ids).map(|number| Id::of_increment(&number.to_string())).collect();
+        let names: Vec<_> = (0..ids).map(|number| Id::of_batch(&number.to_string())).collect();
         for round in 0..rounds {
             for (offset, id) in (i64::from(ids) * round as i64..).zip(&names) {
                 prop_assert_eq!(memory.see(*id, offset), round > 0 && kept >= ids);
@@ -121,4 +121,34 @@ fn more_runs_than_a_bookmark_holds_cost_the_ids_before_the_first_of_them() {
     assert_eq!(memory.oldest(), Some(2));
     let bookmark = memory.bookmark(1001);
     assert_eq!((bookmark.from, bookmark.unread.len()), (Some(2), bookmark::MAX_GAPS));
+}
+
+#[test]
+fn an_id_is_of_its_counter_and_an_empty_one_is_none() {
+    let increment = |namespace, key, id| Increment { namespace, key, delta: 1, at_ms: 0, id };
+    let of = |increment: Increment<'_>, within| {
+        Id::of_increment(&increment, within, &mut Vec::from(*b"left over"))
+    };
+    let counter = |namespace, key, id| of(increment(namespace, key, Some(id)), IdScope::Counter);
+    assert_eq!(counter("n", "k", "1"), counter("n", "k", "1"));
+    let apart = [
+        counter("n", "k", "1"),
+        counter("n", "k", "2"),
+        counter("n", "k2", "1"),
+        counter("m", "k", "1"),
+        counter("nk", "", "1"),
+        counter("", "nk", "1"),
+        counter("n", "", "k1"),
+        of(increment("n", "k", Some("1")), IdScope::Partition),
+        Some(Id::of_batch("1")),
+    ];
+    for (at, id) in apart.iter().enumerate() {
+        assert!(id.is_some() && !apart[at + 1..].contains(id), "{at}");
+    }
+    for within in [IdScope::Counter, IdScope::Partition] {
+        assert_eq!(of(increment("n", "k", Some("")), within), None);
+        assert_eq!(of(increment("n", "k", None), within), None);
+    }
+    let partition = |key| of(increment("n", key, Some("1")), IdScope::Partition);
+    assert_eq!(partition("k"), partition("other"));
 }

@@ -15,8 +15,7 @@ use tally_schemas::{Delta, Increment};
 use super::prefetch::prefetch;
 
 /// Invariant: `bytes` holds `len` records as drawn above, and behind each header the two names are
-/// UTF-8, each by itself. Only [`Records::push`] writes names and lengths, and only whole records
-/// leave, from the end.
+/// UTF-8, each by itself. Only [`Records::push`] writes names and lengths.
 #[derive(Default)]
 pub(super) struct Records {
     bytes: Vec<u8>,
@@ -95,17 +94,6 @@ impl Records {
         Some(sum)
     }
 
-    /// Undoes the last [`Records::add`] of the record.
-    pub(super) fn take_back(&mut self, record: u32, delta: i64) {
-        let at = record as usize * UNIT;
-        self.set_word(at, (self.word(at).cast_signed() - delta).cast_unsigned());
-        self.set_word(at + 8, self.word(at + 8) - 1);
-    }
-
-    pub(super) fn events(&self, record: u32) -> u64 {
-        self.word(record as usize * UNIT + 8) & EVENTS
-    }
-
     /// Appends a record with one event.
     ///
     /// # Panics
@@ -133,12 +121,6 @@ impl Records {
         self.bytes.truncate(at + bytes);
         self.len += 1;
         record
-    }
-
-    /// Removes the last record.
-    pub(super) fn pop(&mut self, record: u32) {
-        self.bytes.truncate(record as usize * UNIT);
-        self.len -= 1;
     }
 
     pub(super) fn len(&self) -> usize {

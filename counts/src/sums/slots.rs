@@ -71,15 +71,11 @@ impl Slots {
         }
     }
 
-    /// Fills a vacant slot, room for which was reserved.
+    /// Fills a vacant slot, room for which was reserved, or puts another record of the same hash
+    /// into a filled one.
     #[inline(always)]
     pub(super) fn fill(&mut self, slot: usize, hash: u32, record: u32) {
         self.words[slot] = u64::from(hash) << 32 | (u64::from(record) + 1);
-    }
-
-    /// Empties the slot that was filled last: any other would break the probes behind it.
-    pub(super) fn empty(&mut self, slot: usize) {
-        self.words[slot] = EMPTY;
     }
 
     /// Makes room for `records` records in all. Moves the slots, so it comes before a lookup.

@@ -1,7 +1,9 @@
+use clickhouse::Client;
+use tally_counts::{IdScope, Rules};
 use tally_platform::config::Config;
-use tally_platform::store::{self, COUNTERS, COUNTS};
+use tally_platform::store::{self, COUNTERS, COUNTS, TableRules};
 
-use super::{Error, Report};
+use super::{Error, Report, table_format};
 
 const COUNTS_SQL: &str = include_str!("../../sql/counts.sql");
 const COUNTERS_SQL: &str = include_str!("../../sql/counters.sql");
@@ -9,31 +11,54 @@ const COUNTERS_SQL: &str = include_str!("../../sql/counters.sql");
 pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Error> {
     let database = &config.store.database;
     let failed = |what| move |source| Error::Store { url: config.store.url.clone(), what, source };
-    let want = config.rules();
-    let comment = store::rules_comment(&want);
+    let want = TableRules { format: TableRules::FORMAT, rules: config.rules() };
+    let comment = want.comment();
     let fill = |sql: &str| sql.replace("{database}", database).replace("{comment}", &comment);
     // The database is not there yet, so the client must not ask for it.
     let client = store::client(&config.store).with_database("default");
-    let create = format!("CREATE DATABASE IF NOT EXISTS {database}");
-    client.query_raw(&create).execute().await.map_err(failed("make the database"))?;
-    client.query_raw(&fill(COUNTS_SQL)).execute().await.map_err(failed("make the table counts"))?;
-    client
-        .query_raw(&fill(COUNTERS_SQL))
-        .execute()
+    execute(&client, &format!("CREATE DATABASE IF NOT EXISTS {database}"))
         .await
-        .map_err(failed("make the view counters"))?;
-    let have = store::rules(&store::client(&config.store))
-        .await
-        .map_err(failed("read the table's rules of counting"))?;
-    if have != Some(want) {
-        return Err(Error::TableContradicts {
-            table: format!("{database}.{COUNTS}"),
-            have: have
-                .map_or_else(|| String::from("no rules of counting"), |have| have.to_string()),
-            want: want.to_string(),
-        });
+        .map_err(failed("make the database"))?;
+    execute(&client, &fill(COUNTS_SQL)).await.map_err(failed("make the table counts"))?;
+    let client = store::client(&config.store);
+    let have = store::rules(&client).await.map_err(failed("read the table's rules of counting"))?;
+    let table = format!("{database}.{COUNTS}");
+    let fits = |have: &TableRules| have.rules == want.rules && have.format <= want.format;
+    let Some(have) = have.filter(fits) else {
+        let have_rules = have.map(|have| have.rules);
+        let have = have.map_or_else(
+            || String::from("no rules of counting"),
+            |have| format!("format={} {}", have.format, have.rules),
+        );
+        let advice = advice(have_rules, &want.rules);
+        let want = format!("format={} {}", want.format, want.rules);
+        return Err(Error::TableContradicts { table, have, want, advice });
+    };
+    if have.format < want.format {
+        table_format::move_on(&client, &want)
+            .await
+            .map_err(failed("move the table counts on to sums of 128 bits"))?;
+        report.add(format!("table {table}: moved on from format {} to 2", have.format));
     }
-    report.add(format!("table {database}.{COUNTS}: there, {want}"));
+    execute(&client, &fill(COUNTERS_SQL)).await.map_err(failed("make the view counters"))?;
+    report.add(format!("table {table}: there, {}", want.rules));
     report.add(format!("view {database}.{COUNTERS}: there"));
     Ok(())
+}
+
+/// What mends a contradiction, where one key of the configuration does.
+fn advice(have: Option<Rules>, want: &Rules) -> &'static str {
+    let only_ids_differ = have.is_some_and(|have| {
+        have.ids_within == IdScope::Partition
+            && Rules { ids_within: IdScope::Partition, ..*want } == have
+    });
+    if only_ids_differ {
+        ": to count on as before, set duplicates.ids_within = \"partition\""
+    } else {
+        ""
+    }
+}
+
+pub(super) async fn execute(client: &Client, sql: &str) -> Result<(), clickhouse::error::Error> {
+    client.query_raw(sql).execute().await
 }

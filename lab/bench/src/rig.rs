@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clickhouse::Client;
 use serde::de::DeserializeOwned;
+use tally_counts::Fingerprint;
+use tally_counts::ledger::RESERVED_NAMESPACE;
 use tally_platform::config::Config;
 use tally_platform::store;
 use tally_platform::telemetry::sum_of_series;
+use tally_reconciler::VerifyOptions;
 use tally_stack::process::Process;
 use tally_stack::state::StateFile;
 use tally_stack::{ServiceArgs, ServiceProcess, Services, Stack};
@@ -299,7 +302,7 @@ impl<'r> Case<'r> {
 
     /// What ClickHouse has of `increments`: next offsets, by partition.
     pub(crate) async fn stored(&self) -> anyhow::Result<Vec<i64>> {
-        let ledgers = store::ledgers(&self.client(), false).await?;
+        let ledgers = store::ledgers(&self.client()).await?;
         let next = |partition| ledgers.get(&partition).map_or(0, |ledger| ledger.increments.high);
         Ok((0..self.config.kafka.partitions).map(next).collect())
     }
@@ -307,13 +310,18 @@ impl<'r> Case<'r> {
     /// Replays Kafka's messages against ClickHouse's counts, and compares the fingerprint with what
     /// was sent; says what is wrong.
     pub(crate) async fn verify(&self, sent: &[Summary]) -> anyhow::Result<Result<(), String>> {
+        let hidden = indicatif::ProgressBar::hidden();
         let report =
-            tally_reconciler::verify(&self.config, &indicatif::ProgressBar::hidden()).await?;
+            tally_reconciler::verify(&self.config, &VerifyOptions::default(), &hidden).await?;
         if !report.agrees() {
             return Ok(Err(format!("verify: {report}")));
         }
-        let stored = report.partitions.iter().map(|partition| partition.stored.to_bits());
-        let stored = stored.fold(0u64, u64::wrapping_add);
+        let sum = format!(
+            "SELECT sum({}) FROM {} WHERE namespace != '{RESERVED_NAMESPACE}'",
+            Fingerprint::sql_row(),
+            store::COUNTS
+        );
+        let stored = self.client().query(&sum).fetch_one::<u64>().await?;
         let mut loaded = 0u64;
         for summary in sent {
             loaded = loaded.wrapping_add(u64::from_str_radix(&summary.checksum, 16)?);

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clickhouse::Client;
 use tally_platform::store;
-use tally_sink::SETTINGS;
-use tally_sink::block::COLUMNS;
+use tally_sink::{SETTINGS, TABLE_COLUMNS};
 use tokio::task::JoinSet;
 
 use super::blocks::{self, Block};
@@ -151,7 +150,6 @@ async fn insert_bare(
 /// Each partition's blocks one after the other, all partitions at once, as the sink does; but
 /// neither fence nor token.
 async fn insert_all(client: &Client, table: &str, blocks: &[Block]) -> anyhow::Result<()> {
-    let columns = COLUMNS.map(|(name, _)| name).join(", ");
     let mut by_partition: BTreeMap<i32, Vec<Bytes>> = BTreeMap::new();
     for block in blocks {
         by_partition.entry(block.partition).or_default().push(block.bytes.clone());
@@ -160,8 +158,8 @@ async fn insert_all(client: &Client, table: &str, blocks: &[Block]) -> anyhow::R
     for (partition, blocks) in by_partition {
         let client = client.clone();
         let sql = format!(
-            "INSERT INTO {table} (partition, {columns}) \
-             SELECT toUInt32({partition}), {columns} FROM input('{}') FORMAT Native",
+            "INSERT INTO {table} ({TABLE_COLUMNS}) SELECT {} FROM input('{}') FORMAT Native",
+            tally_sink::table_values(partition),
             tally_sink::structure()
         );
         tasks.spawn(async move {

@@ -24,6 +24,7 @@ use clickhouse::query::RowCursor;
 use indicatif::{HumanCount, MultiProgress, ProgressBar};
 use tally_platform::config::Config;
 use tally_platform::store;
+use tally_reconciler::VerifyOptions;
 use tally_stack::artifacts::{NpmPackage, npm_package};
 use tally_stack::{Progress, ServiceArgs, ServiceProcess, Services, StackArgs};
 
@@ -126,7 +127,9 @@ async fn story(args: &DemoArgs) -> anyhow::Result<bool> {
     let read = totals::read_back(&config, &totals.busiest).await?;
     let verifying = Instant::now();
     let verify_bar = bars.bar("replayed", 0);
-    let verified = bars.beside(tally_reconciler::verify(&config, &verify_bar)).await?;
+    let verified = bars
+        .beside(tally_reconciler::verify(&config, &VerifyOptions::default(), &verify_bar))
+        .await?;
     verify_bar.finish();
     let replayed = Stage::since("replayed and compared", total, verifying);
 

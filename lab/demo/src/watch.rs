@@ -69,7 +69,7 @@ impl Watch {
         let (mut last, mut changed) = (0, Instant::now());
         let mut summed_at = Instant::now();
         loop {
-            let ledgers = store::ledgers(&client, false).await?;
+            let ledgers = store::ledgers(&client).await?;
             let stored: i64 = ledgers.values().map(|ledger| ledger.counted_increments).sum();
             self.storing.set_position(stored.cast_unsigned());
             let summed = self.summed.load(Ordering::Relaxed);

@@ -9,6 +9,7 @@ use crate::problem::{Code, Problem};
 
 const NOW_MS: i64 = 1_700_000_000_123;
 const COUNTING: tally_counts::Rules = tally_counts::Rules {
+    ids_within: tally_counts::IdScope::Counter,
     width: BucketWidth::MINUTE,
     horizon: Horizon::MILLION,
     max_future_s: 3600,

@@ -193,18 +193,22 @@ async fn a_broken_log_answers_nothing_any_more() {
 }
 
 #[tokio::test]
-async fn a_value_beyond_64_bits_is_a_problem_and_not_another_value() {
+async fn a_value_beyond_64_bits_is_told_exactly() {
     let reader = Reader::start().await;
     reader.remember("ns", "a");
     reader.tail(0, (0, 1), "a", i64::MAX).unwrap();
-    assert_eq!(reader.get("/v1/counters/ns/a").await.body["value"], json!(i64::MAX));
     reader.tail(1, (1, 2), "a", 1).unwrap();
-    let answered = reader.get("/v1/counters/ns/a").await;
-    assert_eq!(
-        (answered.status, &answered.body["type"]),
-        (500, &json!("urn:tally:problem:overflow"))
-    );
-    assert_eq!(answered.body["detail"], json!("ns/a: `value` is 9223372036854775808"));
+    let text = reader.http.get(format!("{}/v1/counters/ns/a", reader.url)).send();
+    let text = text.await.unwrap().text().await.unwrap();
+    assert!(text.contains(r#""value":9223372036854775808,"events":2,"#), "{text}");
+
+    let answered = reader.get("/v1/counters/ns/a?numbers=string").await;
+    assert_eq!(answered.body["value"], json!("9223372036854775808"));
+    assert_eq!(answered.body["events"], json!("2"));
+    let many = json!({"counters": [{"namespace": "ns", "key": "a"}]});
+    let url = format!("{}/v1/counters/query?numbers=string", reader.url);
+    let answered = reader.send(reader.http.post(url).json(&many)).await;
+    assert_eq!(answered.body["counters"][0]["value"], json!("9223372036854775808"));
 }
 
 #[tokio::test]
@@ -213,6 +217,7 @@ async fn what_cannot_be_asked_is_named() {
     for (path, status, field) in [
         ("/v1/counters/ns/a?limit=3", 400, json!("limit")),
         ("/v1/counters/ns/a?from=x", 400, json!("from")),
+        ("/v1/counters/ns/a?numbers=float", 400, json!("numbers")),
         ("/v1/counters/__tally/deltas", 400, json!("namespace")),
         ("/v1/counters/ns/%FF", 400, json!("path")),
         ("/v1/counters/ns/a/series", 404, Value::Null),

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use tally_counts::Fingerprint;
 use tally_platform::config;
 use tally_platform::health::Health;
 use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
@@ -28,7 +29,7 @@ fn message(offset: i64, topic_id: &str, partition: i32, (from, to): (i64, i64)) 
         duplicate: 0,
         rejected: 0,
         increments: 5,
-        fingerprint: 0,
+        fingerprint: Fingerprint::of_row("web", "k", 60, 1).to_bits(),
         correction: false,
     };
     let delta = Delta { namespace: "web", key: "k", bucket_s: 60, sum: 1, events: 5 };

@@ -12,8 +12,8 @@ use super::counters::{Counters, READS};
 use super::dice::dice;
 
 const MOST_IN_BATCH: u64 = 50;
-/// Increments of different messages that share an id: each is counted once a partition.
-const SHARED_IDS: u64 = 3_000;
+/// Increments of different messages that share an id: each is counted once a counter and partition.
+const SHARED_IDS: u64 = 50;
 
 const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -129,7 +129,9 @@ impl LoadPlan {
     /// with requests whose answers it has lost.
     fn shape(&self, way: Route, dice: &mut impl Rng) -> ContentTraits {
         let roll = dice.random_range(0..100);
-        let is_single = way == Route::Single || (way == Route::Request && self.ids && roll >= 85);
+        // A request with ids of its increments may become several messages, but for a single one; the
+        // record knows one message of each.
+        let is_single = way == Route::Single || (way == Route::Request && self.ids && roll >= 70);
         if !self.ids {
             return ContentTraits {
                 counts: Counts::EachTime,

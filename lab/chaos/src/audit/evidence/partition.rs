@@ -79,7 +79,8 @@ pub(super) struct Partition {
 #[derive(Default)]
 struct Ids {
     batches: HashSet<String>,
-    increments: HashSet<String>,
+    /// Namespace, key and id.
+    increments: HashSet<(String, String, String)>,
 }
 
 impl Partition {
@@ -131,8 +132,10 @@ impl Partition {
         let mut digest = Digest::default();
         let mut increments = 0;
         for increment in &message.increments {
-            let is_first =
-                increment.id.as_ref().is_none_or(|id| self.ids.increments.insert(id.clone()));
+            let is_first = increment.id.as_ref().is_none_or(|id| {
+                let (namespace, key) = (increment.namespace.clone(), increment.key.clone());
+                self.ids.increments.insert((namespace, key, id.clone()))
+            });
             if is_new && is_first {
                 let cell = cells::cell_of(names, increment);
                 cells::add(&mut self.log, cell, increment.delta.into(), 1);

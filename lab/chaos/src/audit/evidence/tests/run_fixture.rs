@@ -143,7 +143,10 @@ impl RunFixture {
             let is_new = read.id.is_none_or(|id| seen.insert(format!("batch {id}")));
             let mut counts = 0;
             for increment in read.increments {
-                let is_first = increment.id.is_none_or(|id| seen.insert(format!("increment {id}")));
+                let is_first = increment.id.is_none_or(|id| {
+                    let (namespace, key) = (&increment.namespace, &increment.key);
+                    seen.insert(format!("increment {namespace} {key} {id}"))
+                });
                 if is_new && is_first {
                     let cell =
                         sums.entry((increment.namespace, increment.key, bucket(increment.at)));

@@ -1,0 +1,77 @@
+use std::collections::BTreeMap;
+
+use rdkafka::Message;
+use rdkafka::consumer::Consumer;
+use rdkafka::message::{BorrowedMessage, Headers};
+use tally_counts::Reject;
+use tally_platform::config;
+
+use crate::Error;
+use crate::open_transactions::wait_for_open_transactions;
+use crate::partition_reader::{PartitionReader, Until, kafka_client};
+
+/// The offsets of one partition's rejected messages, each with the reason that was given.
+pub(crate) type Rejections = BTreeMap<i64, Reject>;
+
+/// What is on the topic of rejected messages.
+#[derive(Default)]
+pub(crate) struct RejectedTopic {
+    /// By partition of `increments`.
+    pub(crate) by_partition: BTreeMap<i32, Rejections>,
+    /// Messages that no aggregator wrote: they say nothing about any partition.
+    pub(crate) strange: u64,
+    /// Where the first of those is, and what it lacks.
+    pub(crate) first_strange: Option<String>,
+}
+
+/// Reads the topic of rejected messages. Blocks the thread.
+///
+/// All that was written in a transaction whose batch is in the ledger by now is included, even if
+/// its marker is not yet there: open transactions are waited for.
+pub(crate) fn read_rejected_topic(kafka: &config::Kafka) -> Result<RejectedTopic, Error> {
+    let mut rejected = RejectedTopic::default();
+    let partitions = tally_kafka::partition_count(kafka_client(kafka)?.client(), &kafka.rejected)?;
+    wait_for_open_transactions(kafka, &kafka.rejected, partitions)?;
+    for partition in 0..partitions {
+        let mut reader =
+            PartitionReader::from_the_first(kafka, &kafka.rejected, partition, Until::End)?;
+        while let Some(message) = reader.next()? {
+            match source(&message) {
+                Ok((source, offset, reason)) => {
+                    rejected.by_partition.entry(source).or_default().insert(offset, reason);
+                }
+                Err(header) => {
+                    rejected.strange += 1;
+                    rejected.first_strange.get_or_insert_with(|| {
+                        format!(
+                            "topic {}, partition {partition}, offset {}: header {header} is \
+                             missing or not what the aggregator writes",
+                            kafka.rejected,
+                            message.offset()
+                        )
+                    });
+                }
+            }
+        }
+    }
+    Ok(rejected)
+}
+
+/// Which message was rejected and why, or the name of the header that does not say it.
+fn source(message: &BorrowedMessage<'_>) -> Result<(i32, i64, Reject), &'static str> {
+    let text = |name: &'static str| {
+        let header =
+            message.headers().and_then(|headers| headers.iter().find(|header| header.key == name));
+        header
+            .and_then(|header| header.value)
+            .and_then(|value| std::str::from_utf8(value).ok())
+            .ok_or(name)
+    };
+    let (partition, offset, reason) =
+        (text("tally.partition")?, text("tally.offset")?, text("tally.reason")?);
+    Ok((
+        partition.parse().map_err(|_| "tally.partition")?,
+        offset.parse().map_err(|_| "tally.offset")?,
+        reason.parse().map_err(|_| "tally.reason")?,
+    ))
+}
