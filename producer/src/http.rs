@@ -18,10 +18,10 @@ use uuid::Uuid;
 use crate::body::{self, Avro, MediaType, Rules};
 use crate::kafka_log::KafkaLog;
 use crate::limits::Limits;
-use crate::message::{self, Message, idempotency_key};
+use crate::message::{self, Messages, idempotency_key};
 use crate::metrics::Metrics;
 use crate::prerequisites::Prerequisites;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, not_appended};
 
 /// How long a body may take to arrive: it holds a place among the requests in progress meanwhile.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,19 +71,18 @@ impl Gateway {
 
     async fn append(&self, request: Request) -> Result<Accepted, Problem> {
         let in_flight = self.limits.enter(&self.metrics)?;
-        let Some(started) = self.started.get() else {
-            let detail = "the schema registry or the log has not answered yet";
-            return Err(Problem::new(Code::NotReady, detail));
-        };
+        let started = self.started.get().ok_or_else(not_ready)?;
         let media_type = MediaType::of(request.headers())?;
         let id =
             idempotency_key(request.headers()).map_err(message::Error::from)?.map(str::to_owned);
         let body = self.read(request).await?;
-        let message = self.message(media_type, &body, id.as_deref(), started)?;
-        self.limits.allow(message.increments)?;
-        let position = self.log.append(&message, in_flight).await?;
+        let messages = self.messages(media_type, &body, id.as_deref(), started)?;
+        let increments = messages.increments();
+        self.limits.allow(increments)?;
+        let appended = self.log.append(&messages.list, in_flight).await;
+        let position = appended.map_err(|error| not_appended(&error, messages.recognised))?;
         Ok(Accepted {
-            accepted: message.increments,
+            accepted: increments,
             position: position.map(|position| position.to_string()),
         })
     }
@@ -99,23 +98,28 @@ impl Gateway {
         })
     }
 
-    fn message(
+    fn messages(
         &self,
         media_type: MediaType,
         body: &[u8],
         id: Option<&str>,
         started: &Prerequisites,
-    ) -> Result<Message, Problem> {
+    ) -> Result<Messages, Problem> {
         let rules =
             Rules { now_ms: jiff::Timestamp::now().as_millisecond(), counting: self.counting };
         let parsed = body::parse(media_type, &self.avro, body, rules)?;
         let unique = Uuid::now_v7().simple().to_string();
-        let message = Message::new(&parsed, id, &unique, started.schema_ids)?;
+        let partitions = self.log.partitions().ok_or_else(not_ready)?;
+        let messages = Messages::new(&parsed, id, &unique, started.schema_ids, partitions)?;
         if let Some(max_bytes) = started.max_message_bytes {
-            message.check_size(max_bytes)?;
+            messages.check_size(max_bytes)?;
         }
-        Ok(message)
+        Ok(messages)
     }
+}
+
+fn not_ready() -> Problem {
+    Problem::new(Code::NotReady, "the schema registry or the log has not answered yet")
 }
 
 pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {

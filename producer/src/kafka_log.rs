@@ -1,18 +1,22 @@
-//! Messages into the log, each answered by what became of it.
+//! A request's messages into the log, answered by what became of all of them.
 //!
 //! ```text
-//!  append ─► librdkafka's queue ─► broker     Pending travels with the message: its place among
-//!    ▲            │                  │        the requests in progress, the clock, the way back
-//!    │            └─────► report ◄───┘
-//!    └── oneshot ◄─ Pending::settle (librdkafka's polling thread)
+//!  append ─► room for all ─► librdkafka's queue ─► broker     Pending travels with each message:
+//!    ▲                            │                  │        the request's place among those in
+//!    │ outcome of all             └─────► report ◄───┘        progress, the clock, the way back
+//!    └── oneshot of each ◄── Pending::settle (librdkafka's polling thread)
 //! ```
 //!
 //! The accounting is done where the report comes in, not where the request waits: a client that
 //! hangs up changes nothing about its message.
 
 mod limit;
+mod outcome;
 mod persisted;
+mod room;
 
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -20,13 +24,17 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, ClientContext};
-use tally_counts::{Position, next_offset};
+use tally_counts::Position;
 use tally_kafka::TopicError;
 use tally_platform::config::Config;
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
-use crate::message::Message;
+use crate::message::{Destination, Message};
 use crate::metrics::{InFlight, Metrics};
+
+use outcome::{Report, not_stored, outcome};
+use room::{Room, TakenRoom};
 
 const CLIENT_ID: &str = "tally-producer";
 
@@ -34,10 +42,8 @@ const CLIENT_ID: &str = "tally-producer";
 /// second.
 const REPORT_MARGIN: Duration = Duration::from_secs(5);
 
-const TOO_LONG: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
-
-/// Why an append did not end with a position. Where it is not [`Error::Unknown`], the message is
-/// certainly not in the log.
+/// Why an append did not end with a position. Where it is neither [`Error::InPart`] nor
+/// [`Error::Unknown`], nothing of the request is in the log for certain.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the queue to the log is full")]
@@ -49,9 +55,10 @@ pub(crate) enum Error {
     #[error("{0}")]
     NotDelivered(KafkaError),
     #[error(
-        "{reason}; the increments may have been counted: only with the Idempotency-Key of this \
-         request is it safe to send it again"
+        "{stored} of the request's {messages} messages are in the log, and no others: {reason}"
     )]
+    InPart { stored: usize, messages: usize, reason: String },
+    #[error("{reason}; the request may be stored, as a whole or in part")]
     Unknown { reason: String },
 }
 
@@ -60,25 +67,14 @@ pub(crate) struct KafkaLog {
     topic: String,
     metrics: Metrics,
     report_timeout: Duration,
+    max_message_bytes: usize,
+    room: Room,
+    /// How many the topic has, as it was last told; 0 before that.
+    partitions: AtomicU32,
     client: RwLock<Arc<Client>>,
 }
 
 type Client = ThreadedProducer<Reports>;
-
-/// What became of a message.
-#[derive(Debug)]
-enum Report {
-    Stored {
-        partition: i32,
-        /// Unknown when the broker recognised a repetition whose first copy it no longer has at
-        /// hand.
-        offset: Option<i64>,
-    },
-    /// Certainly not in the log.
-    NotStored(KafkaError),
-    /// It may be in the log.
-    Unknown(KafkaError),
-}
 
 impl KafkaLog {
     pub(crate) fn new(config: &Config, metrics: Metrics) -> KafkaResult<KafkaLog> {
@@ -87,6 +83,11 @@ impl KafkaLog {
             .set("message.timeout.ms", config.producer.delivery_timeout_ms.to_string())
             // As Java's clients do it, so that the same key from either finds the same partition.
             .set("partitioner", "murmur2_random");
+        let room = Room::instead_of_limits(&mut client_config);
+        let max_message_bytes = client_config.get("message.max.bytes").map(str::parse);
+        let Some(Ok(max_message_bytes)) = max_message_bytes else {
+            panic!("a producer's message.max.bytes is Tally's: {max_message_bytes:?}");
+        };
         let client = client_config.create_with_context(Reports { metrics: metrics.clone() })?;
         Ok(KafkaLog {
             config: client_config,
@@ -94,6 +95,9 @@ impl KafkaLog {
             metrics,
             report_timeout: Duration::from_millis(config.producer.delivery_timeout_ms)
                 + REPORT_MARGIN,
+            max_message_bytes,
+            room,
+            partitions: AtomicU32::new(0),
             client: RwLock::new(Arc::new(client)),
         })
     }
@@ -103,38 +107,73 @@ impl KafkaLog {
         self.report_timeout
     }
 
-    /// Returns once every in-sync replica has the message: the position that includes it, where the
-    /// broker tells it.
+    /// Returns once every in-sync replica has all the messages: the position that includes them,
+    /// where the broker tells it. None is handed over before there is room for all.
     pub(crate) async fn append(
         &self,
-        message: &Message,
+        messages: &[Message],
         in_flight: InFlight,
     ) -> Result<Option<Position>, Error> {
-        let (report, reported) = oneshot::channel();
-        let pending =
-            Pending { started: Instant::now(), increments: message.increments, in_flight, report };
-        self.enqueue(message, Box::new(pending)).await?;
-        match tokio::time::timeout(self.report_timeout, reported).await {
-            Ok(Ok(report)) => answer(report),
-            Ok(Err(_)) | Err(_) => Err(Error::Unknown { reason: "no report came".to_owned() }),
+        if messages.iter().any(|message| message.bytes() > self.max_message_bytes) {
+            return Err(Error::TooLongForClient);
         }
+        let room = self.room.take(messages).ok_or(Error::QueueFull)?;
+        let held = Arc::new(Held { _in_flight: in_flight, _room: room });
+        let mut handed_over = Vec::with_capacity(messages.len());
+        let mut refusal = None;
+        for message in messages {
+            match self.hand_over(message, &held).await {
+                Ok(reported) => handed_over.push(reported),
+                Err(error) if handed_over.is_empty() => return Err(not_stored(error)),
+                Err(error) => {
+                    refusal = Some(Report::NotStored(error));
+                    break;
+                }
+            }
+        }
+        drop(held);
+        let deadline = tokio::time::Instant::now() + self.report_timeout;
+        let mut reports = Vec::with_capacity(messages.len());
+        for reported in handed_over {
+            reports.push(match timeout_at(deadline, reported).await {
+                Ok(Ok(report)) => report,
+                Ok(Err(_)) | Err(_) => Report::Unknown("no report came".to_owned()),
+            });
+        }
+        if let Some(refusal) = refusal {
+            reports.resize(messages.len(), refusal);
+        }
+        outcome(&reports)
     }
 
-    async fn enqueue(&self, message: &Message, pending: Box<Pending>) -> Result<(), Error> {
+    /// Gives a message to librdkafka, and returns where its report will come; an error if it did
+    /// not take the message.
+    async fn hand_over(
+        &self,
+        message: &Message,
+        held: &Arc<Held>,
+    ) -> KafkaResult<oneshot::Receiver<Report>> {
+        let (report, reported) = oneshot::channel();
+        let pending = Box::new(Pending {
+            started: Instant::now(),
+            increments: message.increments,
+            held: Arc::clone(held),
+            report,
+        });
         let client = self.client();
         let (error, pending) = match self.send(&client, message, pending) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(reported),
             Err(refused) => refused,
         };
         if error != KafkaError::MessageProduction(RDKafkaErrorCode::Fatal) {
-            return Err(not_enqueued(error));
+            return Err(error);
         }
-        let next = self.replace(&client).map_err(Error::NotDelivered)?;
+        let next = self.replace(&client)?;
         // Letting go of a client waits for its thread.
         let dropped = tokio::task::spawn_blocking(move || drop(client));
-        let sent = self.send(&next, message, pending).map_err(|(error, _)| not_enqueued(error));
+        let sent = self.send(&next, message, pending).map_err(|(error, _)| error);
         dropped.await.expect("letting go of a client does not panic");
-        sent
+        sent.map(|()| reported)
     }
 
     fn send(
@@ -143,11 +182,13 @@ impl KafkaLog {
         message: &Message,
         pending: Box<Pending>,
     ) -> Result<(), (KafkaError, Box<Pending>)> {
-        let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topic, pending)
+        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topic, pending)
             .payload(&message.payload);
-        if let Some(key) = &message.key {
-            record = record.key(key);
-        }
+        let record = match &message.destination {
+            Destination::Partition(partition) => record.partition(*partition),
+            Destination::Key(key) => record.key(key),
+            Destination::Any => record,
+        };
         client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
     }
 
@@ -176,7 +217,14 @@ impl KafkaLog {
 
     /// Whether a broker answers and the topic is there. Blocks.
     pub(crate) fn check(&self) -> Result<(), TopicError> {
-        tally_kafka::partition_count(self.client().client(), &self.topic).map(|_| ())
+        let partitions = tally_kafka::partition_count(self.client().client(), &self.topic)?;
+        self.partitions.store(partitions.cast_unsigned(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many partitions the topic had when it was last looked at; `None` before that.
+    pub(crate) fn partitions(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.partitions.load(Ordering::Relaxed))
     }
 
     /// The topic's `max.message.bytes`.
@@ -190,30 +238,18 @@ impl KafkaLog {
     }
 }
 
-fn answer(report: Report) -> Result<Option<Position>, Error> {
-    match report {
-        Report::Stored { partition, offset } => {
-            Ok(offset.map(|offset| Position::from_iter([(partition, next_offset(offset))])))
-        }
-        Report::NotStored(TOO_LONG) => Err(Error::TooLongForTopic),
-        Report::NotStored(error) => Err(Error::NotDelivered(error)),
-        Report::Unknown(error) => Err(Error::Unknown { reason: error.to_string() }),
-    }
-}
-
-fn not_enqueued(error: KafkaError) -> Error {
-    match error {
-        KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => Error::QueueFull,
-        TOO_LONG => Error::TooLongForClient,
-        error => Error::NotDelivered(error),
-    }
+/// What a request holds until the log has reported on each of its messages.
+#[derive(Debug)]
+struct Held {
+    _in_flight: InFlight,
+    _room: TakenRoom,
 }
 
 /// A message on its way into the log.
 struct Pending {
     started: Instant,
     increments: usize,
-    in_flight: InFlight,
+    held: Arc<Held>,
     report: oneshot::Sender<Report>,
 }
 
@@ -227,7 +263,7 @@ impl Pending {
                 tracing::warn!(
                     %error,
                     increments = self.increments,
-                    "Kafka did not take a message; its request is refused"
+                    "Kafka did not take a message; its request is not accepted"
                 );
             }
             Report::Unknown(error) => {
@@ -240,7 +276,7 @@ impl Pending {
                 );
             }
         }
-        drop(self.in_flight);
+        drop(self.held);
         if self.report.send(report).is_err() {
             tracing::debug!("the client was gone before its answer");
         }
@@ -282,7 +318,7 @@ impl ProducerContext for Reports {
             Err((error, message)) if persisted::is_ruled_out(message) => {
                 Report::NotStored(error.clone())
             }
-            Err((error, _)) => Report::Unknown(error.clone()),
+            Err((error, _)) => Report::Unknown(error.to_string()),
         };
         pending.settle(report, &self.metrics);
     }

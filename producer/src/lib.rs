@@ -6,16 +6,18 @@
 //!    ▼
 //!  body: JSON, NDJSON or Avro ──► Item…         ─► 400 with every bad item, 413, 415
 //!    ▼
-//!  message: one Kafka message a request         ─► 413
+//!  message: one Kafka message, or several      ─► 413
 //!    │ limits: increments a second              ─► 429
 //!    ▼
-//!  kafka_log: idempotent, acks=all ──► its report     ─► 503, certainly not applied or unknown
+//!  kafka_log: idempotent, acks=all ──► reports  ─► 503, certainly not applied or unknown
 //!    ▼
 //!  200 {"accepted", "position"}
 //! ```
 //!
-//! A request is one message, so it is accepted or refused as a whole, and it is answered only once
-//! the log has it. Nothing is kept here: a gateway that dies loses no increment that it has
+//! A request is checked as a whole before anything of it is sent, and accepted only once the log has
+//! all of it. It is one message, all or nothing, unless its increments have ids: each of those goes
+//! to the partition that its counter and id say, so that it is recognised however the request is cut
+//! when it comes again. Nothing is kept here: a gateway that dies loses no increment that it has
 //! answered for.
 
 mod body;
@@ -24,6 +26,7 @@ mod kafka_log;
 mod limits;
 mod message;
 mod metrics;
+mod partitioner;
 mod prerequisites;
 mod problem;
 mod run;

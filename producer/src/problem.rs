@@ -11,7 +11,7 @@ use tally_platform::problem;
 use crate::body::{self, Fault, MediaTypeError};
 use crate::kafka_log;
 use crate::limits;
-use crate::message;
+use crate::message::{self, Recognised};
 
 pub(crate) type Problem = problem::Problem<Code>;
 
@@ -36,6 +36,7 @@ pub(crate) enum Code {
     Overloaded,
     NotReady,
     NotDelivered,
+    PartlyDelivered,
     DeliveryUnknown,
     Internal,
 }
@@ -56,9 +57,11 @@ impl problem::Code for Code {
             }
             Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Code::Overloaded | Code::NotReady | Code::NotDelivered | Code::DeliveryUnknown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Code::Overloaded
+            | Code::NotReady
+            | Code::NotDelivered
+            | Code::PartlyDelivered
+            | Code::DeliveryUnknown => StatusCode::SERVICE_UNAVAILABLE,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -81,6 +84,7 @@ impl problem::Code for Code {
             Code::Overloaded => "Too many requests are in progress",
             Code::NotReady => "The gateway is not ready yet",
             Code::NotDelivered => "The log did not take the request",
+            Code::PartlyDelivered => "The log took only a part of the request",
             Code::DeliveryUnknown => "The log did not confirm the request",
             Code::Internal => "The gateway failed",
         }
@@ -102,10 +106,10 @@ impl problem::Code for Code {
     }
 
     /// What became of the request's increments. Only where it is unknown may sending the request
-    /// again count it twice, unless it has an Idempotency-Key.
+    /// again count some of them twice, unless they have ids or the request an Idempotency-Key.
     fn outcome(self) -> Option<&'static str> {
         match self {
-            Code::DeliveryUnknown | Code::Internal => Some("unknown"),
+            Code::PartlyDelivered | Code::DeliveryUnknown | Code::Internal => Some("unknown"),
             _ => Some("not_applied"),
         }
     }
@@ -185,17 +189,39 @@ impl From<message::Error> for Problem {
     }
 }
 
-impl From<kafka_log::Error> for Problem {
-    fn from(error: kafka_log::Error) -> Problem {
-        let code = match error {
-            kafka_log::Error::QueueFull => Code::Overloaded,
-            kafka_log::Error::TooLongForClient | kafka_log::Error::TooLongForTopic => {
-                Code::MessageTooLarge
-            }
-            kafka_log::Error::NotDelivered(_) => Code::NotDelivered,
-            kafka_log::Error::Unknown { .. } => Code::DeliveryUnknown,
-        };
-        Problem::new(code, error.to_string())
+/// What is answered where not all of a request got into the log.
+pub(crate) fn not_appended(error: &kafka_log::Error, recognised: Recognised) -> Problem {
+    let code = match error {
+        kafka_log::Error::QueueFull => Code::Overloaded,
+        kafka_log::Error::TooLongForClient | kafka_log::Error::TooLongForTopic => {
+            Code::MessageTooLarge
+        }
+        kafka_log::Error::NotDelivered(_) => Code::NotDelivered,
+        kafka_log::Error::InPart { .. } => Code::PartlyDelivered,
+        kafka_log::Error::Unknown { .. } => Code::DeliveryUnknown,
+    };
+    let detail = match code {
+        Code::PartlyDelivered | Code::DeliveryUnknown => {
+            format!("{error}; {}", sent_again(recognised))
+        }
+        _ => error.to_string(),
+    };
+    Problem::new(code, detail)
+}
+
+/// What sending a request again does, all or a part of which is in the log or may be.
+fn sent_again(recognised: Recognised) -> String {
+    match recognised {
+        Recognised::Whole => {
+            "sent again with the same ids, each of its increments counts once".to_owned()
+        }
+        Recognised::AllBut { bare } => format!(
+            "sent again with the same ids, each increment that has one counts once; \
+             the {bare} without one may count twice"
+        ),
+        Recognised::Nothing => "sent again, it may count twice: it has neither ids nor an \
+                                Idempotency-Key"
+            .to_owned(),
     }
 }
 

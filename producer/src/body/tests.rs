@@ -131,6 +131,26 @@ fn every_bad_item_is_named() {
 }
 
 #[test]
+fn an_empty_id_is_refused_in_every_format() {
+    let (sound, empty) = (item("n", "k"), Item { id: Some("".into()), ..item("n", "k") });
+    let objects = [object(&sound, false), object(&empty, false)];
+    let lines: String = objects.iter().map(|object| format!("{object}\n")).collect();
+    let bodies = [
+        (MediaType::Json, Value::from(objects.to_vec()).to_string().into_bytes(), 1),
+        (MediaType::Json, objects[1].to_string().into_bytes(), 0),
+        (MediaType::NdJson, lines.into_bytes(), 1),
+        (MediaType::Avro, batch(&[&sound, &empty], None), 1),
+    ];
+    for (media_type, body, bad) in bodies {
+        let problem = read(media_type, &body).unwrap_err();
+        assert_eq!(problem.code, Code::InvalidIncrements);
+        let [fault] = &problem.errors[..] else { panic!("{:?}", problem.errors) };
+        assert_eq!((fault.item, fault.field.as_deref()), (Some(bad), Some("id")));
+        assert_eq!(fault.reason, "must not be empty");
+    }
+}
+
+#[test]
 fn a_hundred_faults_are_listed_and_the_others_counted() {
     let body = format!("[{}0]", "0,".repeat(249));
     let problem = read(MediaType::Json, body.as_bytes()).unwrap_err();

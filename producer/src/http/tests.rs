@@ -1,6 +1,7 @@
 //! The gateway over HTTP against librdkafka's mock cluster, which can fail in ways that a real
 //! broker cannot be asked to.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::message::SchemaIds;
+use crate::partitioner::Partitioner;
 use crate::run;
 
 const SCHEMA_IDS: SchemaIds = SchemaIds { increment: 7, batch: 8 };
@@ -47,13 +49,18 @@ impl Stack {
 
     /// Not open for increments yet.
     async fn closed(producer: config::Producer) -> Stack {
+        Stack::configured(Config { producer, ..Config::default() }).await
+    }
+
+    async fn configured(mut config: Config) -> Stack {
         let cluster = MockCluster::new(1).unwrap();
-        let mut config = Config { producer, ..Config::default() };
         config.kafka.bootstrap = cluster.bootstrap_servers();
         cluster.create_topic(&config.kafka.increments, PARTITIONS, 1).unwrap();
 
         let metrics = Metrics::new();
         let log = Arc::new(KafkaLog::new(&config, metrics.clone()).unwrap());
+        let checked = Arc::clone(&log);
+        tokio::task::spawn_blocking(move || checked.check()).await.unwrap().unwrap();
         let gateway = Arc::new(Gateway::new(&config, log, metrics));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/increments", listener.local_addr().unwrap());
@@ -79,6 +86,11 @@ impl Stack {
         let [(partition, next)] = position.iter().collect::<Vec<_>>()[..] else {
             panic!("{position} is not of one partition");
         };
+        self.stored_in(partition, next)
+    }
+
+    /// The message before the offset `next`.
+    fn stored_in(&self, partition: i32, next: i64) -> OwnedMessage {
         let consumer: BaseConsumer =
             tally_kafka::consumer(&self.config.kafka.cluster(), "test", "test").create().unwrap();
         let mut from = TopicPartitionList::new();
@@ -178,6 +190,114 @@ async fn the_same_idempotency_key_finds_the_same_partition() {
     }
     partitions.dedup();
     assert_eq!(partitions.len(), 1, "{partitions:?}");
+    stack.end().await;
+}
+
+fn with_ids<'i>(ids: impl IntoIterator<Item = &'i str>) -> Value {
+    ids.into_iter().map(|id| json!({"namespace": "n", "key": "k", "id": id})).collect()
+}
+
+/// An increment's id for each of two partitions.
+fn ids_of_two_partitions() -> [&'static str; 2] {
+    const IDS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+    let partitions = NonZeroU32::new(PARTITIONS.cast_unsigned()).unwrap();
+    let mut partitioner = Partitioner::new(partitions);
+    let mut partition = |id| partitioner.partition("n", "k", id);
+    let first = partition(IDS[0]);
+    let other = IDS.into_iter().find(|id| partition(id) != first);
+    [IDS[0], other.expect("four partitions take one each")]
+}
+
+#[tokio::test]
+async fn increments_with_ids_go_each_to_its_partition_and_the_answer_tells_all() {
+    let stack = Stack::new(config::Producer::default()).await;
+    let ids: Vec<String> = (0..24).map(|number| format!("id-{number}")).collect();
+    let mut found: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
+    let mut post = async |ids: &[String]| {
+        let body = with_ids(ids.iter().map(String::as_str));
+        let accepted = answer(stack.post().json(&body)).await;
+        assert_eq!(accepted.body["accepted"], ids.len());
+        let position: Position = accepted.position().parse().unwrap();
+        let mut increments = 0;
+        for (partition, next) in position.iter() {
+            let message = stack.stored_in(partition, next);
+            let (schema_id, body) = wire::split(message.payload().unwrap()).unwrap();
+            assert_eq!(schema_id, SCHEMA_IDS.batch);
+            let mut read = Vec::new();
+            Plan::new(avsc::INCREMENT_BATCH).unwrap().decode_into(body, &mut read).unwrap();
+            for increment in &read {
+                found.entry(increment.id.unwrap().to_owned()).or_default().insert(partition);
+            }
+            increments += read.len();
+        }
+        assert_eq!(increments, ids.len(), "the position includes every increment");
+        position.iter().count()
+    };
+    assert!(post(&ids).await > 1, "24 ids are not all of one partition");
+    for part in ids.rchunks(5) {
+        post(part).await;
+    }
+    assert_eq!(found.len(), ids.len());
+    assert!(found.values().all(|partitions| partitions.len() == 1), "{found:?}");
+    stack.end().await;
+}
+
+#[tokio::test]
+async fn a_request_that_got_into_the_log_in_part_is_neither_accepted_nor_refused() {
+    let stack = Stack::new(quick()).await;
+    let too_long = RespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    stack.cluster.request_errors(RDKafkaApiKey::Produce, &[too_long]);
+    let body = with_ids(ids_of_two_partitions());
+    let in_part = answer(stack.post().json(&body)).await;
+    assert_eq!(in_part.problem(), (503, "partly_delivered", "unknown"));
+    assert_eq!(in_part.retry_after, None);
+    let detail = in_part.body["detail"].as_str().unwrap();
+    assert!(detail.starts_with("1 of the request's 2 messages"), "{detail}");
+    assert!(detail.ends_with("with the same ids, each of its increments counts once"), "{detail}");
+    assert_eq!(answer(stack.post().json(&body)).await.status, 200);
+    stack.end().await;
+}
+
+#[tokio::test]
+async fn a_request_of_which_the_log_took_nothing_is_refused() {
+    let stack = Stack::new(quick()).await;
+    let too_long = RespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    stack.cluster.request_errors(RDKafkaApiKey::Produce, &[too_long, too_long]);
+    let body = with_ids(ids_of_two_partitions());
+    let refused = answer(stack.post().json(&body)).await;
+    assert_eq!(refused.problem(), (413, "message_too_large", "not_applied"));
+    stack.end().await;
+}
+
+#[tokio::test]
+async fn a_request_whose_messages_the_broker_did_not_confirm_says_what_sending_it_again_does() {
+    let stack = Stack::new(quick()).await;
+    assert_eq!(stack.post_one().await.status, 200);
+    stack.cluster.broker_round_trip_time(BROKER, Duration::from_secs(4)).unwrap();
+    let mut body = with_ids(ids_of_two_partitions());
+    body.as_array_mut().unwrap().push(json!({"namespace": "n", "key": "bare"}));
+    let unknown = answer(stack.post().json(&body)).await;
+    assert_eq!(unknown.problem(), (503, "delivery_unknown", "unknown"));
+    let detail = unknown.body["detail"].as_str().unwrap();
+    assert!(detail.contains("each increment that has one counts once"), "{detail}");
+    assert!(detail.ends_with("the 1 without one may count twice"), "{detail}");
+    stack.cluster.broker_round_trip_time(BROKER, Duration::ZERO).unwrap();
+    stack.end().await;
+}
+
+#[tokio::test]
+async fn nothing_is_handed_over_before_there_is_room_for_all_of_it() {
+    let mut config = Config { producer: quick(), ..Config::default() };
+    let limit = "queue.buffering.max.messages".to_owned();
+    config.kafka.properties.insert(limit, "1".to_owned());
+    let stack = Stack::configured(config).await;
+    stack.gateway.open(Prerequisites { schema_ids: SCHEMA_IDS, max_message_bytes: None });
+    let refused = answer(stack.post().json(&with_ids(ids_of_two_partitions()))).await;
+    assert_eq!(refused.problem(), (503, "overloaded", "not_applied"));
+    for id in ids_of_two_partitions() {
+        let accepted = answer(stack.post().json(&with_ids([id]))).await;
+        assert!(accepted.position().ends_with(":1"), "the log is not empty: {accepted:?}");
+    }
     stack.end().await;
 }
 
