@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
+use tally_counts::Position;
 use tally_platform::store;
 use tally_schemas::{BatchEncoder, Increment, encode, wire};
 
@@ -12,6 +13,7 @@ use crate::installation::{Installation, OVERTAKEN};
 use crate::model::{Event, Model};
 use crate::service::{Service, ServiceProcess};
 use crate::source::Source;
+use crate::topics;
 use crate::wait::until;
 
 const AT_MS: i64 = 1_780_000_000_000;
@@ -128,6 +130,90 @@ async fn a_single_increment_with_an_id_is_sent_where_it_was_sent_before() {
     }
     tally.prove(&model).await;
     assert_eq!(accounted(&tally).await, (20, 20));
+}
+
+/// The gateway's answer to an array of increments, each with its counter's key, delta and id: the
+/// position that includes them.
+async fn post_all(gateway: &ServiceProcess, items: &[(&str, i64, &str)]) -> Position {
+    let item = |(key, delta, id): &(&str, i64, &str)| json!({ "namespace": "once", "key": key, "delta": delta, "at": AT_MS, "id": id });
+    let body = serde_json::Value::from(items.iter().map(item).collect::<Vec<_>>());
+    let url = format!("{}/v1/increments", gateway.url());
+    let (status, answer) = gateway.call(gateway.http().post(url).json(&body)).await;
+    assert_eq!((status, &answer["accepted"]), (200, &json!(items.len())), "{answer}");
+    answer["position"].as_str().expect("a position").parse().expect("is one")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_is_cut_otherwise_counts_once() {
+    let tally = Installation::new("cut").await;
+    let mut services =
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    for service in &mut services {
+        service.ready().await;
+    }
+    let gateway = &services[0];
+    let ids: Vec<String> = (0..24).map(|number| format!("id-{number}")).collect();
+    let keys = ["a", "b", "c"];
+    let items: Vec<(&str, i64, &str)> = (1..)
+        .zip(&ids)
+        .zip(keys.into_iter().cycle())
+        .map(|((delta, id), key)| (key, delta, id.as_str()))
+        .collect();
+    let mut model = Model::default();
+    items.iter().for_each(|(key, delta, _)| model.add(&event(key, *delta)));
+
+    let mut answered = post_all(gateway, &items).await;
+    assert!(answered.iter().count() > 1, "24 ids are not all of one partition: {answered}");
+    let mut again = items.clone();
+    again.reverse();
+    for part in items[1..].chunks(1).chain(again.chunks(7)).chain(items[..5].chunks(2)) {
+        let position = post_all(gateway, part).await;
+        position.iter().for_each(|(partition, next)| answered.advance(partition, next));
+    }
+    let ends = topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await;
+    let ends: Position = (0..).zip(ends).collect();
+    assert!(answered.includes(&ends), "Kafka ends at {ends}, the answers at {answered}");
+    tally.prove(&model).await;
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_counts_once_for_each_counter() {
+    let tally = Installation::new("of_counter").await;
+    let mut services =
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    for service in &mut services {
+        service.ready().await;
+    }
+    let url = format!("{}/v1/increments", services[0].url());
+    let mut post = async |body: serde_json::Value| {
+        let (status, answer) = services[0].call(services[0].http().post(&url).json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let of = |namespace: &str, key: &str, delta: i64, id: &str| json!({ "namespace": namespace, "key": key, "delta": delta, "at": AT_MS, "id": id });
+    let mut model = Model::default();
+    let mut add = |namespace: &str, key: &str, delta| {
+        model.add(&Event::new(namespace, key, delta, AT_MS));
+    };
+    for _ in 0..2 {
+        post(json!([of("s", "requests", 1, "e1"), of("s", "bytes", 512, "e1")])).await;
+        post(of("a", "k", 1, "1")).await;
+        post(of("b", "k", 1, "1")).await;
+    }
+    // So many that some of them share a partition.
+    let keys: Vec<String> = (0..12).map(|number| format!("key-{number}")).collect();
+    post(keys.iter().map(|key| of("s", key, 7, "e1")).collect()).await;
+    add("s", "requests", 1);
+    add("s", "bytes", 512);
+    add("a", "k", 1);
+    add("b", "k", 1);
+    keys.iter().for_each(|key| add("s", key, 7));
+    tally.prove(&model).await;
+    for service in &mut services {
+        service.terminate().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
