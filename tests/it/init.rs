@@ -1,10 +1,9 @@
 use futures_util::future::join_all;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use tally_counts::BucketWidth;
 
 use crate::installation::Installation;
 use crate::service::Service;
+use crate::topics;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn init_may_be_repeated_and_changes_nothing() {
@@ -57,14 +56,8 @@ async fn init_refuses_a_topic_of_rejections_that_takes_less_than_increments() {
     const LIMIT: &str = "max.message.bytes";
     let tally = Installation::new("limits").await;
     let kafka = &tally.config.kafka;
-    let admin: AdminClient<DefaultClientContext> =
-        tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made");
     let set = async |topic: &str, bytes: u64| {
-        let bytes = bytes.to_string();
-        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(LIMIT, &bytes);
-        let altered =
-            admin.alter_configs([&change], &AdminOptions::new()).await.expect("the broker answers");
-        altered.into_iter().for_each(|outcome| drop(outcome.expect("the topic is altered")));
+        topics::set(kafka, topic, &[(LIMIT, &bytes.to_string())]).await;
     };
     // What a broker allows by itself.
     set(&kafka.rejected, 1_048_588).await;
@@ -81,6 +74,88 @@ async fn init_refuses_a_topic_of_rejections_that_takes_less_than_increments() {
     set(&kafka.increments, 32 << 20).await;
     let said = tally.tally(&["init"]).await.expect_code(69).stderr;
     assert!(said.contains(&format!("{LIMIT}={}", (32 << 20) + (64 << 10))), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_makes_topics_that_keep_the_log() {
+    let tally = Installation::new("keeps").await;
+    let kafka = &tally.config.kafka;
+    let settings = async |topic: &str| {
+        let mut settings = topics::settings(kafka, topic).await;
+        settings.remove("max.message.bytes");
+        settings.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    let kept = ["cleanup.policy=delete", "min.insync.replicas=1", "retention.bytes=-1"];
+    let of_log = [&kept[..], &["retention.ms=-1"]].concat();
+    assert_eq!(settings(&kafka.rejected).await, of_log);
+    let mut of_increments = of_log.clone();
+    of_increments.insert(1, "message.timestamp.type=LogAppendTime");
+    assert_eq!(settings(&kafka.increments).await, of_increments);
+    let of_deltas = [&kept[..], &["retention.ms=2592000000"]].concat();
+    assert_eq!(settings(&kafka.deltas).await, of_deltas);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_refuses_a_log_that_forgets_unless_it_is_meant_to() {
+    let mut tally = Installation::new("forgets").await;
+    let kafka = tally.config.kafka.clone();
+    let week = [("retention.ms", "604800000"), ("retention.bytes", "1073741824")];
+    for topic in [&kafka.increments, &kafka.rejected] {
+        topics::set(&kafka, topic, &week).await;
+        let said = tally.tally(&["init"]).await.expect_code(69).stderr;
+        assert!(
+            said.contains(&format!("topic {topic}: its retention.ms is 604800000, but")),
+            "{said}"
+        );
+        assert!(said.contains("its retention.bytes is 1073741824, but"), "{said}");
+        let command = format!(
+            "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics \
+             --entity-name {topic} --add-config retention.ms=-1)",
+            kafka.bootstrap
+        );
+        assert!(said.contains(&command), "{said}");
+        assert!(said.contains("kafka.keep_log = false"), "{said}");
+
+        tally.configure(|config| config.kafka.keep_log = false);
+        let said = tally.tally(&["init"]).await.expect_code(0).stdout;
+        let warning = format!("topic {topic}: warning: its retention.ms is 604800000, but");
+        assert!(said.contains(&warning) && said.contains(&command), "{said}");
+        assert_eq!(topics::settings(&kafka, topic).await["retention.ms"], "604800000");
+
+        tally.configure(|config| config.kafka.keep_log = true);
+        topics::set(&kafka, topic, &[("retention.ms", "-1"), ("retention.bytes", "-1")]).await;
+        let said = tally.tally(&["init"]).await.expect_code(0).stdout;
+        assert!(!said.contains("warning"), "{said}");
+    }
+    topics::set(&kafka, &kafka.increments, &[("cleanup.policy", "compact")]).await;
+    tally.configure(|config| config.kafka.keep_log = false);
+    let said = tally.tally(&["init"]).await.expect_code(69).stderr;
+    assert!(
+        said.contains("its cleanup.policy is compact, but counts need every message"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_tells_of_settings_that_weaken_the_promise_and_goes_on() {
+    let tally = Installation::new("weakens").await;
+    let kafka = &tally.config.kafka;
+    let create_time = ("message.timestamp.type", "CreateTime");
+    topics::set(kafka, &kafka.increments, &[create_time]).await;
+    topics::set(kafka, &kafka.deltas, &[("retention.ms", "604800000")]).await;
+    let said = tally.tally(&["init"]).await.expect_code(0).stdout;
+    for (topic, setting, have, want) in [
+        (&kafka.increments, create_time.0, create_time.1, "LogAppendTime"),
+        (&kafka.deltas, "retention.ms", "604800000", "2592000000"),
+    ] {
+        let warning = format!("topic {topic}: warning: its {setting} is {have}, but");
+        assert!(said.contains(&warning), "{said}");
+        let change = format!("--entity-name {topic} --add-config {setting}={want})");
+        assert!(said.contains(&change), "{said}");
+    }
+    assert_eq!(said.matches("warning").count(), 2, "{said}");
+    let settings = topics::settings(kafka, &kafka.increments).await;
+    assert_eq!(settings[create_time.0], create_time.1, "what is there is never changed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

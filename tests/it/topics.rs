@@ -1,8 +1,10 @@
-//! What Kafka holds: ends of topics, and their messages.
+//! What Kafka holds: ends of topics, their messages and their settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, OwnedMessage};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -65,6 +67,38 @@ pub(crate) async fn messages(kafka: &config::Kafka, topic: &str) -> Vec<OwnedMes
         messages
     })
     .await
+}
+
+/// The topic's own settings, without what it has from the broker.
+pub(crate) async fn settings(kafka: &config::Kafka, topic: &str) -> BTreeMap<String, String> {
+    let topic = ResourceSpecifier::Topic(topic);
+    let described = admin(kafka).describe_configs([&topic], &AdminOptions::new()).await;
+    let described = described.expect("the broker answers").remove(0).expect("it knows the topic");
+    let own = |entry: &rdkafka::admin::ConfigEntry| entry.source == ConfigSource::DynamicTopic;
+    let own = described.entries.into_iter().filter(own);
+    own.map(|entry| (entry.name, entry.value.expect("a topic has no secrets"))).collect()
+}
+
+/// Changes some of the topic's settings.
+pub(crate) async fn set(kafka: &config::Kafka, topic: &str, changes: &[(&str, &str)]) {
+    let mut settings = settings(kafka, topic).await;
+    for (name, value) in changes {
+        settings.insert((*name).to_owned(), (*value).to_owned());
+    }
+    // What is not in such a request goes back to the broker's default.
+    let change = settings
+        .iter()
+        .fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |change, (name, value)| {
+            change.set(name, value)
+        });
+    let altered = admin(kafka).alter_configs([&change], &AdminOptions::new()).await;
+    for outcome in altered.expect("the broker answers") {
+        outcome.expect("the topic is altered");
+    }
+}
+
+fn admin(kafka: &config::Kafka) -> AdminClient<DefaultClientContext> {
+    tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made")
 }
 
 /// A header's text.

@@ -1,3 +1,5 @@
+mod requirement;
+
 use std::time::Duration;
 
 use rdkafka::admin::{
@@ -9,6 +11,7 @@ use tally_kafka::MAX_TRANSACTION_MESSAGE_BYTES;
 use tally_platform::config;
 
 use super::{Error, Report};
+use requirement::{Breach, Requirement, Want};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -17,6 +20,10 @@ const METADATA_ATTEMPTS: usize = 50;
 const METADATA_PAUSE: Duration = Duration::from_millis(100);
 
 const CLEANUP: &str = "cleanup.policy";
+const RETENTION: &str = "retention.ms";
+const RETENTION_BYTES: &str = "retention.bytes";
+const IN_SYNC: &str = "min.insync.replicas";
+const TIMESTAMPS: &str = "message.timestamp.type";
 const MAX_MESSAGE: &str = "max.message.bytes";
 
 /// A batch of deltas is one message.
@@ -25,11 +32,8 @@ const DELTAS_MESSAGE_BYTES: u64 = 16 << 20;
 /// rejected.
 const COPY_BYTES: u64 = 64 << 10;
 
-/// How long a topic's messages must be allowed to be, and why.
-struct Longest {
-    bytes: u64,
-    reason: String,
-}
+/// How long ClickHouse may be away, or its backup old, and still be filled again from `deltas`.
+const DELTAS_RETENTION_MS: u64 = 30 * 24 * 3600 * 1000;
 
 pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<(), Error> {
     let broker = |error: KafkaError| Error::Broker {
@@ -39,14 +43,70 @@ pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<(
     let admin: AdminClient<DefaultClientContext> =
         tally_kafka::client(&kafka.cluster(), "tally-init").create().map_err(broker)?;
     let topics = Topics { kafka, admin };
-    topics.init(&kafka.increments, None, report).await?;
-    let batch = Longest {
-        bytes: DELTAS_MESSAGE_BYTES,
-        reason: String::from("a batch of deltas is one message"),
-    };
-    topics.init(&kafka.deltas, Some(&batch), report).await?;
+    topics.init(&kafka.increments, &of_increments(kafka), report).await?;
+    topics.init(&kafka.deltas, &of_deltas(kafka), report).await?;
     let copy = topics.longest_copy().await?;
-    topics.init(&kafka.rejected, Some(&copy), report).await
+    topics.init(&kafka.rejected, &of_rejected(kafka, copy), report).await
+}
+
+fn of_increments(kafka: &config::Kafka) -> Vec<Requirement> {
+    let mut requirements = of_log(kafka);
+    requirements.push(Requirement::told(
+        TIMESTAMPS,
+        Want::Exactly("LogAppendTime"),
+        "by the clock of a client that is wrong, or by the old times of a backfill, events are \
+         rejected as future_event_time",
+    ));
+    requirements
+}
+
+fn of_deltas(kafka: &config::Kafka) -> Vec<Requirement> {
+    let read_again = "what ClickHouse lacks, or loses, is read again from there";
+    let mut requirements = of_all(kafka);
+    requirements.extend([
+        Requirement::told(RETENTION, Want::LastingAtLeast(DELTAS_RETENTION_MS), read_again),
+        Requirement::told(RETENTION_BYTES, Want::Exactly("-1"), read_again),
+        Requirement::refused(
+            MAX_MESSAGE,
+            Want::AtLeast(DELTAS_MESSAGE_BYTES),
+            "a batch of deltas is one message",
+        ),
+    ]);
+    requirements
+}
+
+fn of_rejected(kafka: &config::Kafka, longest_copy: Requirement) -> Vec<Requirement> {
+    let mut requirements = of_log(kafka);
+    requirements.push(longest_copy);
+    requirements
+}
+
+/// Of the topics that a count is verified from.
+fn of_log(kafka: &config::Kafka) -> Vec<Requirement> {
+    let breach = if kafka.keep_log { Breach::Refused } else { Breach::Told };
+    let kept = |setting| Requirement {
+        setting,
+        want: Want::Exactly("-1"),
+        why: "a count can be verified from the beginning only while every message is there \
+              (kafka.keep_log = false allows it)"
+            .into(),
+        breach,
+    };
+    let mut requirements = of_all(kafka);
+    requirements.extend([kept(RETENTION), kept(RETENTION_BYTES)]);
+    requirements
+}
+
+fn of_all(kafka: &config::Kafka) -> Vec<Requirement> {
+    let in_sync = u64::try_from(kafka.replication - 1).unwrap_or(0).max(1);
+    vec![
+        Requirement::refused(CLEANUP, Want::Exactly("delete"), "counts need every message"),
+        Requirement::told(
+            IN_SYNC,
+            Want::AtLeast(in_sync),
+            "what fewer brokers have may be lost with them after it was acknowledged",
+        ),
+    ]
 }
 
 struct Topics<'k> {
@@ -59,24 +119,27 @@ impl Topics<'_> {
     async fn init(
         &self,
         topic: &str,
-        longest: Option<&Longest>,
+        requirements: &[Requirement],
         report: &mut Report,
     ) -> Result<(), Error> {
         let config::Kafka { bootstrap, partitions, replication, .. } = self.kafka;
-        let bytes = longest.map(|longest| longest.bytes.to_string());
-        let mut new = NewTopic::new(topic, *partitions, TopicReplication::Fixed(*replication))
-            .set(CLEANUP, "delete");
-        if let Some(bytes) = &bytes {
-            new = new.set(MAX_MESSAGE, bytes);
-        }
+        let values: Vec<String> = requirements.iter().map(Requirement::value).collect();
+        let new = NewTopic::new(topic, *partitions, TopicReplication::Fixed(*replication));
+        let new = requirements
+            .iter()
+            .zip(&values)
+            .fold(new, |new, (requirement, value)| new.set(requirement.setting, value));
         let made = self.admin.create_topics([&new], &options()).await.map_err(|error| {
             Error::Broker { bootstrap: bootstrap.clone(), reason: error.to_string() }
         })?;
         match made.into_iter().next() {
             Some(Ok(_)) => report.add(format!("topic {topic}: made, {partitions} partitions")),
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-                self.check(topic, longest).await?;
+                let told = self.check(topic, requirements).await?;
                 report.add(format!("topic {topic}: there"));
+                for difference in told {
+                    report.add(format!("topic {topic}: warning: {difference}"));
+                }
             }
             Some(Err((_, code))) => return Err(refused(topic, code)),
             None => return Err(refused(topic, "no answer")),
@@ -84,7 +147,8 @@ impl Topics<'_> {
         Ok(())
     }
 
-    async fn check(&self, topic: &str, longest: Option<&Longest>) -> Result<(), Error> {
+    /// Returns the differences that are only told.
+    async fn check(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<String>, Error> {
         let have = self.partitions(topic).await.map_err(|error| refused(topic, error))?;
         if have != self.kafka.partitions {
             let want = self.kafka.partitions;
@@ -94,45 +158,33 @@ impl Topics<'_> {
             ));
         }
         let settings = self.settings(topic).await?;
-        match settings.get(CLEANUP).and_then(|entry| entry.value.as_deref()) {
-            Some("delete") => {}
-            policy => {
-                let policy = policy.unwrap_or("unknown");
-                return Err(refused(
-                    topic,
-                    format!(
-                        "its {CLEANUP} is {policy}: counts need every message, so it must be delete"
-                    ),
-                ));
+        let (mut refusals, mut told) = (Vec::new(), Vec::new());
+        for requirement in requirements {
+            let entry = settings.get(requirement.setting);
+            let have = entry.and_then(|entry| entry.value.as_deref());
+            if !requirement.is_met_by(have) {
+                let difference = requirement.difference(&self.kafka.bootstrap, topic, have);
+                match requirement.breach {
+                    Breach::Refused => refusals.push(difference),
+                    Breach::Told => told.push(difference),
+                }
             }
         }
-        let Some(Longest { bytes, reason }) = longest else { return Ok(()) };
-        let have = max_message_bytes(topic, &settings)?;
-        if have < *bytes {
-            return Err(refused(
-                topic,
-                format!(
-                    "its {MAX_MESSAGE} is {have}, but {reason}: set it to {bytes} or more \
-                     (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
-                     --add-config {MAX_MESSAGE}={bytes})"
-                ),
-            ));
-        }
-        Ok(())
+        if refusals.is_empty() { Ok(told) } else { Err(refused(topic, refusals.join("; and "))) }
     }
 
     /// Whatever `increments` takes must be taken when it is rejected; and whatever the aggregator
     /// copies, since another compression may have made it shorter there.
-    async fn longest_copy(&self) -> Result<Longest, Error> {
+    async fn longest_copy(&self) -> Result<Requirement, Error> {
         let increments = &self.kafka.increments;
         self.partitions(increments).await.map_err(|error| refused(increments, error))?;
         let taken = max_message_bytes(increments, &self.settings(increments).await?)?;
         let bytes = taken.max(MAX_TRANSACTION_MESSAGE_BYTES as u64) + COPY_BYTES;
-        let reason = format!(
+        let why = format!(
             "copies of up to {MAX_TRANSACTION_MESSAGE_BYTES} bytes go there, \
              and the {MAX_MESSAGE} of {increments} is {taken}"
         );
-        Ok(Longest { bytes, reason })
+        Ok(Requirement::refused(MAX_MESSAGE, Want::AtLeast(bytes), &why))
     }
 
     /// How many partitions a topic has that the controller says is there. The broker that is asked
