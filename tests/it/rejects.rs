@@ -133,6 +133,38 @@ async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_c
     expect_rejected(&tally, poisons.into()).await;
 }
 
+/// One whose records have times in seconds, one that sends an old topic again, one whose clock is
+/// ahead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_clock_rejects_nothing() {
+    let tally = Installation::new("clocks").await;
+    let source = tally.source().await;
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    let mut model = Model::default();
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    for (key, clock_ms) in [
+        ("seconds", now_ms / 1000),
+        ("old", now_ms - 400 * DAY_MS),
+        ("ahead", now_ms + 30 * DAY_MS),
+    ] {
+        let event = Event::new("clocks", key, 1, now_ms);
+        source.send_at(Some(clock_ms), 0, Some(&source.encode_single(&event))).await;
+        model.add(&event);
+    }
+    // By Kafka's clock it is as late as it is, whatever the client says.
+    let late = Event::new("clocks", "late", 1, now_ms + 3 * DAY_MS);
+    let late = source.encode_single(&late);
+    source.send_at(Some(now_ms + 3 * DAY_MS), 0, Some(&late)).await;
+    tally.prove(&model).await;
+    let rejected = topics::messages(&tally.config.kafka, &tally.config.kafka.rejected).await;
+    let reasons: Vec<_> =
+        rejected.iter().map(|message| topics::header(message, "tally.reason")).collect();
+    assert_eq!(reasons, [Some(Reject::FutureEventTime.as_str())]);
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
+
 /// The id of a schema that the registry has, but that is no increment's.
 async fn other_schema(tally: &Installation) -> u32 {
     let registry =

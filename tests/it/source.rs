@@ -56,12 +56,22 @@ impl Source {
 
     /// Sends a message as it is, and returns its offset; no payload makes a tombstone.
     pub(crate) async fn send(&self, partition: i32, payload: Option<&[u8]>) -> i64 {
+        self.send_at(None, partition, payload).await
+    }
+
+    /// As [`Source::send`], by a clock of the client's own: milliseconds since 1970, if it is right.
+    pub(crate) async fn send_at(
+        &self,
+        timestamp: Option<i64>,
+        partition: i32,
+        payload: Option<&[u8]>,
+    ) -> i64 {
         let record = FutureRecord::<[u8], [u8]> {
             topic: &self.topic,
             partition: Some(partition),
             payload,
             key: None,
-            timestamp: None,
+            timestamp,
             headers: None,
         };
         match self.producer.send(record, Timeout::Never).await {
