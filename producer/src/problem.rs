@@ -213,7 +213,8 @@ pub(crate) fn not_appended(error: &kafka_log::Error, recognised: Recognised) -> 
 fn sent_again(recognised: Recognised) -> String {
     match recognised {
         Recognised::Whole => {
-            "sent again with the same ids, each of its increments counts once".to_owned()
+            "sent again with the same Idempotency-Key or ids, each of its increments counts once"
+                .to_owned()
         }
         Recognised::AllBut { bare } => format!(
             "sent again with the same ids, each increment that has one counts once; \
