@@ -75,7 +75,7 @@ impl problem::Code for Code {
             Code::MethodNotAllowed => "The method is not allowed here",
             Code::BodyTimeout => "The body did not arrive in time",
             Code::BodyTooLarge => "The body is too large",
-            Code::MessageTooLarge => "The request does not fit into one message of the log",
+            Code::MessageTooLarge => "The request does not fit into messages of the log",
             Code::TooManyIncrements => {
                 "More increments than the rate limit can ever let through at once"
             }

@@ -188,7 +188,7 @@ async fn an_id_counts_once_for_each_counter() {
         service.ready().await;
     }
     let url = format!("{}/v1/increments", services[0].url());
-    let mut post = async |body: serde_json::Value| {
+    let post = async |body: serde_json::Value| {
         let (status, answer) = services[0].call(services[0].http().post(&url).json(&body)).await;
         assert_eq!(status, 200, "{answer}");
     };
