@@ -163,17 +163,51 @@ async fn a_retry_that_is_cut_otherwise_counts_once() {
     items.iter().for_each(|(key, delta, _)| model.add(&event(key, *delta)));
 
     let mut answered = post_all(gateway, &items).await;
-    assert!(answered.iter().count() > 1, "24 ids are not all of one partition: {answered}");
+    let messages = answered.iter().count();
     let mut again = items.clone();
     again.reverse();
     for part in items[1..].chunks(1).chain(again.chunks(7)).chain(items[..5].chunks(2)) {
         let position = post_all(gateway, part).await;
         position.iter().for_each(|(partition, next)| answered.advance(partition, next));
     }
+    tally.prove(&model).await;
     let ends = topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await;
     let ends: Position = (0..).zip(ends).collect();
     assert!(answered.includes(&ends), "Kafka ends at {ends}, the answers at {answered}");
+    assert!(messages > 1, "24 ids are not all of one partition");
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_several_messages_counts_once_under_its_idempotency_key() {
+    let tally = Installation::new("several").await;
+    let mut services =
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    for service in &mut services {
+        service.ready().await;
+    }
+    let mut model = Model::default();
+    let mut items = Vec::new();
+    for number in 0..24 {
+        let key = format!("k{}", number % 5);
+        let mut item = json!({ "namespace": "once", "key": key, "delta": number, "at": AT_MS });
+        if number % 4 != 0 {
+            item["id"] = json!(format!("id-{number}"));
+        }
+        items.push(item);
+        model.add(&event(&key, number));
+    }
+    let body = serde_json::Value::from(items);
+    let first = post_once(&services[0], "whole", &body).await;
+    for _ in 0..3 {
+        assert_eq!(post_once(&services[0], "whole", &body).await, first);
+    }
     tally.prove(&model).await;
+    let (counted, duplicate) = accounted(&tally).await;
+    assert!(counted > 1, "18 ids are not all of one partition");
+    assert_eq!(duplicate, 3 * counted);
     for service in &mut services {
         service.terminate().await;
     }

@@ -142,6 +142,19 @@ async fn a_read_that_sends_back_the_position_of_a_write_includes_it() {
         );
         assert!(as_of.includes(&wanted), "as of {as_of}, but {wanted} was asked for");
     }
+
+    let event = Event::new("own", "ids", 1, 1_780_000_000_000);
+    let item =
+        |id| json!({ "namespace": event.namespace, "key": event.key, "at": event.at_ms, "id": id });
+    let body: Value = (0..24).map(|number| item(format!("id-{number}"))).collect();
+    let request = gateway.http().post(format!("{}/v1/increments", gateway.url())).json(&body);
+    let (status, answer) = gateway.call(request).await;
+    assert_eq!(status, 200, "{answer}");
+    let position = answer["position"].as_str().expect("a position");
+    assert!(position.contains(','), "24 ids are not all of one partition: {position}");
+    let answer = read(reader, &event.namespace, &event.key, &format!("after={position}")).await;
+    assert_eq!(total(&answer), (24, 24), "{answer}");
+    (0..24).for_each(|_| model.add(&event));
     tally.prove(&model).await;
     for service in &mut services {
         service.terminate().await;
