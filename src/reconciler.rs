@@ -2,6 +2,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tally_platform::config::Config;
 use tally_platform::exit::{Failure, MISMATCH, NOT_PROVEN};
@@ -33,6 +34,11 @@ fn verify(options: &cli::Verify, config: &Config) -> Result<ExitCode, Failure> {
         )
         .expect("the template is valid"),
     );
+    if let (Some(from), Some(to)) = (options.from, options.to)
+        && from >= to
+    {
+        return Err(Failure::config(anyhow!("--from {from} is not before --to {to}")));
+    }
     let runtime = runtime().map_err(Failure::failed)?;
     let report = runtime
         .block_on(tally_reconciler::verify(config, &verify_options(options), &progress))

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use tally_schemas::{Increment, wire};
 
 use crate::check::check;
-use crate::id_memory::{Id, IdMemory};
+use crate::id_memory::{Id, IdMemory, is_id};
 use crate::sums::HashedCell;
 use crate::{Bookmark, Reject, Rules, Sums, next_offset};
 
@@ -226,7 +226,7 @@ impl Fold {
                 self.repeated.push(index);
             }
         }
-        let batch_id = batch_id.filter(|id| !id.is_empty()).map(Id::of_batch);
+        let batch_id = batch_id.filter(|id| is_id(id, self.rules.ids_within)).map(Id::of_batch);
         batch_id.is_some_and(|id| self.id_memory.see(id, offset))
     }
 

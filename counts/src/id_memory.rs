@@ -44,14 +44,15 @@ impl Id {
     const BATCH_SEED: u64 = 2;
     const COUNTER_SEED: u64 = 3;
 
-    /// The increment's id; an empty one is none. `buffer` holds the bytes that are hashed.
+    /// The increment's id; an empty one is none, but within partitions, as the first version of
+    /// Tally had it. `buffer` holds the bytes that are hashed.
     pub(crate) fn of_increment(
         increment: &Increment<'_>,
         within: IdScope,
         buffer: &mut Vec<u8>,
     ) -> Option<Id> {
         let Increment { namespace, key, .. } = *increment;
-        let id = increment.id.filter(|id| !id.is_empty())?;
+        let id = increment.id.filter(|id| is_id(id, within))?;
         if within == IdScope::Partition {
             return Some(Id(xxh3_128_with_seed(id.as_bytes(), Self::INCREMENT_SEED)));
         }
@@ -68,6 +69,11 @@ impl Id {
     pub(crate) fn of_batch(id: &str) -> Id {
         Id(xxh3_128_with_seed(id.as_bytes(), Self::BATCH_SEED))
     }
+}
+
+/// Whether a text is an id.
+pub(crate) fn is_id(text: &str, within: IdScope) -> bool {
+    within == IdScope::Partition || !text.is_empty()
 }
 
 /// The remembered ids of one partition.

@@ -10,11 +10,11 @@
 //! It is additive, whether or not rows with equal keys were merged, so one replayed from Kafka can
 //! be compared with one computed over merged rows.
 //!
-//! Why it cannot be aimed at: take any change of the counts, made without the salt, that leaves some
-//! row different by d = Δsum + c × Δevents. With all other weights given, the fingerprint stays the
-//! same for at most one value of that row's w in 2¹²⁸: |d| is below 2¹²⁸, so w × d has 256 bits and
-//! loses none. And d is zero for one value of c in 2⁶² at most. SipHash makes the weights
-//! unpredictable for whoever has not its key.
+//! Why it cannot be aimed at: take any change of the counts, made without the salt, that leaves
+//! some row different by d = Δsum + c × Δevents. With all other weights given, the fingerprint
+//! stays the same for at most one value of that row's w in 2¹²⁸: |d| is below 2¹²⁸, so w × d has
+//! 256 bits and loses none. And d is zero for one value of c in 2⁶² at most. SipHash makes the
+//! weights unpredictable for whoever has not its key.
 
 use std::ops::{Add, AddAssign, Sub};
 

@@ -1,6 +1,6 @@
-/// The text of a row's cell, which fingerprints hash: `{len(namespace)}:{namespace}:{key}:{bucket}`,
-/// the length in bytes and the bucket in seconds, both in decimal. [`RowText::SQL`] is the same in
-/// ClickHouse.
+/// The text of a row's cell, which fingerprints hash:
+/// `{len(namespace)}:{namespace}:{key}:{bucket}`, the length in bytes and the bucket in seconds,
+/// both in decimal. [`RowText::SQL`] is the same in ClickHouse.
 ///
 /// It keeps its buffer, and the decimals of the last bucket, which is usually the next row's too.
 pub(crate) struct RowText {
@@ -22,8 +22,8 @@ impl Default for RowText {
 
 impl RowText {
     /// The text in ClickHouse, over the counts table's columns.
-    pub(crate) const SQL: &'static str = "concat(toString(length(namespace)), ':', namespace, ':', key, \
-         ':', toString(toUInt32(bucket)))";
+    pub(crate) const SQL: &'static str = "concat(toString(length(namespace)), \
+         ':', namespace, ':', key, ':', toString(toUInt32(bucket)))";
 
     #[inline]
     pub(crate) fn of(&mut self, namespace: &str, key: &str, bucket: u32) -> &[u8] {

@@ -34,8 +34,8 @@ pub struct Sums {
     records: Records,
     /// What the names of all deltas take in Avro, in bytes, with their lengths.
     names_bytes: usize,
-    /// Bitwise OR of every sum's zigzag encoding, of sums that have changed since too; its bit
-    /// length bounds the longest sum.
+    /// Bitwise OR of the zigzag encoding of every value that a sum has had; its bit length bounds
+    /// the longest sum.
     zigzag_bits: u64,
     /// How many increments were added.
     increments: u64,

@@ -2,9 +2,9 @@
 -- partition of the Kafka topic. Rows of the namespace `__tally` are the ledger.
 --
 -- A sum has 128 bits, in two columns that are summed each: `sum_low` gains the lowest 32 bits of
--- what a batch adds, `sum_high` the rest. Neither can wrap before 2^32 batches have added to one
--- counter and bucket. Two columns with T64 take ClickHouse half of the CPU more that one Int128
--- takes, whose codecs do not include T64. People read `sum`, which puts them together.
+-- what a batch adds, `sum_high` the rest. Neither can wrap before 2^32 rows have added to one
+-- counter and bucket. Two columns with T64 cost ClickHouse half of the extra CPU that one Int128
+-- would, whose codecs do not include T64. People read `sum`, which puts them together.
 --
 -- SummingMergeTree gets no list of columns: a partial list would stop `high` from being merged by
 -- its maximum, and partition and sorting key are never summed. A block of up to 32 MiB becomes a

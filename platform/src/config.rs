@@ -82,9 +82,9 @@ pub struct Kafka {
     /// What `tally init` creates topics with.
     pub partitions: i32,
     pub replication: i32,
-    /// Whether `increments` and `increments.rejected` must keep every message for ever, so that every
-    /// count can be verified from the beginning: `tally init` refuses topics that do not. If false,
-    /// it only says so.
+    /// Whether `increments` and `increments.rejected` must keep every message for ever, so that
+    /// every count can be verified from the beginning: `tally init` refuses topics that do not. If
+    /// false, it only says so.
     pub keep_log: bool,
     /// Passed to librdkafka as they are, for every client; what exactly-once depends on cannot be
     /// set here.

@@ -12,7 +12,7 @@ use clickhouse::Client;
 
 use crate::config;
 
-pub use fingerprints::{StoredCell, StoredCounts, stored_cells, stored_counts};
+pub use fingerprints::{StoredCell, StoredCells, StoredCounts, stored_cells, stored_counts};
 pub use ledger::{Ledger, ledger, ledgers};
 pub use rules::{TableRules, rules};
 

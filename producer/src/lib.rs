@@ -14,11 +14,11 @@
 //!  200 {"accepted", "position"}
 //! ```
 //!
-//! A request is checked as a whole before anything of it is sent, and accepted only once the log has
-//! all of it. It is one message, all or nothing, unless its increments have ids: each of those goes
-//! to the partition that its counter and id say, so that it is recognised however the request is cut
-//! when it comes again. Nothing is kept here: a gateway that dies loses no increment that it has
-//! answered for.
+//! A request is checked as a whole before anything of it is sent, and accepted only once the log
+//! has all of it. It is one message, all or nothing, unless its increments have ids: each of those
+//! goes to the partition that its counter and id say, so that it is recognised however the request
+//! is cut when it comes again. Nothing is kept here: a gateway that dies loses no increment that it
+//! has answered for.
 
 mod body;
 mod http;

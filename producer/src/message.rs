@@ -93,9 +93,9 @@ pub(crate) enum Destination {
 impl Messages {
     /// Writes the increments: a single one as `tally.Increment`, many as `tally.IncrementBatch`.
     ///
-    /// Where no increment has an id, the request is one message. Where some have, there is a message
-    /// for each of the partitions that their ids say (there are `partitions`), and the increments
-    /// without an id travel with the first one that has one.
+    /// Where no increment has an id, the request is one message. Where some have, there is a
+    /// message for each of the partitions that their ids say (there are `partitions`), and the
+    /// increments without an id travel with the first one that has one.
     ///
     /// A request with an Idempotency-Key is made of batches, however few its increments are: the id
     /// that makes it count once is the batch's, the same in each of them. Where increments without
@@ -164,8 +164,8 @@ fn recognised(parsed: &Parsed<'_>, id: Option<&str>) -> Recognised {
 }
 
 /// Which increments go where. What is meant to count once goes to one partition however often it is
-/// sent: an increment with an id to that of its counter and id; without such, the request to that of
-/// its own id. A single increment without any is keyed by its counter.
+/// sent: an increment with an id to that of its counter and id; without such, the request to that
+/// of its own id. A single increment without any is keyed by its counter.
 fn routes<'p, 'a>(
     parsed: &'p Parsed<'a>,
     id: Option<&str>,

@@ -41,7 +41,7 @@ impl Metrics {
             in_flight: meter
                 .i64_up_down_counter("tally_producer_requests_in_flight")
                 .with_description(
-                    "Requests whose body is being read or whose messages are on their way into Kafka.",
+                    "Requests whose body is read or whose messages are on their way to Kafka.",
                 )
                 .build(),
             delivery: meter

@@ -5,8 +5,8 @@
 //!  <bytes of namespace>:<namespace><bytes of key>:<key><id> ──murmur2──► partition
 //! ```
 //!
-//! Kafka's own clients find the same partition for a record that has this text as its key: Java's by
-//! themselves, librdkafka's with `partitioner=murmur2`.
+//! Kafka's own clients find the same partition for a record that has this text as its key: Java's
+//! by themselves, librdkafka's with `partitioner=murmur2`.
 
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
@@ -21,8 +21,8 @@ impl Partitioner {
         Partitioner { partitions, text: String::new() }
     }
 
-    /// The lengths keep apart what would be one text without them: the key `ab` with the id `c`, and
-    /// the key `a` with the id `bc`.
+    /// The lengths keep apart what would be one text without them: the key `ab` with the id `c`,
+    /// and the key `a` with the id `bc`.
     pub(crate) fn partition(&mut self, namespace: &str, key: &str, id: &str) -> i32 {
         self.text.clear();
         for name in [namespace, key] {

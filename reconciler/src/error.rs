@@ -23,6 +23,8 @@ pub enum Error {
          {want}: run `tally init` to move it on"
     )]
     OtherFormat { have: u32, want: u32 },
+    #[error("{0}")]
+    Unreadable(String),
     #[error("draw a salt: {0}")]
     Random(getrandom::Error),
     #[error("ClickHouse has no counts table with rules of counting: run `tally init`")]

@@ -66,7 +66,7 @@ impl LogReader {
     }
 
     /// Hands out every message, until each partition is read to its end or cannot be read on.
-    /// Blocks the thread; an error if nothing comes for half a minute.
+    /// Blocks the thread; partitions that nothing comes of for half a minute cannot be read on.
     pub(crate) fn read(
         mut self,
         mut each: impl FnMut(Read<'_>) -> Result<(), Error>,
@@ -98,7 +98,11 @@ impl LogReader {
                     if messages > 0 {
                         (messages, last_message) = (0, Instant::now());
                     }
-                    self.wait(last_message)?;
+                    if last_message.elapsed() > PATIENCE {
+                        return self.give_up(each);
+                    }
+                    self.serve();
+                    std::thread::sleep(PAUSE);
                     continue;
                 }
             };
@@ -110,15 +114,14 @@ impl LogReader {
         Ok(())
     }
 
-    fn wait(&self, last_message: Instant) -> Result<(), Error> {
-        if last_message.elapsed() > PATIENCE
-            && let Some((&partition, &(at, to))) = self.left.first_key_value()
-        {
-            let (topic, seconds) = (self.topic.clone(), PATIENCE.as_secs());
-            return Err(Error::Stuck { topic, partition, at, to, seconds });
+    /// Says of each partition that is left that Kafka does not give it.
+    fn give_up(self, mut each: impl FnMut(Read<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        for (partition, (at, to)) in self.left {
+            let topic = self.topic.clone();
+            let stuck = Error::Stuck { topic, partition, at, to, seconds: PATIENCE.as_secs() };
+            let reason = stuck.to_string();
+            each(Read::Unreadable(Unreadable { partition, out_of_range: None, reason }))?;
         }
-        self.serve();
-        std::thread::sleep(PAUSE);
         Ok(())
     }
 

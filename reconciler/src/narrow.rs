@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::Message;
 use tally_counts::{KeyedFingerprinter, Sums};
-use tally_platform::store;
+use tally_platform::store::{self, StoredCells};
 use tally_schemas::{DeltaBatch, wire};
 
 use crate::Error;
 use crate::log_reader::{LogReader, Read};
-use crate::partition_reader::{PartitionReader, Until};
+use crate::partition_reader::PartitionReader;
 use crate::rejections::Rejections;
 use crate::report::{Finding, Parting};
 use crate::verify::Run;
@@ -36,6 +36,15 @@ type Cell = (String, String, u32);
 /// Sum and events.
 type Total = (i128, i128);
 
+/// What is replayed: a partition up to the ledger's position in `increments`, whose batches are
+/// before an offset of `deltas`.
+struct Place<'a> {
+    partition: i32,
+    position: i64,
+    batches_end: i64,
+    rejections: &'a Rejections,
+}
+
 /// A batch's place, and what it says of the cells that are looked for.
 struct Batch {
     offset: i64,
@@ -52,9 +61,19 @@ pub(crate) fn narrow(
     rejections: &Rejections,
 ) -> Result<Vec<Finding>, Error> {
     let ranges = &ranges[..ranges.len().min(MOST_RANGES)];
+    let client = store::client(&run.config.store);
+    let scope = run.options.scope.sql();
+    let stored = store::stored_cells(&client, &run.salt, partition, ranges, &scope);
+    // Sinks may have gone on: the cells are compared as of their own snapshot.
+    let StoredCells { position, batches_end, cells } = run.runtime.block_on(stored)?;
+    let mut found: HashMap<Cell, Total> = cells
+        .into_iter()
+        .map(|cell| ((cell.namespace, cell.key, cell.bucket), (cell.total, cell.total_events)))
+        .collect();
     let mut expected: HashMap<Cell, Total> = HashMap::new();
     let mut fingerprinter = KeyedFingerprinter::new(&run.salt);
-    replay(run, partition, rejections, &[], |_, sums| {
+    let place = Place { partition, position, batches_end, rejections };
+    replay(run, &place, &[], |_, sums| {
         for delta in sums.iter().filter(|delta| run.options.scope.includes(delta)) {
             let (namespace, key) = (delta.namespace, delta.key);
             if ranges.contains(&fingerprinter.range(namespace, key, delta.bucket_s)) {
@@ -63,15 +82,6 @@ pub(crate) fn narrow(
             }
         }
     })?;
-    let client = store::client(&run.config.store);
-    let scope = run.options.scope.sql();
-    let cells = store::stored_cells(&client, &run.salt, partition, ranges, &scope);
-    let mut found: HashMap<Cell, Total> = run
-        .runtime
-        .block_on(cells)?
-        .into_iter()
-        .map(|cell| ((cell.namespace, cell.key, cell.bucket), (cell.total, cell.total_events)))
-        .collect();
     let mut differing: BTreeMap<Cell, (Total, Total)> = BTreeMap::new();
     for (cell, total) in expected {
         let found = found.remove(&cell).unwrap_or_default();
@@ -85,7 +95,7 @@ pub(crate) fn narrow(
     while differing.len() > MOST_COUNTERS {
         differing.pop_last();
     }
-    let partings = partings(run, partition, rejections, &differing)?;
+    let partings = partings(run, &place, &differing)?;
     let named = differing.into_iter().map(|(cell, (expected, found))| {
         let parting = partings[&cell].clone();
         let (namespace, key, bucket_s) = cell;
@@ -103,19 +113,20 @@ fn add(total: &mut Total, sum: i64, events: i64) {
 /// and the number of the stop. A flush in between has the number of the next stop.
 fn replay(
     run: &Run,
-    partition: i32,
-    rejections: &Rejections,
+    place: &Place<'_>,
     stops: &[i64],
     mut each: impl FnMut(usize, &Sums),
 ) -> Result<(), Error> {
-    let position = run.stored[&partition].ledger.increments.high;
+    let Place { partition, position, rejections, .. } = *place;
     let mut replay = run.replay(partition, rejections, usize::MAX);
     let mut decoder = run.decoder()?;
     let mut stop = 0;
     let ranges = BTreeMap::from([(partition, (0, position))]);
     LogReader::new(&run.config, &ranges, &run.runtime)?.read(|read| {
-        // A partition that cannot be read on was said to be so by the replay before.
-        let Read::Message(message) = read else { return Ok(()) };
+        let message = match read {
+            Read::Message(message) => message,
+            Read::Unreadable(unreadable) => return Err(Error::Unreadable(unreadable.reason)),
+        };
         while stops.get(stop).is_some_and(|to| message.offset >= *to) {
             each(stop, &replay.take_flush().sums);
             stop += 1;
@@ -133,18 +144,17 @@ fn replay(
 /// Where each of these cells first goes wrong.
 fn partings(
     run: &Run,
-    partition: i32,
-    rejections: &Rejections,
+    place: &Place<'_>,
     cells: &BTreeMap<Cell, (Total, Total)>,
 ) -> Result<BTreeMap<Cell, Parting>, Error> {
-    let (begins, batches) = read_batches(run, partition, cells)?;
+    let (begins, batches) = read_batches(run, place, cells)?;
     let stops: Vec<i64> = batches.iter().map(|batch| batch.to).collect();
     let first = batches.first().map_or(0, |batch| batch.from);
     let mut replayed: Vec<BTreeMap<Cell, Total>> = vec![BTreeMap::new(); batches.len() + 1];
     // Whatever is before the first batch goes into a stop of its own.
     let lead = usize::from(first > 0);
     let stops: Vec<i64> = (lead > 0).then_some(first).into_iter().chain(stops).collect();
-    replay(run, partition, rejections, &stops, |stop, sums| {
+    replay(run, place, &stops, |stop, sums| {
         let Some(batch) = stop.checked_sub(lead) else { return };
         for delta in sums.iter() {
             let cell = (delta.namespace.to_owned(), delta.key.to_owned(), delta.bucket_s);
@@ -172,16 +182,18 @@ fn partings(
 /// The batches of `deltas` that are stored, and the first offset that `deltas` still has.
 fn read_batches(
     run: &Run,
-    partition: i32,
+    place: &Place<'_>,
     cells: &BTreeMap<Cell, (Total, Total)>,
 ) -> Result<(i64, Vec<Batch>), Error> {
     let kafka = &run.config.kafka;
-    let stored = run.stored[&partition].ledger.deltas.high;
-    let mut reader =
-        PartitionReader::from_the_first(kafka, &kafka.deltas, partition, Until::Offset(stored))?;
+    let partition = place.partition;
+    let mut reader = PartitionReader::from_the_first(kafka, &kafka.deltas, partition)?;
     let mut batches = Vec::new();
     while let Some(message) = reader.next()? {
         let offset = message.offset();
+        if offset >= place.batches_end {
+            break;
+        }
         let body = message.payload().and_then(|payload| wire::split(payload).ok());
         // What does not decode was never stored: the sink stops there.
         let Some(Ok(batch)) = body.map(|(_, body)| DeltaBatch::decode(body)) else { continue };

@@ -1,4 +1,5 @@
-//! Reads one partition of a topic, from one offset up to another.
+//! Reads one partition of a topic, up to the end that it has now, or before that where a
+//! transaction is open.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,6 @@ use crate::Error;
 /// Without a message for so long, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(200);
-
-/// Where reading ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
-    /// At this next offset; the message before it is in Kafka.
-    Offset(i64),
-    /// At the end that the partition has now, or before that where a transaction is open.
-    End,
-}
 
 /// The context of the reader's consumer. The end of a partition is an event that the reader asks
 /// for, and no error.
@@ -54,11 +46,9 @@ pub(crate) struct PartitionReader {
     partition: i32,
     /// The next offset to read.
     next: i64,
-    /// The next offset where reading ends.
-    to: i64,
-    until: Until,
-    /// The first offset that Kafka has.
+    /// The first offset that Kafka has, and the next one that it will give.
     begins: i64,
+    end: i64,
 }
 
 impl PartitionReader {
@@ -67,9 +57,8 @@ impl PartitionReader {
         kafka: &config::Kafka,
         topic: &str,
         partition: i32,
-        until: Until,
     ) -> Result<PartitionReader, Error> {
-        PartitionReader::new(kafka, topic, partition, 0, until)
+        PartitionReader::new(kafka, topic, partition, 0)
     }
 
     /// From the offset `from`, or from the first that Kafka has behind it.
@@ -78,7 +67,6 @@ impl PartitionReader {
         topic: &str,
         partition: i32,
         from: i64,
-        until: Until,
     ) -> Result<PartitionReader, Error> {
         // The group is only a name here: partitions are assigned by hand, and nothing is committed.
         let consumer: BaseConsumer<ReaderContext> =
@@ -87,10 +75,6 @@ impl PartitionReader {
                 .create_with_context(ReaderContext)
                 .map_err(Error::kafka("make a consumer"))?;
         let (begins, end) = tally_kafka::watermarks(consumer.client(), topic, partition)?;
-        let to = match until {
-            Until::Offset(next) => next,
-            Until::End => end,
-        };
         let next = from.max(begins);
         let mut assignment = TopicPartitionList::new();
         assignment
@@ -98,17 +82,23 @@ impl PartitionReader {
             .map_err(Error::kafka("list partitions"))?;
         consumer.assign(&assignment).map_err(Error::kafka("start reading"))?;
         let topic = topic.to_owned();
-        Ok(PartitionReader { consumer, topic, partition, next, to, until, begins })
+        Ok(PartitionReader { consumer, topic, partition, next, begins, end })
     }
 
+    /// The first offset that the partition has.
     pub(crate) fn begins(&self) -> i64 {
         self.begins
+    }
+
+    /// The next offset that the partition will give.
+    pub(crate) fn end(&self) -> i64 {
+        self.end
     }
 
     /// The next message; `None` at the end. Blocks the thread; an error if no message comes for
     /// half a minute.
     pub(crate) fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>, Error> {
-        let &mut PartitionReader { partition, to, .. } = self;
+        let &mut PartitionReader { partition, end: to, .. } = self;
         let (topic, begun) = (&self.topic, Instant::now());
         while self.next < to {
             match self.consumer.poll(POLL) {
@@ -118,8 +108,8 @@ impl PartitionReader {
                     return Ok(Some(message));
                 }
                 // What is left before the end is markers and aborted messages.
-                Some(Err(KafkaError::PartitionEOF(_))) if matches!(self.until, Until::End) => break,
-                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                None => {}
                 Some(Err(error)) => {
                     tracing::warn!(
                         %error,

@@ -8,7 +8,7 @@ use tally_platform::config;
 
 use crate::Error;
 use crate::open_transactions::wait_for_open_transactions;
-use crate::partition_reader::{PartitionReader, Until, kafka_client};
+use crate::partition_reader::{PartitionReader, kafka_client};
 
 /// The offsets of one partition's rejected messages, each with the reason that was given.
 pub(crate) type Rejections = BTreeMap<i64, Reject>;
@@ -33,8 +33,7 @@ pub(crate) fn read_rejected_topic(kafka: &config::Kafka) -> Result<RejectedTopic
     let partitions = tally_kafka::partition_count(kafka_client(kafka)?.client(), &kafka.rejected)?;
     wait_for_open_transactions(kafka, &kafka.rejected, partitions)?;
     for partition in 0..partitions {
-        let mut reader =
-            PartitionReader::from_the_first(kafka, &kafka.rejected, partition, Until::End)?;
+        let mut reader = PartitionReader::from_the_first(kafka, &kafka.rejected, partition)?;
         while let Some(message) = reader.next()? {
             match source(&message) {
                 Ok((source, offset, reason)) => {

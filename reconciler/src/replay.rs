@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  message ─► rejected for its schema? ─yes─► rejected: what the registry knew then is believed
-//!                 └─no─► Plans ─► Fold::count ─► counted, duplicate ─► and rejected then? a finding
-//!                          └──────────┴────────► cannot count ─► and not rejected then? a finding
+//!                 └─no─► Plans ─► Fold::count ─► counted, duplicate ─► rejected then? a finding
+//!                          └──────────┴────────► cannot count ─► not rejected then? a finding
 //!
 //!  sums ─► KeyedFingerprinter ─► fingerprints by range
 //! ```

@@ -44,6 +44,8 @@ pub struct PartitionReport {
     pub rejected: u64,
     pub rejected_by_reason: BTreeMap<&'static str, u64>,
     pub increments: u64,
+    /// Increments of the counters that were compared: all, unless the scope is less.
+    pub compared_events: i128,
     /// Where Kafka and ClickHouse disagree, or why nothing is known; empty if the counts are right.
     pub findings: Vec<Finding>,
     /// Findings beyond the most that are kept.
@@ -75,13 +77,21 @@ pub enum Finding {
         namespace: String,
         key: String,
         bucket_s: u32,
-        /// What Kafka comes to, and what ClickHouse has: sum and events.
+        /// What Kafka comes to, and what ClickHouse has: sum and events, in JSON as text.
+        #[serde(serialize_with = "as_text")]
         expected: (i128, i128),
+        #[serde(serialize_with = "as_text")]
         found: (i128, i128),
         parting: Parting,
     },
     /// The ledger's account of the messages is not what the replay came to.
-    Accounting { what: &'static str, stored: i128, replayed: u64 },
+    Accounting { what: &'static str, stored: i128, replayed: i128 },
+    /// The counters that differ could not be told.
+    NotNarrowed { reason: String },
+    /// ClickHouse has rows of a partition that Kafka does not have.
+    UnknownPartition { partitions: i32 },
+    /// The batches between what is stored and this offset are gone from `deltas`.
+    DeltasBegin { begins: i64, stored: i64 },
     /// A message that cannot have been counted is not among the rejected.
     NotCountable {
         offset: i64,
@@ -107,6 +117,10 @@ pub enum Finding {
     TooManyRejected { rejected: u64, allowed: u64 },
 }
 
+fn as_text<S: serde::Serializer>((sum, events): &(i128, i128), to: S) -> Result<S::Ok, S::Error> {
+    (sum.to_string(), events.to_string()).serialize(to)
+}
+
 fn name<S: serde::Serializer>(reason: &Reject, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(reason.as_str())
 }
@@ -129,6 +143,7 @@ impl Finding {
             Finding::Behind { .. }
             | Finding::NothingStored
             | Finding::LogBegins { .. }
+            | Finding::DeltasBegin { .. }
             | Finding::Unreadable { .. } => Verdict::NotProven,
             _ => Verdict::Mismatch,
         }
@@ -185,6 +200,17 @@ impl fmt::Display for Finding {
             Finding::Accounting { what, stored, replayed } => {
                 write!(f, "{what}: {stored} in ClickHouse, {replayed} in Kafka")
             }
+            Finding::NotNarrowed { reason } => {
+                write!(f, "the counters that differ could not be told: {reason}")
+            }
+            Finding::UnknownPartition { partitions } => {
+                write!(f, "ClickHouse has rows of it, but Kafka has {partitions} partitions only")
+            }
+            Finding::DeltasBegin { begins, stored } => write!(
+                f,
+                "not proven: deltas begins at offset {begins}, but ClickHouse is at offset \
+                 {stored}: the batches between are gone"
+            ),
             Finding::NotCountable { offset, reason, detail } => {
                 write!(
                     f,

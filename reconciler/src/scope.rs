@@ -22,6 +22,16 @@ impl Scope {
         self.partitions.as_ref().is_none_or(|partitions| partitions.contains(&partition))
     }
 
+    /// What it leaves out, for people; `None` where it is all counts of its partitions.
+    pub(crate) fn told(&self) -> Option<String> {
+        let namespace = self.namespace.as_ref().map(|namespace| format!("namespace {namespace:?}"));
+        let buckets = self.buckets.as_ref().map(|Range { start, end }| {
+            format!("buckets from {start} to before {end}, in seconds since 1970")
+        });
+        let told: Vec<String> = namespace.into_iter().chain(buckets).collect();
+        (!told.is_empty()).then(|| told.join(", "))
+    }
+
     /// In ClickHouse: whether a row of counts is within the scope.
     pub(crate) fn sql(&self) -> String {
         let mut conditions = vec![String::from("1")];
@@ -58,6 +68,9 @@ mod tests {
              toUInt32(bucket) >= 60 AND toUInt32(bucket) < 120"
         );
         let delta = Delta { namespace: "o'k", key: "k", bucket_s: 60, sum: 1, events: 1 };
+        let told = scope.told().unwrap();
+        assert_eq!(told, "namespace \"o'k\", buckets from 60 to before 120, in seconds since 1970");
+        assert_eq!(Scope::default().told(), None);
         assert!(scope.includes(&delta) && scope.has_partition(4));
         assert!(!scope.includes(&Delta { bucket_s: 120, ..delta }));
         assert!(!scope.includes(&Delta { namespace: "ok", ..delta }));

@@ -9,11 +9,12 @@ use tally_platform::config::Config;
 use tally_platform::plans::Plans;
 use tally_platform::registry::Registry;
 use tally_platform::store::{self, StoredCounts, TableRules};
+use tally_schemas::{DeltaBatch, wire};
 use tokio::runtime::Handle;
 
 use crate::log_reader::{LogReader, Read};
 use crate::narrow::narrow;
-use crate::partition_reader::{PartitionReader, Until, kafka_client};
+use crate::partition_reader::{PartitionReader, kafka_client};
 use crate::rejections::{RejectedTopic, Rejections, read_rejected_topic};
 use crate::replay::{Decoder, Replay, ReplayTotals};
 use crate::report::{Finding, Findings};
@@ -24,6 +25,8 @@ use crate::{Error, PartitionReport, Report, Verdict};
 const FOLDS_BYTES: usize = 256 << 20;
 const LEAST_FOLD_BYTES: usize = 1 << 20;
 const MOST_FOLD_BYTES: usize = 32 << 20;
+/// How many partitions a thread replays side by side.
+const AT_ONCE: usize = 8;
 /// How many messages are replayed between two steps of the progress bar.
 const STEP: u64 = 4096;
 
@@ -60,11 +63,13 @@ pub async fn verify(
         Some(_) => {}
     }
     let salt = draw_salt()?;
+    let as_of_ms = jiff::Timestamp::now().as_millisecond();
     let stored = store::stored_counts(&client, &salt, &options.scope.sql()).await?;
     let run = Run {
         config: config.clone(),
         options: options.clone(),
         salt,
+        as_of_ms,
         stored,
         progress: progress.clone(),
         runtime: Handle::current(),
@@ -85,6 +90,9 @@ pub(crate) struct Run {
     pub(crate) config: Config,
     pub(crate) options: VerifyOptions,
     pub(crate) salt: Salt,
+    /// The time before ClickHouse was asked, in milliseconds since 1970: what is older and not
+    /// there was late then.
+    as_of_ms: i64,
     pub(crate) stored: BTreeMap<i32, StoredCounts>,
     progress: ProgressBar,
     pub(crate) runtime: Handle,
@@ -94,6 +102,8 @@ pub(crate) struct Run {
 struct Replayed {
     totals: ReplayTotals,
     findings: Findings,
+    /// Whether it was replayed up to the ledger's position.
+    is_whole: bool,
 }
 
 impl Run {
@@ -114,12 +124,24 @@ impl Run {
         let (mut ranges, mut ends, mut unreadable) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for partition in &known {
-            let (begins, end) =
-                tally_kafka::watermarks(client.client(), &kafka.increments, *partition)?;
-            ends.insert(*partition, end);
             // Where the position contradicts itself, the replay goes as far as the counts ever did.
             let position = self.stored[partition].ledger.increments.high;
-            if begins > 0 && position > 0 {
+            if *partition >= count {
+                unreadable.insert(*partition, Finding::UnknownPartition { partitions: count });
+                continue;
+            }
+            let watermarks =
+                tally_kafka::watermarks(client.client(), &kafka.increments, *partition);
+            let (begins, end) = match watermarks {
+                Ok(watermarks) => watermarks,
+                Err(error) => {
+                    let reason = error.to_string();
+                    unreadable.insert(*partition, Finding::Unreadable { reason });
+                    continue;
+                }
+            };
+            ends.insert(*partition, end);
+            if begins > 0 {
                 unreadable.insert(*partition, Finding::LogBegins { begins });
             } else if position > end {
                 let reason = format!(
@@ -136,18 +158,21 @@ impl Run {
         let mut replayed = self.replay_all(&ranges, &rejected)?;
         let mut partitions = Vec::new();
         for partition in known {
-            let Replayed { totals, mut findings } =
+            let Replayed { totals, mut findings, is_whole } =
                 replayed.remove(&partition).unwrap_or_else(|| self.nothing_replayed(partition));
-            let is_replayed = findings.verdict() != Verdict::NotProven;
+            self.check_ledger(partition, &mut findings);
             match unreadable.remove(&partition) {
                 Some(finding) => findings.add(finding),
-                None if is_replayed => {
-                    self.compare(partition, &totals, &rejected, &mut findings)?
-                }
+                None if is_whole => self.compare(partition, &totals, &rejected, &mut findings),
                 None => {}
             }
-            let end = ends[&partition];
-            self.check_coverage(partition, end, &mut findings)?;
+            // A partition that Kafka does not have has no end, and no batches.
+            let end = ends.get(&partition).copied().unwrap_or(0);
+            if ends.contains_key(&partition)
+                && let Err(error) = self.check_coverage(partition, end, &mut findings)
+            {
+                findings.add(Finding::Unreadable { reason: error.to_string() });
+            }
             let stored = &self.stored[&partition];
             partitions.push(PartitionReport {
                 partition,
@@ -161,13 +186,15 @@ impl Run {
                 rejected: totals.rejected.values().sum(),
                 rejected_by_reason: totals.rejected,
                 increments: totals.increments,
+                compared_events: totals.events,
                 findings: findings.kept,
                 more_findings: findings.more,
             });
         }
         self.limit_rejected(&mut partitions);
         let verdict = partitions.iter().map(|p| p.verdict).max().unwrap_or(Verdict::NotProven);
-        Ok(Report { verdict, partitions, notes: notes(rejected) })
+        let notes = self.notes(rejected, &partitions);
+        Ok(Report { verdict, partitions, notes })
     }
 
     /// Replays these ranges of offsets, side by side on a few threads.
@@ -181,7 +208,7 @@ impl Run {
         for (at, (partition, range)) in ranges.iter().enumerate() {
             shares[at % threads].insert(*partition, *range);
         }
-        let fold_bytes = FOLDS_BYTES / ranges.len().max(1);
+        let fold_bytes = FOLDS_BYTES / ranges.len().clamp(1, threads * AT_ONCE);
         let fold_bytes = fold_bytes.clamp(LEAST_FOLD_BYTES, MOST_FOLD_BYTES);
         std::thread::scope(|scope| {
             let workers: Vec<_> = shares
@@ -197,7 +224,23 @@ impl Run {
         })
     }
 
+    /// Replays some partitions at a time: each remembers its ids meanwhile.
     fn replay_share(
+        &self,
+        ranges: &BTreeMap<i32, (i64, i64)>,
+        rejected: &RejectedTopic,
+        fold_bytes: usize,
+    ) -> Result<BTreeMap<i32, Replayed>, Error> {
+        let ranges: Vec<_> = ranges.iter().map(|(partition, range)| (*partition, *range)).collect();
+        let mut replayed = BTreeMap::new();
+        for group in ranges.chunks(AT_ONCE) {
+            let group = group.iter().copied().collect();
+            replayed.append(&mut self.replay_group(&group, rejected, fold_bytes)?);
+        }
+        Ok(replayed)
+    }
+
+    fn replay_group(
         &self,
         ranges: &BTreeMap<i32, (i64, i64)>,
         rejected: &RejectedTopic,
@@ -231,10 +274,12 @@ impl Run {
         self.progress.inc(messages % STEP);
         let ended = replays.into_iter().map(|(partition, replay)| {
             let (totals, mut findings) = replay.finish();
-            if let Some(reason) = unreadable.remove(&partition) {
+            let trouble = unreadable.remove(&partition);
+            let is_whole = trouble.is_none();
+            if let Some(reason) = trouble {
                 findings.add(Finding::Unreadable { reason });
             }
-            (partition, Replayed { totals, findings })
+            (partition, Replayed { totals, findings, is_whole })
         });
         Ok(ended.collect())
     }
@@ -256,7 +301,17 @@ impl Run {
     fn nothing_replayed(&self, partition: i32) -> Replayed {
         let none = Rejections::new();
         let (totals, findings) = self.replay(partition, &none, LEAST_FOLD_BYTES).finish();
-        Replayed { totals, findings }
+        Replayed { totals, findings, is_whole: false }
+    }
+
+    /// Whether the ledger contradicts itself.
+    fn check_ledger(&self, partition: i32, findings: &mut Findings) {
+        let ledger = &self.stored[&partition].ledger;
+        for (name, stored) in [("deltas", ledger.deltas), ("increments", ledger.increments)] {
+            if let Err(error) = stored.position() {
+                findings.add(Finding::Ledger { reason: format!("position in {name}: {error}") });
+            }
+        }
     }
 
     /// Compares what a replay came to with what ClickHouse has.
@@ -266,49 +321,42 @@ impl Run {
         totals: &ReplayTotals,
         rejected: &RejectedTopic,
         findings: &mut Findings,
-    ) -> Result<(), Error> {
+    ) {
         let StoredCounts { ledger, fingerprints, events } = &self.stored[&partition];
-        for (name, stored) in [("deltas", ledger.deltas), ("increments", ledger.increments)] {
-            if let Err(error) = stored.position() {
-                findings.add(Finding::Ledger { reason: format!("position in {name}: {error}") });
-            }
-        }
         let differing: Vec<usize> = (0..KeyedFingerprint::RANGES)
             .filter(|range| fingerprints[*range] != totals.fingerprints[*range])
             .collect();
         if !differing.is_empty() {
             findings.add(Finding::Fingerprint { ranges: differing.len() });
         }
-        let rejections = totals.rejected.values().sum();
-        let accounts = [
-            ("messages counted", ledger.counted, totals.counted),
-            ("messages duplicate", ledger.duplicate, totals.duplicate),
-            ("messages rejected", ledger.rejected, rejections),
-            ("increments", ledger.counted_increments, totals.increments),
+        let rejections: u64 = totals.rejected.values().sum();
+        let accounts: [(&str, i128, i128); 6] = [
+            ("messages counted", ledger.counted.into(), totals.counted.into()),
+            ("messages duplicate", ledger.duplicate.into(), totals.duplicate.into()),
+            ("messages rejected", ledger.rejected.into(), rejections.into()),
+            ("increments", ledger.counted_increments.into(), totals.increments.into()),
+            ("events of the counts", *events, totals.events),
+            (
+                "messages seen",
+                i128::from(ledger.counted)
+                    + i128::from(ledger.duplicate)
+                    + i128::from(ledger.rejected),
+                totals.messages.into(),
+            ),
         ];
         for (what, stored, replayed) in accounts {
-            if i128::from(stored) != i128::from(replayed) {
-                findings.add(Finding::Accounting { what, stored: stored.into(), replayed });
+            if stored != replayed {
+                findings.add(Finding::Accounting { what, stored, replayed });
             }
-        }
-        if *events != totals.events {
-            let replayed = u64::try_from(totals.events).unwrap_or(0);
-            let what = "events of the counts";
-            findings.add(Finding::Accounting { what, stored: *events, replayed });
-        }
-        if totals.messages != totals.counted + totals.duplicate + rejections {
-            let stored = ledger.counted + ledger.duplicate + ledger.rejected;
-            let (what, replayed) = ("messages seen", totals.messages);
-            findings.add(Finding::Accounting { what, stored: stored.into(), replayed });
         }
         if !differing.is_empty() {
             let none = Rejections::new();
             let rejections = rejected.by_partition.get(&partition).unwrap_or(&none);
-            for counter in narrow(self, partition, &differing, rejections)? {
-                findings.add(counter);
+            match narrow(self, partition, &differing, rejections) {
+                Ok(counters) => counters.into_iter().for_each(|counter| findings.add(counter)),
+                Err(error) => findings.add(Finding::NotNarrowed { reason: error.to_string() }),
             }
         }
-        Ok(())
     }
 
     /// Whether ClickHouse has what it should have by now.
@@ -321,23 +369,63 @@ impl Run {
         let kafka = &self.config.kafka;
         let allowed = self.options.max_lag.unwrap_or(self.config.aggregator.flush_interval() * 10);
         let ledger = &self.stored[&partition].ledger;
-        let stored = ledger.deltas.high;
-        let mut batches =
-            PartitionReader::new(kafka, &kafka.deltas, partition, stored, Until::End)?;
-        if let Some(batch) = batches.next()? {
-            let age = batch.timestamp().to_millis().map_or(Duration::MAX, |at_ms| {
-                let now = jiff::Timestamp::now().as_millisecond();
-                Duration::from_millis(now.saturating_sub(at_ms).max(0).cast_unsigned())
-            });
-            if age > allowed {
-                findings.add(Finding::Behind {
-                    offset: batch.offset(),
-                    seconds: age.as_secs(),
-                    allowed: allowed.as_secs(),
-                });
-            }
+        let (stored, position) = (ledger.deltas.high, ledger.increments.high);
+        // From the last batch that is stored on.
+        let from = (stored - 1).max(0);
+        let mut batches = PartitionReader::new(kafka, &kafka.deltas, partition, from)?;
+        let (begins, batches_end) = (batches.begins(), batches.end());
+        if stored > batches_end {
+            let reason = format!(
+                "position in deltas: ClickHouse is at offset {stored}, but Kafka ends at \
+                 {batches_end}"
+            );
+            findings.add(Finding::Ledger { reason });
+            return Ok(());
         }
-        if ledger.increments.high == 0 && end > 0 && self.has_messages(partition)? {
+        if begins > stored {
+            findings.add(Finding::DeltasBegin { begins, stored });
+        }
+        let mut last_is_seen = stored == 0 || begins >= stored;
+        while let Some(batch) = batches.next()? {
+            let (offset, at_ms) = (batch.offset(), batch.timestamp().to_millis());
+            let header = batch.payload().and_then(|payload| wire::split(payload).ok());
+            let header = header.and_then(|(_, body)| DeltaBatch::decode(body).ok());
+            let (from, to) = header.map_or((-1, -1), |batch| (batch.header.from, batch.header.to));
+            if offset < stored {
+                last_is_seen = true;
+                if to != position {
+                    let reason = format!(
+                        "position in increments: ClickHouse is at offset {position}, but its last \
+                         batch, at offset {offset} of deltas, ends at {to}"
+                    );
+                    findings.add(Finding::Ledger { reason });
+                }
+                continue;
+            }
+            // The first batch of all sets where the chain begins.
+            if stored > 0 && from != position && begins <= stored {
+                let reason = format!(
+                    "the batch at offset {offset} of deltas begins at {from}, but ClickHouse is \
+                     at offset {position} of increments"
+                );
+                findings.add(Finding::Ledger { reason });
+            }
+            let age_ms = at_ms.map_or(i64::MAX, |at_ms| self.as_of_ms.saturating_sub(at_ms));
+            let age = Duration::from_millis(age_ms.max(0).cast_unsigned());
+            if age > allowed {
+                let (seconds, allowed) = (age.as_secs(), allowed.as_secs());
+                findings.add(Finding::Behind { offset, seconds, allowed });
+            }
+            break;
+        }
+        if !last_is_seen {
+            let reason = format!(
+                "position in deltas: ClickHouse is at offset {stored}, but deltas has no batch \
+                 before that"
+            );
+            findings.add(Finding::Ledger { reason });
+        }
+        if position == 0 && end > 0 && self.has_messages(partition)? {
             findings.add(Finding::NothingStored);
         }
         Ok(())
@@ -346,8 +434,7 @@ impl Run {
     /// Whether `increments` has a committed message, besides markers and what was aborted.
     fn has_messages(&self, partition: i32) -> Result<bool, Error> {
         let kafka = &self.config.kafka;
-        let mut reader =
-            PartitionReader::from_the_first(kafka, &kafka.increments, partition, Until::End)?;
+        let mut reader = PartitionReader::from_the_first(kafka, &kafka.increments, partition)?;
         Ok(reader.next()?.is_some())
     }
 
@@ -364,13 +451,21 @@ impl Run {
             }
         }
     }
-}
 
-fn notes(rejected: RejectedTopic) -> Vec<String> {
-    let Some(first) = rejected.first_strange else { return Vec::new() };
-    vec![format!(
-        "{} messages among the rejected are none of an aggregator's, and were passed over; the \
-         first: {first}",
-        rejected.strange
-    )]
+    /// What contradicts nothing, but matters to who reads the report.
+    fn notes(&self, rejected: RejectedTopic, partitions: &[PartitionReport]) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(scope) = self.options.scope.told() {
+            let events: i128 = partitions.iter().map(|p| p.compared_events).sum();
+            notes.push(format!("compared were only counters of {scope}: {events} increments"));
+        }
+        if let Some(first) = rejected.first_strange {
+            notes.push(format!(
+                "{} messages among the rejected are none of an aggregator's, and were passed \
+                 over; the first: {first}",
+                rejected.strange
+            ));
+        }
+        notes
+    }
 }

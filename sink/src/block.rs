@@ -79,6 +79,8 @@ impl Block {
         buffers: &BufferPool,
     ) -> Result<(), BlockError> {
         self.make_room(batch.deltas.announced() + 8, buffers);
+        // A batch that did not decode left half of it.
+        self.check = BatchCheck::default();
         let mut numbers = HashMap::new();
         // A batch mostly has few namespaces, and finds them here without a hash.
         let mut recent = [("", self.number(&mut numbers, "")); RECENT];
@@ -337,6 +339,25 @@ mod tests {
 
         let parts = Block::of(&batch, offsets).unwrap().take(&BufferPool::new(0));
         assert_eq!(parts.concat(), bytes);
+    }
+
+    #[test]
+    fn a_batch_that_does_not_decode_leaves_nothing_to_the_next() {
+        let delta = Delta { namespace: "ns", key: "k", bucket_s: 60, sum: -2, events: 9 };
+        let fingerprint = Fingerprint::of_row("ns", "k", 60, -2).to_bits();
+        let offsets = BatchOffsets { previous: 7, offset: 9, logged_at_s: 1_700_000_000 };
+        let mut sound = Vec::new();
+        let header = DeltaBatchHeader { fingerprint, ..HEADER };
+        delta_batch::encode(&mut sound, &header, [delta].into_iter());
+        let mut damaged = Vec::new();
+        delta_batch::encode(&mut damaged, &header, [delta, delta].into_iter());
+        damaged.truncate(damaged.len() - 4);
+        let mut block = Block::default();
+        let mut fill = |body: &[u8]| {
+            block.fill(&DeltaBatch::decode(body).unwrap(), offsets, &BufferPool::new(0))
+        };
+        assert!(matches!(fill(&damaged), Err(BlockError::Decode(_))));
+        assert!(fill(&sound).is_ok());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
@@ -81,7 +81,7 @@ impl BrokerProxy {
     /// Refuses what the next transaction appends, and then its offsets; waits until that is done.
     pub(crate) async fn refuse(&self) {
         self.shared.stage.send_replace(Stage::Armed);
-        until("a transaction that is refused", PATIENCE, async || {
+        until("a transaction that is refused", async || {
             let stage = *self.shared.stage.borrow();
             if stage == Stage::Done { Ok(()) } else { Err(format!("{stage:?}")) }
         })

@@ -2,7 +2,6 @@
 //! whoever remembered it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde_json::json;
 use tally_counts::Position;
@@ -135,7 +134,10 @@ async fn a_single_increment_with_an_id_is_sent_where_it_was_sent_before() {
 /// The gateway's answer to an array of increments, each with its counter's key, delta and id: the
 /// position that includes them.
 async fn post_all(gateway: &ServiceProcess, items: &[(&str, i64, &str)]) -> Position {
-    let item = |(key, delta, id): &(&str, i64, &str)| json!({ "namespace": "once", "key": key, "delta": delta, "at": AT_MS, "id": id });
+    let item = |(key, delta, id): &(&str, i64, &str)| {
+        let (namespace, at) = ("once", AT_MS);
+        json!({ "namespace": namespace, "key": key, "delta": delta, "at": at, "id": id })
+    };
     let body = serde_json::Value::from(items.iter().map(item).collect::<Vec<_>>());
     let url = format!("{}/v1/increments", gateway.url());
     let (status, answer) = gateway.call(gateway.http().post(url).json(&body)).await;
@@ -226,7 +228,10 @@ async fn an_id_counts_once_for_each_counter() {
         let (status, answer) = services[0].call(services[0].http().post(&url).json(&body)).await;
         assert_eq!(status, 200, "{answer}");
     };
-    let of = |namespace: &str, key: &str, delta: i64, id: &str| json!({ "namespace": namespace, "key": key, "delta": delta, "at": AT_MS, "id": id });
+    let of = |namespace: &str, key: &str, delta: i64, id: &str| {
+        let at = AT_MS;
+        json!({ "namespace": namespace, "key": key, "delta": delta, "at": at, "id": id })
+    };
     let mut model = Model::default();
     let mut add = |namespace: &str, key: &str, delta| {
         model.add(&Event::new(namespace, key, delta, AT_MS));
@@ -271,7 +276,8 @@ async fn ids_outlive_the_aggregator_that_saw_them() {
     for payload in &sent {
         source.send(0, Some(payload)).await;
     }
-    model.add_all([&one, &two, &two, &three, &three]);
+    // `a` is another counter's there.
+    model.add_all([&one, &two, &two, &two, &three, &three]);
     tally.prove(&model).await;
     assert_eq!(accounted(&tally).await, (3, 0));
     aggregator.counts_beyond(3.0, REMEMBERED, "").await;
@@ -336,7 +342,7 @@ async fn beyond_the_horizon_an_id_counts_again_and_verify_knows() {
         let remembered = aggregator.metric(REMEMBERED, "partition=\"0\"").await?;
         if remembered == 3.0 { Ok(()) } else { Err(format!("{remembered} remembered")) }
     };
-    until("the memory to be reported", Duration::from_secs(30), shown).await;
+    until("the memory to be reported", shown).await;
 
     tally.configure(|config| config.duplicates.horizon_offsets = 7);
     let refused = tally.verify().await.expect_code(69).stderr;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::ports::free_port;
 use crate::run::std_tally;
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 pub(crate) struct Engine {
     command: Command,
@@ -62,7 +62,7 @@ impl Engine {
     async fn answers(&self) {
         let url = format!("{}/?query=SELECT%201", self.url());
         let http = reqwest::Client::builder().no_proxy().build().expect("a client is made");
-        until("the engine to answer", PATIENCE, async || {
+        until("the engine to answer", async || {
             let answer = http.get(&url).send().await.map_err(|error| error.to_string())?;
             let text = answer.text().await.map_err(|error| error.to_string())?;
             if text.trim_end() == "1" { Ok(()) } else { Err(text) }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dice::Dice;
 use crate::model::{Event, Model};
 use crate::source::Source;
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 const BATCH: usize = 20;
 const PACE: Duration = Duration::from_millis(4);
@@ -53,7 +53,7 @@ impl Feeder {
     /// Waits until the load has gone on, so that what was done before was done under load.
     pub(crate) async fn goes_on(&self) {
         let before = self.sent();
-        until("the load to go on", PATIENCE, async || {
+        until("the load to go on", async || {
             if self.sent() > before { Ok(()) } else { Err("nothing was sent") }
         })
         .await;

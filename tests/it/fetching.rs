@@ -3,8 +3,8 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use futures_util::future::join_all;
 use rdkafka::producer::Producer;
 use tally_kafka::Fetch;
 use tally_platform::config::Compression;
@@ -12,14 +12,13 @@ use tally_platform::config::Compression;
 use crate::dice::Dice;
 use crate::feeder::random_events;
 use crate::installation::Installation;
-use crate::model::Model;
+use crate::model::{Event, Model};
 use crate::service::Service;
 use crate::source::Source;
 use crate::stack;
 use crate::topics::ends;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
-const CALL: Duration = Duration::from_secs(20);
 const BATCHES: &str = "tally_sink_batches_total";
 /// The partition whose log is damaged.
 const VICTIM: i32 = 1;
@@ -42,7 +41,7 @@ async fn every_kind(tally: &Installation, seed: u64) -> Model {
             [("compression.type", codec), ("linger.ms", "20"), ("transactional.id", id.as_str())];
         let source = Source::with(&tally.config, &properties).await;
         let open = source.producer().clone();
-        tokio::task::spawn_blocking(move || open.init_transactions(CALL))
+        tokio::task::spawn_blocking(move || open.init_transactions(PATIENCE))
             .await
             .expect("no panic")
             .expect("the coordinator answers");
@@ -55,7 +54,11 @@ async fn every_kind(tally: &Installation, seed: u64) -> Model {
             model.add_all(&between);
             let open = source.producer().clone();
             let end = move || {
-                if commits { open.commit_transaction(CALL) } else { open.abort_transaction(CALL) }
+                if commits {
+                    open.commit_transaction(PATIENCE)
+                } else {
+                    open.abort_transaction(PATIENCE)
+                }
             };
             tokio::task::spawn_blocking(end)
                 .await
@@ -78,6 +81,7 @@ async fn every_kind(tally: &Installation, seed: u64) -> Model {
 async fn counts_every_kind(name: &str, fetch: Fetch, compression: Compression, seed: u64) {
     let mut tally = Installation::new(name).await;
     tally.configure(|config| {
+        config.reconciler.fetch = fetch;
         config.aggregator.fetch = fetch;
         config.sink.fetch = fetch;
         // The next one waits where it is fetched.
@@ -94,6 +98,33 @@ async fn counts_every_kind(name: &str, fetch: Fetch, compression: Compression, s
     tally.prove(&model).await;
     for service in [&mut aggregator, &mut sink] {
         service.ready().await;
+        service.terminate().await;
+    }
+}
+
+/// A record batch that takes much more memory than network is counted, and verify can read it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_inflates_a_hundredfold_is_counted_and_verified() {
+    const MESSAGES: usize = 140;
+    let tally = Installation::new("inflates").await;
+    let properties = [
+        ("compression.type", "zstd"),
+        ("linger.ms", "5000"),
+        ("batch.size", "200000000"),
+        ("message.max.bytes", "200000000"),
+        ("batch.num.messages", "140"),
+    ];
+    let source = Source::with(&tally.config, &properties).await;
+    let event = Event::new("inflates", &"x".repeat(60), 1, 1_780_000_000_000);
+    let events = vec![event; 7_000];
+    let message = source.encode_batch(&events);
+    assert!(message.len() * MESSAGES > 70 << 20, "{} bytes each", message.len());
+    join_all((0..MESSAGES).map(|_| source.send(0, Some(&message)))).await;
+    let mut model = Model::default();
+    (0..MESSAGES).for_each(|_| model.add_all(&events));
+    let mut services = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    tally.prove(&model).await;
+    for service in &mut services {
         service.terminate().await;
     }
 }
@@ -163,11 +194,9 @@ async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partiti
     let kafka = tally.config.kafka.clone();
     let end = ends(&kafka, &kafka.deltas).await[VICTIM as usize];
     feed().await;
-    until("another batch", CALL, async || {
-        match ends(&kafka, &kafka.deltas).await[VICTIM as usize] {
-            now if now > end => Ok(()),
-            now => Err(format!("{now} is the end")),
-        }
+    until("another batch", async || match ends(&kafka, &kafka.deltas).await[VICTIM as usize] {
+        now if now > end => Ok(()),
+        now => Err(format!("{now} is the end")),
     })
     .await;
     let damage = Damage::new(&kafka.deltas, VICTIM);

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use serde_json::json;
 use tally_counts::Position;
 use tally_platform::store;
@@ -132,7 +130,7 @@ async fn what_is_not_stored_yet_is_lag_and_not_a_mismatch() {
         let counted = aggregator.metric("tally_aggregator_increments_total", "").await?;
         if counted >= 600.0 { Ok(()) } else { Err(format!("{counted} counted")) }
     };
-    until("the aggregator to commit the rest", Duration::from_secs(30), committed).await;
+    until("the aggregator to commit the rest", committed).await;
     let verified = tally.verify().await.expect_code(0).stdout;
     assert!(verified.contains(" 300 increments"), "{verified}");
     let ledgers = store::ledgers(tally.store()).await.expect("the ledger can be read");

@@ -20,7 +20,7 @@ use crate::service::{Launch, Service, ServiceProcess};
 use crate::source::Source;
 use crate::stack;
 use crate::topics;
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 const PARTITIONS: i32 = 3;
 /// The least that the broker allows.
@@ -183,7 +183,7 @@ impl Installation {
     }
 
     async fn stored_up_to(&self, ends: &[i64]) {
-        until("ClickHouse to hold all of `increments`", PATIENCE, async || {
+        until("ClickHouse to hold all of `increments`", async || {
             let ledgers = store::ledgers(&self.store).await.map_err(|error| error.to_string())?;
             for (partition, end) in (0..).zip(ends) {
                 let stored = match ledgers.get(&partition) {

@@ -71,7 +71,7 @@ impl LeftData {
             id,
             "the same schema has the same id"
         );
-        let value: i64 = store::client(store)
+        let value: i128 = store::client(store)
             .query("SELECT sum(value) FROM counters WHERE namespace = 'left'")
             .fetch_one()
             .await
@@ -100,7 +100,7 @@ async fn a_second_stack_runs_beside_and_finds_its_data_again_whatever_ended_it()
     let (part, victim) = before[2];
     assert_eq!(part, Part::Store);
     sys::kill(victim).expect("the store can be killed");
-    crate::wait::until("the status to notice", std::time::Duration::from_secs(10), async || {
+    crate::wait::until("the status to notice", async || {
         if processes(&args).await.len() == 2 { Ok(()) } else { Err("it shows the store") }
     })
     .await;

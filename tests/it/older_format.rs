@@ -27,7 +27,8 @@ PARTITION BY partition
 ORDER BY (namespace, key, bucket)
 TTL bucket + INTERVAL 30 DAY DELETE WHERE namespace = '__tally' AND startsWith(key, 'batch:')
 SETTINGS non_replicated_deduplication_window = 10000, min_bytes_for_wide_part = 33554432
-COMMENT 'tally: bucket_seconds=60 max_future_seconds=86400 horizon_offsets=1000000 max_ids=1000000'";
+COMMENT 'tally: bucket_seconds=60 max_future_seconds=86400 \
+     horizon_offsets=1000000 max_ids=1000000'";
 
 impl Installation {
     /// Puts what is stored into a table of the first version.

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -66,7 +64,6 @@ async fn two_workers_of_one_process_share_the_partitions() {
 /// A transaction with a partition's next offset in it that nobody ends, as a member leaves it that
 /// dies in the middle of one.
 fn leave_open(config: &Config, partition: i32, next: i64) -> BaseProducer {
-    const CALL: Duration = Duration::from_secs(20);
     let producer: BaseProducer =
         tally_kafka::transactional_producer(&config.kafka.cluster(), "dead", &config.kafka.deltas)
             // Longer than the test may take.
@@ -82,11 +79,11 @@ fn leave_open(config: &Config, partition: i32, next: i64) -> BaseProducer {
     offsets
         .add_partition_offset(&config.kafka.increments, partition, offset)
         .expect("an offset is valid");
-    producer.init_transactions(CALL).expect("the coordinator answers");
+    producer.init_transactions(PATIENCE).expect("the coordinator answers");
     producer.begin_transaction().expect("no transaction is open");
     let group = group.group_metadata().expect("the consumer has a group");
     producer
-        .send_offsets_to_transaction(&offsets, &group, CALL)
+        .send_offsets_to_transaction(&offsets, &group, PATIENCE)
         .expect("the group takes the offset");
     producer
 }
@@ -106,7 +103,7 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     source.spread(&events, 10).await;
     model.add_all(&events);
     let ends = topics::ends(&kafka, &kafka.increments).await;
-    until("the other partitions to be stored", PATIENCE, async || {
+    until("the other partitions to be stored", async || {
         let ledgers = store::ledgers(tally.store()).await.map_err(|error| error.to_string())?;
         let at = |partition| ledgers.get(&partition).map_or(0, |ledger| ledger.increments.high);
         let found = [0, 1, 2].map(at);
@@ -123,8 +120,7 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
         "partition 2 was read while a transaction could still change its offset"
     );
     // It was open until now, or this would fail.
-    let aborted =
-        tokio::task::spawn_blocking(move || dead.abort_transaction(Duration::from_secs(20)));
+    let aborted = tokio::task::spawn_blocking(move || dead.abort_transaction(PATIENCE));
     aborted.await.expect("no panic").expect("the transaction was open");
     tally.prove(&model).await;
     for service in &mut services {

@@ -13,7 +13,7 @@ use tally_platform::telemetry::sum_of_series;
 use tally_stack::sys::ends_with_parent;
 
 use crate::sys;
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 /// What it takes to start a service, and to start it again.
 pub(crate) struct Launch {
@@ -60,7 +60,7 @@ impl ServiceProcess {
     }
 
     pub(crate) async fn ready(&mut self) {
-        until(&format!("{} to be ready", self.log_name()), PATIENCE, async || {
+        until(&format!("{} to be ready", self.log_name()), async || {
             if let Some(status) = self.has_ended() {
                 panic!("{} ended ({status}) before it was ready", self.log_name());
             }
@@ -78,7 +78,7 @@ impl ServiceProcess {
 
     /// Waits until a counter is beyond `least`.
     pub(crate) async fn counts_beyond(&self, least: f64, name: &str, labels: &str) {
-        until(&format!("{} of {}", name, self.log_name()), PATIENCE, async || {
+        until(&format!("{} of {}", name, self.log_name()), async || {
             let value = self.metric(name, labels).await?;
             if value > least { Ok(()) } else { Err(format!("it is at {value}")) }
         })
@@ -88,7 +88,7 @@ impl ServiceProcess {
     /// Waits for a log line whose text contains `text`, since the first start.
     pub(crate) async fn logs(&self, text: &str) {
         let what = format!("{} to log {text:?}", self.log_name());
-        until(&what, PATIENCE, async || {
+        until(&what, async || {
             let log = self.log_text().map_err(|error| error.to_string())?;
             if log.contains(text) { Ok(()) } else { Err(String::from("no such line")) }
         })
@@ -131,7 +131,7 @@ impl ServiceProcess {
     /// Waits until it has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} to end", self.log_name());
-        until(&what, PATIENCE, async || self.has_ended().ok_or("it still runs")).await
+        until(&what, async || self.has_ended().ok_or("it still runs")).await
     }
 
     fn has_ended(&mut self) -> Option<ExitStatus> {

@@ -16,7 +16,7 @@ use crate::feeder::Feeder;
 use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, ProxyAction};
 use crate::service::Service;
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 /// Tokens that the table remembers in this test.
 const WINDOW: u64 = 3;
@@ -83,12 +83,12 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
         tally.start_with(Service::Sink, "sleeper", &[("TALLY_STORE__URL", &store.url())]);
     sleeper.ready().await;
     let load = Feeder::start(&tally.source().await, 12);
-    let query_id = until("an insert to be held", PATIENCE, async || held.query_id()).await;
+    let query_id = until("an insert to be held", async || held.query_id()).await;
     sleeper.freeze();
 
     let mut other = tally.start(Service::Sink, "other");
     let before = tally.blocks().await.expect("the store answers");
-    until("the other sink to store more blocks than the store remembers", PATIENCE, async || {
+    until("the other sink to store more blocks than the store remembers", async || {
         let stored = tally.blocks().await? - before;
         if stored > 2 * WINDOW { Ok(()) } else { Err(format!("{stored} blocks")) }
     })
@@ -97,7 +97,7 @@ async fn an_insert_of_a_sink_that_slept_beyond_the_deduplication_window_is_refus
         other.metric("tally_sink_inserts_total", "refused").await.expect("a metric");
 
     held.gate.cancel();
-    let answer = until("the held insert's answer", PATIENCE, async || {
+    let answer = until("the held insert's answer", async || {
         let answered = store.answered().into_iter();
         let mut of_held =
             answered.filter(|answered| answered.call.get("query_id") == Some(&query_id));

@@ -59,7 +59,8 @@ impl Source {
         self.send_at(None, partition, payload).await
     }
 
-    /// As [`Source::send`], by a clock of the client's own: milliseconds since 1970, if it is right.
+    /// As [`Source::send`], by a clock of the client's own: milliseconds since 1970, if it is
+    /// right.
     pub(crate) async fn send_at(
         &self,
         timestamp: Option<i64>,

@@ -14,7 +14,7 @@ use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::model::Model;
 use crate::service::{Service, ServiceProcess};
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 const BATCHES: &str = "tally_sink_batches_total";
 const REWINDS: &str = "tally_sink_rewinds_total";
@@ -221,7 +221,7 @@ async fn stops_where_the_log_has_not_what_was_lost(name: &str, fetch: Fetch) {
     let stored = filled.sink.metric(BATCHES, "").await.expect("a metric");
     filled.more().await;
     filled.sink.counts_beyond(stored + 1.0, BATCHES, "").await;
-    until("the ledger to stay where it is", PATIENCE, async || {
+    until("the ledger to stay where it is", async || {
         let parts = filled.tally.parts().await.len();
         if parts == 2 { Ok(()) } else { Err(format!("{parts} parts")) }
     })

@@ -181,6 +181,26 @@ fn changes() -> Vec<Change> {
             &[text("position in increments: a batch was stored twice")],
         ),
         change(
+            "the ledger's position in deltas is moved on by one, in both its halves",
+            &[format!(
+                "INSERT INTO counts (partition, namespace, key, bucket, sum_low, sum_high, events, \
+                 high) VALUES ({VICTIM}, '__tally', 'deltas', 0, 1, 0, 1, 2)"
+            )],
+            &[text(
+                "position in deltas: ClickHouse is at offset 2, but deltas has no batch before",
+            )],
+        ),
+        change(
+            "the ledger's position in increments is moved back by one, in both its halves",
+            &[update(
+                "sum_low = sum_low - 1, high = high - 1",
+                &format!("partition = {VICTIM} AND namespace = '__tally' AND key = 'increments'"),
+            )],
+            &[text(
+                "ClickHouse is at offset 0, but its last batch, at offset 0 of deltas, ends at 1",
+            )],
+        ),
+        change(
             "a part is stored twice",
             &[format!(
                 "INSERT INTO counts (partition, namespace, key, bucket, sum_low, sum_high, events, \
@@ -212,6 +232,12 @@ async fn each_change_of_the_counts_is_found_and_named() {
         tally.sql("ALTER TABLE counts REPLACE PARTITION ID '1' FROM untouched").await;
     }
     tally.verify().await.expect_code(0);
+
+    // Rows of a partition that Kafka does not have are of no other.
+    tally.sql(&row("web", "lattice-0", BUCKET_S, 1, 1).replace("VALUES (1,", "VALUES (77,")).await;
+    let said = tally.verify().await.expect_code(1).stdout;
+    assert!(said.contains("partition 77: ClickHouse has rows of it, but Kafka has 3 partitions"));
+    assert!(said.contains("1 of 4 partitions do NOT agree"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ use crate::installation::{Installation, OVERTAKEN};
 use crate::model::Model;
 use crate::service::{Service, ServiceProcess};
 use crate::topics;
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 /// `EX_SOFTWARE`: what nobody but a person can mend.
 const FAILED: i32 = 70;
@@ -45,7 +45,7 @@ async fn make_again(tally: &Installation) {
     let admin = admin(kafka);
     let deleted = admin.delete_topics(&[&kafka.increments], &AdminOptions::new()).await;
     deleted.expect("the broker answers")[0].as_ref().expect("the topic is deleted");
-    until("the topic to be made again", PATIENCE, async || {
+    until("the topic to be made again", async || {
         let new = NewTopic::new(&kafka.increments, kafka.partitions, TopicReplication::Fixed(1));
         let made =
             admin.create_topics([&new], &AdminOptions::new()).await.expect("the broker answers");

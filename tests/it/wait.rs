@@ -13,7 +13,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// If the condition does not hold by the deadline.
 pub(crate) async fn until<T, R: Display>(
     what: &str,
-    patience: Duration,
     mut condition: impl AsyncFnMut() -> Result<T, R>,
 ) -> T {
     let begun = Instant::now();
@@ -22,7 +21,7 @@ pub(crate) async fn until<T, R: Display>(
             Ok(value) => return value,
             Err(reason) => reason,
         };
-        assert!(begun.elapsed() < patience, "waited {patience:?} in vain for {what}: {reason}");
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}: {reason}");
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -1,12 +1,12 @@
-//! What the counts of each partition come to in ClickHouse, as keyed fingerprints, beside the ledger
-//! of the same snapshot.
+//! What the counts of each partition come to in ClickHouse, as keyed fingerprints, beside the
+//! ledger of the same snapshot.
 
 use std::collections::BTreeMap;
 
 use clickhouse::error::Error;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
-use tally_counts::ledger::RESERVED_NAMESPACE;
+use tally_counts::ledger::{self, RESERVED_NAMESPACE};
 use tally_counts::{KeyedFingerprint, Salt};
 
 use super::COUNTS;
@@ -39,6 +39,7 @@ pub struct StoredCell {
     pub bucket: u32,
     pub total: i128,
     pub total_events: i128,
+    reached: i64,
 }
 
 /// Reads the whole table, in one scan; of the counts, those that meet the condition.
@@ -74,22 +75,45 @@ pub async fn stored_counts(
     Ok(stored)
 }
 
-/// Reads the counters of one partition that are in these ranges, and meet the condition.
+/// Counters of one partition, and the ledger's positions, of one snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct StoredCells {
+    /// The highest next offset of `increments`.
+    pub position: i64,
+    /// The highest next offset of `deltas`.
+    pub batches_end: i64,
+    pub cells: Vec<StoredCell>,
+}
+
+/// Reads the counters of one partition that are in these ranges, and meet the condition. Bytes of a
+/// name that are not UTF-8, which no increment has, are told as U+FFFD.
 pub async fn stored_cells(
     client: &Client,
     salt: &Salt,
     partition: i32,
     ranges: &[usize],
     condition: &str,
-) -> Result<Vec<StoredCell>, Error> {
+) -> Result<StoredCells, Error> {
     let ranges: Vec<String> = ranges.iter().map(usize::to_string).collect();
     let sql = format!(
-        "SELECT namespace, key, toUInt32(bucket) AS bucket, sum(sum) AS total, \
-         sum(toInt128(events)) AS total_events FROM {COUNTS} \
-         WHERE partition = {partition} AND namespace != '{RESERVED_NAMESPACE}' AND {condition} \
-         AND {} IN ({}) GROUP BY namespace, key, bucket",
+        "SELECT toValidUTF8(namespace) AS namespace, toValidUTF8(key) AS key, \
+         toUInt32(bucket) AS bucket, total, total_events, reached FROM ( \
+         SELECT namespace, key, bucket, sum(sum) AS total, \
+         sum(toInt128(events)) AS total_events, max(high) AS reached FROM {COUNTS} \
+         WHERE partition = {partition} AND ({} OR (namespace != '{RESERVED_NAMESPACE}' \
+         AND {condition} AND {} IN ({}))) GROUP BY namespace, key, bucket)",
+        sql_is_ledger(),
         Salt::sql_range(&salt.sql_weight()),
         ranges.join(", ")
     );
-    client.query(&sql).fetch_all().await
+    let mut stored = StoredCells::default();
+    for cell in client.query(&sql).fetch_all::<StoredCell>().await? {
+        match (cell.namespace.as_str(), cell.key.as_str()) {
+            (RESERVED_NAMESPACE, ledger::INCREMENTS) => stored.position = cell.reached,
+            (RESERVED_NAMESPACE, ledger::DELTAS) => stored.batches_end = cell.reached,
+            (RESERVED_NAMESPACE, _) => {}
+            _ => stored.cells.push(cell),
+        }
+    }
+    Ok(stored)
 }

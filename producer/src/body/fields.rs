@@ -10,15 +10,20 @@ use super::value::Value;
 
 const AT_RANGE: &str = "must not be before 1970 or after 2106";
 
-/// The message's time in the log is not before now, so what is not too late now is not too late
-/// then.
+/// How far the broker's clock, which gives the message its time, may be behind this one's, in
+/// milliseconds: what is answered 200 must not be too late then. Half of what events may be later
+/// than messages, where that is less.
+const CLOCKS_APART_MS: i64 = 60_000;
+
 pub(super) fn at(at_ms: i64, rules: Rules) -> Result<(), String> {
-    let latest_ms = rules.counting.latest_event_ms(Some(rules.now_ms));
+    let allowed_ms = i64::from(rules.counting.max_future_s) * 1000;
+    let broker_ms = rules.now_ms - CLOCKS_APART_MS.min(allowed_ms / 2);
+    let latest_ms = rules.counting.latest_event_ms(Some(broker_ms));
     match rules.counting.bucket(at_ms, latest_ms) {
         Ok(_) => Ok(()),
         Err(Reject::FutureEventTime) => {
-            let max_future_s = rules.counting.max_future_s;
-            Err(format!("must not be later than now by more than {max_future_s} s"))
+            let seconds = (latest_ms - rules.now_ms) / 1000;
+            Err(format!("must not be later than now by more than {seconds} s"))
         }
         Err(_) => Err(AT_RANGE.into()),
     }

@@ -129,8 +129,8 @@ impl LoadPlan {
     /// with requests whose answers it has lost.
     fn shape(&self, way: Route, dice: &mut impl Rng) -> ContentTraits {
         let roll = dice.random_range(0..100);
-        // A request with ids of its increments may become several messages, but for a single one; the
-        // record knows one message of each.
+        // A request with ids of its increments may become several messages, but for a single one;
+        // the record knows one message of each.
         let is_single = way == Route::Single || (way == Route::Request && self.ids && roll >= 70);
         if !self.ids {
             return ContentTraits {

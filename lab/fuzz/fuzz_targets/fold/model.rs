@@ -4,16 +4,19 @@ use std::collections::HashMap;
 
 use tally_counts::ledger::RESERVED_NAMESPACE;
 use tally_counts::{
-    Duplicates, Envelope, Fingerprint, Flush, Fold, Horizon, Reject, Rules, Sums, check_size,
+    CountedAs, Duplicates, Envelope, Flush, Fold, Horizon, IdScope, Reject, Rules, Sums, check_size,
 };
 use tally_schemas::Increment;
 
 /// What is counted, and what of.
 type Counter<'a> = (&'a str, &'a str, u32);
 
+/// Whose id: a batch's is of no counter.
+type IdOf = (Option<(&'static str, &'static str)>, bool, &'static str);
+
 struct Row {
-    place: usize,
-    sum: i128,
+    counter: Counter<'static>,
+    sum: i64,
     events: i64,
 }
 
@@ -26,13 +29,16 @@ pub struct Expected {
     pub rejected: u64,
     increments: u64,
     duplicates: Duplicates,
-    rows: HashMap<Counter<'static>, Row>,
+    /// In the order in which they were begun.
+    rows: Vec<Row>,
+    /// Where each counter's last row is: where that is full, another begins.
+    last: HashMap<Counter<'static>, usize>,
 }
 
 pub struct Model {
     rules: Rules,
     /// Each id, a batch's or an increment's, and where it was seen last; the newest is at the end.
-    ids: Vec<((bool, &'static str), i64)>,
+    ids: Vec<(IdOf, i64)>,
     pub expected: Expected,
 }
 
@@ -42,7 +48,7 @@ impl Model {
     }
 
     /// Whether the id is remembered; it is now.
-    fn see(&mut self, id: (bool, &'static str), offset: i64) -> bool {
+    fn see(&mut self, id: IdOf, offset: i64) -> bool {
         let Horizon { offsets, ids } = self.rules.horizon;
         self.ids.retain(|&(_, at)| at >= offset - i64::from(offsets));
         let known = self.ids.iter().position(|&(known, _)| known == id);
@@ -83,7 +89,7 @@ impl Model {
         &mut self,
         envelope: &Envelope<'static>,
         increments: &[Increment<'static>],
-    ) -> Result<(), Reject> {
+    ) -> Result<CountedAs, Reject> {
         let counters: Vec<_> = increments
             .iter()
             .map(|increment| self.counter(increment, envelope.timestamp_ms))
@@ -91,58 +97,54 @@ impl Model {
         check_size(increments.iter().copied())?;
         let mut new = Vec::new();
         for (increment, counter) in increments.iter().zip(counters) {
-            if increment.id.is_none_or(|id| !self.see((false, id), envelope.offset)) {
+            let of = match self.rules.ids_within {
+                IdScope::Counter => Some((increment.namespace, increment.key)),
+                IdScope::Partition => None,
+            };
+            if increment.id.is_none_or(|id| !self.see((of, false, id), envelope.offset)) {
                 new.push((counter, increment.delta));
             }
         }
         let repeated = increments.len() - new.len();
-        if envelope.batch_id.is_some_and(|id| self.see((true, id), envelope.offset)) {
+        if envelope.batch_id.is_some_and(|id| self.see((None, true, id), envelope.offset)) {
             self.expected.duplicates.batches += 1;
             self.expected.duplicate += 1;
-            return Ok(());
-        }
-        if repeated > 0 && new.is_empty() {
-            self.expected.duplicate += 1;
-        } else {
-            self.expected.add(&new)?;
-            self.expected.counted += 1;
+            return Ok(CountedAs::Duplicate);
         }
         self.expected.duplicates.increments += repeated as u64;
-        Ok(())
+        if repeated > 0 && new.is_empty() {
+            self.expected.duplicate += 1;
+            return Ok(CountedAs::Duplicate);
+        }
+        self.expected.add(&new);
+        self.expected.counted += 1;
+        Ok(CountedAs::New)
     }
 }
 
 impl Expected {
-    /// Adds all, or none if a sum does not fit 64 bits on the way.
-    fn add(&mut self, new: &[(Counter<'static>, i64)]) -> Result<(), Reject> {
-        let mut sums: HashMap<Counter<'_>, i128> = HashMap::new();
+    fn add(&mut self, new: &[(Counter<'static>, i64)]) {
         for &(counter, delta) in new {
-            let sum = sums
-                .entry(counter)
-                .or_insert_with(|| self.rows.get(&counter).map_or(0, |row| row.sum));
-            *sum += i128::from(delta);
-            i64::try_from(*sum).map_err(|_| Reject::Overflow)?;
-        }
-        for &(counter, delta) in new {
-            let place = self.rows.len();
-            let row = self.rows.entry(counter).or_insert(Row { place, sum: 0, events: 0 });
-            row.sum += i128::from(delta);
-            row.events += 1;
+            let last = self.last.get(&counter).map(|at| &mut self.rows[*at]);
+            match last.and_then(|row| Some((row.sum.checked_add(delta)?, row))) {
+                Some((sum, row)) => (row.sum, row.events) = (sum, row.events + 1),
+                None => {
+                    self.last.insert(counter, self.rows.len());
+                    self.rows.push(Row { counter, sum: delta, events: 1 });
+                }
+            }
         }
         self.increments += new.len() as u64;
-        Ok(())
     }
 
     pub fn check(&self, flush: &Flush) {
-        let Flush { counted, duplicate, rejected, increments, duplicates, .. } = *flush;
+        let Flush { counted, duplicate, rejected, increments, ref duplicates, .. } = *flush;
         assert_eq!(counted + duplicate + rejected, self.seen);
         assert_eq!((counted, duplicate, rejected), (self.counted, self.duplicate, self.rejected));
-        assert_eq!((increments, duplicates), (self.increments, self.duplicates));
+        assert_eq!(increments, self.increments);
+        let told = |duplicates: &Duplicates| (duplicates.batches, duplicates.increments);
+        assert_eq!(told(duplicates), told(&self.duplicates));
         self.check_sums(&flush.sums);
-        let fingerprint = flush.sums.iter().fold(Fingerprint::ZERO, |total, delta| {
-            total + Fingerprint::of_row(delta.namespace, delta.key, delta.bucket_s, delta.sum)
-        });
-        assert_eq!(flush.fingerprint, fingerprint);
     }
 
     fn check_sums(&self, sums: &Sums) {
@@ -156,12 +158,9 @@ impl Expected {
                     name.as_bytes()
                 );
             }
-            let row = self.rows.get(&(delta.namespace, delta.key, delta.bucket_s));
-            let row = row.unwrap_or_else(|| panic!("{delta:?} was not counted"));
-            assert_eq!(
-                (place, i128::from(delta.sum), delta.events),
-                (row.place, row.sum, row.events)
-            );
+            let Row { counter, sum, events } = self.rows[place];
+            assert_eq!((delta.namespace, delta.key, delta.bucket_s), counter);
+            assert_eq!((delta.sum, delta.events), (sum, events));
             bytes += delta.encoded_bytes();
         }
         assert!(bytes <= sums.encoded_bytes());
