@@ -29,7 +29,7 @@ pub(super) struct Totals {
 pub(super) struct Difference {
     pub(super) key: String,
     pub(super) file_value: i64,
-    pub(super) value: i64,
+    pub(super) value: i128,
     pub(super) file_events: u64,
     pub(super) events: i64,
 }
@@ -80,7 +80,7 @@ pub(super) async fn compare(client: &Client, file: &Path) -> anyhow::Result<Tota
 }
 
 fn airports_sql() -> String {
-    let of = |kind: &str| format!("sumIf(value, startsWith(key, '{kind}:'))");
+    let of = |kind: &str| format!("toInt64(sumIf(value, startsWith(key, '{kind}:')))");
     format!(
         "SELECT splitByChar(':', key)[2] AS code, \
          {} AS departures, {} AS arrivals, {} AS delay_minutes \
@@ -96,8 +96,8 @@ fn airports_sql() -> String {
 fn routes_sql() -> String {
     format!(
         "SELECT splitByChar(':', key)[2] AS route, \
-         sumIf(value, startsWith(key, 'route:')) AS flights, \
-         sumIf(value, startsWith(key, 'miles:')) AS miles \
+         toInt64(sumIf(value, startsWith(key, 'route:'))) AS flights, \
+         toInt64(sumIf(value, startsWith(key, 'miles:'))) AS miles \
          FROM counters WHERE namespace = '{NAMESPACE}' AND match(key, '^(route|miles):') \
          GROUP BY route ORDER BY flights DESC, route LIMIT {BUSIEST}"
     )
