@@ -32,13 +32,17 @@ fn event(key: &str, delta: i64) -> Event {
     Event::new("once", key, delta, AT_MS)
 }
 
-fn single(source: &Source, event: &Event, id: &str) -> Vec<u8> {
+pub(crate) fn single(source: &Source, event: &Event, id: &str) -> Vec<u8> {
     let mut payload = wire::prefix(source.increment_schema).to_vec();
     encode::increment(&mut payload, &Increment { id: Some(id), ..event.increment() });
     payload
 }
 
-fn batch(source: &Source, batch_id: Option<&str>, items: &[(&Event, Option<&str>)]) -> Vec<u8> {
+pub(crate) fn batch(
+    source: &Source,
+    batch_id: Option<&str>,
+    items: &[(&Event, Option<&str>)],
+) -> Vec<u8> {
     let mut batch = BatchEncoder::new();
     for (event, id) in items {
         batch.push(&Increment { id: *id, ..event.increment() });

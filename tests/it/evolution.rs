@@ -28,7 +28,7 @@ fn evolved_increment() -> serde_json::Value {
 }
 
 /// The schema of a batch of such increments, with deltas of 32 bits.
-fn evolved_batch() -> serde_json::Value {
+pub(crate) fn evolved_batch() -> serde_json::Value {
     let mut increment = evolved_increment();
     increment["fields"][3]["type"] = json!("int");
     json!({
@@ -39,7 +39,7 @@ fn evolved_batch() -> serde_json::Value {
     })
 }
 
-fn record(event: &Event, delta: Value) -> Value {
+pub(crate) fn record(event: &Event, delta: Value) -> Value {
     let text = |text: &str| Value::String(text.to_owned());
     Value::Record(vec![
         ("at".into(), Value::TimestampMillis(event.at_ms)),
@@ -50,7 +50,7 @@ fn record(event: &Event, delta: Value) -> Value {
     ])
 }
 
-fn encode(id: u32, schema: &serde_json::Value, value: Value) -> Vec<u8> {
+pub(crate) fn encode(id: u32, schema: &serde_json::Value, value: Value) -> Vec<u8> {
     let schema = Schema::parse(schema).expect("the schema is one");
     let writer = GenericDatumWriter::builder(&schema).build().expect("a writer of it");
     let body = writer.write_value_to_vec(value).expect("the value is by the schema");

@@ -38,6 +38,7 @@ mod duplicates;
 mod evolution;
 mod fetching;
 mod gateway;
+mod go_verifier;
 mod init;
 mod judging;
 mod kills;

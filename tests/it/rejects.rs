@@ -21,7 +21,7 @@ use crate::topics;
 
 const AT_MS: i64 = 1_780_000_000_000;
 const DAY_MS: i64 = 86_400_000;
-const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
+pub(crate) const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
 
 struct Poison {
     reason: Reject,
@@ -166,7 +166,7 @@ async fn a_clients_clock_rejects_nothing() {
 }
 
 /// The id of a schema that the registry has, but that is no increment's.
-async fn other_schema(tally: &Installation) -> u32 {
+pub(crate) async fn other_schema(tally: &Installation) -> u32 {
     let registry =
         tally_platform::registry::Registry::new(&tally.config.registry).expect("a client is made");
     let schema =

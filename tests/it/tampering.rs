@@ -11,7 +11,7 @@ use crate::model::{Event, Model};
 use crate::service::Service;
 
 /// The partition that is tampered with.
-const VICTIM: i32 = 1;
+pub(crate) const VICTIM: i32 = 1;
 const BUCKET_S: u32 = 1_767_225_600;
 
 /// Changes of the counters `lattice-0` to `lattice-19` that the unkeyed fingerprint of 64 bits does
@@ -19,7 +19,7 @@ const BUCKET_S: u32 = 1_767_225_600;
 const LATTICE: [i64; 20] = [-1, -2, 3, 3, 0, 0, 3, -1, -1, -1, -6, -4, 1, -1, 1, -3, -2, 0, 3, 0];
 
 /// An installation with a few stored batches, its services drained; the victim has one batch only.
-async fn counted(name: &str) -> (Installation, Model) {
+pub(crate) async fn counted(name: &str) -> (Installation, Model) {
     let tally = Installation::new(name).await;
     let source = tally.source().await;
     let mut events = random_events(&mut Dice(10), 900);
@@ -69,10 +69,27 @@ impl Installation {
 }
 
 /// A change, as SQL, and what verify says of it.
-struct Change {
+pub(crate) struct Change {
     name: &'static str,
     sql: Vec<String>,
-    findings: Vec<String>,
+    pub(crate) findings: Vec<String>,
+}
+
+/// Makes each change, has it looked at before and after a merge, and takes it back.
+pub(crate) async fn for_each_change(tally: &Installation, mut look: impl AsyncFnMut(&Change)) {
+    tally.sql("CREATE TABLE untouched AS counts").await;
+    tally.sql(&format!("ALTER TABLE untouched ATTACH PARTITION ID '{VICTIM}' FROM counts")).await;
+    for change in changes() {
+        eprintln!("{}", change.name);
+        for sql in &change.sql {
+            tally.sql(sql).await;
+        }
+        look(&change).await;
+        tally.sql("OPTIMIZE TABLE counts FINAL").await;
+        look(&change).await;
+        let replace = format!("ALTER TABLE counts REPLACE PARTITION ID '{VICTIM}' FROM untouched");
+        tally.sql(&replace).await;
+    }
 }
 
 /// A row of the victim that is added: sum and events.
@@ -218,19 +235,11 @@ async fn each_change_of_the_counts_is_found_and_named() {
     let rows = (0..LATTICE.len())
         .map(|n| Fingerprint::of_row("web", &format!("lattice-{n}"), BUCKET_S, LATTICE[n]));
     assert_eq!(rows.fold(Fingerprint::ZERO, |sum, row| sum + row), Fingerprint::ZERO);
-    tally.sql("CREATE TABLE untouched AS counts").await;
-    tally.sql("ALTER TABLE untouched ATTACH PARTITION ID '1' FROM counts").await;
-    for Change { name, sql, findings } in changes() {
-        eprintln!("{name}");
-        for sql in &sql {
-            tally.sql(sql).await;
-        }
-        let findings: Vec<&str> = findings.iter().map(String::as_str).collect();
+    for_each_change(&tally, async |change| {
+        let findings: Vec<&str> = change.findings.iter().map(String::as_str).collect();
         tally.expect_mismatch(&findings).await;
-        tally.sql("OPTIMIZE TABLE counts FINAL").await;
-        tally.expect_mismatch(&findings).await;
-        tally.sql("ALTER TABLE counts REPLACE PARTITION ID '1' FROM untouched").await;
-    }
+    })
+    .await;
     tally.verify().await.expect_code(0);
 
     // Rows of a partition that Kafka does not have are of no other.

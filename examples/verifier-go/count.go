@@ -1,0 +1,327 @@
+package main
+
+import (
+	"container/list"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/big"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hamba/avro/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+type increment struct {
+	Namespace string  `avro:"namespace"`
+	Key       string  `avro:"key"`
+	Delta     int64   `avro:"delta"`
+	At        int64   `avro:"at"`
+	ID        *string `avro:"id"`
+}
+
+type message struct {
+	ID         *string     `avro:"id"`
+	Increments []increment `avro:"increments"`
+}
+
+const id = `{"name": "id", "type": ["null", "string"], "default": null}`
+const single = `{"type": "record", "name": "Increment", "fields": [
+	{"name": "namespace", "type": "string"}, {"name": "key", "type": "string"},
+	{"name": "delta", "type": "long"}, {"name": "at", "type": "long"}, ` + id + `]}`
+
+var (
+	batch = avro.MustParse(`{"type": "record", "name": "IncrementBatch", "fields": [` + id + `,
+		{"name": "increments", "type": {"type": "array", "items": ` + single + `}}]}`)
+	unlimited = avro.WithReaderConfig(avro.Config{MaxByteSliceSize: -1}.Freeze())
+	aliases   = regexp.MustCompile(`"aliases"\s*:\s*\[[^\]]*\]`)
+)
+
+type writer struct { // How to read the messages of one schema.
+	schema  avro.Schema
+	isBatch bool
+	err     error
+}
+
+type name struct { // Which cell: a counter in one bucket.
+	namespace, key string
+	bucket         uint32
+}
+
+// cell has what the log comes to, and what ClickHouse says. The sum is high * 2^32 + low.
+type cell struct {
+	high, low, events       int64
+	storedSum, storedEvents string
+}
+
+type partition struct {
+	writers map[uint32]*writer
+	reader  *avro.Reader
+	message message
+	// How far ClickHouse has it; of each ledger row the sum and the maximum.
+	position   int64
+	ledger     map[string][2]string
+	account    map[string]int
+	cells      map[name]*cell
+	rejections map[int64]string // The reasons, by offset.
+	// The remembered ids: where each is in `recent`, which has the one seen last at its back.
+	ids    map[identity]*list.Element
+	recent *list.List
+	unread map[uint32]bool // The schemas that messages were rejected for.
+	doubt  string          // Why nothing can be said of the partition.
+	found  []string
+}
+
+type identity struct{ namespace, key, id string }
+
+type sighting struct {
+	of     identity
+	offset int64
+}
+
+type partitions map[int32]*partition
+
+func (all partitions) get(number int32) *partition {
+	if all[number] == nil {
+		none := [2]string{"0", "0"}
+		all[number] = &partition{reader: avro.NewReader(nil, 0, unlimited), recent: list.New(),
+			writers: map[uint32]*writer{}, account: map[string]int{}, cells: map[name]*cell{},
+			rejections: map[int64]string{}, ids: map[identity]*list.Element{},
+			unread: map[uint32]bool{}, ledger: map[string][2]string{"deltas": none,
+				"increments": none, "messages.counted": none, "messages.duplicate": none,
+				"messages.rejected": none, "increments.counted": none}}
+	}
+	return all[number]
+}
+
+func (p *partition) cell(of name) *cell {
+	c := p.cells[of]
+	if c == nil {
+		c = &cell{storedSum: "0", storedEvents: "0"}
+		p.cells[name{strings.Clone(of.namespace), strings.Clone(of.key), of.bucket}] = c
+	}
+	return c
+}
+
+func (p *partition) find(format string, values ...any) {
+	p.found = append(p.found, fmt.Sprintf(format, values...))
+}
+
+func (p *partition) whyUnreadable(starts, ends int64) string {
+	switch {
+	case starts > 0:
+		return fmt.Sprintf("the log begins at offset %d, what was before it is gone", starts)
+	case p.position > ends:
+		return fmt.Sprintf("the log goes to offset %d only", ends)
+	case p.position == 0 && ends > 0:
+		return fmt.Sprintf("ClickHouse has no ledger of it, the log goes to offset %d", ends)
+	}
+	return ""
+}
+
+// take judges the next message, and counts it.
+func (p *partition) take(r *kgo.Record) {
+	said, why, schema := p.rejections[r.Offset], "not_framed", uint32(0)
+	if len(r.Value) >= 5 && r.Value[0] == 0 {
+		schema, why = binary.BigEndian.Uint32(r.Value[1:]), ""
+	}
+	if said == "unknown_schema" || said == "incompatible_schema" {
+		// Nobody knows what the registry knew then, so this is believed.
+		p.account["messages.rejected"]++
+		p.unread[schema] = true
+		return
+	}
+	if why == "" {
+		why = p.decode(schema, r.Value[5:])
+	}
+	m := &p.message
+	if why == "" {
+		why = judge(m, r.Timestamp)
+	}
+	if why == "" && said == "overflow" && rules.idsWithin == "partition" {
+		p.remember(m, r.Offset)
+		why = said
+	}
+	if why != "" {
+		if p.account["messages.rejected"]++; said == "" {
+			p.find("offset %d cannot be counted, %s, but was not rejected", r.Offset, why)
+		}
+		return
+	} else if said != "" {
+		p.find("offset %d was rejected as %s, but it counts", r.Offset, said)
+	}
+	if len(p.unread) > 64 {
+		p.doubt = "of more than 64 schemas nothing is known, nor which ids are remembered"
+	}
+	isRepeated, isDuplicate := p.remember(m, r.Offset)
+	if isDuplicate {
+		p.account["messages.duplicate"]++
+		return
+	}
+	p.account["messages.counted"]++
+	for i := range m.Increments {
+		if one := &m.Increments[i]; !isRepeated[i] {
+			bucket := one.At / 1000 / rules.bucketSeconds * rules.bucketSeconds
+			c := p.cell(name{one.Namespace, one.Key, uint32(bucket)})
+			c.high += one.Delta >> 32
+			c.low += one.Delta & math.MaxUint32
+			c.events++
+			p.account["increments.counted"]++
+		}
+	}
+}
+
+// decode reads a message by the schema of its writer, or returns why it cannot.
+func (p *partition) decode(schema uint32, body []byte) string {
+	by := p.writers[schema]
+	if by == nil {
+		by = ask(schema)
+		p.writers[schema] = by
+	}
+	if by.err != nil {
+		p.doubt = fmt.Sprintf("schema %d: %v", schema, by.err)
+		return "incompatible_schema"
+	}
+	p.message.ID, p.message.Increments = nil, p.message.Increments[:0]
+	p.reader.Reset(body).Error = nil
+	if by.isBatch {
+		p.reader.ReadVal(by.schema, &p.message)
+	} else {
+		p.message.Increments = append(p.message.Increments, increment{})
+		p.reader.ReadVal(by.schema, &p.message.Increments[0])
+	}
+	if p.reader.Peek(); p.reader.Error != io.EOF { // It must be at its end.
+		return "undecodable"
+	}
+	return ""
+}
+
+// ask asks the registry for a schema, and the library how to read what it wrote.
+func ask(id uint32) *writer {
+	response, err := http.Get(fmt.Sprintf("%s/schemas/ids/%d", *registry, id))
+	check("the registry", err)
+	var found struct{ Schema string }
+	check("the registry", json.NewDecoder(response.Body).Decode(&found))
+	if strings.Contains(strings.ReplaceAll(found.Schema, "nanos", "micros"), "timestamp-micros") {
+		return &writer{err: errors.New("it may have other times than milliseconds")}
+	}
+	// A writer's aliases do not matter, but the library goes by them.
+	text := aliases.ReplaceAllString(found.Schema, `"aliases": []`)
+	written, err := avro.ParseWithCache(text, "", &avro.SchemaCache{})
+	if err != nil {
+		return &writer{err: err}
+	}
+	one := avro.MustParse(single)
+	if schema, err := avro.NewSchemaCompatibility().Resolve(one, written); err == nil {
+		return &writer{schema: schema}
+	}
+	schema, err := avro.NewSchemaCompatibility().Resolve(batch, written)
+	return &writer{schema, true, err}
+}
+
+// judge returns why a message that can be read may not be counted.
+func judge(m *message, logged time.Time) string {
+	latest, size := int64(math.MaxInt64), 0
+	if ms := logged.UnixMilli(); ms >= 0 && ms < latest-rules.maxFutureSeconds*1000 {
+		latest = ms + rules.maxFutureSeconds*1000
+	}
+	isText := m.ID == nil || utf8.ValidString(*m.ID)
+	for _, one := range m.Increments {
+		isText = isText && utf8.ValidString(one.Namespace) && utf8.ValidString(one.Key) &&
+			(one.ID == nil || utf8.ValidString(*one.ID))
+		namespace, key := len(one.Namespace), len(one.Key)
+		switch {
+		case min(namespace, key) == 0 || max(namespace, key) > 4096:
+			return "name_out_of_range"
+		case one.Namespace == "__tally":
+			return "reserved_namespace"
+		case one.At < 0 || one.At/1000 > math.MaxUint32:
+			return "event_time_out_of_range"
+		case one.At > latest:
+			return "future_event_time"
+		}
+		size += namespace + key + 31
+	}
+	if !isText {
+		return "undecodable"
+	} else if size > 7<<20 {
+		return "too_large"
+	}
+	return ""
+}
+
+// remember notes a message's ids. It returns which increments have one that was remembered, and
+// whether the whole message is a duplicate.
+func (p *partition) remember(m *message, offset int64) (isRepeated []bool, isDuplicate bool) {
+	begins := offset - rules.horizonOffsets
+	for p.recent.Len() > 0 && p.recent.Front().Value.(*sighting).offset < begins {
+		p.forgetOldest()
+	}
+	isRepeated, isDuplicate = make([]bool, len(m.Increments)), len(m.Increments) > 0
+	for i, one := range m.Increments {
+		isRepeated[i] = p.see(one.Namespace, one.Key, one.ID, offset)
+		isDuplicate = isDuplicate && isRepeated[i]
+	}
+	// No increment has the reserved namespace.
+	return isRepeated, p.see("__tally", "", m.ID, offset) || isDuplicate
+}
+
+// see makes an id the one seen last, and returns whether it was remembered. An empty one is none.
+func (p *partition) see(namespace, key string, id *string, offset int64) bool {
+	if id == nil || *id == "" {
+		return false
+	} else if rules.idsWithin == "partition" && namespace != "__tally" {
+		namespace, key = "", ""
+	}
+	if element := p.ids[identity{namespace, key, *id}]; element != nil {
+		element.Value.(*sighting).offset = offset
+		p.recent.MoveToBack(element)
+		return true
+	}
+	if len(p.ids) == rules.maxIDs {
+		p.forgetOldest()
+	}
+	of := identity{strings.Clone(namespace), strings.Clone(key), strings.Clone(*id)}
+	p.ids[of] = p.recent.PushBack(&sighting{of, offset})
+	return false
+}
+
+func (p *partition) forgetOldest() {
+	delete(p.ids, p.recent.Remove(p.recent.Front()).(*sighting).of)
+}
+
+// compare returns all that differs between the log and ClickHouse.
+func (p *partition) compare() []string {
+	if p.doubt != "" {
+		return nil
+	}
+	for key, row := range p.ledger {
+		expected := strconv.Itoa(p.account[key])
+		if key == "deltas" || key == "increments" {
+			expected = row[1] // The steps come to the highest offset.
+		}
+		if row[0] != expected {
+			p.find("the ledger's %s: expected %s, found %s", key, expected, row[0])
+		}
+	}
+	for of, c := range p.cells {
+		sum := new(big.Int).Lsh(big.NewInt(c.high), 32)
+		sum.Add(sum, big.NewInt(c.low))
+		if sum.String() != c.storedSum || strconv.FormatInt(c.events, 10) != c.storedEvents {
+			bucket := time.Unix(int64(of.bucket), 0).UTC().Format(time.RFC3339)
+			p.find("namespace %q, key %q, bucket %s: expected %v in %d events, found %s in %s",
+				of.namespace, of.key, bucket, sum, c.events, c.storedSum, c.storedEvents)
+		}
+	}
+	slices.Sort(p.found)
+	return p.found
+}
