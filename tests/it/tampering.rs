@@ -70,7 +70,7 @@ impl Installation {
 
 /// A change, as SQL, and what verify says of it.
 pub(crate) struct Change {
-    name: &'static str,
+    pub(crate) name: &'static str,
     sql: Vec<String>,
     pub(crate) findings: Vec<String>,
 }

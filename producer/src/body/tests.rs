@@ -62,7 +62,8 @@ fn times_are_rfc_3339_or_milliseconds() {
         (json!("2001-01-31T09:30:00Z"), 980_933_400_000),
         (json!("2001-01-31T10:30:00.0019+01:00"), 980_933_400_001),
         (json!(980_933_400_000i64), 980_933_400_000),
-        (json!(NOW_MS + 3_600_000), NOW_MS + 3_600_000),
+        // An hour, but for the minute that the broker's clock may be behind.
+        (json!(NOW_MS + 3_540_000), NOW_MS + 3_540_000),
     ] {
         let body = json!({"namespace": "n", "key": "k", "at": at}).to_string();
         assert_eq!(read(MediaType::Json, body.as_bytes()).unwrap().items[0].at_ms, at_ms, "{at}");
@@ -91,7 +92,7 @@ fn a_bad_field_is_named_with_its_reason() {
         ("at", json!("1969-12-31T23:59:59.9999Z"), "must not be before 1970 or after 2106"),
         ("at", json!("2106-02-07T06:28:16Z"), "must not be before 1970 or after 2106"),
         ("at", json!(u64::MAX), "must not be before 1970 or after 2106"),
-        ("at", json!(NOW_MS + 3_600_001), "must not be later than now by more than 3600 s"),
+        ("at", json!(NOW_MS + 3_540_001), "must not be later than now by more than 3540 s"),
         (
             "at",
             json!(true),
