@@ -267,7 +267,7 @@ fn batch(items: &[&Item<'_>], id: Option<&str>) -> Vec<u8> {
 
 fn any_item() -> impl Strategy<Value = Item<'static>> {
     let name = "\\PC{1,12}|[\\x00-\\x1f\"\\\\]{1,4}";
-    let at_ms = 0..=NOW_MS + 3_600_000;
+    let at_ms = 0..=NOW_MS + 3_540_000;
     (name, name, any::<i64>(), at_ms, proptest::option::of(name)).prop_map(
         |(namespace, key, delta, at_ms, id)| Item {
             namespace: namespace.into(),
