@@ -49,10 +49,14 @@ pub(crate) enum Command {
 
 #[derive(Subcommand)]
 pub(crate) enum Reconciler {
-    /// Replays the log and compares every counter with ClickHouse. Writes nothing. Exit code 0 if
-    /// every partition agrees, 1 if one does not, 3 if nothing contradicts but not all that was
-    /// committed is proven, 69 if it could not be checked.
+    /// Replays the log, from the checkpoints on, and compares every counter with ClickHouse. Writes
+    /// nothing but checkpoints, where `reconciler.key_file` names a key. Exit code 0 if every
+    /// partition agrees, 1 if one does not, 3 if nothing contradicts but not all that was committed
+    /// is proven, 69 if it could not be checked.
     Verify(Verify),
+    /// Prints the newest checkpoint of each partition, a line of JSON each, for `verify
+    /// --checkpoints FILE`.
+    Checkpoints,
 }
 
 #[derive(Args)]
@@ -77,6 +81,15 @@ pub(crate) struct Verify {
     /// [default: any number].
     #[arg(long, value_name = "MESSAGES")]
     pub(crate) max_rejected: Option<u64>,
+    /// Replay every message, whatever the checkpoints say.
+    #[arg(long, conflicts_with = "checkpoints")]
+    pub(crate) from_beginning: bool,
+    /// Begin at these exported checkpoints, and not at those that Kafka keeps.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoints: Option<PathBuf>,
+    /// Sign no checkpoint.
+    #[arg(long)]
+    pub(crate) sign_nothing: bool,
     /// Print the report as one JSON document.
     #[arg(long)]
     pub(crate) json: bool,

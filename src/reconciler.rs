@@ -17,6 +17,7 @@ pub(crate) fn run(command: &Reconciler, config: &Config) -> Result<ExitCode, Fai
         telemetry::start(&config.telemetry, "reconciler", "command").map_err(Failure::config)?;
     let code = match command {
         Reconciler::Verify(options) => verify(options, config),
+        Reconciler::Checkpoints => export(config),
     };
     guard.shutdown();
     code
@@ -57,6 +58,15 @@ fn verify(options: &cli::Verify, config: &Config) -> Result<ExitCode, Failure> {
     })
 }
 
+fn export(config: &Config) -> Result<ExitCode, Failure> {
+    let runtime = runtime().map_err(Failure::failed)?;
+    let lines = runtime
+        .block_on(tally_reconciler::export_checkpoints(config))
+        .map_err(Failure::unavailable)?;
+    print!("{lines}");
+    Ok(ExitCode::SUCCESS)
+}
+
 fn verify_options(options: &cli::Verify) -> VerifyOptions {
     let seconds = |time: Option<jiff::Timestamp>, absent: u64| {
         time.map_or(absent, |time| u64::try_from(time.as_second()).unwrap_or(0))
@@ -71,5 +81,8 @@ fn verify_options(options: &cli::Verify) -> VerifyOptions {
         },
         max_lag: options.max_lag.map(Duration::from_secs),
         max_rejected: options.max_rejected,
+        from_beginning: options.from_beginning,
+        signs_nothing: options.sign_nothing,
+        checkpoints_file: options.checkpoints.clone(),
     }
 }

@@ -11,6 +11,7 @@ mod topics;
 
 use std::fmt;
 
+use tally_platform::checkpoint_key::{CheckpointKey, KeyError};
 use tally_platform::config::Config;
 use tally_platform::registry;
 
@@ -22,6 +23,8 @@ pub enum Error {
     Broker { bootstrap: String, reason: String },
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error("the store at {url}: {what}: {source}")]
     Store { url: String, what: &'static str, source: clickhouse::error::Error },
     #[error("table {table} is there with {have}, but the configuration says {want}{advice}")]
@@ -51,5 +54,20 @@ pub async fn init(config: &Config) -> Result<Report, Error> {
     topics::init(&config.kafka, &mut report).await?;
     subjects::init(config, &mut report).await?;
     tables::init(config, &mut report).await?;
+    make_key(config, &mut report)?;
     Ok(report)
+}
+
+/// Makes the key that signs checkpoints, where one is configured and none is there.
+fn make_key(config: &Config, report: &mut Report) -> Result<(), Error> {
+    let Some(file) = &config.reconciler.key_file else { return Ok(()) };
+    let told = file.display();
+    if file.exists() {
+        let key = CheckpointKey::read(file)?;
+        report.add(format!("key file {told}: there, public key {}", key.public()));
+    } else {
+        let key = CheckpointKey::make(file)?;
+        report.add(format!("key file {told}: made, public key {}", key.public()));
+    }
+    Ok(())
 }

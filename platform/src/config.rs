@@ -9,6 +9,7 @@ mod secret;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -79,6 +80,7 @@ pub struct Kafka {
     pub increments: String,
     pub deltas: String,
     pub rejected: String,
+    pub checkpoints: String,
     /// What `tally init` creates topics with.
     pub partitions: i32,
     pub replication: i32,
@@ -233,6 +235,15 @@ pub struct Reconciler {
     pub parallel: usize,
     /// What fetches messages.
     pub fetch: Fetch,
+    /// The Ed25519 key that signs checkpoints, in PEM (PKCS#8); `tally init` makes one where there
+    /// is none. Nothing is signed, and no checkpoint believed, when absent.
+    pub key_file: Option<PathBuf>,
+    /// Where `watch` serves health and metrics.
+    pub health: SocketAddr,
+    /// How long after the end of one round `watch` begins the next.
+    pub watch_interval_ms: u64,
+    /// How long after a checkpoint `watch` signs the next.
+    pub checkpoint_interval_ms: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

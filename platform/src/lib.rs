@@ -3,6 +3,7 @@
 //! token, and returns once it has drained.
 
 pub mod causes;
+pub mod checkpoint_key;
 pub mod config;
 pub mod exit;
 pub mod health;

@@ -1,5 +1,8 @@
+use std::path::PathBuf;
+
 use rdkafka::error::KafkaError;
 use tally_counts::Rules;
+use tally_platform::checkpoint_key::KeyError;
 use tally_platform::registry;
 
 /// Why the counts could not be verified. A mismatch is no error: it is a finding of the report.
@@ -23,6 +26,14 @@ pub enum Error {
          {want}: run `tally init` to move it on"
     )]
     OtherFormat { have: u32, want: u32 },
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("read the checkpoints in {}: {reason}", file.display())]
+    CheckpointsFile { file: PathBuf, reason: std::io::Error },
+    #[error("topic {topic} was made again: begin to verify anew")]
+    TopicMadeAgain { topic: String },
+    #[error("a checkpoint needs a key: set reconciler.key_file, and run `tally init` to make one")]
+    NoKey,
     #[error("{0}")]
     Unreadable(String),
     #[error("draw a salt: {0}")]

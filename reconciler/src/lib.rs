@@ -10,6 +10,9 @@
 //!                                                                        from which batch on
 //! ```
 
+mod checkpoint;
+mod checkpoint_topic;
+mod coverage;
 mod error;
 mod log_reader;
 mod narrow;
@@ -18,10 +21,13 @@ mod partition_reader;
 mod rejections;
 mod replay;
 mod report;
+mod round;
 mod scope;
 mod verify;
 
+pub use checkpoint::Checkpoint;
+pub use checkpoint_topic::export as export_checkpoints;
 pub use error::Error;
-pub use report::{Finding, Parting, PartitionReport, Report, Verdict};
+pub use report::{CheckpointUse, Finding, Parting, PartitionReport, Report, Verdict};
 pub use scope::Scope;
 pub use verify::{VerifyOptions, verify};

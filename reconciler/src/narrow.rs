@@ -12,16 +12,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::Message;
-use tally_counts::{KeyedFingerprinter, Sums};
+use tally_counts::{KeyedFingerprinter, Salt, Sums};
 use tally_platform::store::{self, StoredCells};
 use tally_schemas::{DeltaBatch, wire};
 
 use crate::Error;
 use crate::log_reader::{LogReader, Read};
 use crate::partition_reader::PartitionReader;
-use crate::rejections::Rejections;
+use crate::rejections::{RejectedTopic, Rejections};
+use crate::replay::Replay;
 use crate::report::{Finding, Parting};
-use crate::verify::Run;
+use crate::round::Rounds;
 
 /// At most so many ranges are looked into, a thirty-second of all counters: a lost part differs in
 /// every range.
@@ -40,6 +41,7 @@ type Total = (i128, i128);
 /// before an offset of `deltas`.
 struct Place<'a> {
     partition: i32,
+    salt: &'a Salt,
     position: i64,
     batches_end: i64,
     rejections: &'a Rejections,
@@ -55,15 +57,18 @@ struct Batch {
 
 /// Names counters of these ranges that differ. Blocks the thread.
 pub(crate) fn narrow(
-    run: &Run,
+    run: &Rounds,
     partition: i32,
+    salt: &Salt,
     ranges: &[usize],
-    rejections: &Rejections,
 ) -> Result<Vec<Finding>, Error> {
+    let mut rejected = RejectedTopic::default();
+    rejected.read_on(&run.config.kafka)?;
+    let rejections = &rejected.by_partition.remove(&partition).unwrap_or_default();
     let ranges = &ranges[..ranges.len().min(MOST_RANGES)];
     let client = store::client(&run.config.store);
     let scope = run.options.scope.sql();
-    let stored = store::stored_cells(&client, &run.salt, partition, ranges, &scope);
+    let stored = store::stored_cells(&client, salt, partition, ranges, &scope);
     // Sinks may have gone on: the cells are compared as of their own snapshot.
     let StoredCells { position, batches_end, cells } = run.runtime.block_on(stored)?;
     let mut found: HashMap<Cell, Total> = cells
@@ -71,8 +76,8 @@ pub(crate) fn narrow(
         .map(|cell| ((cell.namespace, cell.key, cell.bucket), (cell.total, cell.total_events)))
         .collect();
     let mut expected: HashMap<Cell, Total> = HashMap::new();
-    let mut fingerprinter = KeyedFingerprinter::new(&run.salt);
-    let place = Place { partition, position, batches_end, rejections };
+    let mut fingerprinter = KeyedFingerprinter::new(salt);
+    let place = Place { partition, salt, position, batches_end, rejections };
     replay(run, &place, &[], |_, sums| {
         for delta in sums.iter().filter(|delta| run.options.scope.includes(delta)) {
             let (namespace, key) = (delta.namespace, delta.key);
@@ -112,13 +117,14 @@ fn add(total: &mut Total, sum: i64, events: i64) {
 /// Replays what is stored of the partition; `each` gets the sums of what is between two of `stops`,
 /// and the number of the stop. A flush in between has the number of the next stop.
 fn replay(
-    run: &Run,
+    run: &Rounds,
     place: &Place<'_>,
     stops: &[i64],
     mut each: impl FnMut(usize, &Sums),
 ) -> Result<(), Error> {
-    let Place { partition, position, rejections, .. } = *place;
-    let mut replay = run.replay(partition, rejections, usize::MAX);
+    let Place { partition, salt, position, rejections, .. } = *place;
+    let options = run.replay_options(partition, usize::MAX);
+    let mut replay = Replay::new(&options, &[salt], rejections.clone());
     let mut decoder = run.decoder()?;
     let mut stop = 0;
     let ranges = BTreeMap::from([(partition, (0, position))]);
@@ -143,7 +149,7 @@ fn replay(
 
 /// Where each of these cells first goes wrong.
 fn partings(
-    run: &Run,
+    run: &Rounds,
     place: &Place<'_>,
     cells: &BTreeMap<Cell, (Total, Total)>,
 ) -> Result<BTreeMap<Cell, Parting>, Error> {
@@ -181,7 +187,7 @@ fn partings(
 
 /// The batches of `deltas` that are stored, and the first offset that `deltas` still has.
 fn read_batches(
-    run: &Run,
+    run: &Rounds,
     place: &Place<'_>,
     cells: &BTreeMap<Cell, (Total, Total)>,
 ) -> Result<(i64, Vec<Batch>), Error> {

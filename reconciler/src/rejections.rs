@@ -13,9 +13,11 @@ use crate::partition_reader::{PartitionReader, kafka_client};
 /// The offsets of one partition's rejected messages, each with the reason that was given.
 pub(crate) type Rejections = BTreeMap<i64, Reject>;
 
-/// What is on the topic of rejected messages.
+/// What is on the topic of rejected messages, as far as it was read.
 #[derive(Default)]
 pub(crate) struct RejectedTopic {
+    /// By partition of the topic itself, the next offset to read.
+    next: BTreeMap<i32, i64>,
     /// By partition of `increments`.
     pub(crate) by_partition: BTreeMap<i32, Rejections>,
     /// Messages that no aggregator wrote: they say nothing about any partition.
@@ -24,36 +26,47 @@ pub(crate) struct RejectedTopic {
     pub(crate) first_strange: Option<String>,
 }
 
-/// Reads the topic of rejected messages. Blocks the thread.
-///
-/// All that was written in a transaction whose batch is in the ledger by now is included, even if
-/// its marker is not yet there: open transactions are waited for.
-pub(crate) fn read_rejected_topic(kafka: &config::Kafka) -> Result<RejectedTopic, Error> {
-    let mut rejected = RejectedTopic::default();
-    let partitions = tally_kafka::partition_count(kafka_client(kafka)?.client(), &kafka.rejected)?;
-    wait_for_open_transactions(kafka, &kafka.rejected, partitions)?;
-    for partition in 0..partitions {
-        let mut reader = PartitionReader::from_the_first(kafka, &kafka.rejected, partition)?;
-        while let Some(message) = reader.next()? {
-            match source(&message) {
-                Ok((source, offset, reason)) => {
-                    rejected.by_partition.entry(source).or_default().insert(offset, reason);
-                }
-                Err(header) => {
-                    rejected.strange += 1;
-                    rejected.first_strange.get_or_insert_with(|| {
-                        format!(
-                            "topic {}, partition {partition}, offset {}: header {header} is \
-                             missing or not what the aggregator writes",
-                            kafka.rejected,
-                            message.offset()
-                        )
-                    });
+impl RejectedTopic {
+    /// Reads on, up to where the topic ends now. Blocks the thread.
+    ///
+    /// All that was written in a transaction whose batch is in the ledger by now is included, even
+    /// if its marker is not yet there: open transactions are waited for.
+    pub(crate) fn read_on(&mut self, kafka: &config::Kafka) -> Result<(), Error> {
+        let client = kafka_client(kafka)?;
+        let partitions = tally_kafka::partition_count(client.client(), &kafka.rejected)?;
+        wait_for_open_transactions(kafka, &kafka.rejected, partitions)?;
+        for partition in 0..partitions {
+            let from = self.next.get(&partition).copied().unwrap_or(0);
+            let mut reader = PartitionReader::new(kafka, &kafka.rejected, partition, from)?;
+            while let Some(message) = reader.next()? {
+                match source(&message) {
+                    Ok((source, offset, reason)) => {
+                        self.by_partition.entry(source).or_default().insert(offset, reason);
+                    }
+                    Err(header) => {
+                        self.strange += 1;
+                        self.first_strange.get_or_insert_with(|| {
+                            format!(
+                                "topic {}, partition {partition}, offset {}: header {header} is \
+                                 missing or not what the aggregator writes",
+                                kafka.rejected,
+                                message.offset()
+                            )
+                        });
+                    }
                 }
             }
+            self.next.insert(partition, reader.end());
+        }
+        Ok(())
+    }
+
+    /// Forgets the rejections before an offset of a partition.
+    pub(crate) fn forget_before(&mut self, partition: i32, offset: i64) {
+        if let Some(rejections) = self.by_partition.get_mut(&partition) {
+            *rejections = rejections.split_off(&offset);
         }
     }
-    Ok(rejected)
 }
 
 /// Which message was rejected and why, or the name of the header that does not say it.

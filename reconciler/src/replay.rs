@@ -2,6 +2,7 @@
 //! again.
 //!
 //! ```text
+//!  message before the checkpoint's offset ─► its ids are remembered, nothing is counted
 //!  message ─► rejected for its schema? ─yes─► rejected: what the registry knew then is believed
 //!                 └─no─► Plans ─► Fold::count ─► counted, duplicate ─► rejected then? a finding
 //!                          └──────────┴────────► cannot count ─► not rejected then? a finding
@@ -12,7 +13,8 @@
 use std::collections::BTreeMap;
 
 use tally_counts::{
-    Envelope, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprinter, Reject, Rules, Salt, Sums,
+    Bookmark, Envelope, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprinter, Reject, Rules,
+    Salt, Sums,
 };
 use tally_kafka::FetchedMessage;
 use tally_platform::plans::{Plans, Refusal, reuse};
@@ -20,12 +22,13 @@ use tally_schemas::{Delta, Increment};
 use tokio::runtime::Handle;
 
 use crate::Error;
+use crate::checkpoint::Checkpoint;
 use crate::rejections::Rejections;
 use crate::report::{Finding, Findings};
 use crate::scope::Scope;
 
-/// What the replayed messages come to.
-#[derive(Clone, Debug)]
+/// What the replayed messages come to, and those before the checkpoint that the replay began at.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ReplayTotals {
     pub(crate) messages: u64,
     pub(crate) counted: u64,
@@ -33,9 +36,7 @@ pub(crate) struct ReplayTotals {
     /// Messages that were rejected, by reason.
     pub(crate) rejected: BTreeMap<&'static str, u64>,
     pub(crate) increments: u64,
-    /// Of the counts within the scope, in each range.
-    pub(crate) fingerprints: Vec<KeyedFingerprint>,
-    /// Of the counts within the scope.
+    /// Events of the counts within the scope.
     pub(crate) events: i128,
     /// Kafka's time of the last message, in milliseconds since 1970.
     pub(crate) last_ms: Option<i64>,
@@ -55,48 +56,98 @@ impl<'r> Decoder<'r> {
     }
 }
 
-/// The replay of one partition, from its first message on.
-pub(crate) struct Replay<'a> {
+/// The fingerprints of the counts within the scope, under one salt.
+struct Prints {
+    salt: Salt,
+    fingerprinter: KeyedFingerprinter,
+    of_ranges: Vec<KeyedFingerprint>,
+}
+
+impl Prints {
+    fn new(salt: &Salt) -> Prints {
+        let of_ranges = vec![KeyedFingerprint::ZERO; KeyedFingerprint::RANGES];
+        Prints { salt: *salt, fingerprinter: KeyedFingerprinter::new(salt), of_ranges }
+    }
+}
+
+/// The replay of one partition, from its first message on, or from a checkpoint.
+pub(crate) struct Replay {
     partition: i32,
-    rejections: &'a Rejections,
-    scope: &'a Scope,
-    ids_within: IdScope,
+    pub(crate) rejections: Rejections,
+    scope: Scope,
+    rules: Rules,
     /// Sums are taken before they take more than this, in bytes.
     fold_bytes: usize,
     fold: Fold,
-    fingerprinter: KeyedFingerprinter,
+    /// Messages before this offset are in the totals already; their ids are remembered.
+    counts_from: i64,
+    /// Whose first is compared with ClickHouse; the key's own is among them.
+    prints: Vec<Prints>,
     totals: ReplayTotals,
     findings: Findings,
 }
 
-impl<'a> Replay<'a> {
+/// What a replay is of, and how.
+pub(crate) struct ReplayOptions<'a> {
+    pub(crate) partition: i32,
+    pub(crate) rules: Rules,
+    pub(crate) scope: &'a Scope,
+    pub(crate) fold_bytes: usize,
+}
+
+impl Replay {
+    /// A replay from the first message on, with fingerprints under these salts.
     pub(crate) fn new(
-        partition: i32,
-        rules: Rules,
-        salt: &Salt,
-        rejections: &'a Rejections,
-        scope: &'a Scope,
-        fold_bytes: usize,
-    ) -> Replay<'a> {
+        options: &ReplayOptions<'_>,
+        salts: &[&Salt],
+        rejections: Rejections,
+    ) -> Replay {
+        let &ReplayOptions { partition, rules, scope, fold_bytes } = options;
         Replay {
             partition,
             rejections,
-            scope,
-            ids_within: rules.ids_within,
+            scope: scope.clone(),
+            rules,
             fold_bytes,
             fold: Fold::new(rules, 0),
-            fingerprinter: KeyedFingerprinter::new(salt),
-            totals: ReplayTotals {
-                messages: 0,
-                counted: 0,
-                duplicate: 0,
-                rejected: BTreeMap::new(),
-                increments: 0,
-                fingerprints: vec![KeyedFingerprint::ZERO; KeyedFingerprint::RANGES],
-                events: 0,
-                last_ms: None,
-            },
+            counts_from: 0,
+            prints: salts.iter().map(|salt| Prints::new(salt)).collect(),
+            totals: ReplayTotals::default(),
             findings: Findings::default(),
+        }
+    }
+
+    /// A replay that begins where the checkpoint ends, with fingerprints under the salt of its key.
+    ///
+    /// # Panics
+    /// If the checkpoint's bookmark or fingerprints cannot be read: it was opened before.
+    pub(crate) fn resume(
+        options: &ReplayOptions<'_>,
+        checkpoint: &Checkpoint,
+        key_salt: &Salt,
+        rejections: Rejections,
+    ) -> Replay {
+        let bookmark: Bookmark = checkpoint.bookmark().expect("it was opened");
+        let mut prints = Prints::new(key_salt);
+        prints.of_ranges = checkpoint.fingerprints().expect("it was opened");
+        let rejected = checkpoint.rejected.iter().filter_map(|(reason, count)| {
+            Some((reason.parse::<Reject>().ok()?.as_str(), *count))
+        });
+        let totals = ReplayTotals {
+            messages: checkpoint.messages,
+            counted: checkpoint.counted,
+            duplicate: checkpoint.duplicate,
+            rejected: rejected.collect(),
+            increments: checkpoint.increments,
+            events: checkpoint.increments.into(),
+            last_ms: checkpoint.through_ms,
+        };
+        Replay {
+            fold: Fold::resume(options.rules, checkpoint.position, &bookmark),
+            counts_from: checkpoint.position,
+            prints: vec![prints],
+            totals,
+            ..Replay::new(options, &[], rejections)
         }
     }
 
@@ -109,6 +160,9 @@ impl<'a> Replay<'a> {
     ) -> Result<(), Error> {
         debug_assert_eq!(message.partition, self.partition);
         let &FetchedMessage { offset, timestamp_ms, payload, .. } = message;
+        if offset < self.counts_from {
+            return self.remember(decoder, message);
+        }
         self.totals.messages += 1;
         self.totals.last_ms = timestamp_ms;
         let payload = payload.unwrap_or(b"");
@@ -131,7 +185,7 @@ impl<'a> Replay<'a> {
                     schema: decoded.schema,
                     batch_id: decoded.batch_id,
                 };
-                match (said, self.ids_within) {
+                match (said, self.rules.ids_within) {
                     // Tally 0.1 rejected what did not fit its sums of 64 bits, and remembered the
                     // ids; only its installations have ids within partitions.
                     (Some(Reject::Overflow), IdScope::Partition) => {
@@ -165,6 +219,43 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
+    /// Remembers the ids of a message that is in the totals already.
+    fn remember(
+        &mut self,
+        decoder: &mut Decoder<'_>,
+        message: &FetchedMessage<'_>,
+    ) -> Result<(), Error> {
+        let &FetchedMessage { offset, timestamp_ms, payload, .. } = message;
+        let payload = payload.unwrap_or(b"");
+        if self.fold.was_unread(offset, payload) {
+            self.fold.pass_over(offset, Reject::UnknownSchema, payload);
+            return Ok(());
+        }
+        let Decoder { plans, runtime, increments } = decoder;
+        let mut buffer = reuse(std::mem::take(increments));
+        match plans.decode_or_learn(runtime, payload, &mut buffer)? {
+            Ok(decoded) => {
+                let envelope = Envelope {
+                    offset,
+                    timestamp_ms,
+                    schema: decoded.schema,
+                    batch_id: decoded.batch_id,
+                };
+                self.fold.remember(&envelope, &buffer);
+            }
+            Err(Refusal { reason, detail }) if reason.is_of_schema() => {
+                let reason = format!(
+                    "the ids of the message at offset {offset} are needed, but its schema is \
+                     gone: {detail}"
+                );
+                self.findings.add(Finding::Unreadable { reason });
+            }
+            Err(refusal) => self.fold.pass_over(offset, refusal.reason, payload),
+        }
+        *increments = reuse(buffer);
+        Ok(())
+    }
+
     fn reject(&mut self, offset: i64, reason: Reject, payload: &[u8]) {
         self.fold.reject(offset, reason, payload);
         *self.totals.rejected.entry(reason.as_str()).or_default() += 1;
@@ -174,8 +265,10 @@ impl<'a> Replay<'a> {
         let flush = self.take_flush();
         for delta in flush.sums.iter().filter(|delta| self.scope.includes(delta)) {
             let Delta { namespace, key, bucket_s, sum, events } = delta;
-            let row = self.fingerprinter.row(namespace, key, bucket_s, sum, events);
-            self.totals.fingerprints[row.range] += row.fingerprint;
+            for prints in &mut self.prints {
+                let row = prints.fingerprinter.row(namespace, key, bucket_s, sum, events);
+                prints.of_ranges[row.range] += row.fingerprint;
+            }
             self.totals.events += i128::from(events);
         }
         self.fold.reuse(flush.sums);
@@ -195,9 +288,48 @@ impl<'a> Replay<'a> {
         self.fold.sums()
     }
 
+    /// The next offset to read.
+    pub(crate) fn next(&self) -> i64 {
+        self.fold.next()
+    }
+
     /// What all messages so far come to.
-    pub(crate) fn finish(mut self) -> (ReplayTotals, Findings) {
+    pub(crate) fn totals(&mut self) -> (ReplayTotals, Findings) {
         self.flush();
-        (self.totals, self.findings)
+        (self.totals.clone(), self.findings.clone())
+    }
+
+    /// The salt under which the counts are compared, and their fingerprints.
+    pub(crate) fn prints(&self) -> (&Salt, &[KeyedFingerprint]) {
+        let prints = self.prints.first().expect("there is a salt to compare under");
+        (&prints.salt, &prints.of_ranges)
+    }
+
+    /// What all messages so far come to, to be signed by the key with this salt.
+    pub(crate) fn checkpoint(&mut self, topic_id: &str, key_salt: &Salt) -> Option<Checkpoint> {
+        self.flush();
+        let prints = self.prints.iter().find(|prints| prints.salt == *key_salt)?;
+        let bookmark = self.fold.bookmark();
+        let position = self.fold.next();
+        let ReplayTotals { messages, counted, duplicate, increments, last_ms, .. } = self.totals;
+        let rejected = self.totals.rejected.iter();
+        Some(Checkpoint {
+            format: Checkpoint::FORMAT,
+            topic_id: topic_id.to_owned(),
+            partition: self.partition,
+            position,
+            needs_from: bookmark.from.unwrap_or(position),
+            deltas: 0,
+            signed_ms: 0,
+            through_ms: last_ms,
+            messages,
+            counted,
+            duplicate,
+            rejected: rejected.map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            increments,
+            bookmark: bookmark.to_string(),
+            rules: self.rules.to_string(),
+            fingerprints: Checkpoint::encode(&prints.of_ranges),
+        })
     }
 }

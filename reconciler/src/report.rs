@@ -35,9 +35,13 @@ pub struct PartitionReport {
     pub position: i64,
     /// The next offset that Kafka will give.
     pub end: i64,
+    /// The first offset that was read.
+    pub replayed_from: i64,
+    /// The checkpoint that says what the messages before came to.
+    pub checkpoint: Option<CheckpointUse>,
     /// Kafka's time of the last message that was replayed, in milliseconds since 1970.
     pub through_ms: Option<i64>,
-    /// Messages that the replay saw.
+    /// Messages that the replay saw, and the checkpoint before it.
     pub messages: u64,
     pub counted: u64,
     pub duplicate: u64,
@@ -50,6 +54,17 @@ pub struct PartitionReport {
     pub findings: Vec<Finding>,
     /// Findings beyond the most that are kept.
     pub more_findings: u64,
+}
+
+/// A checkpoint that was believed.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckpointUse {
+    /// The next offset of `increments` when it was signed.
+    pub position: i64,
+    /// In milliseconds since 1970.
+    pub signed_ms: i64,
+    /// The public key that it is signed by, in base64.
+    pub key: String,
 }
 
 impl PartitionReport {
@@ -109,8 +124,11 @@ pub enum Finding {
     Behind { offset: i64, seconds: u64, allowed: u64 },
     /// Nothing is stored, but Kafka has messages.
     NothingStored,
-    /// The messages before this offset are gone from Kafka.
-    LogBegins { begins: i64 },
+    /// The messages before this offset are gone from Kafka, and those from `needed` on are needed: by
+    /// the checkpoint, or because there is none.
+    LogBegins { begins: i64, needed: i64, by_checkpoint: bool },
+    /// ClickHouse is behind where it was in an earlier round.
+    WentBack { position: i64, reached: i64 },
     /// Kafka does not give the messages.
     Unreadable { reason: String },
     /// More messages were rejected than are allowed, for reasons that the gateway refuses.
@@ -143,6 +161,7 @@ impl Finding {
             Finding::Behind { .. }
             | Finding::NothingStored
             | Finding::LogBegins { .. }
+            | Finding::WentBack { .. }
             | Finding::DeltasBegin { .. }
             | Finding::Unreadable { .. } => Verdict::NotProven,
             _ => Verdict::Mismatch,
@@ -229,10 +248,21 @@ impl fmt::Display for Finding {
             Finding::NothingStored => f.write_str(
                 "not proven: ClickHouse has nothing of this partition, but Kafka has messages",
             ),
-            Finding::LogBegins { begins } => write!(
+            Finding::LogBegins { begins, by_checkpoint: false, .. } => write!(
                 f,
-                "not proven: Kafka begins at offset {begins}; the messages before it are gone and \
-                 cannot be replayed"
+                "not proven: Kafka begins at offset {begins}; the messages before it are gone, and \
+                 no checkpoint says what they came to: no total of this partition can be proven \
+                 any more"
+            ),
+            Finding::LogBegins { begins, needed, by_checkpoint: true } => write!(
+                f,
+                "not proven: Kafka begins at offset {begins}, but the checkpoint needs the \
+                 messages from offset {needed} on, for the ids that they hold"
+            ),
+            Finding::WentBack { position, reached } => write!(
+                f,
+                "not proven: ClickHouse is at offset {position}, and was at {reached} before: was \
+                 it restored? The sink fills it again"
             ),
             Finding::Unreadable { reason } => write!(f, "not proven: {reason}"),
             Finding::TooManyRejected { rejected, allowed } => write!(

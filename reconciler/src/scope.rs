@@ -32,6 +32,11 @@ impl Scope {
         (!told.is_empty()).then(|| told.join(", "))
     }
 
+    /// Whether every counter of a partition is compared.
+    pub(crate) fn has_all_counters(&self) -> bool {
+        self.namespace.is_none() && self.buckets.is_none()
+    }
+
     /// In ClickHouse: whether a row of counts is within the scope.
     pub(crate) fn sql(&self) -> String {
         let mut conditions = vec![String::from("1")];

@@ -76,6 +76,7 @@ impl Installation {
                 increments: format!("increments-{name}"),
                 deltas: format!("deltas-{name}"),
                 rejected: format!("increments.rejected-{name}"),
+                checkpoints: format!("tally.checkpoints-{name}"),
                 partitions: PARTITIONS,
                 ..config::Kafka::default()
             },

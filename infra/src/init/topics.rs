@@ -43,10 +43,12 @@ pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<(
     let admin: AdminClient<DefaultClientContext> =
         tally_kafka::client(&kafka.cluster(), "tally-init").create().map_err(broker)?;
     let topics = Topics { kafka, admin };
-    topics.init(&kafka.increments, &of_increments(kafka), report).await?;
-    topics.init(&kafka.deltas, &of_deltas(kafka), report).await?;
+    let all = kafka.partitions;
+    topics.init(&kafka.increments, all, &of_increments(kafka), report).await?;
+    topics.init(&kafka.deltas, all, &of_deltas(kafka), report).await?;
     let copy = topics.longest_copy().await?;
-    topics.init(&kafka.rejected, &of_rejected(kafka, copy), report).await
+    topics.init(&kafka.rejected, all, &of_rejected(kafka, copy), report).await?;
+    topics.init(&kafka.checkpoints, 1, &of_checkpoints(kafka), report).await
 }
 
 fn of_increments(kafka: &config::Kafka) -> Vec<Requirement> {
@@ -81,6 +83,11 @@ fn of_rejected(kafka: &config::Kafka, longest_copy: Requirement) -> Vec<Requirem
     requirements
 }
 
+fn of_checkpoints(kafka: &config::Kafka) -> Vec<Requirement> {
+    let newest = "the newest checkpoint of each partition is needed, and no other";
+    vec![Requirement::refused(CLEANUP, Want::Exactly("compact"), newest), in_sync(kafka)]
+}
+
 /// Of the topics that a count is verified from.
 fn of_log(kafka: &config::Kafka) -> Vec<Requirement> {
     let breach = if kafka.keep_log { Breach::Refused } else { Breach::Told };
@@ -98,15 +105,19 @@ fn of_log(kafka: &config::Kafka) -> Vec<Requirement> {
 }
 
 fn of_all(kafka: &config::Kafka) -> Vec<Requirement> {
-    let in_sync = u64::try_from(kafka.replication - 1).unwrap_or(0).max(1);
     vec![
         Requirement::refused(CLEANUP, Want::Exactly("delete"), "counts need every message"),
-        Requirement::told(
-            IN_SYNC,
-            Want::AtLeast(in_sync),
-            "what fewer brokers have may be lost with them after it was acknowledged",
-        ),
+        in_sync(kafka),
     ]
+}
+
+fn in_sync(kafka: &config::Kafka) -> Requirement {
+    let least = u64::try_from(kafka.replication - 1).unwrap_or(0).max(1);
+    Requirement::told(
+        IN_SYNC,
+        Want::AtLeast(least),
+        "what fewer brokers have may be lost with them after it was acknowledged",
+    )
 }
 
 struct Topics<'k> {
@@ -119,12 +130,13 @@ impl Topics<'_> {
     async fn init(
         &self,
         topic: &str,
+        partitions: i32,
         requirements: &[Requirement],
         report: &mut Report,
     ) -> Result<(), Error> {
-        let config::Kafka { bootstrap, partitions, replication, .. } = self.kafka;
+        let config::Kafka { bootstrap, replication, .. } = self.kafka;
         let values: Vec<String> = requirements.iter().map(Requirement::value).collect();
-        let new = NewTopic::new(topic, *partitions, TopicReplication::Fixed(*replication));
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(*replication));
         let new = requirements
             .iter()
             .zip(&values)
@@ -135,7 +147,7 @@ impl Topics<'_> {
         match made.into_iter().next() {
             Some(Ok(_)) => report.add(format!("topic {topic}: made, {partitions} partitions")),
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-                let told = self.check(topic, requirements).await?;
+                let told = self.check(topic, partitions, requirements).await?;
                 report.add(format!("topic {topic}: there"));
                 for difference in told {
                     report.add(format!("topic {topic}: warning: {difference}"));
@@ -148,14 +160,20 @@ impl Topics<'_> {
     }
 
     /// Returns the differences that are only told.
-    async fn check(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<String>, Error> {
+    async fn check(
+        &self,
+        topic: &str,
+        want: i32,
+        requirements: &[Requirement],
+    ) -> Result<Vec<String>, Error> {
         let have = self.partitions(topic).await.map_err(|error| refused(topic, error))?;
-        if have != self.kafka.partitions {
-            let want = self.kafka.partitions;
-            return Err(refused(
-                topic,
-                format!("has {have} partitions, but kafka.partitions is {want}"),
-            ));
+        if have != want {
+            let configured = if topic == self.kafka.checkpoints {
+                String::from("checkpoints need one")
+            } else {
+                format!("kafka.partitions is {want}")
+            };
+            return Err(refused(topic, format!("has {have} partitions, but {configured}")));
         }
         let settings = self.settings(topic).await?;
         let (mut refusals, mut told) = (Vec::new(), Vec::new());

@@ -1,0 +1,583 @@
+//! One round of verifying: every partition is replayed up to the ledger's position, and compared.
+//!
+//! ```text
+//!  a partition begins at      compared under         afterwards
+//!  its first message          a salt that is drawn   forgotten, or kept for the next round (watch)
+//!  a checkpoint               the key's own salt     likewise
+//!  where the last round ended the same salt          likewise
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use indicatif::ProgressBar;
+use rdkafka::consumer::Consumer;
+use tally_counts::{KeyedFingerprint, Reject, Salt};
+use tally_platform::config::Config;
+use tally_platform::plans::Plans;
+use tally_platform::registry::Registry;
+use tally_platform::store::{self, StoredCounts};
+use tokio::runtime::Handle;
+
+use crate::checkpoint::{Checkpoint, Expected};
+use crate::checkpoint_topic::{self, Checkpoints};
+use crate::coverage::Coverage;
+use tally_platform::checkpoint_key::CheckpointKey;
+use crate::log_reader::{LogReader, Read};
+use crate::narrow::narrow;
+use crate::partition_reader::kafka_client;
+use crate::rejections::RejectedTopic;
+use crate::replay::{Decoder, Replay, ReplayOptions, ReplayTotals};
+use crate::report::{CheckpointUse, Finding, Findings};
+use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
+
+/// All replays together hold so much of sums, in bytes; one holds at least and at most so much.
+const FOLDS_BYTES: usize = 256 << 20;
+const LEAST_FOLD_BYTES: usize = 1 << 20;
+const MOST_FOLD_BYTES: usize = 32 << 20;
+/// How many partitions a thread replays side by side.
+const AT_ONCE: usize = 8;
+/// How many messages are replayed between two steps of the progress bar.
+const STEP: u64 = 4096;
+
+/// Rounds of verifying, on threads that may block.
+pub(crate) struct Rounds {
+    pub(crate) config: Config,
+    pub(crate) options: VerifyOptions,
+    pub(crate) runtime: Handle,
+    progress: ProgressBar,
+    topic_id: String,
+    key: Option<CheckpointKey>,
+    /// Of the key, or of none.
+    key_salt: Option<Salt>,
+    /// For partitions that are replayed from their first message.
+    drawn: Salt,
+    checkpoints: Checkpoints,
+    rejected: RejectedTopic,
+    /// Replays that go on in the next round; `None` where each round begins anew.
+    kept: Option<BTreeMap<i32, Replay>>,
+    /// What the partitions of the last round came to, ready to be signed.
+    unsigned: BTreeMap<i32, Checkpoint>,
+}
+
+/// Where a partition's replay begins.
+enum Begin {
+    First,
+    Checkpoint(Box<Checkpoint>),
+    Kept(Box<Replay>),
+}
+
+/// What a partition is replayed for.
+struct Part {
+    /// The first offset that is read, and the one before which reading ends.
+    range: (i64, i64),
+    begin: Begin,
+}
+
+/// One partition's replay, once it is over.
+#[derive(Default)]
+struct Replayed {
+    totals: ReplayTotals,
+    fingerprints: Vec<KeyedFingerprint>,
+    findings: Findings,
+    /// Whether it was replayed up to the ledger's position.
+    is_whole: bool,
+    unsigned: Option<Checkpoint>,
+}
+
+impl Rounds {
+    /// Reads the checkpoints. Blocks the thread.
+    pub(crate) fn new(
+        config: &Config,
+        options: &VerifyOptions,
+        progress: ProgressBar,
+        runtime: &Handle,
+    ) -> Result<Rounds, Error> {
+        let kafka = &config.kafka;
+        let topic_id = tally_kafka::topic_id(kafka_client(kafka)?.client(), &kafka.increments)?;
+        let key = config.reconciler.key_file.as_deref().map(CheckpointKey::read).transpose()?;
+        let mut checkpoints = Checkpoints::default();
+        // A checkpoint is of all counters of its partition.
+        if let Some(key) = key.as_ref().filter(|_| options.scope.has_all_counters()) {
+            let expected = Expected { key, topic_id: &topic_id, rules: config.rules() };
+            checkpoints = match &options.checkpoints_file {
+                _ if options.from_beginning => Checkpoints::default(),
+                Some(file) => checkpoint_topic::read_file(file, &expected)?,
+                None => checkpoint_topic::read(kafka, &expected)?,
+            };
+        }
+        Ok(Rounds {
+            key_salt: key.as_ref().map(|key| key.salt(&topic_id)),
+            config: config.clone(),
+            options: options.clone(),
+            runtime: runtime.clone(),
+            progress,
+            topic_id,
+            key,
+            drawn: draw_salt()?,
+            checkpoints,
+            rejected: RejectedTopic::default(),
+            kept: None,
+            unsigned: BTreeMap::new(),
+        })
+    }
+
+    /// Keeps the replays from now on, and compares under one salt: what the next round replays is
+    /// added to what this one did.
+    pub(crate) fn keep(&mut self) {
+        self.kept = Some(BTreeMap::new());
+        self.drawn = self.key_salt.unwrap_or(self.drawn);
+    }
+
+    pub(crate) fn key(&self) -> Option<&CheckpointKey> {
+        self.key.as_ref()
+    }
+
+    /// Verifies once.
+    pub(crate) fn round(&mut self) -> Result<Report, Error> {
+        let as_of_ms = jiff::Timestamp::now().as_millisecond();
+        self.forget_checkpoints_ahead()?;
+        let mut stored = self.stored()?;
+        let kafka = &self.config.kafka.clone();
+        let client = kafka_client(kafka)?;
+        let topic_id = tally_kafka::topic_id(client.client(), &kafka.increments)?;
+        if topic_id != self.topic_id {
+            return Err(Error::TopicMadeAgain { topic: kafka.increments.clone() });
+        }
+        let count = tally_kafka::partition_count(client.client(), &kafka.increments)?;
+        self.rejected.read_on(kafka)?;
+        // A partition that only the ledger has is no longer in Kafka: it must not be overlooked.
+        let known: BTreeSet<i32> = (0..count)
+            .chain(stored.keys().copied())
+            .filter(|partition| self.options.scope.has_partition(*partition))
+            .collect();
+        let (mut parts, mut ends) = (BTreeMap::new(), BTreeMap::new());
+        let mut unreadable = BTreeMap::new();
+        for partition in &known {
+            // Without rows nothing is stored yet. Where the position contradicts itself, the replay
+            // goes as far as the counts ever did.
+            let position = stored.entry(*partition).or_default().ledger.increments.high;
+            if *partition >= count {
+                unreadable.insert(*partition, Finding::UnknownPartition { partitions: count });
+                continue;
+            }
+            let (begins, end) =
+                match tally_kafka::watermarks(client.client(), &kafka.increments, *partition) {
+                    Ok(watermarks) => watermarks,
+                    Err(error) => {
+                        let reason = error.to_string();
+                        unreadable.insert(*partition, Finding::Unreadable { reason });
+                        continue;
+                    }
+                };
+            ends.insert(*partition, end);
+            match self.begin(*partition, position, (begins, end)) {
+                Ok(part) => {
+                    parts.insert(*partition, part);
+                }
+                Err(finding) => {
+                    unreadable.insert(*partition, finding);
+                }
+            }
+        }
+        let used: BTreeMap<i32, (i64, Option<CheckpointUse>)> = parts
+            .iter()
+            .map(|(partition, part)| (*partition, self.told(*partition, part)))
+            .collect();
+        let length: i64 = parts.values().map(|Part { range: (from, to), .. }| to - from).sum();
+        self.progress.set_length(length.cast_unsigned());
+        let mut replayed = self.replay_all(parts)?;
+        let coverage = Coverage {
+            config: &self.config,
+            allowed: self
+                .options
+                .max_lag
+                .unwrap_or(self.config.aggregator.flush_interval() * 10),
+            as_of_ms,
+        };
+        let mut partitions = Vec::new();
+        self.unsigned.clear();
+        for partition in known {
+            let mut outcome = replayed.remove(&partition).unwrap_or_default();
+            let stored = &stored[&partition];
+            let findings = &mut outcome.findings;
+            Coverage::check_ledger(&stored.ledger, findings);
+            match unreadable.remove(&partition) {
+                Some(finding) => findings.add(finding),
+                None if outcome.is_whole => self.compare(partition, stored, &mut outcome),
+                None => {}
+            }
+            let Replayed { totals, mut findings, unsigned, .. } = outcome;
+            // A partition that Kafka does not have has no end, and no batches.
+            let end = ends.get(&partition).copied().unwrap_or(0);
+            if ends.contains_key(&partition)
+                && let Err(error) =
+                    coverage.check(partition, &stored.ledger, end, &mut findings)
+            {
+                findings.add(Finding::Unreadable { reason: error.to_string() });
+            }
+            if let Some(unsigned) = unsigned {
+                let deltas = stored.ledger.deltas.high;
+                self.unsigned.insert(partition, Checkpoint { deltas, ..unsigned });
+            }
+            let (replayed_from, checkpoint) =
+                used.get(&partition).cloned().unwrap_or((0, None));
+            partitions.push(PartitionReport {
+                partition,
+                verdict: findings.verdict(),
+                position: stored.ledger.increments.high,
+                end,
+                replayed_from,
+                checkpoint,
+                through_ms: totals.last_ms,
+                messages: totals.messages,
+                counted: totals.counted,
+                duplicate: totals.duplicate,
+                rejected: totals.rejected.values().sum(),
+                rejected_by_reason: totals.rejected,
+                increments: totals.increments,
+                compared_events: totals.events,
+                findings: findings.kept,
+                more_findings: findings.more,
+            });
+        }
+        self.limit_rejected(&mut partitions);
+        let verdict = partitions.iter().map(|p| p.verdict).max().unwrap_or(Verdict::NotProven);
+        Ok(Report { verdict, partitions, notes: Vec::new() })
+    }
+
+    /// A store that was restored from before is behind its checkpoints: they say nothing of it.
+    fn forget_checkpoints_ahead(&mut self) -> Result<(), Error> {
+        if self.checkpoints.newest.is_empty() {
+            return Ok(());
+        }
+        let client = store::client(&self.config.store);
+        let ledgers = self.runtime.block_on(store::ledgers(&client))?;
+        self.checkpoints.newest.retain(|partition, checkpoint| {
+            ledgers
+                .get(partition)
+                .is_some_and(|ledger| ledger.increments.high >= checkpoint.position)
+        });
+        Ok(())
+    }
+
+    /// Asks ClickHouse, with the salt that each partition is compared under.
+    fn stored(&self) -> Result<BTreeMap<i32, StoredCounts>, Error> {
+        let client = store::client(&self.config.store);
+        let scope = self.options.scope.sql();
+        let (Some(key_salt), false, None) =
+            (&self.key_salt, self.checkpoints.newest.is_empty(), &self.kept)
+        else {
+            let stored = store::stored_counts(&client, &self.drawn, &scope);
+            return Ok(self.runtime.block_on(stored)?);
+        };
+        let listed: Vec<String> =
+            self.checkpoints.newest.keys().map(ToString::to_string).collect();
+        let listed = format!("partition IN ({})", listed.join(", "));
+        let of = |salt: &Salt, condition: String| {
+            self.runtime.block_on(store::stored_counts(&client, salt, &condition))
+        };
+        let mut stored = of(&self.drawn, format!("{scope} AND NOT {listed}"))?;
+        let mut by_key = of(key_salt, format!("{scope} AND {listed}"))?;
+        for partition in self.checkpoints.newest.keys() {
+            stored.insert(*partition, by_key.remove(partition).unwrap_or_default());
+        }
+        Ok(stored)
+    }
+
+    /// Where the replay of a partition begins, that Kafka has from the first of these offsets up to
+    /// the second.
+    fn begin(
+        &mut self,
+        partition: i32,
+        position: i64,
+        (begins, end): (i64, i64),
+    ) -> Result<Part, Finding> {
+        if position > end {
+            let reason = format!(
+                "the ledger is at offset {position}, but Kafka ends at {end}: has the topic been \
+                 made again?"
+            );
+            return Err(Finding::Unreadable { reason });
+        }
+        let kept = self.kept.as_mut().and_then(|kept| kept.remove(&partition));
+        let (from, begin) = match (kept, self.checkpoints.newest.get(&partition)) {
+            (Some(replay), _) if replay.next() > position => {
+                let reached = replay.next();
+                self.kept.get_or_insert_default().insert(partition, replay);
+                return Err(Finding::WentBack { position, reached });
+            }
+            (Some(replay), _) => (replay.next(), Begin::Kept(Box::new(replay))),
+            (None, Some(checkpoint)) if checkpoint.position == position => {
+                (position, Begin::Checkpoint(Box::new(checkpoint.clone())))
+            }
+            (None, Some(checkpoint)) => {
+                (checkpoint.needs_from, Begin::Checkpoint(Box::new(checkpoint.clone())))
+            }
+            (None, None) => (0, Begin::First),
+        };
+        if begins > from && from < position {
+            let by_checkpoint = matches!(begin, Begin::Checkpoint(_));
+            return Err(Finding::LogBegins { begins, needed: from, by_checkpoint });
+        }
+        Ok(Part { range: (from, position), begin })
+    }
+
+    /// What the report says of where a replay begins.
+    fn told(&self, partition: i32, part: &Part) -> (i64, Option<CheckpointUse>) {
+        let checkpoint = self.checkpoints.newest.get(&partition);
+        let used = match (&part.begin, checkpoint, &self.key) {
+            (Begin::First, ..) | (_, None, _) | (.., None) => None,
+            (_, Some(checkpoint), Some(key)) => Some(CheckpointUse {
+                position: checkpoint.position,
+                signed_ms: checkpoint.signed_ms,
+                key: key.public(),
+            }),
+        };
+        (part.range.0, used)
+    }
+
+    /// Replays side by side on a few threads.
+    fn replay_all(
+        &mut self,
+        parts: BTreeMap<i32, Part>,
+    ) -> Result<BTreeMap<i32, Replayed>, Error> {
+        let threads = self.config.reconciler.parallel.clamp(1, parts.len().max(1));
+        let fold_bytes = FOLDS_BYTES / parts.len().clamp(1, threads * AT_ONCE);
+        let fold_bytes = fold_bytes.clamp(LEAST_FOLD_BYTES, MOST_FOLD_BYTES);
+        let mut shares: Vec<Vec<(i32, Part)>> = Vec::new();
+        shares.resize_with(threads, Vec::new);
+        for (at, part) in parts.into_iter().enumerate() {
+            shares[at % threads].push(part);
+        }
+        let kept = Mutex::new(BTreeMap::new());
+        let (this, to_keep) = (&*self, self.kept.is_some().then_some(&kept));
+        let replayed = std::thread::scope(|scope| {
+            let workers: Vec<_> = shares
+                .into_iter()
+                .map(|share| scope.spawn(move || this.replay_share(share, fold_bytes, to_keep)))
+                .collect();
+            let mut replayed = BTreeMap::new();
+            for worker in workers {
+                let done = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                replayed.append(&mut done?);
+            }
+            Ok::<_, Error>(replayed)
+        });
+        if let Some(all) = &mut self.kept {
+            all.append(&mut kept.into_inner().expect("no worker panicked"));
+        }
+        replayed
+    }
+
+    /// Replays some partitions at a time: each remembers its ids meanwhile.
+    fn replay_share(
+        &self,
+        share: Vec<(i32, Part)>,
+        fold_bytes: usize,
+        to_keep: Option<&Mutex<BTreeMap<i32, Replay>>>,
+    ) -> Result<BTreeMap<i32, Replayed>, Error> {
+        let mut replayed = BTreeMap::new();
+        let mut share = share.into_iter().peekable();
+        while share.peek().is_some() {
+            let (mut ranges, mut replays) = (BTreeMap::new(), BTreeMap::new());
+            for (partition, Part { range, begin }) in share.by_ref().take(AT_ONCE) {
+                ranges.insert(partition, range);
+                replays.insert(partition, self.begun(partition, begin, fold_bytes));
+            }
+            // What was replayed is kept, though the rest of it could not be.
+            let unreadable = self.replay_group(&ranges, &mut replays);
+            for (partition, mut replay) in replays {
+                if let Ok(unreadable) = &unreadable {
+                    let trouble = unreadable.get(&partition);
+                    replayed.insert(partition, self.finish(&mut replay, trouble));
+                }
+                if let Some(kept) = to_keep {
+                    kept.lock().expect("no worker panicked").insert(partition, replay);
+                }
+            }
+            unreadable?;
+        }
+        Ok(replayed)
+    }
+
+    fn finish(&self, replay: &mut Replay, trouble: Option<&String>) -> Replayed {
+        let (totals, mut findings) = replay.totals();
+        if let Some(reason) = trouble {
+            findings.add(Finding::Unreadable { reason: reason.clone() });
+        }
+        let key_salt = self.key_salt.as_ref().filter(|_| self.options.scope.has_all_counters());
+        Replayed {
+            totals,
+            fingerprints: replay.prints().1.to_vec(),
+            findings,
+            is_whole: trouble.is_none(),
+            unsigned: key_salt.and_then(|salt| replay.checkpoint(&self.topic_id, salt)),
+        }
+    }
+
+    fn begun(&self, partition: i32, begin: Begin, fold_bytes: usize) -> Replay {
+        let rejections = self.rejected.by_partition.get(&partition).cloned().unwrap_or_default();
+        let options = self.replay_options(partition, fold_bytes);
+        match (begin, &self.key_salt) {
+            (Begin::Kept(mut replay), _) => {
+                replay.rejections = rejections;
+                *replay
+            }
+            (Begin::Checkpoint(checkpoint), Some(salt)) => {
+                Replay::resume(&options, &checkpoint, salt, rejections)
+            }
+            (_, Some(salt)) if *salt != self.drawn => {
+                Replay::new(&options, &[&self.drawn, salt], rejections)
+            }
+            _ => Replay::new(&options, &[&self.drawn], rejections),
+        }
+    }
+
+    pub(crate) fn replay_options(&self, partition: i32, fold_bytes: usize) -> ReplayOptions<'_> {
+        let (rules, scope) = (self.config.rules(), &self.options.scope);
+        ReplayOptions { partition, rules, scope, fold_bytes }
+    }
+
+    /// Replays partitions side by side; returns why some could not be read on.
+    fn replay_group(
+        &self,
+        ranges: &BTreeMap<i32, (i64, i64)>,
+        replays: &mut BTreeMap<i32, Replay>,
+    ) -> Result<BTreeMap<i32, String>, Error> {
+        let mut unreadable = BTreeMap::new();
+        let mut decoder = self.decoder()?;
+        let mut messages = 0_u64;
+        LogReader::new(&self.config, ranges, &self.runtime)?.read(|read| {
+            match read {
+                Read::Message(message) => {
+                    let replay = replays.get_mut(&message.partition).expect("it is read");
+                    replay.take(&mut decoder, &message)?;
+                    messages += 1;
+                    if messages.is_multiple_of(STEP) {
+                        self.progress.inc(STEP);
+                    }
+                }
+                Read::Unreadable(trouble) => {
+                    unreadable.insert(trouble.partition, trouble.reason);
+                }
+            }
+            Ok(())
+        })?;
+        self.progress.inc(messages % STEP);
+        Ok(unreadable)
+    }
+
+    pub(crate) fn decoder(&self) -> Result<Decoder<'_>, Error> {
+        Ok(Decoder::new(Plans::new(Registry::new(&self.config.registry)?), &self.runtime))
+    }
+
+    /// Compares what a replay came to with what ClickHouse has.
+    fn compare(&self, partition: i32, stored: &StoredCounts, replayed: &mut Replayed) {
+        let StoredCounts { ledger, fingerprints, events } = stored;
+        let Replayed { totals, fingerprints: expected, findings, .. } = replayed;
+        let differing: Vec<usize> = (0..KeyedFingerprint::RANGES)
+            .filter(|range| fingerprints[*range] != expected[*range])
+            .collect();
+        if !differing.is_empty() {
+            findings.add(Finding::Fingerprint { ranges: differing.len() });
+        }
+        let rejections: u64 = totals.rejected.values().sum();
+        let accounts: [(&str, i128, i128); 6] = [
+            ("messages counted", ledger.counted.into(), totals.counted.into()),
+            ("messages duplicate", ledger.duplicate.into(), totals.duplicate.into()),
+            ("messages rejected", ledger.rejected.into(), rejections.into()),
+            ("increments", ledger.counted_increments.into(), totals.increments.into()),
+            ("events of the counts", *events, totals.events),
+            (
+                "messages seen",
+                i128::from(ledger.counted)
+                    + i128::from(ledger.duplicate)
+                    + i128::from(ledger.rejected),
+                totals.messages.into(),
+            ),
+        ];
+        for (what, stored, replayed) in accounts {
+            if stored != replayed {
+                findings.add(Finding::Accounting { what, stored, replayed });
+            }
+        }
+        if !differing.is_empty() {
+            match narrow(self, partition, self.salt_of(partition), &differing) {
+                Ok(counters) => counters.into_iter().for_each(|counter| findings.add(counter)),
+                Err(error) => findings.add(Finding::NotNarrowed { reason: error.to_string() }),
+            }
+        }
+    }
+
+    /// The salt that a partition is compared under.
+    fn salt_of(&self, partition: i32) -> &Salt {
+        let has_checkpoint = self.checkpoints.newest.contains_key(&partition);
+        self.key_salt.as_ref().filter(|_| has_checkpoint).unwrap_or(&self.drawn)
+    }
+
+    fn limit_rejected(&self, partitions: &mut [PartitionReport]) {
+        let Some(allowed) = self.options.max_rejected else { return };
+        for p in partitions {
+            let of_schema =
+                |reason: &str| reason.parse::<Reject>().is_ok_and(|reason| reason.is_of_schema());
+            let refused = p.rejected_by_reason.iter().filter(|(reason, _)| !of_schema(reason));
+            let rejected = refused.map(|(_, count)| count).sum();
+            if rejected > allowed {
+                p.findings.push(Finding::TooManyRejected { rejected, allowed });
+                p.verdict = Verdict::Mismatch;
+            }
+        }
+    }
+
+    /// Checkpoints of the partitions that agree and are further than the ones before.
+    pub(crate) fn signable(&self, report: &Report) -> Vec<Checkpoint> {
+        let agree = report.partitions.iter().filter(|p| p.verdict == Verdict::Agrees);
+        let signed_ms = jiff::Timestamp::now().as_millisecond();
+        agree
+            .filter_map(|p| self.unsigned.get(&p.partition))
+            .filter(|unsigned| {
+                let before = self.checkpoints.newest.get(&unsigned.partition);
+                unsigned.position > before.map_or(0, |before| before.position)
+            })
+            .map(|unsigned| Checkpoint { signed_ms, ..unsigned.clone() })
+            .collect()
+    }
+
+    /// What contradicts nothing, but matters to who reads the report.
+    pub(crate) fn notes(&self, report: &Report) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(scope) = self.options.scope.told() {
+            let events: i128 = report.partitions.iter().map(|p| p.compared_events).sum();
+            notes.push(format!("compared were only counters of {scope}: {events} increments"));
+        }
+        let used = report.partitions.iter().filter_map(|p| p.checkpoint.as_ref());
+        if let Some(oldest) = used.clone().min_by_key(|used| used.signed_ms) {
+            let at = jiff::Timestamp::from_millisecond(oldest.signed_ms).unwrap_or_default();
+            notes.push(format!(
+                "{} partitions are proven by checkpoints of key {} (the oldest of {at}), and by \
+                 the messages behind them; --from-beginning replays every message",
+                used.count(),
+                oldest.key,
+            ));
+        }
+        let Checkpoints { refused, first_refused, .. } = &self.checkpoints;
+        if let Some(first) = first_refused {
+            notes.push(format!("{refused} checkpoints were refused; the first: {first}"));
+        }
+        if let Some(first) = &self.rejected.first_strange {
+            notes.push(format!(
+                "{} messages among the rejected are none of an aggregator's, and were passed \
+                 over; the first: {first}",
+                self.rejected.strange
+            ));
+        }
+        notes
+    }
+}
+
+fn draw_salt() -> Result<Salt, Error> {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).map_err(Error::Random)?;
+    Ok(Salt::from_bytes(bytes))
+}
