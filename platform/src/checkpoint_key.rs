@@ -39,9 +39,8 @@ impl CheckpointKey {
         let failed =
             |reason: String| KeyError::File { file: file.to_owned(), what: "read", reason };
         let pem = std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
-        let key = SigningKey::from_pkcs8_pem(&pem).map_err(|error| {
-            failed(format!("it is no Ed25519 key in PEM (PKCS#8): {error}"))
-        })?;
+        let key = SigningKey::from_pkcs8_pem(&pem)
+            .map_err(|error| failed(format!("it is no Ed25519 key in PEM (PKCS#8): {error}")))?;
         Ok(CheckpointKey(key))
     }
 

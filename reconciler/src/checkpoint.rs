@@ -70,8 +70,7 @@ impl Checkpoint {
     pub(crate) fn sign(&self, key: &CheckpointKey) -> String {
         let body = serde_json::to_string(self).expect("a checkpoint is plain JSON");
         let (public, signature) = (key.public(), key.sign(&body));
-        let signed =
-            Signed { body: body.into(), key: public.into(), signature: signature.into() };
+        let signed = Signed { body: body.into(), key: public.into(), signature: signature.into() };
         serde_json::to_string(&signed).expect("three texts are plain JSON")
     }
 

@@ -12,9 +12,9 @@ use tally_platform::config::{self, Config};
 
 use crate::Error;
 use crate::checkpoint::{Checkpoint, Expected};
-use tally_platform::checkpoint_key::CheckpointKey;
 use crate::partition_reader::{PartitionReader, kafka_client};
 use crate::verify::blocking;
+use tally_platform::checkpoint_key::CheckpointKey;
 
 /// How long Kafka may take to acknowledge a checkpoint.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,10 +55,7 @@ impl Checkpoints {
 }
 
 /// Reads the checkpoints that are there. Blocks the thread.
-pub(crate) fn read(
-    kafka: &config::Kafka,
-    expected: &Expected<'_>,
-) -> Result<Checkpoints, Error> {
+pub(crate) fn read(kafka: &config::Kafka, expected: &Expected<'_>) -> Result<Checkpoints, Error> {
     let topic = &kafka.checkpoints;
     let mut reader = PartitionReader::from_the_first(kafka, topic, 0)?;
     let mut checkpoints = Checkpoints::default();

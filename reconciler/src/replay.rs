@@ -130,9 +130,10 @@ impl Replay {
         let bookmark: Bookmark = checkpoint.bookmark().expect("it was opened");
         let mut prints = Prints::new(key_salt);
         prints.of_ranges = checkpoint.fingerprints().expect("it was opened");
-        let rejected = checkpoint.rejected.iter().filter_map(|(reason, count)| {
-            Some((reason.parse::<Reject>().ok()?.as_str(), *count))
-        });
+        let rejected = checkpoint
+            .rejected
+            .iter()
+            .filter_map(|(reason, count)| Some((reason.parse::<Reject>().ok()?.as_str(), *count)));
         let totals = ReplayTotals {
             messages: checkpoint.messages,
             counted: checkpoint.counted,

@@ -22,7 +22,6 @@ use tokio::runtime::Handle;
 use crate::checkpoint::{Checkpoint, Expected};
 use crate::checkpoint_topic::{self, Checkpoints};
 use crate::coverage::Coverage;
-use tally_platform::checkpoint_key::CheckpointKey;
 use crate::log_reader::{LogReader, Read};
 use crate::narrow::narrow;
 use crate::partition_reader::kafka_client;
@@ -30,6 +29,7 @@ use crate::rejections::RejectedTopic;
 use crate::replay::{Decoder, Replay, ReplayOptions, ReplayTotals};
 use crate::report::{CheckpointUse, Finding, Findings};
 use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
+use tally_platform::checkpoint_key::CheckpointKey;
 
 /// All replays together hold so much of sums, in bytes; one holds at least and at most so much.
 const FOLDS_BYTES: usize = 256 << 20;
@@ -189,10 +189,7 @@ impl Rounds {
         let mut replayed = self.replay_all(parts)?;
         let coverage = Coverage {
             config: &self.config,
-            allowed: self
-                .options
-                .max_lag
-                .unwrap_or(self.config.aggregator.flush_interval() * 10),
+            allowed: self.options.max_lag.unwrap_or(self.config.aggregator.flush_interval() * 10),
             as_of_ms,
         };
         let mut partitions = Vec::new();
@@ -211,8 +208,7 @@ impl Rounds {
             // A partition that Kafka does not have has no end, and no batches.
             let end = ends.get(&partition).copied().unwrap_or(0);
             if ends.contains_key(&partition)
-                && let Err(error) =
-                    coverage.check(partition, &stored.ledger, end, &mut findings)
+                && let Err(error) = coverage.check(partition, &stored.ledger, end, &mut findings)
             {
                 findings.add(Finding::Unreadable { reason: error.to_string() });
             }
@@ -220,8 +216,7 @@ impl Rounds {
                 let deltas = stored.ledger.deltas.high;
                 self.unsigned.insert(partition, Checkpoint { deltas, ..unsigned });
             }
-            let (replayed_from, checkpoint) =
-                used.get(&partition).cloned().unwrap_or((0, None));
+            let (replayed_from, checkpoint) = used.get(&partition).cloned().unwrap_or((0, None));
             partitions.push(PartitionReport {
                 partition,
                 verdict: findings.verdict(),
@@ -271,8 +266,7 @@ impl Rounds {
             let stored = store::stored_counts(&client, &self.drawn, &scope);
             return Ok(self.runtime.block_on(stored)?);
         };
-        let listed: Vec<String> =
-            self.checkpoints.newest.keys().map(ToString::to_string).collect();
+        let listed: Vec<String> = self.checkpoints.newest.keys().map(ToString::to_string).collect();
         let listed = format!("partition IN ({})", listed.join(", "));
         let of = |salt: &Salt, condition: String| {
             self.runtime.block_on(store::stored_counts(&client, salt, &condition))
@@ -338,10 +332,7 @@ impl Rounds {
     }
 
     /// Replays side by side on a few threads.
-    fn replay_all(
-        &mut self,
-        parts: BTreeMap<i32, Part>,
-    ) -> Result<BTreeMap<i32, Replayed>, Error> {
+    fn replay_all(&mut self, parts: BTreeMap<i32, Part>) -> Result<BTreeMap<i32, Replayed>, Error> {
         let threads = self.config.reconciler.parallel.clamp(1, parts.len().max(1));
         let fold_bytes = FOLDS_BYTES / parts.len().clamp(1, threads * AT_ONCE);
         let fold_bytes = fold_bytes.clamp(LEAST_FOLD_BYTES, MOST_FOLD_BYTES);

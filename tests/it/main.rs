@@ -33,6 +33,7 @@ mod wait;
 
 mod aborts;
 mod chaos;
+mod checkpoints;
 mod configuration;
 mod duplicates;
 mod evolution;

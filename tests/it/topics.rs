@@ -97,7 +97,7 @@ pub(crate) async fn set(kafka: &config::Kafka, topic: &str, changes: &[(&str, &s
     }
 }
 
-fn admin(kafka: &config::Kafka) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(kafka: &config::Kafka) -> AdminClient<DefaultClientContext> {
     tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made")
 }
 
