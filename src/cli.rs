@@ -54,6 +54,10 @@ pub(crate) enum Reconciler {
     /// partition agrees, 1 if one does not, 3 if nothing contradicts but not all that was committed
     /// is proven, 69 if it could not be checked.
     Verify(Verify),
+    /// Verifies for ever, what is new in each round, and signs checkpoints now and then. A service:
+    /// metrics say through which offset each partition is proven, and whether one does not agree;
+    /// then it is not ready.
+    Watch,
     /// Prints the newest checkpoint of each partition, a line of JSON each, for `verify
     /// --checkpoints FILE`.
     Checkpoints,

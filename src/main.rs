@@ -39,6 +39,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Aggregator => service::run(Service::Aggregator, &config()?),
         Command::Sink => service::run(Service::Sink, &config()?),
         Command::Reader => service::run(Service::Reader, &config()?),
+        Command::Reconciler { command: cli::Reconciler::Watch } => {
+            service::run(Service::Watch, &config()?)
+        }
         Command::Reconciler { command } => reconciler::run(&command, &config()?),
         Command::Config { check } => {
             let config = config()?;

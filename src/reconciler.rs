@@ -18,6 +18,7 @@ pub(crate) fn run(command: &Reconciler, config: &Config) -> Result<ExitCode, Fai
     let code = match command {
         Reconciler::Verify(options) => verify(options, config),
         Reconciler::Checkpoints => export(config),
+        Reconciler::Watch => unreachable!("it runs as a service"),
     };
     guard.shutdown();
     code

@@ -42,6 +42,7 @@ async fn serve(
         Service::Aggregator => config.aggregator.health,
         Service::Sink => config.sink.health,
         Service::Reader => config.reader.health,
+        Service::Watch => config.reconciler.health,
     };
     let listener = http::bind(address, "health").await?;
     tracing::info!(%address, service = service.name(), instance, "health and metrics");
@@ -58,6 +59,9 @@ async fn serve(
         }
         Service::Sink => tally_sink::run(config, health, shutdown).await.map_err(Into::into),
         Service::Reader => tally_reader::run(config, health, shutdown).await.map_err(Into::into),
+        Service::Watch => {
+            tally_reconciler::watch(config, health, shutdown).await.map_err(Into::into)
+        }
     };
     signals.abort();
     health_shutdown.cancel();

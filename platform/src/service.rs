@@ -1,4 +1,4 @@
-//! The four services of an installation.
+//! The five services of an installation.
 
 use strum::{Display, EnumIter, EnumString, IntoStaticStr};
 
@@ -33,10 +33,29 @@ pub enum Service {
     Aggregator,
     Sink,
     Reader,
+    /// The reconciler that verifies for ever.
+    Watch,
 }
 
 impl Service {
     pub fn name(self) -> &'static str {
         self.into()
+    }
+
+    /// The words of the command that runs it.
+    pub fn command(self) -> &'static [&'static str] {
+        match self {
+            Service::Producer => &["producer"],
+            Service::Aggregator => &["aggregator"],
+            Service::Sink => &["sink"],
+            Service::Reader => &["reader"],
+            Service::Watch => &["reconciler", "watch"],
+        }
+    }
+
+    /// The key of the environment that says where it serves health and metrics.
+    pub fn health_variable(self) -> String {
+        let section = if self == Service::Watch { "reconciler" } else { self.name() };
+        format!("TALLY_{}__HEALTH", section.to_uppercase())
     }
 }

@@ -60,13 +60,6 @@ impl RejectedTopic {
         }
         Ok(())
     }
-
-    /// Forgets the rejections before an offset of a partition.
-    pub(crate) fn forget_before(&mut self, partition: i32, offset: i64) {
-        if let Some(rejections) = self.by_partition.get_mut(&partition) {
-            *rejections = rejections.split_off(&offset);
-        }
-    }
 }
 
 /// Which message was rejected and why, or the name of the header that does not say it.

@@ -25,7 +25,7 @@ use crate::coverage::Coverage;
 use crate::log_reader::{LogReader, Read};
 use crate::narrow::narrow;
 use crate::partition_reader::kafka_client;
-use crate::rejections::RejectedTopic;
+use crate::rejections::{RejectedTopic, Rejections};
 use crate::replay::{Decoder, Replay, ReplayOptions, ReplayTotals};
 use crate::report::{CheckpointUse, Finding, Findings};
 use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
@@ -58,6 +58,8 @@ pub(crate) struct Rounds {
     kept: Option<BTreeMap<i32, Replay>>,
     /// What the partitions of the last round came to, ready to be signed.
     unsigned: BTreeMap<i32, Checkpoint>,
+    /// Partitions that did not agree in the last round.
+    mismatched: BTreeSet<i32>,
 }
 
 /// Where a partition's replay begins.
@@ -119,6 +121,7 @@ impl Rounds {
             rejected: RejectedTopic::default(),
             kept: None,
             unsigned: BTreeMap::new(),
+            mismatched: BTreeSet::new(),
         })
     }
 
@@ -238,6 +241,8 @@ impl Rounds {
         }
         self.limit_rejected(&mut partitions);
         let verdict = partitions.iter().map(|p| p.verdict).max().unwrap_or(Verdict::NotProven);
+        let mismatched = partitions.iter().filter(|p| p.verdict == Verdict::Mismatch);
+        self.mismatched = mismatched.map(|p| p.partition).collect();
         Ok(Report { verdict, partitions, notes: Vec::new() })
     }
 
@@ -408,13 +413,18 @@ impl Rounds {
     }
 
     fn begun(&self, partition: i32, begin: Begin, fold_bytes: usize) -> Replay {
-        let rejections = self.rejected.by_partition.get(&partition).cloned().unwrap_or_default();
+        let all = self.rejected.by_partition.get(&partition);
+        let from = |next: i64| -> Rejections {
+            let rejected = all.into_iter().flat_map(|all| all.range(next..));
+            rejected.map(|(offset, reason)| (*offset, *reason)).collect()
+        };
+        if let Begin::Kept(mut replay) = begin {
+            replay.rejections = from(replay.next());
+            return *replay;
+        }
+        let rejections = from(0);
         let options = self.replay_options(partition, fold_bytes);
         match (begin, &self.key_salt) {
-            (Begin::Kept(mut replay), _) => {
-                replay.rejections = rejections;
-                *replay
-            }
             (Begin::Checkpoint(checkpoint), Some(salt)) => {
                 Replay::resume(&options, &checkpoint, salt, rejections)
             }
@@ -493,7 +503,9 @@ impl Rounds {
                 findings.add(Finding::Accounting { what, stored, replayed });
             }
         }
-        if !differing.is_empty() {
+        // Each round would replay the partition twice more, to name the same counters again.
+        let is_named = self.kept.is_some() && self.mismatched.contains(&partition);
+        if !differing.is_empty() && !is_named {
             match narrow(self, partition, self.salt_of(partition), &differing) {
                 Ok(counters) => counters.into_iter().for_each(|counter| findings.add(counter)),
                 Err(error) => findings.add(Finding::NotNarrowed { reason: error.to_string() }),
@@ -533,6 +545,12 @@ impl Rounds {
             })
             .map(|unsigned| Checkpoint { signed_ms, ..unsigned.clone() })
             .collect()
+    }
+
+    /// Remembers what was signed, to sign no older ones.
+    pub(crate) fn note_signed(&mut self, signed: Vec<Checkpoint>) {
+        let signed = signed.into_iter().map(|checkpoint| (checkpoint.partition, checkpoint));
+        self.checkpoints.newest.extend(signed);
     }
 
     /// What contradicts nothing, but matters to who reads the report.

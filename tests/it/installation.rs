@@ -161,8 +161,8 @@ impl Installation {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (health, listen) = (loopback(free_port()), loopback(free_port()));
         let mut command = std_tally(&self.folder);
-        command.arg("--config").arg(self.config_file()).arg(service.name());
-        command.env(format!("TALLY_{}__HEALTH", service.name().to_uppercase()), health.to_string());
+        command.arg("--config").arg(self.config_file()).args(service.command());
+        command.env(service.health_variable(), health.to_string());
         match service {
             Service::Producer | Service::Reader => {
                 command.env(
@@ -173,7 +173,7 @@ impl Installation {
             Service::Aggregator => {
                 command.env("TALLY_AGGREGATOR__INSTANCE", member);
             }
-            Service::Sink => {}
+            Service::Sink | Service::Watch => {}
         }
         command.envs(overrides.iter().copied());
         let log = self.folder.join(format!("{}-{member}.log", service.name()));

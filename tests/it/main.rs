@@ -57,4 +57,5 @@ mod sleeping;
 mod store_back;
 mod tampering;
 mod topics_change;
+mod watching;
 mod wide_sums;

@@ -36,10 +36,11 @@ const CONVERGE: Duration = Duration::from_secs(240);
 /// How long the load goes on once everything is healed and ready.
 const CALM: Duration = Duration::from_secs(5);
 /// What members log of themselves that no fault excuses.
-const BUGS: [&str; 2] = ["panicked", "the partition stops; the others go on"];
+const BUGS: [&str; 3] =
+    ["panicked", "the partition stops; the others go on", "the counts are not Kafka's"];
 /// In the order in which they are waited for.
-const SERVICES: [Service; 4] =
-    [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader];
+const SERVICES: [Service; 5] =
+    [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader, Service::Watch];
 const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug)]
@@ -121,6 +122,7 @@ async fn start_members(options: &RunOptions, world: &World) -> anyhow::Result<Su
         (Service::Sink, options.members),
         (Service::Producer, 2),
         (Service::Reader, 1),
+        (Service::Watch, 1),
     ];
     let supervisor = Supervisor::start(world, &members)?;
     for service in SERVICES {

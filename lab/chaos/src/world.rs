@@ -187,13 +187,15 @@ impl World {
             }
             Service::Aggregator => config.aggregator.health = addresses.health,
             Service::Sink => config.sink.health = addresses.health,
+            Service::Watch => config.reconciler.health = addresses.health,
             Service::Reader => {
                 (config.reader.listen, config.reader.health) = (addresses.listen, addresses.health);
             }
         }
         let file = self.write_config(&full_name, &config)?;
         let mut command = std::process::Command::new(&self.program);
-        command.arg("--config").arg(file).arg(service.name()).current_dir(self.folder.dir());
+        command.arg("--config").arg(file).args(service.command());
+        command.current_dir(self.folder.dir());
         let log = self.folder.logs().join(format!("{full_name}.log"));
         let program = Arc::new(ChildProcess::new(&full_name, command, log, &self.spawner)?);
         self.members().programs.push(Arc::downgrade(&program));

@@ -80,6 +80,7 @@ impl<'s> Services<'s> {
                 named.push((numbered(service.name(), number), service));
             }
         }
+        named.push((Service::Watch.name().to_owned(), Service::Watch));
         let all = named.into_iter().zip(args.health_port..).map(|((name, service), port)| {
             ServiceProcess { name, service, health: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
         });
@@ -118,9 +119,9 @@ impl<'s> Services<'s> {
         command
             .arg("--config")
             .arg(&self.config)
-            .arg(service.name())
+            .args(service.command())
             .current_dir(self.stack.dir())
-            .env(format!("TALLY_{}__HEALTH", service.name().to_uppercase()), health.to_string())
+            .env(service.health_variable(), health.to_string())
             .env("TALLY_AGGREGATOR__INSTANCE", name);
         let log = self.stack.log(name);
         self.state.start(name, command, &log, *health, env!("CARGO_PKG_VERSION"))

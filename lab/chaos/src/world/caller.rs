@@ -29,7 +29,7 @@ impl Caller {
             Service::Producer => Caller::Gateways,
             Service::Aggregator => Caller::Aggregators,
             Service::Sink => Caller::Sinks,
-            Service::Reader => Caller::Readers,
+            Service::Reader | Service::Watch => Caller::Readers,
         }
     }
 }

@@ -1,0 +1,157 @@
+//! Verifies for ever: what comes after the last round is added to what was replayed before.
+//!
+//! ```text
+//!  ┌► round: replay what is new, compare all ─► metrics, log, readiness ─► checkpoints, now and then ─┐
+//!  └──────────────────────────── reconciler.watch_interval_ms ◄───────────────────────────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use tally_platform::config::Config;
+use tally_platform::health::{Condition, Health};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint_topic;
+use crate::metrics::Metrics;
+use crate::round::Rounds;
+use crate::verify::{blocking, check_rules};
+use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
+
+/// What ClickHouse lacks for longer is not proven; until then it is lag.
+const MAX_LAG: Duration = Duration::from_secs(60);
+/// A round that takes longer is said to be stuck.
+const MAX_SILENCE: Duration = Duration::from_secs(3600);
+
+/// Runs until `shutdown`; an error where no round will ever succeed.
+pub async fn watch(
+    config: &Config,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let pause = Duration::from_millis(config.reconciler.watch_interval_ms);
+    let mut watch = Watch {
+        works: health.condition("verifying"),
+        agrees: health.condition("counts"),
+        metrics: Metrics::new(),
+        verdicts: BTreeMap::new(),
+        signed: Instant::now(),
+    };
+    let heartbeat = health.heartbeat("rounds", MAX_SILENCE);
+    let mut rounds = None;
+    loop {
+        heartbeat.beat();
+        let ended = tokio::select! {
+            ended = watch.round(config, rounds.take()) => ended,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        match ended {
+            Ok(next) => {
+                rounds = Some(next);
+                watch.works.set(true, "");
+            }
+            Err(
+                error @ (Error::TopicMadeAgain { .. }
+                | Error::OtherRules { .. }
+                | Error::OtherFormat { .. }
+                | Error::Key(_)),
+            ) => return Err(error),
+            Err(error) => {
+                watch.metrics.failed();
+                watch.works.set(false, error.to_string());
+                tracing::warn!(
+                    %error,
+                    "a round of verifying failed; the next one begins at the checkpoints, or at \
+                     the first message"
+                );
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+struct Watch {
+    /// Whether the last round could be made.
+    works: Condition,
+    /// Whether no partition contradicts.
+    agrees: Condition,
+    metrics: Metrics,
+    /// Of each partition, in the last round.
+    verdicts: BTreeMap<i32, Verdict>,
+    signed: Instant,
+}
+
+impl Watch {
+    async fn round(&mut self, config: &Config, rounds: Option<Rounds>) -> Result<Rounds, Error> {
+        let mut rounds = match rounds {
+            Some(rounds) => rounds,
+            None => {
+                check_rules(config).await?;
+                let (config, runtime) = (config.clone(), Handle::current());
+                blocking(move || {
+                    let options =
+                        VerifyOptions { max_lag: Some(MAX_LAG), ..VerifyOptions::default() };
+                    let progress = ProgressBar::hidden();
+                    let mut rounds = Rounds::new(&config, &options, progress, &runtime)?;
+                    rounds.keep();
+                    Ok(rounds)
+                })
+                .await?
+            }
+        };
+        let begun = Instant::now();
+        let (mut rounds, report) = blocking(move || {
+            let report = rounds.round()?;
+            Ok((rounds, report))
+        })
+        .await?;
+        self.metrics.ended(&report, begun.elapsed());
+        self.tell(&report);
+        let interval = Duration::from_millis(config.reconciler.checkpoint_interval_ms);
+        if self.signed.elapsed() >= interval
+            && let Some(key) = rounds.key().cloned()
+        {
+            let signed = rounds.signable(&report);
+            checkpoint_topic::append(&config.kafka, &key, &signed).await?;
+            rounds.note_signed(signed);
+            self.signed = Instant::now();
+        }
+        Ok(rounds)
+    }
+
+    /// Says what has changed since the last round.
+    fn tell(&mut self, report: &Report) {
+        for p in &report.partitions {
+            let before = self.verdicts.insert(p.partition, p.verdict);
+            if before.unwrap_or(Verdict::Agrees) != p.verdict {
+                self.tell_of(p);
+            }
+        }
+        let wrong = report.partitions.iter().filter(|p| p.verdict == Verdict::Mismatch);
+        let wrong: Vec<String> = wrong.map(|p| p.partition.to_string()).collect();
+        self.agrees.set(
+            wrong.is_empty(),
+            format!("ClickHouse does not agree with Kafka in partitions {}", wrong.join(", ")),
+        );
+    }
+
+    fn tell_of(&self, p: &PartitionReport) {
+        let &PartitionReport { partition, position, .. } = p;
+        if p.verdict == Verdict::Agrees {
+            tracing::info!(partition, position, "the partition agrees with Kafka again");
+            return;
+        }
+        for finding in &p.findings {
+            if p.verdict == Verdict::Mismatch {
+                tracing::error!(partition, position, %finding, "the counts are not Kafka's");
+            } else {
+                tracing::warn!(partition, position, %finding, "the counts are not proven");
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `tally reconciler watch` verifies for ever.
+
+use crate::dice::Dice;
+use crate::feeder::{Feeder, random_events};
+use crate::installation::Installation;
+use crate::model::Model;
+use crate::service::{Service, ServiceProcess};
+use crate::topics;
+use crate::wait::until;
+
+const MISMATCH: &str = "tally_reconciler_mismatch";
+
+async fn until_mismatch_is(watch: &ServiceProcess, want: f64) {
+    until("the watch to say so", async || {
+        let value = watch.metric(MISMATCH, "").await?;
+        if value == want { Ok(()) } else { Err(format!("it is at {value}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_counts_is_told_of_until_it_is_mended() {
+    let mut tally = Installation::bare("watched");
+    let key_file = tally.config_file().with_file_name("checkpoints.pem");
+    tally.configure(|config| {
+        config.reconciler.key_file = Some(key_file);
+        config.reconciler.watch_interval_ms = 300;
+        config.reconciler.checkpoint_interval_ms = 1_000;
+    });
+    tally.tally(&["init"]).await.expect_code(0);
+    tally.allow("the counts are not Kafka's");
+    // Nothing is stored when the first round begins.
+    tally.allow("the counts are not proven");
+    let mut services = [Service::Aggregator, Service::Sink, Service::Watch]
+        .map(|service| tally.start(service, "a"));
+    let source = tally.source().await;
+    let load = Feeder::start(&source, 3);
+    let through = "tally_reconciler_verified_through";
+    services[2].counts_beyond(30.0, through, "").await;
+    services[2].ready().await;
+
+    let change = async |events: i64| {
+        let columns = "namespace, key, bucket, partition, events";
+        let row = format!("'web', 'key-0', 1767225600, 1, {events}");
+        tally.sql(&format!("INSERT INTO counts ({columns}) VALUES ({row})")).await;
+    };
+    change(1).await;
+    until_mismatch_is(&services[2], 1.0).await;
+    services[2].logs("namespace \\\"web\\\", key \\\"key-0\\\"").await;
+    let reason = services[2].readiness().await.expect_err("it is not ready");
+    assert!(reason.contains("does not agree with Kafka in partitions 1"), "{reason}");
+    change(-1).await;
+    until_mismatch_is(&services[2], 0.0).await;
+    services[2].ready().await;
+    let rest = random_events(&mut Dice(9), 60);
+    source.spread(&rest, 20).await;
+    let mut model: Model = load.stop().await;
+    model.add_all(&rest);
+    tally.prove(&model).await;
+
+    // It proves all that is there, and signs it, so that another begins where it was killed.
+    let ends: i64 =
+        topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await.iter().sum();
+    services[2].counts_beyond(ends as f64 - 0.5, through, "").await;
+    services[2].kill();
+    let said = tally.tally(&["reconciler", "verify", "--sign-nothing"]).await.expect_code(0);
+    assert!(said.stdout.contains("3 partitions are proven by checkpoints"), "{}", said.stdout);
+    services[2].start_again();
+    services[2].counts_beyond(ends as f64 - 0.5, through, "").await;
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
