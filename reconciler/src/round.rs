@@ -179,7 +179,7 @@ impl Rounds {
                     parts.insert(*partition, part);
                 }
                 Err(finding) => {
-                    unreadable.insert(*partition, finding);
+                    unreadable.insert(*partition, *finding);
                 }
             }
         }
@@ -291,20 +291,20 @@ impl Rounds {
         partition: i32,
         position: i64,
         (begins, end): (i64, i64),
-    ) -> Result<Part, Finding> {
+    ) -> Result<Part, Box<Finding>> {
         if position > end {
             let reason = format!(
                 "the ledger is at offset {position}, but Kafka ends at {end}: has the topic been \
                  made again?"
             );
-            return Err(Finding::Unreadable { reason });
+            return Err(Finding::Unreadable { reason }.into());
         }
         let kept = self.kept.as_mut().and_then(|kept| kept.remove(&partition));
         let (from, begin) = match (kept, self.checkpoints.newest.get(&partition)) {
             (Some(replay), _) if replay.next() > position => {
                 let reached = replay.next();
                 self.kept.get_or_insert_default().insert(partition, replay);
-                return Err(Finding::WentBack { position, reached });
+                return Err(Finding::WentBack { position, reached }.into());
             }
             (Some(replay), _) => (replay.next(), Begin::Kept(Box::new(replay))),
             (None, Some(checkpoint)) if checkpoint.position == position => {
@@ -317,7 +317,7 @@ impl Rounds {
         };
         if begins > from && from < position {
             let by_checkpoint = matches!(begin, Begin::Checkpoint(_));
-            return Err(Finding::LogBegins { begins, needed: from, by_checkpoint });
+            return Err(Finding::LogBegins { begins, needed: from, by_checkpoint }.into());
         }
         Ok(Part { range: (from, position), begin })
     }
