@@ -124,8 +124,8 @@ pub enum Finding {
     Behind { offset: i64, seconds: u64, allowed: u64 },
     /// Nothing is stored, but Kafka has messages.
     NothingStored,
-    /// The messages before this offset are gone from Kafka, and those from `needed` on are needed: by
-    /// the checkpoint, or because there is none.
+    /// The messages before this offset are gone from Kafka, and those from `needed` on are needed:
+    /// by the checkpoint, or because there is none.
     LogBegins { begins: i64, needed: i64, by_checkpoint: bool },
     /// ClickHouse is behind where it was in an earlier round.
     WentBack { position: i64, reached: i64 },
