@@ -1,9 +1,9 @@
 //! Verifies for ever: what comes after the last round is added to what was replayed before.
 //!
 //! ```text
-//!  ┌► round: replay what is new, compare all ─► metrics, log, readiness ─► checkpoints, now and then ─┐
-//!  └──────────────────────────── reconciler.watch_interval_ms ◄───────────────────────────────────────┘
-//! ```
+//!  ┌► round: replay what is new, compare all ─► metrics, log, readiness ─► now and then,
+//!  │                                                                       checkpoints ─┐
+//!  └──────────────────── reconciler.watch_interval_ms ◄─────────────────────────────────┘
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
