@@ -4,6 +4,7 @@
 //!  ┌► round: replay what is new, compare all ─► metrics, log, readiness ─► now and then,
 //!  │                                                                       checkpoints ─┐
 //!  └──────────────────── reconciler.watch_interval_ms ◄─────────────────────────────────┘
+//! ```
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
