@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// A command that takes longer is stuck. A first `pip install` is the slowest of them.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct Ended {
