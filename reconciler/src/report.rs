@@ -257,7 +257,7 @@ impl fmt::Display for Finding {
             Finding::LogBegins { begins, needed, by_checkpoint: true } => write!(
                 f,
                 "not proven: Kafka begins at offset {begins}, but the checkpoint needs the \
-                 messages from offset {needed} on, for the ids that they hold"
+                 messages from offset {needed} on"
             ),
             Finding::WentBack { position, reached } => write!(
                 f,

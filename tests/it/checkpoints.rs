@@ -190,3 +190,32 @@ async fn a_checkpoint_that_is_forged_altered_foreign_or_sent_again_is_refused() 
         service.terminate().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_gone_before_they_were_counted_are_never_proven() {
+    let tally = Installation::new("uncounted").await;
+    let (kafka, source) = (&tally.config.kafka, tally.source().await);
+    source.batch(1, &random_events(&mut Dice(1), 50)).await;
+    remove_before(&tally, &topics::ends(kafka, &kafka.increments).await).await;
+    let said = tally.verify_with(&[]).await.expect_code(3).stdout;
+    assert!(said.contains("partition 1: not proven: Kafka begins at offset 1"), "{said}");
+    assert!(said.contains("1 of 3 partitions are NOT proven"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_gone_behind_a_checkpoint_are_not_proven_by_it() {
+    let (tally, mut services) = with_key("uncounted").await;
+    let (source, mut model) = (tally.source().await, Model::default());
+    send(&source, &mut model, 1).await;
+    tally.prove(&model).await;
+    for service in &mut services {
+        service.terminate().await;
+    }
+    let kafka = &tally.config.kafka;
+    source.batch(2, &random_events(&mut Dice(3), 50)).await;
+    remove_before(&tally, &topics::ends(kafka, &kafka.increments).await).await;
+    let said = tally.verify_with(&[]).await.expect_code(3).stdout;
+    assert!(said.contains("partition 2: not proven: Kafka begins at offset 3"), "{said}");
+    assert!(said.contains("but the checkpoint needs the messages from offset 2 on"), "{said}");
+    assert!(said.contains("1 of 3 partitions are NOT proven"), "{said}");
+}
