@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use tally_counts::{Envelope, Reject};
+use tally_counts::Reject;
 use tally_kafka::FetchedMessage;
-use tally_platform::plans::{Decoded, Plans, Refusal, Undecoded, reuse};
+use tally_platform::plans::{Plans, Refusal, Undecoded, reuse};
 use tally_platform::registry;
 use tally_schemas::Increment;
 use tokio::runtime::Handle;
@@ -41,7 +41,7 @@ impl MessageFold {
         message: &FetchedMessage<'_>,
         now: Instant,
     ) -> Result<(), Error> {
-        let &FetchedMessage { partition, offset, key, payload, .. } = message;
+        let &FetchedMessage { partition, offset, timestamp_ms, key, payload } = message;
         let bytes = payload.unwrap_or(b"");
         if partitions.is_to_restore(partition, offset) {
             return self.restore(partitions, message, bytes, now);
@@ -49,7 +49,8 @@ impl MessageFold {
         let mut increments = reuse(std::mem::take(&mut self.increments));
         let refused = match self.plans.decode_or_learn(&self.runtime, bytes, &mut increments)? {
             Ok(decoded) => {
-                match partitions.count(partition, &envelope(message, decoded), &increments, now) {
+                let envelope = decoded.envelope(offset, timestamp_ms);
+                match partitions.count(partition, &envelope, &increments, now) {
                     Ok(()) => None,
                     Err(reason) => Some((reason, describe(reason, &increments))),
                 }
@@ -75,7 +76,7 @@ impl MessageFold {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), Error> {
-        let &FetchedMessage { partition, offset, .. } = message;
+        let &FetchedMessage { partition, offset, timestamp_ms, .. } = message;
         if partitions.was_unread(partition, offset, bytes) {
             partitions.pass_over(partition, offset, Reject::UnknownSchema, bytes, now);
             return Ok(());
@@ -83,7 +84,12 @@ impl MessageFold {
         let mut increments = reuse(std::mem::take(&mut self.increments));
         match self.plans.decode_or_learn(&self.runtime, bytes, &mut increments)? {
             Ok(decoded) => {
-                partitions.remember(partition, &envelope(message, decoded), &increments, now);
+                partitions.remember(
+                    partition,
+                    &decoded.envelope(offset, timestamp_ms),
+                    &increments,
+                    now,
+                );
             }
             Err(refusal) if is_schema_gone(partitions, partition, &refusal) => {
                 return Err(Error::SchemaGone(refusal));
@@ -115,11 +121,6 @@ impl MessageFold {
 /// Whether the bookmark says that the message was decoded once, and its schema is not there now.
 fn is_schema_gone(partitions: &Partitions, partition: i32, refusal: &Refusal) -> bool {
     refusal.reason.is_of_schema() && partitions.restores_by_bookmark(partition)
-}
-
-fn envelope<'a>(message: &FetchedMessage<'_>, decoded: Decoded<'a>) -> Envelope<'a> {
-    let Decoded { schema, batch_id } = decoded;
-    Envelope { offset: message.offset, timestamp_ms: message.timestamp_ms, schema, batch_id }
 }
 
 /// The detail of a rejection that has none of its own.

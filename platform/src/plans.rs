@@ -10,7 +10,7 @@ mod unknown_ids;
 
 use std::time::Instant;
 
-use tally_counts::Reject;
+use tally_counts::{Envelope, Reject};
 use tally_schemas::{Increment, Plan, wire};
 use tokio::runtime::Handle;
 
@@ -32,6 +32,15 @@ pub struct Decoded<'a> {
     pub schema: u32,
     /// The id of the whole batch, by which all of it counts once.
     pub batch_id: Option<&'a str>,
+}
+
+impl<'a> Decoded<'a> {
+    /// What the fold needs to know of the message at this offset, by Kafka's time of it.
+    #[inline]
+    pub fn envelope(self, offset: i64, timestamp_ms: Option<i64>) -> Envelope<'a> {
+        let Decoded { schema, batch_id } = self;
+        Envelope { offset, timestamp_ms, schema, batch_id }
+    }
 }
 
 /// Why a message cannot be counted, and what exactly is wrong with it.

@@ -2,8 +2,8 @@
 
 use strum::{Display, EnumIter, EnumString, IntoStaticStr};
 
-/// A service, by the name of its command: `tally sink` runs [`Service::Sink`]. The order is the way
-/// of an increment.
+/// A service. `tally sink` runs [`Service::Sink`], and so on by [`Service::command`]. The order is
+/// the way of an increment.
 ///
 /// ```
 /// use tally_platform::service::Service;

@@ -9,51 +9,47 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
-use tally_counts::{Bookmark, KeyedFingerprint, Rules};
-
+use tally_counts::{Bookmark, KeyedFingerprint, Reject, Rules};
 use tally_platform::checkpoint_key::CheckpointKey;
-
-/// The format of the checkpoint's body.
-const FORMAT: u32 = 1;
 
 /// What the messages before `position` came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
-    pub format: u32,
+pub(crate) struct Checkpoint {
+    pub(crate) format: u32,
     /// Kafka's id of the topic `increments`.
-    pub topic_id: String,
-    pub partition: i32,
+    pub(crate) topic_id: String,
+    pub(crate) partition: i32,
     /// The next offset of `increments`: every message before it is in the totals.
-    pub position: i64,
+    pub(crate) position: i64,
     /// The first offset that Kafka must still have for the replay to begin here: that of the oldest
     /// id that is remembered, or the position.
-    pub needs_from: i64,
+    pub(crate) needs_from: i64,
     /// ClickHouse's next offset of `deltas` when this was proven.
-    pub deltas: i64,
+    pub(crate) deltas: i64,
     /// When it was signed, and Kafka's time of the last message before `position`, in milliseconds
     /// since 1970.
-    pub signed_ms: i64,
-    pub through_ms: Option<i64>,
+    pub(crate) signed_ms: i64,
+    pub(crate) through_ms: Option<i64>,
     /// Messages.
-    pub messages: u64,
-    pub counted: u64,
-    pub duplicate: u64,
-    pub rejected: BTreeMap<String, u64>,
+    pub(crate) messages: u64,
+    pub(crate) counted: u64,
+    pub(crate) duplicate: u64,
+    pub(crate) rejected: BTreeMap<String, u64>,
     /// Increments that were added: all events of all counts.
-    pub increments: u64,
+    pub(crate) increments: u64,
     /// By which the remembered ids are found again.
-    pub bookmark: String,
+    pub(crate) bookmark: String,
     /// The rules of counting.
-    pub rules: String,
+    pub(crate) rules: String,
     /// The fingerprint of each range under the key's own salt, 32 bytes each, in base64.
-    pub fingerprints: String,
+    pub(crate) fingerprints: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Signed<'a> {
-    body: std::borrow::Cow<'a, str>,
-    key: std::borrow::Cow<'a, str>,
-    signature: std::borrow::Cow<'a, str>,
+struct Signed {
+    body: String,
+    key: String,
+    signature: String,
 }
 
 /// What a checkpoint must be of, to be believed.
@@ -64,19 +60,20 @@ pub(crate) struct Expected<'a> {
 }
 
 impl Checkpoint {
-    pub(crate) const FORMAT: u32 = FORMAT;
+    /// The format of the body.
+    pub(crate) const FORMAT: u32 = 1;
 
     /// One line of JSON.
     pub(crate) fn sign(&self, key: &CheckpointKey) -> String {
         let body = serde_json::to_string(self).expect("a checkpoint is plain JSON");
-        let (public, signature) = (key.public(), key.sign(&body));
-        let signed = Signed { body: body.into(), key: public.into(), signature: signature.into() };
+        let signature = key.sign(&body);
+        let signed = Signed { body, key: key.public(), signature };
         serde_json::to_string(&signed).expect("three texts are plain JSON")
     }
 
     /// The checkpoint in a line, or why it is refused.
     pub(crate) fn open(line: &[u8], expected: &Expected<'_>) -> Result<Checkpoint, String> {
-        let signed: Signed<'_> = serde_json::from_slice(line)
+        let signed: Signed = serde_json::from_slice(line)
             .map_err(|error| format!("it is no signed checkpoint: {error}"))?;
         let public = expected.key.public();
         if signed.key != public {
@@ -87,8 +84,8 @@ impl Checkpoint {
         }
         let checkpoint: Checkpoint = serde_json::from_str(&signed.body)
             .map_err(|error| format!("its body cannot be read: {error}"))?;
-        if checkpoint.format != FORMAT {
-            return Err(format!("it is of format {}, not {FORMAT}", checkpoint.format));
+        if checkpoint.format != Self::FORMAT {
+            return Err(format!("it is of format {}, not {}", checkpoint.format, Self::FORMAT));
         }
         if checkpoint.topic_id != expected.topic_id {
             return Err(format!(
@@ -100,8 +97,13 @@ impl Checkpoint {
         if checkpoint.rules.parse() != Ok(expected.rules) {
             return Err(format!("it was counted by other rules: {}", checkpoint.rules));
         }
-        if checkpoint.bookmark().is_none() || checkpoint.fingerprints().is_none() {
-            return Err(String::from("its bookmark or its fingerprints cannot be read"));
+        let is_whole = checkpoint.bookmark().is_some()
+            && checkpoint.fingerprints().is_some()
+            && checkpoint.rejected().is_some();
+        if !is_whole {
+            return Err(String::from(
+                "its bookmark, its fingerprints or its reject reasons cannot be read",
+            ));
         }
         Ok(checkpoint)
     }
@@ -117,6 +119,14 @@ impl Checkpoint {
             .then(|| chunks.iter().copied().map(KeyedFingerprint::from_bytes).collect())
     }
 
+    /// The messages that were rejected, by reason.
+    pub(crate) fn rejected(&self) -> Option<BTreeMap<&'static str, u64>> {
+        let known = |(reason, count): (&String, &u64)| {
+            Some((reason.parse::<Reject>().ok()?.as_str(), *count))
+        };
+        self.rejected.iter().map(known).collect()
+    }
+
     pub(crate) fn encode(fingerprints: &[KeyedFingerprint]) -> String {
         let bytes: Vec<u8> = fingerprints.iter().flat_map(|one| one.to_bytes()).collect();
         BASE64.encode(bytes)
@@ -129,7 +139,7 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {
-            format: FORMAT,
+            format: Checkpoint::FORMAT,
             topic_id: String::from("topic"),
             partition: 1,
             position: 10,
@@ -172,5 +182,8 @@ mod tests {
         assert!(refused(&Checkpoint { rules, ..checkpoint() }.sign(&key)).contains("other rules"));
         let short = Checkpoint { fingerprints: String::from("AAAA"), ..checkpoint() };
         assert!(refused(&short.sign(&key)).contains("fingerprints"));
+        let rejected = BTreeMap::from([(String::from("of a later version"), 1)]);
+        let later = Checkpoint { rejected, ..checkpoint() };
+        assert!(refused(&later.sign(&key)).contains("reject reasons"));
     }
 }

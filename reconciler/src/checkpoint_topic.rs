@@ -8,13 +8,13 @@ use std::time::Duration;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::{self, Config};
 
 use crate::Error;
 use crate::checkpoint::{Checkpoint, Expected};
 use crate::partition_reader::{PartitionReader, kafka_client};
 use crate::verify::blocking;
-use tally_platform::checkpoint_key::CheckpointKey;
 
 /// How long Kafka may take to acknowledge a checkpoint.
 const PATIENCE: Duration = Duration::from_secs(30);

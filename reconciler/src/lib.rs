@@ -2,13 +2,16 @@
 //! counts in ClickHouse against it.
 //!
 //! ```text
-//!  a salt, drawn anew ──┬──────────────────────────────────────┐
+//!  a salt: drawn anew, or the key's own ──┬────────────────────┐
 //!  ClickHouse ──one query──► ledger + fingerprints by range ───┼──────────────┐
 //!  increments.rejected, all transactions ended ──► rejections ─┤              ▼
-//!  increments ──[0, position)──► LogReader ────────────────► Replay ──► equal, range by range?
+//!  increments ──[start, position)──► LogReader ────────────► Replay ──► equal, range by range?
 //!                                                                 └─no─► narrow: which counters,
 //!                                                                        from which batch on
 //! ```
+//!
+//! It starts at the first message, or where a checkpoint, which an earlier verify signed, ends.
+//! `watch` goes on where its last round ended.
 
 mod checkpoint;
 mod checkpoint_topic;
@@ -27,7 +30,6 @@ mod scope;
 mod verify;
 mod watch;
 
-pub use checkpoint::Checkpoint;
 pub use checkpoint_topic::export as export_checkpoints;
 pub use error::Error;
 pub use report::{CheckpointUse, Finding, Parting, PartitionReport, Report, Verdict};

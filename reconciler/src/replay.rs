@@ -13,8 +13,7 @@
 use std::collections::BTreeMap;
 
 use tally_counts::{
-    Bookmark, Envelope, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprinter, Reject, Rules,
-    Salt, Sums,
+    Bookmark, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprinter, Reject, Rules, Salt, Sums,
 };
 use tally_kafka::FetchedMessage;
 use tally_platform::plans::{Plans, Refusal, reuse};
@@ -120,7 +119,7 @@ impl Replay {
     /// A replay that begins where the checkpoint ends, with fingerprints under the salt of its key.
     ///
     /// # Panics
-    /// If the checkpoint's bookmark or fingerprints cannot be read: it was opened before.
+    /// If a part of the checkpoint cannot be read: it was opened before.
     pub(crate) fn resume(
         options: &ReplayOptions<'_>,
         checkpoint: &Checkpoint,
@@ -130,15 +129,11 @@ impl Replay {
         let bookmark: Bookmark = checkpoint.bookmark().expect("it was opened");
         let mut prints = Prints::new(key_salt);
         prints.of_ranges = checkpoint.fingerprints().expect("it was opened");
-        let rejected = checkpoint
-            .rejected
-            .iter()
-            .filter_map(|(reason, count)| Some((reason.parse::<Reject>().ok()?.as_str(), *count)));
         let totals = ReplayTotals {
             messages: checkpoint.messages,
             counted: checkpoint.counted,
             duplicate: checkpoint.duplicate,
-            rejected: rejected.collect(),
+            rejected: checkpoint.rejected().expect("it was opened"),
             increments: checkpoint.increments,
             events: checkpoint.increments.into(),
             last_ms: checkpoint.through_ms,
@@ -180,12 +175,7 @@ impl Replay {
         let judged = match plans.decode_or_learn(runtime, payload, &mut buffer)? {
             Err(refusal) => Err(refusal),
             Ok(decoded) => {
-                let envelope = Envelope {
-                    offset,
-                    timestamp_ms,
-                    schema: decoded.schema,
-                    batch_id: decoded.batch_id,
-                };
+                let envelope = decoded.envelope(offset, timestamp_ms);
                 match (said, self.rules.ids_within) {
                     // Tally 0.1 rejected what did not fit its sums of 64 bits, and remembered the
                     // ids; only its installations have ids within partitions.
@@ -236,12 +226,7 @@ impl Replay {
         let mut buffer = reuse(std::mem::take(increments));
         match plans.decode_or_learn(runtime, payload, &mut buffer)? {
             Ok(decoded) => {
-                let envelope = Envelope {
-                    offset,
-                    timestamp_ms,
-                    schema: decoded.schema,
-                    batch_id: decoded.batch_id,
-                };
+                let envelope = decoded.envelope(offset, timestamp_ms);
                 self.fold.remember(&envelope, &buffer);
             }
             Err(Refusal { reason, detail }) if reason.is_of_schema() => {
@@ -300,10 +285,9 @@ impl Replay {
         (self.totals.clone(), self.findings.clone())
     }
 
-    /// The salt under which the counts are compared, and their fingerprints.
-    pub(crate) fn prints(&self) -> (&Salt, &[KeyedFingerprint]) {
-        let prints = self.prints.first().expect("there is a salt to compare under");
-        (&prints.salt, &prints.of_ranges)
+    /// The fingerprints that are compared with ClickHouse's, by range.
+    pub(crate) fn fingerprints(&self) -> &[KeyedFingerprint] {
+        &self.prints.first().expect("there is a salt to compare under").of_ranges
     }
 
     /// What all messages so far come to, to be signed by the key with this salt.

@@ -7,38 +7,27 @@
 //!  where the last round ended the same salt          likewise
 //! ```
 
+mod comparing;
+mod replaying;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 
 use indicatif::ProgressBar;
 use rdkafka::consumer::Consumer;
-use tally_counts::{KeyedFingerprint, Reject, Salt};
+use tally_counts::{KeyedFingerprint, Salt};
+use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::Config;
-use tally_platform::plans::Plans;
-use tally_platform::registry::Registry;
 use tally_platform::store::{self, StoredCounts};
 use tokio::runtime::Handle;
 
 use crate::checkpoint::{Checkpoint, Expected};
 use crate::checkpoint_topic::{self, Checkpoints};
 use crate::coverage::Coverage;
-use crate::log_reader::{LogReader, Read};
-use crate::narrow::narrow;
 use crate::partition_reader::kafka_client;
-use crate::rejections::{RejectedTopic, Rejections};
-use crate::replay::{Decoder, Replay, ReplayOptions, ReplayTotals};
+use crate::rejections::RejectedTopic;
+use crate::replay::{Replay, ReplayTotals};
 use crate::report::{CheckpointUse, Finding, Findings};
 use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
-use tally_platform::checkpoint_key::CheckpointKey;
-
-/// All replays together hold so much of sums, in bytes; one holds at least and at most so much.
-const FOLDS_BYTES: usize = 256 << 20;
-const LEAST_FOLD_BYTES: usize = 1 << 20;
-const MOST_FOLD_BYTES: usize = 32 << 20;
-/// How many partitions a thread replays side by side.
-const AT_ONCE: usize = 8;
-/// How many messages are replayed between two steps of the progress bar.
-const STEP: u64 = 4096;
 
 /// Rounds of verifying, on threads that may block.
 pub(crate) struct Rounds {
@@ -337,201 +326,10 @@ impl Rounds {
         (part.range.0, used)
     }
 
-    /// Replays side by side on a few threads.
-    fn replay_all(&mut self, parts: BTreeMap<i32, Part>) -> Result<BTreeMap<i32, Replayed>, Error> {
-        let threads = self.config.reconciler.parallel.clamp(1, parts.len().max(1));
-        let fold_bytes = FOLDS_BYTES / parts.len().clamp(1, threads * AT_ONCE);
-        let fold_bytes = fold_bytes.clamp(LEAST_FOLD_BYTES, MOST_FOLD_BYTES);
-        let mut shares: Vec<Vec<(i32, Part)>> = Vec::new();
-        shares.resize_with(threads, Vec::new);
-        for (at, part) in parts.into_iter().enumerate() {
-            shares[at % threads].push(part);
-        }
-        let kept = Mutex::new(BTreeMap::new());
-        let (this, to_keep) = (&*self, self.kept.is_some().then_some(&kept));
-        let replayed = std::thread::scope(|scope| {
-            let workers: Vec<_> = shares
-                .into_iter()
-                .map(|share| scope.spawn(move || this.replay_share(share, fold_bytes, to_keep)))
-                .collect();
-            let mut replayed = BTreeMap::new();
-            for worker in workers {
-                let done = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                replayed.append(&mut done?);
-            }
-            Ok::<_, Error>(replayed)
-        });
-        if let Some(all) = &mut self.kept {
-            all.append(&mut kept.into_inner().expect("no worker panicked"));
-        }
-        replayed
-    }
-
-    /// Replays some partitions at a time: each remembers its ids meanwhile.
-    fn replay_share(
-        &self,
-        share: Vec<(i32, Part)>,
-        fold_bytes: usize,
-        to_keep: Option<&Mutex<BTreeMap<i32, Replay>>>,
-    ) -> Result<BTreeMap<i32, Replayed>, Error> {
-        let mut replayed = BTreeMap::new();
-        let mut share = share.into_iter().peekable();
-        while share.peek().is_some() {
-            let (mut ranges, mut replays) = (BTreeMap::new(), BTreeMap::new());
-            for (partition, Part { range, begin }) in share.by_ref().take(AT_ONCE) {
-                ranges.insert(partition, range);
-                replays.insert(partition, self.begun(partition, begin, fold_bytes));
-            }
-            // What was replayed is kept, though the rest of it could not be.
-            let unreadable = self.replay_group(&ranges, &mut replays);
-            for (partition, mut replay) in replays {
-                if let Ok(unreadable) = &unreadable {
-                    let trouble = unreadable.get(&partition);
-                    replayed.insert(partition, self.finish(&mut replay, trouble));
-                }
-                if let Some(kept) = to_keep {
-                    kept.lock().expect("no worker panicked").insert(partition, replay);
-                }
-            }
-            unreadable?;
-        }
-        Ok(replayed)
-    }
-
-    fn finish(&self, replay: &mut Replay, trouble: Option<&String>) -> Replayed {
-        let (totals, mut findings) = replay.totals();
-        if let Some(reason) = trouble {
-            findings.add(Finding::Unreadable { reason: reason.clone() });
-        }
-        let key_salt = self.key_salt.as_ref().filter(|_| self.options.scope.has_all_counters());
-        Replayed {
-            totals,
-            fingerprints: replay.prints().1.to_vec(),
-            findings,
-            is_whole: trouble.is_none(),
-            unsigned: key_salt.and_then(|salt| replay.checkpoint(&self.topic_id, salt)),
-        }
-    }
-
-    fn begun(&self, partition: i32, begin: Begin, fold_bytes: usize) -> Replay {
-        let all = self.rejected.by_partition.get(&partition);
-        let from = |next: i64| -> Rejections {
-            let rejected = all.into_iter().flat_map(|all| all.range(next..));
-            rejected.map(|(offset, reason)| (*offset, *reason)).collect()
-        };
-        if let Begin::Kept(mut replay) = begin {
-            replay.rejections = from(replay.next());
-            return *replay;
-        }
-        let rejections = from(0);
-        let options = self.replay_options(partition, fold_bytes);
-        match (begin, &self.key_salt) {
-            (Begin::Checkpoint(checkpoint), Some(salt)) => {
-                Replay::resume(&options, &checkpoint, salt, rejections)
-            }
-            (_, Some(salt)) if *salt != self.drawn => {
-                Replay::new(&options, &[&self.drawn, salt], rejections)
-            }
-            _ => Replay::new(&options, &[&self.drawn], rejections),
-        }
-    }
-
-    pub(crate) fn replay_options(&self, partition: i32, fold_bytes: usize) -> ReplayOptions<'_> {
-        let (rules, scope) = (self.config.rules(), &self.options.scope);
-        ReplayOptions { partition, rules, scope, fold_bytes }
-    }
-
-    /// Replays partitions side by side; returns why some could not be read on.
-    fn replay_group(
-        &self,
-        ranges: &BTreeMap<i32, (i64, i64)>,
-        replays: &mut BTreeMap<i32, Replay>,
-    ) -> Result<BTreeMap<i32, String>, Error> {
-        let mut unreadable = BTreeMap::new();
-        let mut decoder = self.decoder()?;
-        let mut messages = 0_u64;
-        LogReader::new(&self.config, ranges, &self.runtime)?.read(|read| {
-            match read {
-                Read::Message(message) => {
-                    let replay = replays.get_mut(&message.partition).expect("it is read");
-                    replay.take(&mut decoder, &message)?;
-                    messages += 1;
-                    if messages.is_multiple_of(STEP) {
-                        self.progress.inc(STEP);
-                    }
-                }
-                Read::Unreadable(trouble) => {
-                    unreadable.insert(trouble.partition, trouble.reason);
-                }
-            }
-            Ok(())
-        })?;
-        self.progress.inc(messages % STEP);
-        Ok(unreadable)
-    }
-
-    pub(crate) fn decoder(&self) -> Result<Decoder<'_>, Error> {
-        Ok(Decoder::new(Plans::new(Registry::new(&self.config.registry)?), &self.runtime))
-    }
-
-    /// Compares what a replay came to with what ClickHouse has.
-    fn compare(&self, partition: i32, stored: &StoredCounts, replayed: &mut Replayed) {
-        let StoredCounts { ledger, fingerprints, events } = stored;
-        let Replayed { totals, fingerprints: expected, findings, .. } = replayed;
-        let differing: Vec<usize> = (0..KeyedFingerprint::RANGES)
-            .filter(|range| fingerprints[*range] != expected[*range])
-            .collect();
-        if !differing.is_empty() {
-            findings.add(Finding::Fingerprint { ranges: differing.len() });
-        }
-        let rejections: u64 = totals.rejected.values().sum();
-        let accounts: [(&str, i128, i128); 6] = [
-            ("messages counted", ledger.counted.into(), totals.counted.into()),
-            ("messages duplicate", ledger.duplicate.into(), totals.duplicate.into()),
-            ("messages rejected", ledger.rejected.into(), rejections.into()),
-            ("increments", ledger.counted_increments.into(), totals.increments.into()),
-            ("events of the counts", *events, totals.events),
-            (
-                "messages seen",
-                i128::from(ledger.counted)
-                    + i128::from(ledger.duplicate)
-                    + i128::from(ledger.rejected),
-                totals.messages.into(),
-            ),
-        ];
-        for (what, stored, replayed) in accounts {
-            if stored != replayed {
-                findings.add(Finding::Accounting { what, stored, replayed });
-            }
-        }
-        // Each round would replay the partition twice more, to name the same counters again.
-        let is_named = self.kept.is_some() && self.mismatched.contains(&partition);
-        if !differing.is_empty() && !is_named {
-            match narrow(self, partition, self.salt_of(partition), &differing) {
-                Ok(counters) => counters.into_iter().for_each(|counter| findings.add(counter)),
-                Err(error) => findings.add(Finding::NotNarrowed { reason: error.to_string() }),
-            }
-        }
-    }
-
     /// The salt that a partition is compared under.
     fn salt_of(&self, partition: i32) -> &Salt {
         let has_checkpoint = self.checkpoints.newest.contains_key(&partition);
         self.key_salt.as_ref().filter(|_| has_checkpoint).unwrap_or(&self.drawn)
-    }
-
-    fn limit_rejected(&self, partitions: &mut [PartitionReport]) {
-        let Some(allowed) = self.options.max_rejected else { return };
-        for p in partitions {
-            let of_schema =
-                |reason: &str| reason.parse::<Reject>().is_ok_and(|reason| reason.is_of_schema());
-            let refused = p.rejected_by_reason.iter().filter(|(reason, _)| !of_schema(reason));
-            let rejected = refused.map(|(_, count)| count).sum();
-            if rejected > allowed {
-                p.findings.push(Finding::TooManyRejected { rejected, allowed });
-                p.verdict = Verdict::Mismatch;
-            }
-        }
     }
 
     /// Checkpoints of the partitions that agree and are further than the ones before.
