@@ -9,7 +9,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 use tally_kafka::TopicError;
 use tally_platform::config::Config;
-use tally_schemas::{DeltaBatch, wire};
+use tally_platform::delta_batches::DeltaBatches;
+use tally_schemas::DeltaBatch;
+use tokio::runtime::Handle;
 
 use crate::Error;
 
@@ -60,6 +62,8 @@ pub(crate) fn agreement(committed: Option<i64>, last: Option<&LastBatch>) -> Agr
 pub(crate) struct LastBatches {
     config: Config,
     deltas: String,
+    batches: DeltaBatches,
+    runtime: Handle,
     /// A client that is no member of any group; made when it is first needed.
     consumer: Option<BaseConsumer<Quiet>>,
 }
@@ -85,8 +89,14 @@ struct Look {
 }
 
 impl LastBatches {
-    pub(crate) fn new(config: &Config) -> LastBatches {
-        LastBatches { config: config.clone(), deltas: config.kafka.deltas.clone(), consumer: None }
+    pub(crate) fn new(config: &Config, runtime: &Handle) -> Result<LastBatches, Error> {
+        Ok(LastBatches {
+            config: config.clone(),
+            deltas: config.kafka.deltas.clone(),
+            batches: DeltaBatches::new(&config.registry)?,
+            runtime: runtime.clone(),
+            consumer: None,
+        })
     }
 
     /// How many partitions `deltas` has by now.
@@ -192,9 +202,10 @@ impl LastBatches {
             partition,
             reason: format!("offset {offset} is no batch: {reason}"),
         };
-        let (_, body) = wire::split(payload).map_err(|error| unreadable(error.to_string()))?;
+        let body = self.batches.sound_body(&self.runtime, payload)?;
+        let body = body.map_err(|error| unreadable(error.to_string()))?;
         let header =
-            DeltaBatch::decode(body).map_err(|error| unreadable(error.to_string()))?.header;
+            DeltaBatch::decode(&body).map_err(|error| unreadable(error.to_string()))?.header;
         let last = LastBatch { topic_id: header.topic_id.to_owned(), to: header.to };
         Ok((!header.correction).then_some(last))
     }

@@ -23,6 +23,7 @@ use std::time::Instant;
 use rdkafka::consumer::BaseConsumer;
 use tally_kafka::Membership;
 use tally_platform::config::Config;
+use tokio::runtime::Handle;
 
 use self::search::Search;
 use crate::Error;
@@ -67,14 +68,15 @@ impl Locator {
         config: &Config,
         consumer: &Arc<BaseConsumer<Membership>>,
         topic_id: &str,
-    ) -> Locator {
+        runtime: &Handle,
+    ) -> Result<Locator, Error> {
         let shared = Arc::new(Shared::default());
-        let search = Search::new(config, consumer, topic_id, &shared);
+        let search = Search::new(config, consumer, topic_id, &shared, runtime)?;
         let thread = std::thread::Builder::new()
             .name(String::from("locator"))
             .spawn(move || search.run())
             .expect("the system starts a thread");
-        Locator { shared, thread: Some(thread) }
+        Ok(Locator { shared, thread: Some(thread) })
     }
 
     /// Asks for these partitions' resume points, all of which one search looks for. An answer to an

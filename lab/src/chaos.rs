@@ -34,6 +34,11 @@ pub struct ChaosArgs {
     #[arg(long, default_value_t = 2)]
     members: usize,
 
+    /// Another build of tally: each time that a service starts, it is of the other one, so that
+    /// versions are mixed, upgraded and taken back under load. Both must know the same settings.
+    #[arg(long, value_name = "PROGRAM")]
+    other: Option<PathBuf>,
+
     /// Where the run keeps its data, logs and history; made anew.
     #[arg(long, default_value = ".tally/chaos", value_name = "FOLDER")]
     dir: PathBuf,
@@ -58,6 +63,9 @@ impl ChaosArgs {
             let kinds: Vec<String> = self.faults.iter().map(FaultKind::to_string).collect();
             again += &format!(" --faults {}", kinds.join(","));
         }
+        if let Some(other) = &self.other {
+            again += &format!(" --other {}", other.display());
+        }
         if self.no_ids {
             again += " --no-ids";
         }
@@ -76,6 +84,7 @@ pub(crate) async fn run(args: ChaosArgs) -> anyhow::Result<Verdict> {
         dir: std::path::absolute(&args.dir).context("--dir")?,
         first_port: args.first_port,
         program: std::env::current_exe().context("find this program")?,
+        other_program: args.other,
         rate: args.rate,
         members: args.members,
         ids: !args.no_ids,

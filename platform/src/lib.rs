@@ -5,6 +5,7 @@
 pub mod causes;
 pub mod checkpoint_key;
 pub mod config;
+pub mod delta_batches;
 pub mod exit;
 pub mod health;
 pub mod http;

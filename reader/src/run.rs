@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use tally_platform::config::Config;
+use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
 use tally_platform::http as edge;
 use tally_platform::quiet_log::QuietLog;
+use tally_platform::registry;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::counter_memory::Broken;
@@ -41,6 +44,8 @@ pub enum Error {
     NoCache,
     #[error(transparent)]
     Bind(#[from] edge::BindError),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
     #[error("make a Kafka consumer")]
     Client(#[source] KafkaError),
     #[error("read deltas from where ClickHouse is")]
@@ -61,6 +66,7 @@ pub async fn run(
     let consumer = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, CLIENT_ID)
         .create()
         .map_err(Error::Client)?;
+    let batches = DeltaBatches::new(&config.registry)?;
     let metrics = Metrics::new();
     let api = Arc::new(Api::new(metrics.clone()));
     if let Ok(addr) = listener.local_addr() {
@@ -82,7 +88,8 @@ pub async fn run(
         served
     };
     let working = async {
-        let worker = Worker { config, consumer: Arc::new(consumer), metrics, signs };
+        let consumer = Arc::new(consumer);
+        let worker = Worker { config, consumer, batches, metrics, signs };
         let worked = worker.work(cached, &api, &drained).await;
         stop.cancel();
         worked
@@ -115,6 +122,7 @@ impl Signs {
 struct Worker<'a> {
     config: &'a Config,
     consumer: Arc<BaseConsumer>,
+    batches: DeltaBatches,
     metrics: Metrics,
     signs: Signs,
 }
@@ -179,7 +187,8 @@ impl Worker<'_> {
         let (consumer, tailed, stopped) =
             (Arc::clone(&self.consumer), Arc::clone(state), stop.clone());
         let heartbeat = self.signs.health.heartbeat("tail", MAX_SILENCE);
-        let tail = move || tail::run(&consumer, &tailed, &heartbeat, &stopped);
+        let (batches, runtime) = (self.batches.clone(), Handle::current());
+        let tail = move || tail::run(&consumer, &batches, &runtime, &tailed, &heartbeat, &stopped);
         let ended = tokio::task::spawn_blocking(tail).await.expect("the tail does not panic");
         if let Err(broken) = ended {
             self.break_off(state, broken);

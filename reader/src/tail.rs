@@ -13,8 +13,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tally_counts::BatchCheck;
+use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::Heartbeat;
-use tally_schemas::{DeltaBatch, wire};
+use tally_schemas::DeltaBatch;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Name;
@@ -38,6 +40,8 @@ pub(crate) fn assign(consumer: &BaseConsumer, topic: &str, offsets: &[i64]) -> K
 /// Counts batches in until `stop`. Blocks its thread.
 pub(crate) fn run(
     consumer: &BaseConsumer,
+    batches: &DeltaBatches,
+    runtime: &Handle,
     state: &SharedMemory,
     heartbeat: &Heartbeat,
     stop: &CancellationToken,
@@ -48,7 +52,21 @@ pub(crate) fn run(
             None => {}
             Some(Ok(message)) => {
                 let (partition, offset) = (message.partition(), message.offset());
-                let mut waiting = Some(read(partition, offset, message.payload())?);
+                let payload = message.payload();
+                let read = || read(batches, partition, offset, payload);
+                let learn = || {
+                    let (place, payload) = ((partition, offset), payload.unwrap_or_default());
+                    let learning =
+                        batches.learn_patiently(place, payload, stop, || heartbeat.beat());
+                    runtime.block_on(learning).unwrap_or(false)
+                };
+                let arrival = match read() {
+                    Err(_) if learn() => read()?,
+                    // What was not learned because of it is nobody's fault.
+                    Err(_) if stop.is_cancelled() => break,
+                    arrival => arrival?,
+                };
+                let mut waiting = Some(arrival);
                 while let Some(arrival) = waiting
                     && !stop.is_cancelled()
                 {
@@ -76,11 +94,16 @@ fn is_final(error: &KafkaError) -> bool {
 
 /// Reads a batch, and checks it against its own fingerprint, so that bytes of another schema never
 /// count.
-fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, Broken> {
+fn read(
+    batches: &DeltaBatches,
+    partition: i32,
+    offset: i64,
+    payload: Option<&[u8]>,
+) -> Result<Arrival, Broken> {
     let undecodable = |reason: String| Broken::Undecodable { partition, offset, reason };
     let payload = payload.ok_or_else(|| undecodable("the message has no value".to_owned()))?;
-    let (_, body) = wire::split(payload).map_err(|error| undecodable(error.to_string()))?;
-    let batch = DeltaBatch::decode(body).map_err(|error| undecodable(error.to_string()))?;
+    let body = batches.body(payload).map_err(|error| undecodable(error.to_string()))?;
+    let batch = DeltaBatch::decode(&body).map_err(|error| undecodable(error.to_string()))?;
     let header = batch.header;
     if header.partition != partition {
         return Err(undecodable(format!("`partition` is {}", header.partition)));
@@ -105,9 +128,15 @@ fn read(partition: i32, offset: i64, payload: Option<&[u8]>) -> Result<Arrival, 
 #[cfg(test)]
 mod tests {
     use tally_counts::Fingerprint;
-    use tally_schemas::{DeltaBatchHeader, delta_batch};
+    use tally_platform::config;
+    use tally_schemas::{DeltaBatchHeader, delta_batch, wire};
 
     use super::*;
+
+    fn read_one(payload: Option<&[u8]>) -> Result<Arrival, Broken> {
+        let batches = DeltaBatches::new(&config::Registry::default()).unwrap();
+        read(&batches, 3, 40, payload)
+    }
 
     fn payload(partition: i32, fingerprint: Fingerprint) -> Vec<u8> {
         let header = DeltaBatchHeader {
@@ -142,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_read_as_it_was_written() {
-        let arrival = read(3, 40, Some(&payload(3, fingerprint()))).unwrap();
+        let arrival = read_one(Some(&payload(3, fingerprint()))).unwrap();
         assert_eq!((arrival.partition, arrival.offset, arrival.from, arrival.to), (3, 40, 10, 12));
         let sums: Vec<_> =
             arrival.deltas.iter().map(|delta| (delta.name.key(), delta.sum)).collect();
@@ -151,13 +180,11 @@ mod tests {
 
     #[test]
     fn what_is_not_a_batch_of_its_partition_is_named() {
-        assert_eq!(reason(read(3, 40, None)), "the message has no value");
-        assert!(reason(read(3, 40, Some(b"{}"))).contains("magic byte"));
-        assert_eq!(reason(read(3, 40, Some(&payload(4, fingerprint())))), "`partition` is 4");
+        assert_eq!(reason(read_one(None)), "the message has no value");
+        assert!(reason(read_one(Some(b"{}"))).contains("magic byte"));
+        assert_eq!(reason(read_one(Some(&payload(4, fingerprint())))), "`partition` is 4");
         let cut = payload(3, fingerprint());
-        assert!(reason(read(3, 40, Some(&cut[..cut.len() - 3]))).contains("deltas[1]"));
-        assert!(
-            reason(read(3, 40, Some(&payload(3, Fingerprint::ZERO)))).contains("`fingerprint`")
-        );
+        assert!(reason(read_one(Some(&cut[..cut.len() - 3]))).contains("deltas[1]"));
+        assert!(reason(read_one(Some(&payload(3, Fingerprint::ZERO)))).contains("`fingerprint`"));
     }
 }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use rdkafka::Message;
 use tally_platform::config::Config;
+use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::store::Ledger;
-use tally_schemas::{DeltaBatch, wire};
+use tally_schemas::DeltaBatch;
+use tokio::runtime::Handle;
 
 use crate::Error;
 use crate::partition_reader::PartitionReader;
@@ -14,6 +16,8 @@ use crate::report::{Finding, Findings};
 /// What a partition's positions are compared with.
 pub(crate) struct Coverage<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) batches: &'a DeltaBatches,
+    pub(crate) runtime: &'a Handle,
     /// How old a committed batch may be that ClickHouse lacks.
     pub(crate) allowed: Duration,
     /// The time before ClickHouse was asked, in milliseconds since 1970: what is older and not
@@ -59,8 +63,9 @@ impl Coverage<'_> {
         let mut last_is_seen = stored == 0 || begins >= stored;
         while let Some(batch) = batches.next()? {
             let (offset, at_ms) = (batch.offset(), batch.timestamp().to_millis());
-            let header = batch.payload().and_then(|payload| wire::split(payload).ok());
-            let header = header.and_then(|(_, body)| DeltaBatch::decode(body).ok());
+            let payload = batch.payload().unwrap_or_default();
+            let body = self.batches.sound_body(self.runtime, payload)?.ok();
+            let header = body.as_deref().and_then(|body| DeltaBatch::decode(body).ok());
             let (from, to) = header.map_or((-1, -1), |batch| (batch.header.from, batch.header.to));
             if offset < stored {
                 last_is_seen = true;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use rdkafka::Message;
 use tally_counts::{KeyedFingerprinter, Salt, Sums};
 use tally_platform::store::{self, StoredCells};
-use tally_schemas::{DeltaBatch, wire};
+use tally_schemas::DeltaBatch;
 
 use crate::Error;
 use crate::log_reader::{LogReader, Read};
@@ -200,9 +200,10 @@ fn read_batches(
         if offset >= place.batches_end {
             break;
         }
-        let body = message.payload().and_then(|payload| wire::split(payload).ok());
-        // What does not decode was never stored: the sink stops there.
-        let Some(Ok(batch)) = body.map(|(_, body)| DeltaBatch::decode(body)) else { continue };
+        let payload = message.payload().unwrap_or_default();
+        // What is not sound was never stored: the sink stops there.
+        let Ok(body) = run.batches.sound_body(&run.runtime, payload)? else { continue };
+        let Ok(batch) = DeltaBatch::decode(&body) else { continue };
         let mut totals: BTreeMap<Cell, Total> = BTreeMap::new();
         for delta in batch.deltas.map_while(Result::ok) {
             let cell = (delta.namespace.to_owned(), delta.key.to_owned(), delta.bucket_s);

@@ -17,6 +17,7 @@ use rdkafka::consumer::Consumer;
 use tally_counts::{KeyedFingerprint, Salt};
 use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::Config;
+use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::store::{self, StoredCounts};
 use tokio::runtime::Handle;
 
@@ -32,6 +33,7 @@ use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
 /// Rounds of verifying, on threads that may block.
 pub(crate) struct Rounds {
     pub(crate) config: Config,
+    pub(crate) batches: DeltaBatches,
     pub(crate) options: VerifyOptions,
     pub(crate) runtime: Handle,
     progress: ProgressBar,
@@ -100,6 +102,7 @@ impl Rounds {
         Ok(Rounds {
             key_salt: key.as_ref().map(|key| key.salt(&topic_id)),
             config: config.clone(),
+            batches: DeltaBatches::new(&config.registry)?,
             options: options.clone(),
             runtime: runtime.clone(),
             progress,
@@ -181,6 +184,8 @@ impl Rounds {
         let mut replayed = self.replay_all(parts)?;
         let coverage = Coverage {
             config: &self.config,
+            batches: &self.batches,
+            runtime: &self.runtime,
             allowed: self.options.max_lag.unwrap_or(self.config.aggregator.flush_interval() * 10),
             as_of_ms,
         };

@@ -6,10 +6,14 @@
 //!                                                                 over the body
 //! ```
 //!
-//! Writer and reader have the same schema, [`crate::avsc::DELTA_BATCH`].
+//! Both by our schema, [`crate::avsc::DELTA_BATCH`]. A batch by the schema of another version of Tally
+//! is made one by ours first ([`DeltaBatchPlan`]).
+
+mod plan;
 
 use std::iter::FusedIterator;
 
+pub use self::plan::DeltaBatchPlan;
 use crate::cursor::Cursor;
 use crate::encode::text;
 use crate::{DecodeError, Reason, varint};

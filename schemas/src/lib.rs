@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Increments come from anyone, so they are read by the schema of whoever wrote them ([`Plan`]).
-//! Delta batches are written and read by Tally alone, by one schema.
+//! Delta batches are Tally's own, but of whichever version wrote them ([`DeltaBatchPlan`]).
 
 pub mod avsc;
 mod cursor;
@@ -24,7 +24,7 @@ mod utf8;
 mod varint;
 pub mod wire;
 
-pub use delta_batch::{Delta, DeltaBatch, DeltaBatchHeader};
+pub use delta_batch::{Delta, DeltaBatch, DeltaBatchHeader, DeltaBatchPlan};
 pub use encode::BatchEncoder;
 pub use error::{DecodeError, Reason};
 pub use increment::{Increment, Message};

@@ -14,7 +14,7 @@
 mod error;
 mod resolve;
 mod run;
-mod schema;
+pub(crate) mod schema;
 mod skip;
 #[cfg(test)]
 mod tests;

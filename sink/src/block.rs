@@ -13,10 +13,11 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use tally_counts::BatchCheck;
 use tally_counts::ledger::{self, BatchOffsets, RESERVED_NAMESPACE};
-use tally_counts::{BatchCheck, BatchMismatch};
 use tally_kafka::BufferPool;
-use tally_schemas::{DecodeError, DeltaBatch};
+use tally_platform::delta_batches::Unsound;
+use tally_schemas::DeltaBatch;
 
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
@@ -47,15 +48,6 @@ pub struct Block {
 /// The namespaces whose numbers are found without a hash.
 const RECENT: usize = 64;
 
-/// Why a batch makes no block.
-#[derive(Debug, thiserror::Error)]
-pub enum BlockError {
-    #[error("it does not decode: {0}")]
-    Decode(#[from] DecodeError),
-    #[error("its header says something else than its deltas: {0}")]
-    Mismatch(#[from] BatchMismatch),
-}
-
 /// How ClickHouse writes LowCardinality: this version, with flags that say that the dictionary
 /// comes with the block itself.
 const DICTIONARY_VERSION: u64 = 1;
@@ -64,7 +56,7 @@ const OWN_DICTIONARY: u64 = 1 << 9 | 1 << 10;
 impl Block {
     /// The rows of a batch at its offsets: a function of the two, and of nothing else. An error if
     /// the batch is not sound.
-    pub fn of(batch: &DeltaBatch<'_>, offsets: BatchOffsets) -> Result<Block, BlockError> {
+    pub fn of(batch: &DeltaBatch<'_>, offsets: BatchOffsets) -> Result<Block, Unsound> {
         let mut block = Block::default();
         block.fill(batch, offsets, &BufferPool::new(0))?;
         Ok(block)
@@ -77,7 +69,7 @@ impl Block {
         batch: &DeltaBatch<'_>,
         offsets: BatchOffsets,
         buffers: &BufferPool,
-    ) -> Result<(), BlockError> {
+    ) -> Result<(), Unsound> {
         self.make_room(batch.deltas.announced() + 8, buffers);
         // A batch that did not decode left half of it.
         self.check = BatchCheck::default();
@@ -356,7 +348,7 @@ mod tests {
         let mut fill = |body: &[u8]| {
             block.fill(&DeltaBatch::decode(body).unwrap(), offsets, &BufferPool::new(0))
         };
-        assert!(matches!(fill(&damaged), Err(BlockError::Decode(_))));
+        assert!(matches!(fill(&damaged), Err(Unsound::Decode(_))));
         assert!(fill(&sound).is_ok());
     }
 

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
 use tally_platform::config::Config;
+use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
 use tally_platform::{retry, store};
 use tokio::runtime::Handle;
@@ -74,6 +75,7 @@ pub(crate) fn run(
     let metrics = Metrics::new();
     let context = InserterContext {
         client: client.clone(),
+        batches: DeltaBatches::new(&config.registry)?,
         endpoint,
         topic_id: topic.topic_id().to_owned(),
         metrics: metrics.clone(),

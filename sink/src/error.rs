@@ -1,4 +1,5 @@
 use rdkafka::error::KafkaError;
+use tally_platform::registry;
 
 use crate::proof::Promise;
 
@@ -8,6 +9,8 @@ use crate::proof::Promise;
 pub enum Error {
     #[error(transparent)]
     Topic(#[from] tally_kafka::TopicError),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
     #[error("topic {topic} was deleted and made again: its id was {was} and is {is}")]

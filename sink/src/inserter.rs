@@ -23,10 +23,11 @@ use clickhouse::Client;
 use tally_counts::ledger::BatchOffsets;
 use tally_counts::{StoredOffsets, check_chain, next_offset};
 use tally_kafka::KeptMessage;
+use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::quiet_log::QuietLog;
 use tally_platform::retry::{Backoff, until_ok};
 use tally_platform::store::{self, COUNTS};
-use tally_schemas::{DeltaBatch, wire};
+use tally_schemas::DeltaBatch;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +72,7 @@ impl<E: Into<PartitionError>> From<E> for InserterEnd {
 #[derive(Clone)]
 pub(crate) struct InserterContext {
     pub(crate) client: Client,
+    pub(crate) batches: DeltaBatches,
     pub(crate) endpoint: Endpoint,
     /// The id of `deltas`.
     pub(crate) topic_id: String,
@@ -138,7 +140,10 @@ impl Inserter {
     }
 
     async fn take(&mut self, message: KeptMessage) -> Result<(), InserterEnd> {
-        let prepared = self.prepare(&message)?;
+        let prepared = match self.prepare(&message) {
+            Err(_) if self.learns_schema(&message).await? => self.prepare(&message)?,
+            prepared => prepared?,
+        };
         // Its buffer is used for the next message while ClickHouse works.
         drop(message);
         let next = next_offset(prepared.offsets.offset);
@@ -148,13 +153,20 @@ impl Inserter {
         Ok(())
     }
 
+    /// Whether the batch may be by a schema that the registry has just told.
+    async fn learns_schema(&self, message: &KeptMessage) -> Result<bool, InserterEnd> {
+        let payload = message.payload.as_deref().unwrap_or_default();
+        let place = (self.partition, message.offset);
+        let learned = self.context.batches.learn_patiently(place, payload, &self.halt, || {}).await;
+        learned.ok_or(InserterEnd::Halted)
+    }
+
     fn prepare(&mut self, message: &KeptMessage) -> Result<PreparedBatch, PartitionError> {
         let offset = message.offset;
         let payload = message.payload.as_deref().ok_or(PartitionError::Empty { offset })?;
-        let (_, body) =
-            wire::split(payload).map_err(|source| PartitionError::Framing { offset, source })?;
-        let decode = |source| PartitionError::Decode { offset, source };
-        let batch = DeltaBatch::decode(body).map_err(decode)?;
+        let unsound = |source| PartitionError::Unsound { offset, source };
+        let body = self.context.batches.body(payload).map_err(unsound)?;
+        let batch = DeltaBatch::decode(&body).map_err(|error| unsound(error.into()))?;
         let header = &batch.header;
         if header.partition != self.partition {
             return Err(PartitionError::Misplaced { offset, partition: header.partition });
@@ -180,9 +192,7 @@ impl Inserter {
         };
         let endpoint = &self.context.endpoint;
         let (block, rows) = BLOCK.with_borrow_mut(|block| {
-            block
-                .fill(&batch, offsets, endpoint.buffers())
-                .map_err(|source| PartitionError::Block { offset, source })?;
+            block.fill(&batch, offsets, endpoint.buffers()).map_err(unsound)?;
             let rows = block.rows();
             let encoded = endpoint.encode(block);
             let encoded = encoded.map_err(|source| PartitionError::Compress { offset, source })?;

@@ -2,9 +2,7 @@ use std::io;
 
 use tally_counts::ChainError;
 use tally_counts::ledger::LedgerError;
-use tally_schemas::{DecodeError, wire};
-
-use crate::block::BlockError;
+use tally_platform::delta_batches::Unsound;
 
 /// What is wrong with a partition where no retry mends it: the partition stops, the others go on,
 /// and a person must look.
@@ -28,12 +26,8 @@ pub(crate) enum PartitionError {
          not {was}: increments was deleted and made again"
     )]
     SourceReplaced { offset: i64, was: String, is: String },
-    #[error("the batch at offset {offset} is not in the wire format: {source}")]
-    Framing { offset: i64, source: wire::Error },
-    #[error("the batch at offset {offset} does not decode: {source}")]
-    Decode { offset: i64, source: DecodeError },
     #[error("the batch at offset {offset} is not sound: {source}")]
-    Block { offset: i64, source: BlockError },
+    Unsound { offset: i64, source: Unsound },
     #[error("the message at offset {offset} is empty")]
     Empty { offset: i64 },
     #[error("the batch at offset {offset} is of partition {partition}")]

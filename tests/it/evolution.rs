@@ -1,17 +1,19 @@
-//! Writers by another schema than Tally's own: they are read by Avro's rules, with what the
-//! registry has.
+//! Writers by another schema than Tally's own, of increments and of deltas: they are read by Avro's
+//! rules, with what the registry has.
 
 use apache_avro::Schema;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::json;
 use tally_platform::registry::Registry;
-use tally_schemas::wire;
+use tally_schemas::{Delta, DeltaBatchHeader, avsc, wire};
 
 use crate::dice::Dice;
 use crate::feeder::random_events;
+use crate::forger::{Forger, header};
 use crate::installation::Installation;
 use crate::model::{Event, Model};
+use crate::reading::{log_end, read, total};
 use crate::service::Service;
 
 /// Fields in another order, one more that Tally does not know, and one fewer.
@@ -98,6 +100,103 @@ async fn evolved_writers_count_beside_those_of_today() {
     model.add_all(&events);
     tally.prove(&model).await;
     for service in &mut services {
+        service.terminate().await;
+    }
+}
+
+/// The schema of a later version's delta batches: one field more before the others, one more within
+/// each delta, and one more at the end.
+fn later_delta_batch() -> serde_json::Value {
+    let mut schema: serde_json::Value =
+        serde_json::from_str(avsc::DELTA_BATCH).expect("our schema is JSON");
+    let fields = schema["fields"].as_array_mut().expect("a record has fields");
+    let delta = fields[10]["type"]["items"]["fields"].as_array_mut().expect("so has a delta");
+    delta.insert(2, json!({ "name": "unit", "type": ["null", "string"], "default": null }));
+    fields.insert(0, json!({ "name": "writer", "type": "string", "default": "" }));
+    fields.push(json!({ "name": "marks", "type": "int", "default": 0 }));
+    schema
+}
+
+fn later_value(header: &DeltaBatchHeader<'_>, deltas: &[Delta<'_>]) -> Value {
+    let text = |text: &str| Value::String(text.to_owned());
+    let count = |count: u64| Value::Long(count.cast_signed());
+    let delta = |delta: &Delta<'_>| {
+        Value::Record(vec![
+            ("namespace".into(), text(delta.namespace)),
+            ("key".into(), text(delta.key)),
+            ("unit".into(), Value::Union(1, Box::new(text("likes")))),
+            ("bucket".into(), Value::Long(delta.bucket_s.into())),
+            ("sum".into(), Value::Long(delta.sum)),
+            ("events".into(), Value::Long(delta.events)),
+        ])
+    };
+    Value::Record(vec![
+        ("writer".into(), text("a later version")),
+        ("topic_id".into(), text(header.topic_id)),
+        ("partition".into(), Value::Int(header.partition)),
+        ("from".into(), Value::Long(header.from)),
+        ("to".into(), Value::Long(header.to)),
+        ("counted".into(), count(header.counted)),
+        ("duplicate".into(), count(header.duplicate)),
+        ("rejected".into(), count(header.rejected)),
+        ("increments".into(), count(header.increments)),
+        ("fingerprint".into(), count(header.fingerprint)),
+        ("correction".into(), Value::Boolean(header.correction)),
+        ("deltas".into(), Value::Array(deltas.iter().map(delta).collect())),
+        ("marks".into(), Value::Int(3)),
+    ])
+}
+
+/// A later version has counted the first messages, and this one goes on from there, as in a rolling
+/// upgrade that is taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn delta_batches_of_a_later_version_are_read_and_followed() {
+    let mut tally = Installation::new("later").await;
+    tally.allow("the group's committed offset is gone from Kafka");
+    let mut reader = tally.start(Service::Reader, "a");
+    reader.ready().await;
+    let source = tally.source().await;
+    let events = random_events(&mut Dice(15), 40);
+    for event in &events {
+        source.single(0, event).await;
+    }
+    let mut model = Model::default();
+    model.add_all(&events);
+
+    let later = later_delta_batch();
+    let registry = Registry::new(&tally.config.registry).expect("a client is made");
+    let subject = format!("{}-value", tally.config.kafka.deltas);
+    let schema = registry.register(&subject, &later.to_string()).await.expect("it is compatible");
+    let forger = Forger::new(&tally.config).await;
+    let deltas: Vec<Delta<'_>> = model
+        .cells()
+        .iter()
+        .map(|((namespace, key, bucket_s), (sum, events))| Delta {
+            namespace,
+            key,
+            bucket_s: *bucket_s,
+            sum: i64::try_from(*sum).expect("few and small"),
+            events: *events,
+        })
+        .collect();
+    let to = i64::try_from(events.len()).expect("few");
+    let header = DeltaBatchHeader { counted: events.len() as u64, ..header(0, 0, to) };
+    let value = later_value(&forger.sound(header, &deltas), &deltas);
+    forger.delta_message(0, &encode(schema, &later, value)).await;
+
+    let mut sink = tally.start(Service::Sink, "a");
+    tally.prove(&model).await;
+    let Event { namespace, key, .. } = &events[0];
+    let after = format!("after={}", log_end(&tally).await);
+    let answer = read(&reader, namespace, key, &after).await;
+    let expected = model.counters()[&(namespace.as_str(), key.as_str())];
+    assert_eq!(total(&answer), expected, "{answer}");
+
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    source.batch(0, &events).await;
+    model.add_all(&events);
+    tally.prove(&model).await;
+    for service in [&mut reader, &mut sink, &mut aggregator] {
         service.terminate().await;
     }
 }

@@ -38,22 +38,36 @@ impl Forger {
 
     /// Puts a batch on `deltas` whose fingerprint is right; the header's own is of no matter.
     pub(crate) async fn batch(&self, header: DeltaBatchHeader<'_>, deltas: &[Delta<'_>]) -> i64 {
+        let header = self.sound(header, deltas);
+        let mut payload = wire::prefix(self.schema).to_vec();
+        delta_batch::encode(&mut payload, &header, deltas.iter().copied());
+        self.delta_message(header.partition, &payload).await
+    }
+
+    /// The header with what the deltas come to.
+    pub(crate) fn sound<'a>(
+        &'a self,
+        header: DeltaBatchHeader<'a>,
+        deltas: &[Delta<'_>],
+    ) -> DeltaBatchHeader<'a> {
         let row = |delta: &Delta<'_>| {
             Fingerprint::of_row(delta.namespace, delta.key, delta.bucket_s, delta.sum)
         };
         let fingerprint = deltas.iter().map(row).fold(Fingerprint::ZERO, |sum, row| sum + row);
         let events: i64 = deltas.iter().map(|delta| delta.events).sum();
-        let header = DeltaBatchHeader {
+        DeltaBatchHeader {
             topic_id: &self.topic_id,
             increments: events.cast_unsigned(),
             fingerprint: fingerprint.to_bits(),
             ..header
-        };
-        let mut payload = wire::prefix(self.schema).to_vec();
-        delta_batch::encode(&mut payload, &header, deltas.iter().copied());
-        let record = FutureRecord::<(), Vec<u8>>::to(&self.config.kafka.deltas)
-            .partition(header.partition)
-            .payload(&payload);
+        }
+    }
+
+    /// Puts a message on `deltas`.
+    pub(crate) async fn delta_message(&self, partition: i32, payload: &[u8]) -> i64 {
+        let record = FutureRecord::<(), [u8]>::to(&self.config.kafka.deltas)
+            .partition(partition)
+            .payload(payload);
         self.producer.send(record, Timeout::Never).await.expect("the broker takes it").offset
     }
 

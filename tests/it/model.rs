@@ -62,6 +62,10 @@ impl Model {
         self.cells.values().map(|(_, events)| events).sum()
     }
 
+    pub(crate) fn cells(&self) -> &BTreeMap<Cell, Total> {
+        &self.cells
+    }
+
     /// Each counter's total, of all buckets.
     pub(crate) fn counters(&self) -> BTreeMap<(&str, &str), Total> {
         let mut counters: BTreeMap<(&str, &str), Total> = BTreeMap::new();

@@ -22,7 +22,12 @@ fn counter_url(reader: &ServiceProcess, namespace: &str, key: &str, query: &str)
     url
 }
 
-async fn read(reader: &ServiceProcess, namespace: &str, key: &str, query: &str) -> Value {
+pub(crate) async fn read(
+    reader: &ServiceProcess,
+    namespace: &str,
+    key: &str,
+    query: &str,
+) -> Value {
     let request = reader.http().get(counter_url(reader, namespace, key, query));
     let (status, answer) = reader.call(request).await;
     assert_eq!(status, 200, "{namespace}/{key}?{query}: {answer}");
@@ -30,7 +35,7 @@ async fn read(reader: &ServiceProcess, namespace: &str, key: &str, query: &str) 
     answer
 }
 
-fn total(answer: &Value) -> (i128, i64) {
+pub(crate) fn total(answer: &Value) -> (i128, i64) {
     let number =
         |field: &str| answer[field].as_i64().unwrap_or_else(|| panic!("{field} of {answer}"));
     (number("value").into(), number("events"))
@@ -63,7 +68,7 @@ async fn read_all(reader: &ServiceProcess, model: &Model, after: &str) -> Vec<(i
     totals
 }
 
-async fn log_end(tally: &Installation) -> String {
+pub(crate) async fn log_end(tally: &Installation) -> String {
     let ends = crate::topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await;
     (0..).zip(ends).collect::<Position>().to_string()
 }

@@ -11,6 +11,7 @@ use tally_counts::Rules;
 use tally_kafka::{Membership, TopicError};
 use tally_platform::config::Config;
 use tally_platform::quiet_log::QuietLog;
+use tokio::runtime::Handle;
 
 use super::{Request, Shared};
 use crate::Error;
@@ -56,7 +57,9 @@ enum Obstacle {
 impl From<Error> for Obstacle {
     fn from(error: Error) -> Obstacle {
         match error {
-            Error::Topic(TopicError::Unavailable { .. }) => Obstacle::Wait(error.to_string()),
+            Error::Topic(TopicError::Unavailable { .. }) | Error::Registry(_) => {
+                Obstacle::Wait(error.to_string())
+            }
             error => Obstacle::Stop(error),
         }
     }
@@ -74,17 +77,18 @@ impl Search {
         consumer: &Arc<BaseConsumer<Membership>>,
         topic_id: &str,
         shared: &Arc<Shared>,
-    ) -> Search {
-        Search {
+        runtime: &Handle,
+    ) -> Result<Search, Error> {
+        Ok(Search {
             shared: Arc::clone(shared),
             consumer: Arc::clone(consumer),
-            last_batches: LastBatches::new(config),
+            last_batches: LastBatches::new(config, runtime)?,
             topic: config.kafka.increments.clone(),
             topic_id: topic_id.to_owned(),
             deltas: config.kafka.deltas.clone(),
             rules: config.rules(),
             log: QuietLog::every(REMINDER),
-        }
+        })
     }
 
     pub(super) fn run(mut self) {

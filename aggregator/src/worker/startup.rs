@@ -61,7 +61,7 @@ pub(crate) fn run(
         return Ok(());
     };
     let committer = Committer::start(rotation);
-    let locator = Locator::start(config, &consumer, &topic_id);
+    let locator = Locator::start(config, &consumer, &topic_id, runtime)?;
     let fetch = config.aggregator.fetch;
     let fetcher = Fetcher::new(
         &config.kafka.cluster(),

@@ -53,6 +53,8 @@ pub struct RunOptions {
     pub first_port: u16,
     /// The `tally` program under test.
     pub program: PathBuf,
+    /// Another build of it: each time that a member starts, it is of the other one.
+    pub other_program: Option<PathBuf>,
     /// Increments a second.
     pub rate: u64,
     /// Aggregators, and as many sinks.
@@ -105,7 +107,8 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
 }
 
 async fn start_world(options: &RunOptions) -> anyhow::Result<World> {
-    let world = World::start(&options.dir, options.first_port, &options.program);
+    let other = options.other_program.as_deref();
+    let world = World::start(&options.dir, options.first_port, &options.program, other);
     let world = world.await.context("start the stack")?;
     let shorter = format!(
         "ALTER TABLE tally.counts \

@@ -76,6 +76,7 @@ pub struct VerifyOutput {
 pub(crate) struct World {
     folder: Folder,
     program: PathBuf,
+    other_program: Option<PathBuf>,
     plan: AddressPlan,
     pub(crate) links: NetworkLinks,
     pub(crate) brokers: Brokers,
@@ -98,11 +99,12 @@ impl World {
     /// yet.
     ///
     /// What an earlier run left in `dir` is removed. Ports from `first_port` up are used, about 60
-    /// and two a member. `program` is the `tally` binary.
+    /// and two a member. `program` is the `tally` binary, and members take turns with the other one.
     pub(crate) async fn start(
         dir: &Path,
         first_port: u16,
         program: &Path,
+        other_program: Option<&Path>,
     ) -> anyhow::Result<World> {
         let folder = Folder::anew(dir)?;
         let mut ports = Ports::from(first_port);
@@ -128,6 +130,7 @@ impl World {
         let world = World {
             folder,
             program: program.to_owned(),
+            other_program: other_program.map(Path::to_owned),
             plan,
             links,
             brokers,
@@ -193,11 +196,19 @@ impl World {
             }
         }
         let file = self.write_config(&full_name, &config)?;
-        let mut command = std::process::Command::new(&self.program);
-        command.arg("--config").arg(file).args(service.command());
-        command.current_dir(self.folder.dir());
+        let command = |program: &PathBuf| {
+            let mut command = std::process::Command::new(program);
+            command.arg("--config").arg(&file).args(service.command());
+            command.current_dir(self.folder.dir());
+            command
+        };
+        let mut commands = vec![command(&self.program)];
+        commands.extend(self.other_program.as_ref().map(command));
+        // Both are there from the beginning.
+        let first = self.members().programs.len() % commands.len();
+        commands.rotate_left(first);
         let log = self.folder.logs().join(format!("{full_name}.log"));
-        let program = Arc::new(ChildProcess::new(&full_name, command, log, &self.spawner)?);
+        let program = Arc::new(ChildProcess::new(&full_name, commands, log, &self.spawner)?);
         self.members().programs.push(Arc::downgrade(&program));
         Member::start(addresses, program, self.http.clone())
     }

@@ -11,6 +11,8 @@ pub enum PlanError {
     DefinedTwice { name: String },
     #[error("the schema is {writer}; only the records Increment and IncrementBatch are counted")]
     NotOurs { writer: String },
+    #[error("the schema is {writer}; a batch of deltas is a record DeltaBatch")]
+    NoDeltaBatch { writer: String },
     #[error("{record} needs the field `{field}`, which the writer's record lacks")]
     MissingField { record: &'static str, field: &'static str },
     #[error("`{field}` of {record} cannot be read as {reader} from the writer's {writer}")]

@@ -13,22 +13,22 @@ use std::fmt;
 
 /// Index into [`Schema::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NodeId(u32);
+pub(crate) struct NodeId(u32);
 
-pub(super) struct Schema {
+pub(crate) struct Schema {
     nodes: Vec<Node>,
     root: NodeId,
 }
 
-pub(super) struct Node {
-    pub(super) shape: Shape,
+pub(crate) struct Node {
+    pub(crate) shape: Shape,
     /// The fewest bytes that a value takes. Zero only if every value takes none.
-    pub(super) min_bytes: u64,
+    pub(crate) min_bytes: u64,
     /// The logical type of an int or a long; those of other types are not kept.
-    pub(super) logical_type: Option<String>,
+    pub(crate) logical_type: Option<String>,
 }
 
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Null,
     Boolean,
     Int,
@@ -45,30 +45,30 @@ pub(super) enum Shape {
     Record(Record),
 }
 
-pub(super) struct Record {
+pub(crate) struct Record {
     /// Without its namespace.
-    pub(super) name: String,
-    pub(super) fields: Vec<Field>,
+    pub(crate) name: String,
+    pub(crate) fields: Vec<Field>,
     /// The types of the fields that take bytes: the only ones that have to be skipped.
-    pub(super) solid: Vec<NodeId>,
+    pub(crate) solid: Vec<NodeId>,
 }
 
-pub(super) struct Field {
-    pub(super) name: String,
-    pub(super) node: NodeId,
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) node: NodeId,
 }
 
 impl Schema {
-    pub(super) fn root(&self) -> NodeId {
+    pub(crate) fn root(&self) -> NodeId {
         self.root
     }
 
-    pub(super) fn node(&self, id: NodeId) -> &Node {
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }
 
     /// The type in a few words, for an error.
-    pub(super) fn describe(&self, id: NodeId) -> String {
+    pub(crate) fn describe(&self, id: NodeId) -> String {
         let node = self.node(id);
         match &node.shape {
             Shape::Union(branches) => {

@@ -11,7 +11,7 @@ use crate::cursor::Cursor;
 pub(super) const MAX_DEPTH: usize = 64;
 
 impl Schema {
-    pub(super) fn skip(&self, cursor: &mut Cursor<'_>, id: NodeId) -> Result<(), Reason> {
+    pub(crate) fn skip(&self, cursor: &mut Cursor<'_>, id: NodeId) -> Result<(), Reason> {
         self.skip_nested(cursor, id, MAX_DEPTH)
     }
 

@@ -2,7 +2,8 @@
 
 use apache_avro::types::Value;
 use proptest::prelude::*;
-use tally_schemas::{Delta, DeltaBatch, DeltaBatchHeader, avsc, delta_batch};
+use serde_json::{Value as Json, json};
+use tally_schemas::{Delta, DeltaBatch, DeltaBatchHeader, DeltaBatchPlan, avsc, delta_batch};
 
 use crate::dice::Dice;
 use crate::oracle;
@@ -129,4 +130,136 @@ proptest! {
         let longer = [body.as_slice(), &[0]].concat();
         prop_assert_eq!(read(&longer).unwrap_err().position, body.len());
     }
+}
+
+/// Fields that a later version might add.
+fn additions() -> [(Json, fn(&mut Dice) -> Value); 3] {
+    [
+        (json!({ "name": "note", "type": ["null", "string"] }), |dice| match dice.roll(2) {
+            0 => Value::Union(0, Box::new(Value::Null)),
+            _ => Value::Union(1, Box::new(dice.text().into())),
+        }),
+        (json!({ "name": "high", "type": "long" }), |dice| Value::Long(dice.long())),
+        (json!({ "name": "marks", "type": { "type": "array", "items": "int" } }), |dice| {
+            Value::Array((0..dice.roll(3)).map(|_| Value::Int(dice.int())).collect())
+        }),
+    ]
+}
+
+/// Shuffles a record's fields and adds some; gives the places of the fields: of ours, or of an
+/// addition.
+fn evolve(fields: &mut Vec<Json>, dice: &mut Dice) -> Vec<Result<usize, usize>> {
+    let mut places: Vec<Result<usize, usize>> = (0..fields.len()).map(Ok).collect();
+    places.extend((0..additions().len()).filter(|_| dice.roll(2) == 0).map(Err));
+    for at in (1..places.len()).rev() {
+        places.swap(at, dice.roll(at + 1));
+    }
+    let ours = std::mem::take(fields);
+    *fields = places
+        .iter()
+        .map(|place| match place {
+            Ok(ours_at) => ours[*ours_at].clone(),
+            Err(added) => additions()[*added].0.clone(),
+        })
+        .collect();
+    places
+}
+
+fn arranged(record: Value, places: &[Result<usize, usize>], dice: &mut Dice) -> Value {
+    let Value::Record(ours) = record else { panic!("a record, not {record:?}") };
+    let field = |place: &Result<usize, usize>| match place {
+        Ok(at) => ours[*at].clone(),
+        Err(added) => {
+            let (schema, value) = &additions()[*added];
+            (schema["name"].as_str().unwrap().to_owned(), value(dice))
+        }
+    };
+    Value::Record(places.iter().map(field).collect())
+}
+
+proptest! {
+    #[test]
+    fn a_batch_of_another_version_becomes_ours(
+        batch in batches(), seed: u64, cut: prop::sample::Index,
+    ) {
+        let mut dice = Dice(seed);
+        let mut schema: Json = serde_json::from_str(avsc::DELTA_BATCH).unwrap();
+        let items = schema["fields"][10]["type"]["items"]["fields"].as_array_mut().unwrap();
+        let of_delta = evolve(items, &mut dice);
+        let of_batch = evolve(schema["fields"].as_array_mut().unwrap(), &mut dice);
+
+        let Value::Record(mut fields) = batch.value() else { panic!("a batch is a record") };
+        let Value::Array(deltas) = &mut fields[10].1 else { panic!("deltas are an array") };
+        for delta in deltas {
+            *delta = arranged(delta.clone(), &of_delta, &mut dice);
+        }
+        let value = arranged(Value::Record(fields), &of_batch, &mut dice);
+        let theirs = oracle::write(&schema.to_string(), value);
+
+        let plan = DeltaBatchPlan::new(&schema.to_string()).unwrap();
+        let ours = plan.to_ours(&theirs).unwrap();
+        prop_assert_eq!(&ours, &batch.body());
+        prop_assert!(ours.len() <= theirs.len() + 1);
+        prop_assert!(plan.to_ours(&theirs[..cut.index(theirs.len())]).is_err());
+    }
+}
+
+#[test]
+fn our_own_batches_are_not_copied() {
+    let plan = DeltaBatchPlan::new(avsc::DELTA_BATCH).unwrap();
+    let body = [1, 2, 3];
+    assert!(matches!(plan.to_ours(&body), Ok(std::borrow::Cow::Borrowed(_))));
+}
+
+#[test]
+fn a_writer_without_corrections_has_none() {
+    let mut schema: Json = serde_json::from_str(avsc::DELTA_BATCH).unwrap();
+    let correction = schema["fields"].as_array_mut().unwrap().remove(9);
+    assert_eq!(correction["name"], "correction");
+    let header = DeltaBatchHeader {
+        topic_id: "t",
+        partition: 1,
+        from: 2,
+        to: 3,
+        counted: 1,
+        duplicate: 0,
+        rejected: 0,
+        increments: 0,
+        fingerprint: 0,
+        correction: false,
+    };
+    let mut ours = Vec::new();
+    delta_batch::encode(&mut ours, &header, std::iter::empty());
+    let mut theirs = ours.clone();
+    assert_eq!(theirs.remove(ours.len() - 2), 0, "the boolean");
+    let plan = DeltaBatchPlan::new(&schema.to_string()).unwrap();
+    assert_eq!(plan.to_ours(&theirs).unwrap(), ours);
+}
+
+#[test]
+fn what_is_no_batch_of_deltas_is_refused_by_name() {
+    let ours: Json = serde_json::from_str(avsc::DELTA_BATCH).unwrap();
+    let refusal = |schema: &Json| match DeltaBatchPlan::new(&schema.to_string()) {
+        Ok(_) => panic!("{schema} makes a plan"),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(
+        refusal(&json!("string")),
+        "the schema is string; a batch of deltas is a record DeltaBatch"
+    );
+    let mut lacks = ours.clone();
+    lacks["fields"].as_array_mut().unwrap().remove(2);
+    assert_eq!(
+        refusal(&lacks),
+        "DeltaBatch needs the field `from`, which the writer's record lacks"
+    );
+    let mut other = ours.clone();
+    other["fields"][10]["type"]["items"]["fields"][3]["type"] = json!("double");
+    assert_eq!(refusal(&other), "`sum` of Delta cannot be read as a long from the writer's double");
+    let mut flat = ours;
+    flat["fields"][10]["type"]["items"] = json!("long");
+    assert_eq!(
+        refusal(&flat),
+        "`deltas` of DeltaBatch cannot be read as an array of Delta from the writer's array of long"
+    );
 }

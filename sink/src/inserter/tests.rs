@@ -2,7 +2,7 @@ use bytes::Bytes;
 use tally_counts::Fingerprint;
 use tally_platform::config;
 use tally_platform::health::Health;
-use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
+use tally_schemas::{Delta, DeltaBatchHeader, delta_batch, wire};
 
 use super::*;
 
@@ -10,6 +10,7 @@ fn inserter(deltas: i64, increments: i64) -> Inserter {
     let store = config::Store::default();
     let context = InserterContext {
         client: store::client(&store),
+        batches: DeltaBatches::new(&config::Registry::default()).unwrap(),
         endpoint: Endpoint::new(&store).unwrap(),
         topic_id: String::from("deltas"),
         metrics: Metrics::new(),

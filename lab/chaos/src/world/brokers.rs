@@ -52,7 +52,8 @@ impl Brokers {
                 node.format(cluster).await?;
                 let name = format!("broker {broker}");
                 let log = logs.join(format!("broker-{broker}.log"));
-                let program = ChildProcess::new(&name, node.command().into_std(), log, spawner)?;
+                let program =
+                    ChildProcess::new(&name, vec![node.command().into_std()], log, spawner)?;
                 let plan = &plan.brokers[broker];
                 let (direct, own) = (plan.direct.to_string(), plan.own());
                 anyhow::Ok(Broker { program, direct, own, asleep: AtomicBool::new(false) })

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,9 @@ const SHOWN_CHARS: usize = 300;
 pub(crate) struct ChildProcess {
     name: String,
     log: PathBuf,
-    command: Arc<Mutex<Command>>,
+    /// They take turns: each start is of the next one.
+    commands: Vec<Arc<Mutex<Command>>>,
+    starts: AtomicUsize,
     spawner: Spawner,
     child: Mutex<Option<Child>>,
 }
@@ -35,21 +38,23 @@ impl ChildProcess {
     /// Starts nothing yet. Standard output and error go to the log.
     pub(super) fn new(
         name: &str,
-        mut command: Command,
+        mut commands: Vec<Command>,
         log: PathBuf,
         spawner: &Spawner,
     ) -> anyhow::Result<ChildProcess> {
         let out = OpenOptions::new().create(true).append(true).open(&log);
         let out = out.with_context(|| format!("open {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        // Ctrl-C is for the harness, which then ends them.
-        sys::in_new_session(&mut command);
-        sys::ends_with_parent(&mut command);
-        let command = Arc::new(Mutex::new(command));
+        for command in &mut commands {
+            command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out.try_clone()?);
+            // Ctrl-C is for the harness, which then ends them.
+            sys::in_new_session(command);
+            sys::ends_with_parent(command);
+        }
         Ok(ChildProcess {
             name: name.to_owned(),
             log,
-            command,
+            commands: commands.into_iter().map(|command| Arc::new(Mutex::new(command))).collect(),
+            starts: AtomicUsize::new(0),
             spawner: spawner.clone(),
             child: Mutex::new(None),
         })
@@ -68,7 +73,8 @@ impl ChildProcess {
         if let Some(child) = &mut *child {
             ensure!(self.status(child)?.is_some(), "start {}: it runs already", self.name);
         }
-        let born = self.spawner.spawn(&self.command);
+        let turn = self.starts.fetch_add(1, Ordering::Relaxed) % self.commands.len();
+        let born = self.spawner.spawn(&self.commands[turn]);
         *child = Some(born.with_context(|| format!("start {}", self.name))?);
         Ok(())
     }

@@ -46,7 +46,8 @@ impl Server {
             _ => registry::command(&folder, address, unpacked),
         };
         let log = context.logs.join(format!("{part}.log"));
-        let program = ChildProcess::new(part.name(), command.into_std(), log, context.spawner)?;
+        let program =
+            ChildProcess::new(part.name(), vec![command.into_std()], log, context.spawner)?;
         let server = Server { part, program, address, http: context.http.clone() };
         server.start().await?;
         Ok(server)

@@ -9,7 +9,7 @@ use crate::plan::PlanError;
 
 impl Schema {
     /// Takes the text of one self-contained schema.
-    pub(in crate::plan) fn parse(text: &str) -> Result<Schema, PlanError> {
+    pub(crate) fn parse(text: &str) -> Result<Schema, PlanError> {
         let json: Value = serde_json::from_str(text)?;
         let mut parser = Parser { nodes: Vec::new(), names: HashMap::new() };
         let root = parser.schema(&json, "")?;
