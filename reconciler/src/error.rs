@@ -34,6 +34,8 @@ pub enum Error {
     TopicMadeAgain { topic: String },
     #[error("a checkpoint needs a key: set reconciler.key_file, and run `tally init` to make one")]
     NoKey,
+    #[error("stopped before the end")]
+    Stopped,
     #[error("{0}")]
     Unreadable(String),
     #[error("draw a salt: {0}")]

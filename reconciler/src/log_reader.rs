@@ -10,6 +10,7 @@ use tally_counts::next_offset;
 use tally_kafka::{FetchedMessage, Fetcher, Membership, Unreadable};
 use tally_platform::config::Config;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 
@@ -32,16 +33,18 @@ pub(crate) struct LogReader {
     /// For each partition that is still read, the next offset, and the one where reading ends. The
     /// message before the end is in Kafka.
     left: BTreeMap<i32, (i64, i64)>,
+    stop: CancellationToken,
     /// Dropped after the fetcher, which asks it for the brokers.
     consumer: Arc<BaseConsumer<Membership>>,
 }
 
 impl LogReader {
-    /// Reads each partition from its first offset up to its second one.
+    /// Reads each partition from its first offset up to its second one, or until `stop`.
     pub(crate) fn new(
         config: &Config,
         ranges: &BTreeMap<i32, (i64, i64)>,
         runtime: &Handle,
+        stop: &CancellationToken,
     ) -> Result<LogReader, Error> {
         let (cluster, name) = (config.kafka.cluster(), "tally-reconciler");
         // The group is only a name here: it is not joined, and nothing is committed.
@@ -62,11 +65,12 @@ impl LogReader {
             .collect();
         let starts: Vec<(i32, i64)> = left.iter().map(|(p, (from, _))| (*p, *from)).collect();
         fetcher.start(&starts).map_err(Error::kafka("start reading"))?;
-        Ok(LogReader { topic, fetcher, left, consumer })
+        Ok(LogReader { topic, fetcher, left, stop: stop.clone(), consumer })
     }
 
     /// Hands out every message, until each partition is read to its end or cannot be read on.
     /// Blocks the thread; partitions that nothing comes of for half a minute cannot be read on.
+    /// [`Error::Stopped`] once it is to stop.
     pub(crate) fn read(
         mut self,
         mut each: impl FnMut(Read<'_>) -> Result<(), Error>,
@@ -85,7 +89,7 @@ impl LogReader {
                     messages += 1;
                     if messages.is_multiple_of(SERVE_EVERY) {
                         last_message = Instant::now();
-                        self.serve();
+                        self.serve()?;
                     }
                     (partition, has_ended)
                 }
@@ -101,7 +105,7 @@ impl LogReader {
                     if last_message.elapsed() > PATIENCE {
                         return self.give_up(each);
                     }
-                    self.serve();
+                    self.serve()?;
                     std::thread::sleep(PAUSE);
                     continue;
                 }
@@ -125,10 +129,14 @@ impl LogReader {
         Ok(())
     }
 
-    fn serve(&self) {
+    fn serve(&self) -> Result<(), Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::Stopped);
+        }
         if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
             let topic = &self.topic;
             tracing::warn!(%error, topic, "trouble with a Kafka broker; librdkafka reconnects");
         }
+        Ok(())
     }
 }

@@ -128,7 +128,7 @@ fn replay(
     let mut decoder = run.decoder()?;
     let mut stop = 0;
     let ranges = BTreeMap::from([(partition, (0, position))]);
-    LogReader::new(&run.config, &ranges, &run.runtime)?.read(|read| {
+    LogReader::new(&run.config, &ranges, &run.runtime, &run.stop)?.read(|read| {
         let message = match read {
             Read::Message(message) => message,
             Read::Unreadable(unreadable) => return Err(Error::Unreadable(unreadable.reason)),

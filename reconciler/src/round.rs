@@ -20,6 +20,7 @@ use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::store::{self, StoredCounts};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoint, Expected};
 use crate::checkpoint_topic::{self, Checkpoints};
@@ -36,6 +37,8 @@ pub(crate) struct Rounds {
     pub(crate) batches: DeltaBatches,
     pub(crate) options: VerifyOptions,
     pub(crate) runtime: Handle,
+    /// Ends a round before its time.
+    pub(crate) stop: CancellationToken,
     progress: ProgressBar,
     topic_id: String,
     key: Option<CheckpointKey>,
@@ -85,6 +88,7 @@ impl Rounds {
         options: &VerifyOptions,
         progress: ProgressBar,
         runtime: &Handle,
+        stop: &CancellationToken,
     ) -> Result<Rounds, Error> {
         let kafka = &config.kafka;
         let topic_id = tally_kafka::topic_id(kafka_client(kafka)?.client(), &kafka.increments)?;
@@ -105,6 +109,7 @@ impl Rounds {
             batches: DeltaBatches::new(&config.registry)?,
             options: options.clone(),
             runtime: runtime.clone(),
+            stop: stop.clone(),
             progress,
             topic_id,
             key,

@@ -5,6 +5,7 @@ use indicatif::ProgressBar;
 use tally_platform::config::Config;
 use tally_platform::store::{self, TableRules};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint_topic;
 use crate::round::Rounds;
@@ -42,7 +43,8 @@ pub async fn verify(
     let (config, options, progress) = (config.clone(), options.clone(), progress.clone());
     let runtime = Handle::current();
     let (mut report, signed) = blocking(move || {
-        let mut rounds = Rounds::new(&config, &options, progress, &runtime)?;
+        let mut rounds =
+            Rounds::new(&config, &options, progress, &runtime, &CancellationToken::new())?;
         let mut report = rounds.round()?;
         let mut signed = Vec::new();
         if let Some(key) = rounds.key().filter(|_| !options.signs_nothing) {

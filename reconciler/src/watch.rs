@@ -45,7 +45,7 @@ pub async fn watch(
     loop {
         heartbeat.beat();
         let ended = tokio::select! {
-            ended = watch.round(config, rounds.take()) => ended,
+            ended = watch.round(config, rounds.take(), &shutdown) => ended,
             () = shutdown.cancelled() => return Ok(()),
         };
         match ended {
@@ -88,17 +88,22 @@ struct Watch {
 }
 
 impl Watch {
-    async fn round(&mut self, config: &Config, rounds: Option<Rounds>) -> Result<Rounds, Error> {
+    async fn round(
+        &mut self,
+        config: &Config,
+        rounds: Option<Rounds>,
+        stop: &CancellationToken,
+    ) -> Result<Rounds, Error> {
         let mut rounds = match rounds {
             Some(rounds) => rounds,
             None => {
                 check_rules(config).await?;
-                let (config, runtime) = (config.clone(), Handle::current());
+                let (config, runtime, stop) = (config.clone(), Handle::current(), stop.clone());
                 blocking(move || {
                     let options =
                         VerifyOptions { max_lag: Some(MAX_LAG), ..VerifyOptions::default() };
                     let progress = ProgressBar::hidden();
-                    let mut rounds = Rounds::new(&config, &options, progress, &runtime)?;
+                    let mut rounds = Rounds::new(&config, &options, progress, &runtime, &stop)?;
                     rounds.keep();
                     Ok(rounds)
                 })

@@ -29,6 +29,8 @@ mod scale;
 mod sink;
 mod sum;
 mod trial;
+mod verify;
+mod watch;
 
 use std::time::Instant;
 
@@ -61,6 +63,10 @@ enum Bench {
     Recovery,
     /// From a restarted aggregator to its ids remembered again.
     Rebuild,
+    /// Kafka's messages replayed, and compared with what is stored.
+    Verify,
+    /// What is stored, proven while everything runs.
+    Watch,
     /// Members that come and go under load.
     Scale,
     /// Another way to the same counts, on the same topic.
@@ -196,6 +202,8 @@ async fn measure(
         Bench::Freshness => freshness::run(rig, *highest).await,
         Bench::Recovery => recovery::run(rig).await,
         Bench::Rebuild => rebuild::run(rig).await,
+        Bench::Verify => verify::run(rig).await,
+        Bench::Watch => watch::run(rig).await,
         Bench::Scale => scale::run(rig).await,
         Bench::Peers => peers::run(rig).await,
     }

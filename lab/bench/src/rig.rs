@@ -125,6 +125,7 @@ impl<'r> Case<'r> {
         config.kafka.increments = format!("{name}.increments");
         config.kafka.deltas = format!("{name}.deltas");
         config.kafka.rejected = format!("{name}.rejected");
+        config.kafka.checkpoints = format!("{name}.checkpoints");
         config.aggregator.group = format!("{name}.aggregator");
         config.sink.group = format!("{name}.sink");
         config.store.database = format!("bench_{}", name.replace(['-', '.'], "_"));
@@ -225,7 +226,10 @@ impl<'r> Case<'r> {
         self.start_configured("bench-child discard")?.finish().await
     }
 
-    fn start_configured<T: DeserializeOwned>(&self, args: &str) -> anyhow::Result<Running<T>> {
+    pub(crate) fn start_configured<T: DeserializeOwned>(
+        &self,
+        args: &str,
+    ) -> anyhow::Result<Running<T>> {
         // The folder that it runs in is the one that the file is in.
         self.rig.start_child(&format!("--config {} {args}", self.file), &[])
     }
@@ -311,8 +315,9 @@ impl<'r> Case<'r> {
     /// was sent; says what is wrong.
     pub(crate) async fn verify(&self, sent: &[Summary]) -> anyhow::Result<Result<(), String>> {
         let hidden = indicatif::ProgressBar::hidden();
-        let report =
-            tally_reconciler::verify(&self.config, &VerifyOptions::default(), &hidden).await?;
+        let options =
+            VerifyOptions { from_beginning: true, signs_nothing: true, ..VerifyOptions::default() };
+        let report = tally_reconciler::verify(&self.config, &options, &hidden).await?;
         if !report.agrees() {
             return Ok(Err(format!("verify: {report}")));
         }

@@ -157,5 +157,7 @@ fn connected(config: &Config, stack: &Stack, args: &ServiceArgs) -> Config {
     config.store.url = stack.store_url();
     config.producer.listen = loopback(args.producer_port);
     config.reader.listen = loopback(args.reader_port);
+    let key_file = || stack.dir().join("checkpoint-key.pem");
+    config.reconciler.key_file.get_or_insert_with(key_file);
     config
 }

@@ -139,7 +139,7 @@ impl Rounds {
         let mut unreadable = BTreeMap::new();
         let mut decoder = self.decoder()?;
         let mut messages = 0_u64;
-        LogReader::new(&self.config, ranges, &self.runtime)?.read(|read| {
+        LogReader::new(&self.config, ranges, &self.runtime, &self.stop)?.read(|read| {
             match read {
                 Read::Message(message) => {
                     let replay = replays.get_mut(&message.partition).expect("it is read");

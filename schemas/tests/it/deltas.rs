@@ -132,8 +132,10 @@ proptest! {
     }
 }
 
-/// Fields that a later version might add.
-fn additions() -> [(Json, fn(&mut Dice) -> Value); 3] {
+/// A field that a later version might add, and a random value of it.
+type Addition = (Json, fn(&mut Dice) -> Value);
+
+fn additions() -> [Addition; 3] {
     [
         (json!({ "name": "note", "type": ["null", "string"] }), |dice| match dice.roll(2) {
             0 => Value::Union(0, Box::new(Value::Null)),

@@ -118,7 +118,7 @@ fn it_outlives_the_thread_that_asked_for_it_and_not_its_owner() {
 fn what_nobody_could_end_any_more_ends_with_the_thread_that_started_it() {
     let Bench { folder, spawner } = Bench::new();
     let bench = Bench { folder, spawner: spawner.clone() };
-    let command = Arc::clone(&bench.shell("exec sleep 600").command);
+    let command = Arc::clone(&bench.shell("exec sleep 600").commands[0]);
     let mut child = spawner.spawn(&command).unwrap();
     drop((bench, spawner));
     assert!(was_killed(child.wait().unwrap()));
