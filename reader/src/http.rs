@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::problem::{Code, Problem};
 use crate::reads::Reads;
 use crate::request::{self, Numbers};
+use crate::verified::LastVerified;
 
 /// Room for as many counters as one query may ask for, their names as long as they may be.
 const BODY_LIMIT_BYTES: usize = 16 << 20;
@@ -29,6 +30,7 @@ const BODY_LIMIT_BYTES: usize = 16 << 20;
 /// What all requests share.
 pub(crate) struct Api {
     reads: OnceLock<Reads>,
+    pub(crate) verified: LastVerified,
     metrics: Metrics,
 }
 
@@ -79,7 +81,7 @@ impl<'a> Value<'a> {
 
 impl Api {
     pub(crate) fn new(metrics: Metrics) -> Api {
-        Api { reads: OnceLock::new(), metrics }
+        Api { reads: OnceLock::new(), verified: LastVerified::default(), metrics }
     }
 
     /// Answers reads from now on.
@@ -102,7 +104,8 @@ impl Api {
 pub(crate) fn routes(api: Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/v1/counters/{namespace}/{key}", get(one))
-        .route("/v1/counters/query", post(many));
+        .route("/v1/counters/query", post(many))
+        .route("/v1/verified", get(verified));
     with_edge::<Code, _>(routes, BODY_LIMIT_BYTES).with_state(api)
 }
 
@@ -149,6 +152,12 @@ async fn many(
         Ok(fresh(Many { counters, as_of: answer.as_of.to_string() }))
     };
     api.respond(answer.await)
+}
+
+async fn verified(State(api): State<Arc<Api>>) -> Response {
+    let detail = "Kafka has not said yet how far the counts are proven";
+    let answer = api.verified.answer().ok_or_else(|| Problem::new(Code::NotReady, detail));
+    api.respond(answer.map(fresh))
 }
 
 /// A count is out of date as soon as it is told.

@@ -26,6 +26,7 @@ mod starting_point;
 mod store;
 mod tail;
 mod vector;
+mod verified;
 mod window;
 
 pub use run::{Error, run};

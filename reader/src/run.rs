@@ -22,7 +22,7 @@ use crate::shared_memory::SharedMemory;
 use crate::starting_point::{StartingPoint, bounds, starting_point};
 use crate::store::Store;
 use crate::vector::number;
-use crate::{misses, tail};
+use crate::{misses, tail, verified};
 
 const CLIENT_ID: &str = "tally-reader";
 
@@ -145,6 +145,7 @@ impl Worker<'_> {
         );
 
         let reader = &self.config.reader;
+        let partitions = vector.partitions();
         let state = Arc::new(SharedMemory::new(vector, cached, reader.unstored_bytes));
         let offsets = match offsets {
             Ok(offsets) => {
@@ -179,6 +180,7 @@ impl Worker<'_> {
             misses::serve(&state, &store, jobs, stop),
             self.follow_store(&state, &store, stop),
             self.follow_log(&state, stop),
+            verified::follow(&self.config.kafka, number(partitions), &api.verified, stop),
         );
         Ok(())
     }
@@ -239,7 +241,7 @@ impl Worker<'_> {
     }
 }
 
-fn tell(log: &mut QuietLog, server: &str, error: Option<&dyn std::error::Error>) {
+pub(crate) fn tell(log: &mut QuietLog, server: &str, error: Option<&dyn std::error::Error>) {
     match error {
         Some(error) if log.failed(Instant::now()).is_some() => {
             tracing::warn!(%error, "{server} does not answer; asking again");

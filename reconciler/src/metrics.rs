@@ -3,7 +3,7 @@ use std::time::Duration;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
 
-use crate::{Finding, Report, Verdict};
+use crate::{Report, Verdict};
 
 /// What `watch` publishes.
 pub(crate) struct Metrics {
@@ -70,12 +70,7 @@ impl Metrics {
             self.lag.record(p.lag(), &of);
             self.mismatch.record(u64::from(p.verdict == Verdict::Mismatch), &of);
             self.not_proven.record(u64::from(p.verdict == Verdict::NotProven), &of);
-            // What is only behind is proven as far as it goes.
-            let is_proven = p
-                .findings
-                .iter()
-                .all(|finding| matches!(finding, Finding::Behind { .. } | Finding::NothingStored));
-            if is_proven {
+            if p.is_proven_so_far() {
                 self.verified_through.record(p.position, &of);
                 if let Some(ms) = p.through_ms {
                     self.verified_through_seconds.record(ms as f64 / 1000.0, &of);

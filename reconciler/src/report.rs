@@ -73,6 +73,13 @@ impl PartitionReport {
         self.end - self.position
     }
 
+    /// Whether all before the position is proven: what is only behind is, as far as it goes.
+    pub(crate) fn is_proven_so_far(&self) -> bool {
+        let is_lag =
+            |finding: &Finding| matches!(finding, Finding::Behind { .. } | Finding::NothingStored);
+        self.findings.iter().all(is_lag)
+    }
+
     /// How much of Kafka's offsets is proven if the partition agrees, in percent.
     fn share(&self) -> f64 {
         if self.end == 0 { 100.0 } else { self.position as f64 * 100.0 / self.end as f64 }

@@ -1,17 +1,21 @@
 //! Verifies for ever: what comes after the last round is added to what was replayed before.
 //!
 //! ```text
-//!  ┌► round: replay what is new, compare all ─► metrics, log, readiness ─► now and then,
-//!  │                                                                       checkpoints ─┐
-//!  └──────────────────── reconciler.watch_interval_ms ◄─────────────────────────────────┘
+//!  ┌► round: replay what is new, compare all ─► metrics, log, readiness, ─► now and then,
+//!  │                                            how far it is proven        checkpoints ─┐
+//!  └──────────────────── reconciler.watch_interval_ms ◄──────────────────────────────────┘
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use rdkafka::consumer::BaseConsumer;
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health};
+use tally_platform::quiet_log::QuietLog;
+use tally_platform::verified::{self, Note, Verified};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +25,7 @@ use crate::round::Rounds;
 use crate::verify::{blocking, check_rules};
 use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
 
+const CLIENT_ID: &str = "tally-watch";
 /// What ClickHouse lacks for longer is not proven; until then it is lag.
 const MAX_LAG: Duration = Duration::from_secs(60);
 /// A round that takes longer is said to be stuck.
@@ -33,10 +38,16 @@ pub async fn watch(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let pause = Duration::from_millis(config.reconciler.watch_interval_ms);
+    let group = verified::group(&config.kafka.increments);
+    let publisher = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, &group)
+        .create()
+        .map_err(Error::kafka("make a consumer"))?;
     let mut watch = Watch {
         works: health.condition("verifying"),
         agrees: health.condition("counts"),
         metrics: Metrics::new(),
+        publisher: Arc::new(publisher),
+        publishing: QuietLog::once(),
         verdicts: BTreeMap::new(),
         signed: Instant::now(),
     };
@@ -82,6 +93,9 @@ struct Watch {
     /// Whether no partition contradicts.
     agrees: Condition,
     metrics: Metrics,
+    /// Of the group whose offsets say how far the counts are proven.
+    publisher: Arc<BaseConsumer>,
+    publishing: QuietLog,
     /// Of each partition, in the last round.
     verdicts: BTreeMap<i32, Verdict>,
     signed: Instant,
@@ -118,6 +132,7 @@ impl Watch {
         .await?;
         self.metrics.ended(&report, begun.elapsed());
         self.tell(&report);
+        self.publish(config, &report).await;
         let interval = Duration::from_millis(config.reconciler.checkpoint_interval_ms);
         if self.signed.elapsed() >= interval
             && let Some(key) = rounds.key().cloned()
@@ -128,6 +143,42 @@ impl Watch {
             self.signed = Instant::now();
         }
         Ok(rounds)
+    }
+
+    /// Keeps in Kafka how far the counts are proven.
+    async fn publish(&mut self, config: &Config, report: &Report) {
+        let at_ms = jiff::Timestamp::now().as_millisecond();
+        let said = report.partitions.iter().filter_map(|p| {
+            let agrees = p.verdict != Verdict::Mismatch;
+            // What can be neither proven nor contradicted leaves what was said before.
+            let through = match (agrees, p.is_proven_so_far()) {
+                (true, true) => p.position,
+                (true, false) => return None,
+                (false, _) => 0,
+            };
+            let note = Note { agrees, at_ms, through_ms: p.through_ms.filter(|_| agrees) };
+            Some((p.partition, Verified { through, note }))
+        });
+        let (said, publisher): (BTreeMap<_, _>, _) = (said.collect(), Arc::clone(&self.publisher));
+        let increments = config.kafka.increments.clone();
+        let publish = move || verified::publish(&publisher, &increments, &said);
+        let published = tokio::task::spawn_blocking(publish).await.expect("it does not panic");
+        match published {
+            Ok(()) => {
+                if let Some(failures) = self.publishing.succeeded() {
+                    tracing::info!(failures, "Kafka keeps again how far the counts are proven");
+                }
+            }
+            Err(error) => {
+                if self.publishing.failed(Instant::now()).is_some() {
+                    tracing::warn!(
+                        %error,
+                        "Kafka does not keep how far the counts are proven; the next round tries \
+                         again"
+                    );
+                }
+            }
+        }
     }
 
     /// Says what has changed since the last round.

@@ -1,9 +1,12 @@
 //! `tally reconciler watch` verifies for ever.
 
+use serde_json::Value;
+
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::model::Model;
+use crate::reading::log_end;
 use crate::service::{Service, ServiceProcess};
 use crate::topics;
 use crate::wait::until;
@@ -16,6 +19,16 @@ async fn until_mismatch_is(watch: &ServiceProcess, want: f64) {
         if value == want { Ok(()) } else { Err(format!("it is at {value}")) }
     })
     .await;
+}
+
+/// What the reader says of how far the counts are proven, once it says what is wanted.
+async fn until_verified(reader: &ServiceProcess, wanted: impl Fn(&Value) -> bool) -> Value {
+    let url = format!("{}/v1/verified", reader.url());
+    until("the reader to say how far the counts are proven", async || {
+        let (status, answer) = reader.call(reader.http().get(&url)).await;
+        if status == 200 && wanted(&answer) { Ok(answer) } else { Err(answer.to_string()) }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,6 +51,8 @@ async fn a_change_of_the_counts_is_told_of_until_it_is_mended() {
     let through = "tally_reconciler_verified_through";
     services[2].counts_beyond(30.0, through, "").await;
     services[2].ready().await;
+    let mut reader = tally.start(Service::Reader, "a");
+    reader.ready().await;
 
     let change = async |events: i64| {
         let columns = "namespace, key, bucket, partition, events";
@@ -49,6 +64,9 @@ async fn a_change_of_the_counts_is_told_of_until_it_is_mended() {
     services[2].logs("namespace \\\"web\\\", key \\\"key-0\\\"").await;
     let reason = services[2].readiness().await.expect_err("it is not ready");
     assert!(reason.contains("does not agree with Kafka in partitions 1"), "{reason}");
+    let one = |answer: &Value| answer["partitions"][1].clone();
+    let answer = until_verified(&reader, |answer| one(answer)["agrees"] == false).await;
+    assert_eq!(one(&answer)["verified_through"], Value::Null, "{answer}");
     change(-1).await;
     until_mismatch_is(&services[2], 0.0).await;
     services[2].ready().await;
@@ -62,6 +80,10 @@ async fn a_change_of_the_counts_is_told_of_until_it_is_mended() {
     let ends: i64 =
         topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await.iter().sum();
     services[2].counts_beyond(ends as f64 - 0.5, through, "").await;
+    let end = log_end(&tally).await;
+    let answer = until_verified(&reader, |answer| answer["verified_through"] == end).await;
+    assert!(one(&answer)["at"].is_string() && one(&answer)["through"].is_string(), "{answer}");
+    reader.terminate().await;
     services[2].kill();
     let said = tally.tally(&["reconciler", "verify", "--sign-nothing"]).await.expect_code(0);
     assert!(said.stdout.contains("3 partitions are proven by checkpoints"), "{}", said.stdout);
