@@ -13,7 +13,7 @@ use tally_platform::config::{self, Config};
 
 use crate::Error;
 use crate::checkpoint::{Checkpoint, Expected};
-use crate::partition_reader::{PartitionReader, kafka_client};
+use crate::partition_reader::{PartitionReaders, kafka_client};
 use crate::verify::blocking;
 
 /// How long Kafka may take to acknowledge a checkpoint.
@@ -57,7 +57,8 @@ impl Checkpoints {
 /// Reads the checkpoints that are there. Blocks the thread.
 pub(crate) fn read(kafka: &config::Kafka, expected: &Expected<'_>) -> Result<Checkpoints, Error> {
     let topic = &kafka.checkpoints;
-    let mut reader = PartitionReader::from_the_first(kafka, topic, 0)?;
+    let mut readers = PartitionReaders::new(kafka)?;
+    let mut reader = readers.from_the_first(topic, 0)?;
     let mut checkpoints = Checkpoints::default();
     while let Some(message) = reader.next()? {
         // Without a payload it says that there is no checkpoint: that removes nothing.

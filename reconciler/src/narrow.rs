@@ -18,7 +18,7 @@ use tally_schemas::DeltaBatch;
 
 use crate::Error;
 use crate::log_reader::{LogReader, Read};
-use crate::partition_reader::PartitionReader;
+use crate::partition_reader::PartitionReaders;
 use crate::rejections::{RejectedTopic, Rejections};
 use crate::replay::Replay;
 use crate::report::{Finding, Parting};
@@ -63,7 +63,8 @@ pub(crate) fn narrow(
     ranges: &[usize],
 ) -> Result<Vec<Finding>, Error> {
     let mut rejected = RejectedTopic::default();
-    rejected.read_on(&run.config.kafka)?;
+    let kafka = &run.config.kafka;
+    rejected.read_on(kafka, &mut PartitionReaders::new(kafka)?)?;
     let rejections = &rejected.by_partition.remove(&partition).unwrap_or_default();
     let ranges = &ranges[..ranges.len().min(MOST_RANGES)];
     let client = store::client(&run.config.store);
@@ -193,7 +194,8 @@ fn read_batches(
 ) -> Result<(i64, Vec<Batch>), Error> {
     let kafka = &run.config.kafka;
     let partition = place.partition;
-    let mut reader = PartitionReader::from_the_first(kafka, &kafka.deltas, partition)?;
+    let mut readers = PartitionReaders::new(kafka)?;
+    let mut reader = readers.from_the_first(&kafka.deltas, partition)?;
     let mut batches = Vec::new();
     while let Some(message) = reader.next()? {
         let offset = message.offset();

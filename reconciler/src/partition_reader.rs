@@ -1,6 +1,8 @@
-//! Reads one partition of a topic, up to the end that it has now, or before that where a
+//! Reads partitions of topics by hand, each up to the end that it has now, or before that where a
 //! transaction is open.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -9,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::next_offset;
+use tally_kafka::TopicError;
 use tally_platform::config;
 
 use crate::Error;
@@ -39,9 +42,14 @@ pub(crate) fn kafka_client(kafka: &config::Kafka) -> Result<BaseConsumer, Error>
         .map_err(Error::kafka("make a consumer"))
 }
 
-/// The committed messages of one partition, in the order of their offsets.
-pub(crate) struct PartitionReader {
+/// One client for all partitions that are read: to connect takes longer than to read a few messages.
+pub(crate) struct PartitionReaders {
     consumer: BaseConsumer<ReaderContext>,
+}
+
+/// The committed messages of one partition, in the order of their offsets.
+pub(crate) struct PartitionReader<'c> {
+    consumer: &'c BaseConsumer<ReaderContext>,
     topic: String,
     partition: i32,
     /// The next offset to read.
@@ -51,31 +59,97 @@ pub(crate) struct PartitionReader {
     end: i64,
 }
 
-impl PartitionReader {
-    /// From the first offset that Kafka has.
-    pub(crate) fn from_the_first(
-        kafka: &config::Kafka,
-        topic: &str,
-        partition: i32,
-    ) -> Result<PartitionReader, Error> {
-        PartitionReader::new(kafka, topic, partition, 0)
-    }
-
-    /// From the offset `from`, or from the first that Kafka has behind it.
-    pub(crate) fn new(
-        kafka: &config::Kafka,
-        topic: &str,
-        partition: i32,
-        from: i64,
-    ) -> Result<PartitionReader, Error> {
+impl PartitionReaders {
+    pub(crate) fn new(kafka: &config::Kafka) -> Result<PartitionReaders, Error> {
         // The group is only a name here: partitions are assigned by hand, and nothing is committed.
-        let consumer: BaseConsumer<ReaderContext> =
+        let consumer =
             tally_kafka::consumer(&kafka.cluster(), "tally-reconciler", "tally-reconciler")
                 .set("enable.partition.eof", "true")
                 .create_with_context(ReaderContext)
                 .map_err(Error::kafka("make a consumer"))?;
-        let (begins, end) = tally_kafka::watermarks(consumer.client(), topic, partition)?;
-        let next = from.max(begins);
+        Ok(PartitionReaders { consumer })
+    }
+
+    pub(crate) fn topic_id(&self, topic: &str) -> Result<String, TopicError> {
+        tally_kafka::topic_id(self.consumer.client(), topic)
+    }
+
+    pub(crate) fn partition_count(&self, topic: &str) -> Result<i32, TopicError> {
+        tally_kafka::partition_count(self.consumer.client(), topic)
+    }
+
+    /// The first offset of a partition, and the next one that a committed message will have.
+    pub(crate) fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), TopicError> {
+        tally_kafka::watermarks(self.consumer.client(), topic, partition)
+    }
+
+    /// Reads partitions side by side, each from its offset, or from the first that Kafka has behind
+    /// it, until `each` breaks off or the partition ends. Tells the first offset of each and the
+    /// next one that it will give, or why it was not read. Blocks the thread.
+    pub(crate) fn read_all(
+        &mut self,
+        topic: &str,
+        from: &BTreeMap<i32, i64>,
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<BTreeMap<i32, Result<(i64, i64), Error>>, Error> {
+        let mut bounds = BTreeMap::new();
+        let mut left: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+        let mut assignment = TopicPartitionList::new();
+        for (&partition, &from) in from {
+            let asked = self.watermarks(topic, partition);
+            if let Ok((begins, end)) = asked {
+                let next = from.max(begins);
+                if next < end {
+                    left.insert(partition, (next, end));
+                    assignment
+                        .add_partition_offset(topic, partition, Offset::Offset(next))
+                        .map_err(Error::kafka("list partitions"))?;
+                }
+            }
+            bounds.insert(partition, asked.map_err(Error::from));
+        }
+        self.consumer.assign(&assignment).map_err(Error::kafka("start reading"))?;
+        let mut heard = Instant::now();
+        while !left.is_empty() && heard.elapsed() <= PATIENCE {
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    let partition = message.partition();
+                    // Of one that has ended, what was on its way.
+                    let Some((next, to)) = left.get_mut(&partition) else { continue };
+                    heard = Instant::now();
+                    *next = next_offset(message.offset());
+                    let is_within = message.offset() < *to;
+                    let has_ended = *next >= *to;
+                    if !is_within || each(&message)?.is_break() || has_ended {
+                        left.remove(&partition);
+                    }
+                }
+                // What is left before the end is markers and aborted messages.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    left.remove(&partition);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, topic, "reading from Kafka failed; reading on");
+                }
+            }
+        }
+        for (partition, (at, to)) in left {
+            let (topic, seconds) = (topic.to_owned(), PATIENCE.as_secs());
+            bounds.insert(partition, Err(Error::Stuck { topic, partition, at, to, seconds }));
+        }
+        Ok(bounds)
+    }
+
+    /// From the first offset that Kafka has.
+    pub(crate) fn from_the_first(
+        &mut self,
+        topic: &str,
+        partition: i32,
+    ) -> Result<PartitionReader<'_>, Error> {
+        let consumer = &self.consumer;
+        let (begins, end) = self.watermarks(topic, partition)?;
+        let next = begins;
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(topic, partition, Offset::Offset(next))
@@ -84,15 +158,12 @@ impl PartitionReader {
         let topic = topic.to_owned();
         Ok(PartitionReader { consumer, topic, partition, next, begins, end })
     }
+}
 
+impl PartitionReader<'_> {
     /// The first offset that the partition has.
     pub(crate) fn begins(&self) -> i64 {
         self.begins
-    }
-
-    /// The next offset that the partition will give.
-    pub(crate) fn end(&self) -> i64 {
-        self.end
     }
 
     /// The next message; `None` at the end. Blocks the thread; an error if no message comes for
@@ -108,7 +179,8 @@ impl PartitionReader {
                     return Ok(Some(message));
                 }
                 // What is left before the end is markers and aborted messages.
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(KafkaError::PartitionEOF(of))) if of == partition => break,
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 None => {}
                 Some(Err(error)) => {
                     tracing::warn!(

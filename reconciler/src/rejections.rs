@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use rdkafka::Message;
-use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Headers};
 use tally_counts::Reject;
 use tally_platform::config;
 
 use crate::Error;
 use crate::open_transactions::wait_for_open_transactions;
-use crate::partition_reader::{PartitionReader, kafka_client};
+use crate::partition_reader::PartitionReaders;
 
 /// The offsets of one partition's rejected messages, each with the reason that was given.
 pub(crate) type Rejections = BTreeMap<i64, Reject>;
@@ -31,34 +31,44 @@ impl RejectedTopic {
     ///
     /// All that was written in a transaction whose batch is in the ledger by now is included, even
     /// if its marker is not yet there: open transactions are waited for.
-    pub(crate) fn read_on(&mut self, kafka: &config::Kafka) -> Result<(), Error> {
-        let client = kafka_client(kafka)?;
-        let partitions = tally_kafka::partition_count(client.client(), &kafka.rejected)?;
+    pub(crate) fn read_on(
+        &mut self,
+        kafka: &config::Kafka,
+        readers: &mut PartitionReaders,
+    ) -> Result<(), Error> {
+        let partitions = readers.partition_count(&kafka.rejected)?;
         wait_for_open_transactions(kafka, &kafka.rejected, partitions)?;
-        for partition in 0..partitions {
-            let from = self.next.get(&partition).copied().unwrap_or(0);
-            let mut reader = PartitionReader::new(kafka, &kafka.rejected, partition, from)?;
-            while let Some(message) = reader.next()? {
-                match source(&message) {
-                    Ok((source, offset, reason)) => {
-                        self.by_partition.entry(source).or_default().insert(offset, reason);
-                    }
-                    Err(header) => {
-                        self.strange += 1;
-                        self.first_strange.get_or_insert_with(|| {
-                            format!(
-                                "topic {}, partition {partition}, offset {}: header {header} is \
-                                 missing or not what the aggregator writes",
-                                kafka.rejected,
-                                message.offset()
-                            )
-                        });
-                    }
-                }
-            }
-            self.next.insert(partition, reader.end());
+        let from = (0..partitions)
+            .map(|partition| (partition, self.next.get(&partition).copied().unwrap_or(0)))
+            .collect();
+        let bounds = readers.read_all(&kafka.rejected, &from, |message| {
+            self.take(&kafka.rejected, message);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for (partition, bounds) in bounds {
+            let (_, end) = bounds?;
+            self.next.insert(partition, end);
         }
         Ok(())
+    }
+
+    fn take(&mut self, topic: &str, message: &BorrowedMessage<'_>) {
+        match source(message) {
+            Ok((source, offset, reason)) => {
+                self.by_partition.entry(source).or_default().insert(offset, reason);
+            }
+            Err(header) => {
+                self.strange += 1;
+                self.first_strange.get_or_insert_with(|| {
+                    format!(
+                        "topic {topic}, partition {}, offset {}: header {header} is missing or \
+                         not what the aggregator writes",
+                        message.partition(),
+                        message.offset()
+                    )
+                });
+            }
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{Checkpoint, Expected};
 use crate::checkpoint_topic::{self, Checkpoints};
 use crate::coverage::Coverage;
-use crate::partition_reader::kafka_client;
+use crate::partition_reader::{PartitionReaders, kafka_client};
 use crate::rejections::RejectedTopic;
 use crate::replay::{Replay, ReplayTotals};
 use crate::report::{CheckpointUse, Finding, Findings};
@@ -139,13 +139,13 @@ impl Rounds {
         self.forget_checkpoints_ahead()?;
         let mut stored = self.stored()?;
         let kafka = &self.config.kafka.clone();
-        let client = kafka_client(kafka)?;
-        let topic_id = tally_kafka::topic_id(client.client(), &kafka.increments)?;
+        let mut readers = PartitionReaders::new(kafka)?;
+        let topic_id = readers.topic_id(&kafka.increments)?;
         if topic_id != self.topic_id {
             return Err(Error::TopicMadeAgain { topic: kafka.increments.clone() });
         }
-        let count = tally_kafka::partition_count(client.client(), &kafka.increments)?;
-        self.rejected.read_on(kafka)?;
+        let count = readers.partition_count(&kafka.increments)?;
+        self.rejected.read_on(kafka, &mut readers)?;
         // A partition that only the ledger has is no longer in Kafka: it must not be overlooked.
         let known: BTreeSet<i32> = (0..count)
             .chain(stored.keys().copied())
@@ -161,15 +161,14 @@ impl Rounds {
                 unreadable.insert(*partition, Finding::UnknownPartition { partitions: count });
                 continue;
             }
-            let (begins, end) =
-                match tally_kafka::watermarks(client.client(), &kafka.increments, *partition) {
-                    Ok(watermarks) => watermarks,
-                    Err(error) => {
-                        let reason = error.to_string();
-                        unreadable.insert(*partition, Finding::Unreadable { reason });
-                        continue;
-                    }
-                };
+            let (begins, end) = match readers.watermarks(&kafka.increments, *partition) {
+                Ok(watermarks) => watermarks,
+                Err(error) => {
+                    let reason = error.to_string();
+                    unreadable.insert(*partition, Finding::Unreadable { reason });
+                    continue;
+                }
+            };
             ends.insert(*partition, end);
             match self.begin(*partition, position, (begins, end)) {
                 Ok(part) => {
@@ -194,6 +193,8 @@ impl Rounds {
             allowed: self.options.max_lag.unwrap_or(self.config.aggregator.flush_interval() * 10),
             as_of_ms,
         };
+        let of_deltas = |partition: &i32| (*partition, stored[partition].ledger.deltas.high);
+        let mut tails = coverage.tails(&ends.keys().map(of_deltas).collect(), &mut readers)?;
         let mut partitions = Vec::new();
         self.unsigned.clear();
         for partition in known {
@@ -209,8 +210,11 @@ impl Rounds {
             let Replayed { totals, mut findings, unsigned, .. } = outcome;
             // A partition that Kafka does not have has no end, and no batches.
             let end = ends.get(&partition).copied().unwrap_or(0);
-            if ends.contains_key(&partition)
-                && let Err(error) = coverage.check(partition, &stored.ledger, end, &mut findings)
+            if let Some(tail) = tails.remove(&partition)
+                && let Err(error) = tail.and_then(|tail| {
+                    let ledger = &stored.ledger;
+                    coverage.check(partition, ledger, end, &tail, &mut readers, &mut findings)
+                })
             {
                 findings.add(Finding::Unreadable { reason: error.to_string() });
             }
