@@ -54,11 +54,11 @@ impl Salt {
 
     /// In ClickHouse: the fingerprint of rows with this weight, as a `FixedString(32)`, an
     /// aggregate over rows.
-    pub fn sql_fingerprint(&self, weight: &str, condition: &str) -> String {
+    pub fn sql_fingerprint(&self, weight: &str) -> String {
         let c = self.events_factor;
         format!(
-            "toFixedString(reinterpretAsString(sumIf(toInt256({weight}) * (toInt256(sum) + \
-             toInt256(events) * toInt256(toUInt64({c}))), {condition})), 32)"
+            "toFixedString(reinterpretAsString(sum(toInt256({weight}) * (toInt256(sum) + \
+             toInt256(events) * toInt256(toUInt64({c}))))), 32)"
         )
     }
 }
@@ -75,7 +75,7 @@ impl KeyedFingerprint {
     /// Counts are compared in so many ranges, by the highest bits of their weights: a difference
     /// says in which ranges to look for it.
     pub const RANGES: usize = 1 << Self::RANGE_BITS;
-    const RANGE_BITS: u32 = 10;
+    const RANGE_BITS: u32 = 8;
 
     /// As [`Salt::sql_fingerprint`] answers it: little-endian.
     pub fn from_bytes(bytes: [u8; 32]) -> KeyedFingerprint {

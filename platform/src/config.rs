@@ -169,7 +169,7 @@ pub struct Producer {
     /// Increments per second that this gateway accepts; more are answered 429. No limit when
     /// absent.
     pub max_increments_per_second: Option<NonZeroU32>,
-    /// How long a request waits for the log before it is answered 503, in milliseconds.
+    /// How long a request waits for the log before it is answered 503 or 504, in milliseconds.
     pub delivery_timeout_ms: u64,
 }
 
@@ -240,9 +240,11 @@ pub struct Reconciler {
     pub key_file: Option<PathBuf>,
     /// Where `watch` serves health and metrics.
     pub health: SocketAddr,
-    /// How long after the end of one round `watch` begins the next.
+    /// How often `watch` begins a round, in milliseconds; after one that takes longer, the next
+    /// begins a quarter of that time later.
     pub watch_interval_ms: u64,
-    /// How long after a checkpoint `watch` signs the next.
+    /// How often `watch` reads the whole counts table, and signs checkpoints, in milliseconds;
+    /// between, it reads only what is new there.
     pub checkpoint_interval_ms: u64,
 }
 

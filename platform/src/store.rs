@@ -5,6 +5,7 @@
 
 mod fingerprints;
 mod ledger;
+mod part_counts;
 mod rules;
 mod summed_row;
 
@@ -14,6 +15,7 @@ use crate::config;
 
 pub use fingerprints::{StoredCell, StoredCells, StoredCounts, stored_cells, stored_counts};
 pub use ledger::{Ledger, ledger, ledgers};
+pub use part_counts::PartCounts;
 pub use rules::{TableRules, rules};
 
 /// The name of the table, and of the view that users read.

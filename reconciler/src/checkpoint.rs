@@ -61,7 +61,7 @@ pub(crate) struct Expected<'a> {
 
 impl Checkpoint {
     /// The format of the body.
-    pub(crate) const FORMAT: u32 = 1;
+    pub(crate) const FORMAT: u32 = 2;
 
     /// One line of JSON.
     pub(crate) fn sign(&self, key: &CheckpointKey) -> String {

@@ -24,7 +24,7 @@ use crate::replay::Replay;
 use crate::report::{Finding, Parting};
 use crate::round::Rounds;
 
-/// At most so many ranges are looked into, a thirty-second of all counters: a lost part differs in
+/// At most so many ranges are looked into, an eighth of all counters: a lost part differs in
 /// every range.
 const MOST_RANGES: usize = 32;
 /// At most so many counters are named.

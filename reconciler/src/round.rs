@@ -11,6 +11,7 @@ mod comparing;
 mod replaying;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 use rdkafka::consumer::Consumer;
@@ -18,7 +19,7 @@ use tally_counts::{KeyedFingerprint, Salt};
 use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
-use tally_platform::store::{self, StoredCounts};
+use tally_platform::store::{self, PartCounts, StoredCounts};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -50,10 +51,20 @@ pub(crate) struct Rounds {
     rejected: RejectedTopic,
     /// Replays that go on in the next round; `None` where each round begins anew.
     kept: Option<BTreeMap<i32, Replay>>,
+    /// What ClickHouse's parts came to in the rounds before, where they are kept.
+    parts: Option<PartCounts>,
     /// What the partitions of the last round came to, ready to be signed.
     unsigned: BTreeMap<i32, Checkpoint>,
     /// Partitions that did not agree in the last round.
     mismatched: BTreeSet<i32>,
+}
+
+/// How much of ClickHouse's table is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    Whole,
+    /// What was not read in a round before. Only where rounds are kept; else all of it.
+    NewParts,
 }
 
 /// Where a partition's replay begins.
@@ -117,6 +128,7 @@ impl Rounds {
             checkpoints,
             rejected: RejectedTopic::default(),
             kept: None,
+            parts: None,
             unsigned: BTreeMap::new(),
             mismatched: BTreeSet::new(),
         })
@@ -127,6 +139,7 @@ impl Rounds {
     pub(crate) fn keep(&mut self) {
         self.kept = Some(BTreeMap::new());
         self.drawn = self.key_salt.unwrap_or(self.drawn);
+        self.parts = Some(PartCounts::new(&self.drawn));
     }
 
     pub(crate) fn key(&self) -> Option<&CheckpointKey> {
@@ -134,10 +147,12 @@ impl Rounds {
     }
 
     /// Verifies once.
-    pub(crate) fn round(&mut self) -> Result<Report, Error> {
+    pub(crate) fn round(&mut self, look: Look) -> Result<Report, Error> {
         let as_of_ms = jiff::Timestamp::now().as_millisecond();
         self.forget_checkpoints_ahead()?;
-        let mut stored = self.stored()?;
+        let begun = Instant::now();
+        let mut stored = self.stored(look)?;
+        let asked = begun.elapsed();
         let kafka = &self.config.kafka.clone();
         let mut readers = PartitionReaders::new(kafka)?;
         let topic_id = readers.topic_id(&kafka.increments)?;
@@ -185,7 +200,15 @@ impl Rounds {
             .collect();
         let length: i64 = parts.values().map(|Part { range: (from, to), .. }| to - from).sum();
         self.progress.set_length(length.cast_unsigned());
+        let prepared = begun.elapsed();
         let mut replayed = self.replay_all(parts)?;
+        tracing::debug!(
+            clickhouse = ?asked,
+            rejections = ?(prepared - asked),
+            replay = ?(begun.elapsed() - prepared),
+            offsets = length,
+            "what a round took"
+        );
         let coverage = Coverage {
             config: &self.config,
             batches: &self.batches,
@@ -204,7 +227,7 @@ impl Rounds {
             Coverage::check_ledger(&stored.ledger, findings);
             match unreadable.remove(&partition) {
                 Some(finding) => findings.add(finding),
-                None if outcome.is_whole => self.compare(partition, stored, &mut outcome),
+                None if outcome.is_whole => self.compare(partition, stored, &mut outcome, look),
                 None => {}
             }
             let Replayed { totals, mut findings, unsigned, .. } = outcome;
@@ -245,7 +268,10 @@ impl Rounds {
         self.limit_rejected(&mut partitions);
         let verdict = partitions.iter().map(|p| p.verdict).max().unwrap_or(Verdict::NotProven);
         let mismatched = partitions.iter().filter(|p| p.verdict == Verdict::Mismatch);
-        self.mismatched = mismatched.map(|p| p.partition).collect();
+        // What differs in new parts only is looked at again.
+        if look == Look::Whole {
+            self.mismatched = mismatched.map(|p| p.partition).collect();
+        }
         Ok(Report { verdict, partitions, notes: Vec::new() })
     }
 
@@ -265,12 +291,16 @@ impl Rounds {
     }
 
     /// Asks ClickHouse, with the salt that each partition is compared under.
-    fn stored(&self) -> Result<BTreeMap<i32, StoredCounts>, Error> {
+    fn stored(&mut self, look: Look) -> Result<BTreeMap<i32, StoredCounts>, Error> {
         let client = store::client(&self.config.store);
+        if let Some(parts) = &mut self.parts {
+            return Ok(match look {
+                Look::Whole => self.runtime.block_on(parts.read_whole(&client))?,
+                Look::NewParts => self.runtime.block_on(parts.read_new(&client))?,
+            });
+        }
         let scope = self.options.scope.sql();
-        let (Some(key_salt), false, None) =
-            (&self.key_salt, self.checkpoints.newest.is_empty(), &self.kept)
-        else {
+        let (Some(key_salt), false) = (&self.key_salt, self.checkpoints.newest.is_empty()) else {
             let stored = store::stored_counts(&client, &self.drawn, &scope);
             return Ok(self.runtime.block_on(stored)?);
         };

@@ -1,4 +1,6 @@
-//! Verifies for ever: what comes after the last round is added to what was replayed before.
+//! Verifies for ever: what comes after the last round is added to what was replayed before, and of
+//! ClickHouse's parts only new ones are read. Now and then, and before anything wrong is said, the
+//! whole table is read.
 //!
 //! ```text
 //!  ┌► round: replay what is new, compare all ─► metrics, log, readiness, ─► now and then,
@@ -21,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint_topic;
 use crate::metrics::Metrics;
-use crate::round::Rounds;
+use crate::round::{Look, Rounds};
 use crate::verify::{blocking, check_rules};
 use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
 
@@ -37,7 +39,7 @@ pub async fn watch(
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let pause = Duration::from_millis(config.reconciler.watch_interval_ms);
+    let interval = Duration::from_millis(config.reconciler.watch_interval_ms);
     let group = verified::group(&config.kafka.increments);
     let publisher = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, &group)
         .create()
@@ -49,12 +51,13 @@ pub async fn watch(
         publisher: Arc::new(publisher),
         publishing: QuietLog::once(),
         verdicts: BTreeMap::new(),
-        signed: Instant::now(),
+        whole_at: None,
     };
     let heartbeat = health.heartbeat("rounds", MAX_SILENCE);
     let mut rounds = None;
     loop {
         heartbeat.beat();
+        let begun = Instant::now();
         let ended = tokio::select! {
             ended = watch.round(config, rounds.take(), &shutdown) => ended,
             () = shutdown.cancelled() => return Ok(()),
@@ -80,6 +83,9 @@ pub async fn watch(
                 );
             }
         }
+        // A round that takes long is followed soon, but leaves the servers some time.
+        let took = begun.elapsed();
+        let pause = interval.saturating_sub(took).max(took / 4);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return Ok(()),
@@ -98,7 +104,8 @@ struct Watch {
     publishing: QuietLog,
     /// Of each partition, in the last round.
     verdicts: BTreeMap<i32, Verdict>,
-    signed: Instant,
+    /// When the whole table was read last.
+    whole_at: Option<Instant>,
 }
 
 impl Watch {
@@ -124,23 +131,30 @@ impl Watch {
                 .await?
             }
         };
+        let interval = Duration::from_millis(config.reconciler.checkpoint_interval_ms);
+        let is_due = self.whole_at.is_none_or(|at| at.elapsed() >= interval)
+            || self.verdicts.values().any(|verdict| *verdict == Verdict::Mismatch);
         let begun = Instant::now();
-        let (mut rounds, report) = blocking(move || {
-            let report = rounds.round()?;
-            Ok((rounds, report))
+        let (mut rounds, report, look) = blocking(move || {
+            let look = if is_due { Look::Whole } else { Look::NewParts };
+            let report = rounds.round(look)?;
+            if look == Look::NewParts && report.verdict == Verdict::Mismatch {
+                let report = rounds.round(Look::Whole)?;
+                return Ok((rounds, report, Look::Whole));
+            }
+            Ok((rounds, report, look))
         })
         .await?;
         self.metrics.ended(&report, begun.elapsed());
         self.tell(&report);
         self.publish(config, &report).await;
-        let interval = Duration::from_millis(config.reconciler.checkpoint_interval_ms);
-        if self.signed.elapsed() >= interval
-            && let Some(key) = rounds.key().cloned()
-        {
-            let signed = rounds.signable(&report);
-            checkpoint_topic::append(&config.kafka, &key, &signed).await?;
-            rounds.note_signed(signed);
-            self.signed = Instant::now();
+        if look == Look::Whole {
+            if let Some(key) = rounds.key().cloned() {
+                let signed = rounds.signable(&report);
+                checkpoint_topic::append(&config.kafka, &key, &signed).await?;
+                rounds.note_signed(signed);
+            }
+            self.whole_at = Some(Instant::now());
         }
         Ok(rounds)
     }

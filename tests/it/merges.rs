@@ -56,7 +56,7 @@ impl Installation {
         insert.end().await.expect("the rows are stored");
     }
 
-    async fn merge(&self) {
+    pub(crate) async fn merge(&self) {
         self.store()
             .query("OPTIMIZE TABLE counts FINAL")
             .execute()

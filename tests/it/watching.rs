@@ -93,3 +93,53 @@ async fn a_change_of_the_counts_is_told_of_until_it_is_mended() {
         service.terminate().await;
     }
 }
+
+/// Within an hour, only what is new in ClickHouse is read, unless something differs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merged_changed_and_deleted_rows_are_seen_though_only_new_parts_are_read() {
+    let mut tally = Installation::bare("parts");
+    tally.configure(|config| {
+        config.reconciler.watch_interval_ms = 300;
+        config.reconciler.checkpoint_interval_ms = 3_600_000;
+    });
+    tally.tally(&["init"]).await.expect_code(0);
+    tally.allow("the counts are not Kafka's");
+    tally.allow("the counts are not proven");
+    let mut services = [Service::Aggregator, Service::Sink, Service::Watch]
+        .map(|service| tally.start(service, "a"));
+    let source = tally.source().await;
+    let mut model = Model::default();
+    let through = "tally_reconciler_verified_through";
+    for seed in 0..4 {
+        let events = random_events(&mut Dice(seed), 300);
+        source.spread(&events, 20).await;
+        model.add_all(&events);
+        tally.caught_up().await;
+        tally.merge().await;
+        let ends: i64 =
+            topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await.iter().sum();
+        services[2].counts_beyond(ends as f64 - 0.5, through, "").await;
+    }
+    let rounds = "tally_reconciler_rounds_total";
+    let mismatches = services[2].metric(rounds, "outcome=\"mismatch\"").await;
+    assert_eq!(mismatches.unwrap_or(0.0), 0.0, "merges change nothing");
+
+    let row = "partition = 1 AND namespace = 'web' AND key = 'key-0'";
+    let settled = "SETTINGS mutations_sync = 2";
+    tally
+        .sql(&format!("ALTER TABLE counts UPDATE events = events + 1 WHERE {row} {settled}"))
+        .await;
+    until_mismatch_is(&services[2], 1.0).await;
+    tally
+        .sql(&format!("ALTER TABLE counts UPDATE events = events - 1 WHERE {row} {settled}"))
+        .await;
+    until_mismatch_is(&services[2], 0.0).await;
+    tally.prove(&model).await;
+    tally
+        .sql(&format!("DELETE FROM counts WHERE {row} SETTINGS lightweight_deletes_sync = 2"))
+        .await;
+    until_mismatch_is(&services[2], 1.0).await;
+    for service in &mut services {
+        service.terminate().await;
+    }
+}

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use clickhouse::error::Error;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
-use tally_counts::ledger::{self, RESERVED_NAMESPACE};
+use tally_counts::ledger::{self, RESERVED_NAMESPACE, SumAndHigh};
 use tally_counts::{KeyedFingerprint, Salt};
 
 use super::COUNTS;
 use super::ledger::Ledger;
-use super::summed_row::{SummedRow, sql_is_ledger, sql_ledger_columns};
+use super::summed_row::{LEDGER_KEYS, kafka_partition, sql_is_ledger, sql_ledger_keys};
 
 /// All that is stored of one partition, as of one snapshot.
 #[derive(Clone, Debug)]
@@ -42,37 +42,100 @@ pub struct StoredCell {
     reached: i64,
 }
 
+/// What some rows of one part of the table come to: counts of one range, or those of one ledger key.
+#[derive(Row, Deserialize)]
+pub(super) struct RangeRow {
+    partition: u32,
+    pub(super) part: String,
+    /// The range of the counts; below 0, -1 less the index in [`LEDGER_KEYS`], or [`KNOWN`].
+    range: i32,
+    fingerprint: [u8; 32],
+    total_events: i128,
+    total: i128,
+    highest: i64,
+    pub(super) rows: u64,
+}
+
+/// The range of the one row that is read of a part that is known.
+const KNOWN: i32 = i32::MIN;
+
+impl RangeRow {
+    pub(super) fn partition(&self) -> i32 {
+        kafka_partition(self.partition)
+    }
+
+    pub(super) fn is_of_known_part(&self) -> bool {
+        self.range == KNOWN
+    }
+}
+
+impl StoredCounts {
+    pub(super) fn add_row(&mut self, row: &RangeRow) {
+        if let Ok(range) = usize::try_from(row.range) {
+            self.fingerprints[range] += KeyedFingerprint::from_bytes(row.fingerprint);
+            self.events += row.total_events;
+            return;
+        }
+        // A sum that is beyond 64 bits must not be cut down to one that looks right.
+        let sum = i64::try_from(row.total).unwrap_or(i64::MAX);
+        let mut of_key = Ledger::default();
+        match usize::try_from(-1 - row.range).map(|index| LEDGER_KEYS[index]) {
+            Ok(ledger::DELTAS) => of_key.deltas = SumAndHigh { sum, high: row.highest },
+            Ok(ledger::INCREMENTS) => of_key.increments = SumAndHigh { sum, high: row.highest },
+            Ok(ledger::COUNTED) => of_key.counted = sum,
+            Ok(ledger::DUPLICATE) => of_key.duplicate = sum,
+            Ok(ledger::REJECTED) => of_key.rejected = sum,
+            _ => of_key.counted_increments = sum,
+        }
+        self.ledger.add(&of_key);
+    }
+
+    /// Adds other rows of the same partition.
+    pub(super) fn add(&mut self, other: &StoredCounts) {
+        self.ledger.add(&other.ledger);
+        for (of_range, other) in self.fingerprints.iter_mut().zip(&other.fingerprints) {
+            *of_range += *other;
+        }
+        self.events += other.events;
+    }
+}
+
 /// Reads the whole table, in one scan; of the counts, those that meet the condition.
 pub async fn stored_counts(
     client: &Client,
     salt: &Salt,
     condition: &str,
 ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
-    let is_count = format!("(namespace != '{RESERVED_NAMESPACE}' AND {condition})");
-    let scope = format!("({is_count} OR {})", sql_is_ledger());
-    let sql = format!(
-        "SELECT partition, {}, if({is_count}, {}, -1) AS range, \
-         {} AS fingerprint, sumIf(toInt128(events), {is_count}) AS total_events \
-         FROM (SELECT *, sum, {} AS weight FROM {COUNTS} WHERE {scope}) \
-         GROUP BY partition, range",
-        sql_ledger_columns(),
-        Salt::sql_range("weight"),
-        salt.sql_fingerprint("weight", &is_count),
-        salt.sql_weight(),
-    );
-    let mut rows = client.query(&sql).fetch::<SummedRow>()?;
+    let mut rows = client.query(&sql_ranges(salt, "''", condition, "")).fetch::<RangeRow>()?;
     let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
     while let Some(row) = rows.next().await? {
-        let counts = stored.entry(row.partition()).or_default();
-        match usize::try_from(row.range) {
-            Err(_) => counts.ledger = Ledger::from(&row),
-            Ok(range) => {
-                counts.fingerprints[range] = KeyedFingerprint::from_bytes(row.fingerprint);
-                counts.events += row.total_events;
-            }
-        }
+        stored.entry(row.partition()).or_default().add_row(&row);
     }
     Ok(stored)
+}
+
+/// The query for [`RangeRow`]s, by what tells parts apart. Of `known_parts`, a list of texts, only
+/// one row is read.
+pub(super) fn sql_ranges(salt: &Salt, part: &str, condition: &str, known_parts: &str) -> String {
+    let is_known = if known_parts.is_empty() { "0" } else { &format!("_part IN ({known_parts})") };
+    let is_count = format!("namespace != '{RESERVED_NAMESPACE}'");
+    // Few columns that are added up a group, so that all groups fit the processor's cache.
+    format!(
+        "SELECT partition, {part} AS part, \
+         toInt32(multiIf({is_known}, {KNOWN}, {is_count}, {}, -indexOf([{}], key))) AS range, \
+         {} AS fingerprint, \
+         sum(toInt128(events)) AS total_events, sum(toInt128(sum)) AS total, max(high) AS highest, \
+         count() AS rows \
+         FROM (SELECT *, _part, sum, {} AS weight FROM {COUNTS} \
+         PREWHERE NOT {is_known} OR _part_offset = 0 \
+         WHERE {is_known} OR ({is_count} AND {condition}) OR ({})) \
+         GROUP BY partition, part, range",
+        Salt::sql_range("weight"),
+        sql_ledger_keys(),
+        salt.sql_fingerprint("weight"),
+        salt.sql_weight(),
+        sql_is_ledger(),
+    )
 }
 
 /// Counters of one partition, and the ledger's positions, of one snapshot.

@@ -27,6 +27,20 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Adds what other rows of the same partition say.
+    pub(super) fn add(&mut self, other: &Ledger) {
+        let add = |position: &mut ledger::SumAndHigh, other: ledger::SumAndHigh| {
+            position.sum = position.sum.saturating_add(other.sum);
+            position.high = position.high.max(other.high);
+        };
+        add(&mut self.deltas, other.deltas);
+        add(&mut self.increments, other.increments);
+        self.counted = self.counted.saturating_add(other.counted);
+        self.duplicate = self.duplicate.saturating_add(other.duplicate);
+        self.rejected = self.rejected.saturating_add(other.rejected);
+        self.counted_increments = self.counted_increments.saturating_add(other.counted_increments);
+    }
+
     /// How far the partition is stored; where it has no ledger, the default one says 0. An error if
     /// the ledger contradicts itself.
     pub fn stored_offsets(&self) -> Result<StoredOffsets, LedgerError> {
@@ -49,8 +63,7 @@ pub async fn ledger(client: &Client, partition: i32) -> Result<Option<Ledger>, E
 
 async fn read(client: &Client, condition: &str) -> Result<BTreeMap<i32, Ledger>, Error> {
     let sql = format!(
-        "SELECT partition, {}, toInt32(-1) AS range, toFixedString('', 32) AS fingerprint, \
-         toInt128(0) AS total_events FROM {COUNTS} WHERE {condition} AND {} GROUP BY partition",
+        "SELECT partition, {} FROM {COUNTS} WHERE {condition} AND {} GROUP BY partition",
         sql_ledger_columns(),
         sql_is_ledger()
     );

@@ -4,7 +4,7 @@ use tally_counts::ledger;
 
 use super::ledger::Ledger;
 
-/// What some rows of one partition come to: those of the ledger, or counts of one range.
+/// What the ledger's rows of one partition come to.
 #[derive(Row, Deserialize)]
 pub(super) struct SummedRow {
     partition: u32,
@@ -16,18 +16,28 @@ pub(super) struct SummedRow {
     duplicate: i64,
     rejected: i64,
     counted_increments: i64,
-    /// The range of the counts; -1 for the ledger.
-    pub(super) range: i32,
-    pub(super) fingerprint: [u8; 32],
-    pub(super) total_events: i128,
 }
 
 impl SummedRow {
     pub(super) fn partition(&self) -> i32 {
-        // Kafka's numbers have 31 bits: a larger one is of a row that no sink wrote.
-        i32::try_from(self.partition).unwrap_or(i32::MAX)
+        kafka_partition(self.partition)
     }
 }
+
+/// A partition as Kafka numbers it, in 31 bits: a larger one is of a row that no sink wrote.
+pub(super) fn kafka_partition(partition: u32) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
+/// The ledger's keys, but for those of single batches.
+pub(super) const LEDGER_KEYS: [&str; 6] = [
+    ledger::DELTAS,
+    ledger::INCREMENTS,
+    ledger::COUNTED,
+    ledger::DUPLICATE,
+    ledger::REJECTED,
+    ledger::COUNTED_INCREMENTS,
+];
 
 impl From<&SummedRow> for Ledger {
     fn from(row: &SummedRow) -> Ledger {
@@ -44,19 +54,14 @@ impl From<&SummedRow> for Ledger {
 
 /// Whether a row is of the ledger. By key, since the rows of single batches are many.
 pub(super) fn sql_is_ledger() -> String {
-    let keys = [
-        ledger::DELTAS,
-        ledger::INCREMENTS,
-        ledger::COUNTED,
-        ledger::DUPLICATE,
-        ledger::REJECTED,
-        ledger::COUNTED_INCREMENTS,
-    ];
-    let keys = keys.map(|key| format!("'{key}'")).join(", ");
-    format!("namespace = '{}' AND key IN ({keys})", ledger::RESERVED_NAMESPACE)
+    format!("namespace = '{}' AND key IN ({})", ledger::RESERVED_NAMESPACE, sql_ledger_keys())
 }
 
-/// The columns of [`SummedRow`] that are about the ledger.
+pub(super) fn sql_ledger_keys() -> String {
+    LEDGER_KEYS.map(|key| format!("'{key}'")).join(", ")
+}
+
+/// The columns of [`SummedRow`] but the partition.
 pub(super) fn sql_ledger_columns() -> String {
     let is = |key: &str| format!("namespace = '{}' AND key = '{key}'", ledger::RESERVED_NAMESPACE);
     // Sums have 128 bits. One that is beyond 64 must not be cut down to one that looks right. (Not

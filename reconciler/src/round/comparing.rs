@@ -3,14 +3,20 @@
 use tally_counts::{KeyedFingerprint, Reject};
 use tally_platform::store::StoredCounts;
 
-use super::{Replayed, Rounds};
+use super::{Look, Replayed, Rounds};
 use crate::narrow::narrow;
 use crate::report::Finding;
 use crate::{PartitionReport, Verdict};
 
 impl Rounds {
     /// Compares what a replay came to with what ClickHouse has.
-    pub(super) fn compare(&self, partition: i32, stored: &StoredCounts, replayed: &mut Replayed) {
+    pub(super) fn compare(
+        &self,
+        partition: i32,
+        stored: &StoredCounts,
+        replayed: &mut Replayed,
+        look: Look,
+    ) {
         let StoredCounts { ledger, fingerprints, events } = stored;
         let Replayed { totals, fingerprints: expected, findings, .. } = replayed;
         let differing: Vec<usize> = (0..KeyedFingerprint::RANGES)
@@ -41,7 +47,7 @@ impl Rounds {
         }
         // Each round would replay the partition twice more, to name the same counters again.
         let is_named = self.kept.is_some() && self.mismatched.contains(&partition);
-        if !differing.is_empty() && !is_named {
+        if !differing.is_empty() && !is_named && look == Look::Whole {
             match narrow(self, partition, self.salt_of(partition), &differing) {
                 Ok(counters) => counters.into_iter().for_each(|counter| findings.add(counter)),
                 Err(error) => findings.add(Finding::NotNarrowed { reason: error.to_string() }),
