@@ -14,6 +14,8 @@ use tally_platform::service::Service;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    // SAFETY: no other thread runs yet.
+    unsafe { tally_platform::process::keep_loopback_from_proxies() };
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,

@@ -10,7 +10,7 @@ pub struct Cluster {
 }
 
 /// Properties of librdkafka that decide whether counts are exact: this crate sets them, nobody
-/// else.
+/// else. Under their canonical names.
 pub const RESERVED_PROPERTIES: [&str; 14] = [
     "acks",
     "auto.offset.reset",
@@ -24,9 +24,30 @@ pub const RESERVED_PROPERTIES: [&str; 14] = [
     "isolation.level",
     "log.connection.close",
     "log.queue",
-    "request.required.acks",
+    "message.timeout.ms",
     "transactional.id",
 ];
+
+/// The other names that librdkafka has for properties, each with the one that this crate uses. Of
+/// two names in one client's settings, chance decides which wins.
+const ALIASES: [(&str, &str); 10] = [
+    ("auto.commit.enable", "enable.auto.commit"),
+    ("compression.codec", "compression.type"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("max.in.flight.requests.per.connection", "max.in.flight"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("message.send.max.retries", "retries"),
+    ("metadata.broker.list", "bootstrap.servers"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("request.required.acks", "acks"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+];
+
+/// The one name of a property of librdkafka that this crate uses.
+pub fn canonical_property(name: &str) -> &str {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    alias.map_or(name, |(_, canonical)| canonical)
+}
 
 impl Cluster {
     /// Whether connections are neither encrypted nor authenticated.

@@ -12,7 +12,7 @@ mod settings;
 mod topics;
 
 pub use buffer_pool::BufferPool;
-pub use cluster::{Cluster, RESERVED_PROPERTIES};
+pub use cluster::{Cluster, RESERVED_PROPERTIES, canonical_property};
 pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unreadable};
 pub use member::{Member, group_metadata};
 pub use membership::{Membership, Rebalance, let_go, take_on};

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 
-use crate::Cluster;
+use crate::{Cluster, canonical_property};
 
 /// The longest message that a producer without transactions appends; a topic may allow less.
 const MAX_MESSAGE_BYTES: &str = "8388608";
@@ -33,7 +33,7 @@ pub fn client(cluster: &Cluster, client_id: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("client.id", client_id);
     for (name, value) in &cluster.properties {
-        config.set(name, value);
+        config.set(canonical_property(name), value);
     }
     config.set("bootstrap.servers", &cluster.bootstrap);
     config

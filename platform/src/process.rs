@@ -24,3 +24,17 @@ pub async fn signals(shutdown: CancellationToken) -> std::io::Result<()> {
     next().await;
     std::process::exit(INTERRUPTED);
 }
+
+/// Sees to it that no HTTP client of this process reaches this machine through a proxy, whatever
+/// `HTTP_PROXY` says: a proxy elsewhere knows another loopback.
+///
+/// # Safety
+/// No other thread may run: it changes the process's environment.
+pub unsafe fn keep_loopback_from_proxies() {
+    const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
+    let others = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
+    let others = others.unwrap_or_default();
+    let separator = if others.is_empty() { "" } else { "," };
+    // SAFETY: no other thread runs, as the caller says.
+    unsafe { std::env::set_var("NO_PROXY", format!("{others}{separator}{LOOPBACK}")) };
+}

@@ -61,6 +61,12 @@ struct ById {
 }
 
 #[derive(Deserialize)]
+struct SubjectLevel {
+    #[serde(rename = "compatibilityLevel")]
+    compatibility: String,
+}
+
+#[derive(Deserialize)]
 struct ApiError {
     error_code: u32,
 }
@@ -138,6 +144,21 @@ impl Registry {
             }),
             Err(error) => Err(self.unavailable(error)),
         }
+    }
+
+    /// A subject's own compatibility level; `None` where none was set.
+    pub async fn compatibility(&self, subject: &str) -> Result<Option<String>, Error> {
+        let request = self.authorized(self.http.get(format!("{}/config/{subject}", self.url)));
+        let response = request.send().await.map_err(|error| self.no_answer(error))?;
+        let status = response.status();
+        if status == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !status.is_success() {
+            return Err(self.unavailable(format!("status {status}")));
+        }
+        let level: SubjectLevel = response.json().await.map_err(|error| self.unavailable(error))?;
+        Ok(Some(level.compatibility))
     }
 
     /// Sets a subject's compatibility level.

@@ -272,7 +272,7 @@ impl Pending {
                     %error,
                     increments = self.increments,
                     "Kafka may or may not have a message; \
-                     its request is answered 503, delivery_unknown"
+                     its request is answered 504, delivery_unknown"
                 );
             }
         }

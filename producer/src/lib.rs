@@ -9,7 +9,7 @@
 //!  message: one Kafka message, or several      ─► 413
 //!    │ limits: increments a second              ─► 429
 //!    ▼
-//!  kafka_log: idempotent, acks=all ──► reports  ─► 503, certainly not applied or unknown
+//!  kafka_log: idempotent, acks=all ──► reports  ─► 503, certainly not applied; 504, unknown
 //!    ▼
 //!  200 {"accepted", "position"}
 //! ```

@@ -57,11 +57,12 @@ impl problem::Code for Code {
             }
             Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Code::Overloaded
-            | Code::NotReady
-            | Code::NotDelivered
-            | Code::PartlyDelivered
-            | Code::DeliveryUnknown => StatusCode::SERVICE_UNAVAILABLE,
+            Code::Overloaded | Code::NotReady | Code::NotDelivered => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            // Not 503, which proxies and client libraries repeat by themselves: without ids, what
+            // did arrive would count twice.
+            Code::PartlyDelivered | Code::DeliveryUnknown => StatusCode::GATEWAY_TIMEOUT,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

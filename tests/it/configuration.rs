@@ -40,6 +40,28 @@ async fn an_unknown_key_ends_every_command_with_64_and_its_name() {
     assert!(ended.stderr.to_lowercase().contains("queued_batches"), "{ended:?}");
 }
 
+/// Kubernetes sets such variables for a Service that is called tally, or tally-kafka.
+#[tokio::test]
+async fn variables_that_are_no_keys_are_left_alone_but_for_a_key_with_one_underscore() {
+    let fine = Folder::with("[kafka]\npartitions = 12\n");
+    let of_kubernetes = [
+        ("TALLY_PORT", "tcp://10.0.0.1:8080"),
+        ("TALLY_SERVICE_HOST", "10.0.0.1"),
+        ("TALLY_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("TALLY_KAFKA_PORT_9092_TCP", "tcp://10.0.0.2:9092"),
+        ("TALLY_KAFKA_SERVICE_PORT", "9092"),
+    ];
+    fine.tally(&["config", "--check"], &of_kubernetes).await.expect_code(0);
+    for (mistyped, key) in [
+        ("TALLY_KAFKA_BOOTSTRAP", "TALLY_KAFKA__BOOTSTRAP"),
+        ("TALLY_STORE_PASSWORD", "TALLY_STORE__PASSWORD"),
+    ] {
+        let ended = fine.tally(&["config", "--check"], &[(mistyped, "x")]).await.expect_code(64);
+        let said = format!("{mistyped} is not read: {key} is");
+        assert!(ended.stderr.contains(&said), "{ended:?}");
+    }
+}
+
 #[tokio::test]
 async fn check_prints_nothing_when_all_is_well() {
     let fine = Folder::with("[kafka]\npartitions = 12\n");

@@ -1,5 +1,6 @@
 use futures_util::future::join_all;
 use tally_counts::BucketWidth;
+use tally_platform::registry::Registry;
 
 use crate::installation::Installation;
 use crate::service::Service;
@@ -20,6 +21,30 @@ async fn init_may_be_repeated_and_changes_nothing() {
     };
     assert_eq!(schemas(&first).len(), 3, "{first}");
     assert_eq!(schemas(&first), schemas(&second), "the same schemas under the same ids");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_keeps_a_compatibility_level_that_is_stricter_and_mends_one_that_is_not() {
+    let tally = Installation::new("levels").await;
+    let registry = Registry::new(&tally.config.registry).expect("a client is made");
+    let subject = format!("{}-value", tally.config.kafka.deltas);
+    for (set, then) in [("FULL_TRANSITIVE", "FULL_TRANSITIVE"), ("NONE", "BACKWARD")] {
+        registry.set_compatibility(&subject, set).await.expect("the registry answers");
+        tally.tally(&["init"]).await.expect_code(0);
+        let level = registry.compatibility(&subject).await.expect("the registry answers");
+        assert_eq!(level.as_deref(), Some(then), "{set} was set");
+    }
+}
+
+/// The proxy is where nobody listens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_is_not_asked_for_what_is_on_this_machine() {
+    let tally = Installation::bare("proxied");
+    let proxies = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"]
+        .map(|name| (name, "http://127.0.0.1:9"));
+    tally.tally_in(&proxies, &["init"]).await.expect_code(0);
+    let others = [&proxies[..], &[("no_proxy", "example.org")]].concat();
+    tally.tally_in(&others, &["init"]).await.expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -146,6 +146,13 @@ impl Installation {
         run(tally(&self.folder).arg("--config").arg(self.config_file()).args(args)).await
     }
 
+    /// As [`Installation::tally`], with these variables in its environment.
+    pub(crate) async fn tally_in(&self, environment: &[(&str, &str)], args: &[&str]) -> Ended {
+        let mut command = tally(&self.folder);
+        command.arg("--config").arg(self.config_file()).args(args);
+        run(command.envs(environment.iter().copied())).await
+    }
+
     /// Starts a service; `member` tells it from others of its kind.
     pub(crate) fn start(&self, service: Service, member: &str) -> ServiceProcess {
         self.start_with(service, member, &[])

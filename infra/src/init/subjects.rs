@@ -6,6 +6,8 @@ use super::{Error, Report};
 
 /// Old messages stay readable by new schemas.
 const COMPATIBILITY: &str = "BACKWARD";
+/// Levels that ask for that and for more: an operator's choice, which stays.
+const STRICTER: [&str; 3] = ["BACKWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE"];
 
 pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Error> {
     let registry = Registry::new(&config.registry)?;
@@ -16,8 +18,15 @@ pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Err
     ];
     for (subject, schema) in subjects {
         let id = registry.register(&subject, schema).await?;
-        registry.set_compatibility(&subject, COMPATIBILITY).await?;
-        report.add(format!("subject {subject}: schema {id}"));
+        match registry.compatibility(&subject).await? {
+            Some(level) if STRICTER.contains(&level.as_str()) => {
+                report.add(format!("subject {subject}: schema {id}, compatibility {level} kept"));
+            }
+            _ => {
+                registry.set_compatibility(&subject, COMPATIBILITY).await?;
+                report.add(format!("subject {subject}: schema {id}"));
+            }
+        }
     }
     Ok(())
 }

@@ -1,19 +1,20 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{anyhow, bail, ensure};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::Value;
-use tally_kafka::RESERVED_PROPERTIES;
+use tally_kafka::{RESERVED_PROPERTIES, canonical_property};
 
 use super::Config;
 
 /// The file that is read when none is named, if it is there.
 const DEFAULT_FILE: &str = "tally.toml";
 const ENV_PREFIX: &str = "TALLY_";
-/// Variables with the prefix that are not configuration keys: where downloads go, and what tests
-/// use.
-const NOT_KEYS: [&str; 3] = ["cache", "libchdb", "bin"];
+/// Between a section and a key. Other variables with the prefix are no keys: Kubernetes sets
+/// `TALLY_PORT` for a Service that is called tally.
+const ENV_SEPARATOR: &str = "__";
 
 /// Keys of texts that have no default, which would tell that they are texts.
 const TEXTS: [&str; 6] = [
@@ -40,9 +41,15 @@ pub fn load(file: Option<&Path>) -> anyhow::Result<Config> {
         }
         None => {}
     }
+    for (name, _) in Env::prefixed(ENV_PREFIX).iter() {
+        if let Some(meant) = meant(name.as_str(), &figment) {
+            let name = name.as_str().to_uppercase();
+            bail!("configuration: {ENV_PREFIX}{name} is not read: {ENV_PREFIX}{meant} is");
+        }
+    }
     let env = Env::prefixed(ENV_PREFIX)
-        .filter(|key| !NOT_KEYS.contains(&key.as_str().to_lowercase().as_str()))
-        .split("__");
+        .filter(|key| key.as_str().contains(ENV_SEPARATOR))
+        .split(ENV_SEPARATOR);
     // A password of digits, or an instance called `0`, must not be taken for a number.
     let is_text = |key: &str| {
         TEXTS.contains(&key) || matches!(figment.find_value(key), Ok(Value::String(..)))
@@ -59,14 +66,31 @@ pub fn load(file: Option<&Path>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// The variable that somebody meant who wrote a key with a single underscore after its section.
+fn meant(name: &str, known: &Figment) -> Option<String> {
+    let name = name.to_lowercase();
+    let (section, key) = name.split_once('_')?;
+    let dotted = format!("{section}.{key}");
+    let is_key = TEXTS.contains(&dotted.as_str()) || known.find_value(&dotted).is_ok();
+    is_key.then(|| format!("{section}{ENV_SEPARATOR}{key}").to_uppercase())
+}
+
 fn check(config: &Config) -> anyhow::Result<()> {
-    if let Some(name) =
-        config.kafka.properties.keys().find(|name| RESERVED_PROPERTIES.contains(&name.as_str()))
-    {
-        bail!(
-            "configuration: kafka.properties.{name} is set by Tally itself, \
-             since exactly-once depends on it"
-        );
+    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+    for name in config.kafka.properties.keys() {
+        let property = canonical_property(name);
+        if RESERVED_PROPERTIES.contains(&property) {
+            bail!(
+                "configuration: kafka.properties.{name} is set by Tally itself, \
+                 since exactly-once depends on it"
+            );
+        }
+        if let Some(other) = names.insert(property, name) {
+            bail!(
+                "configuration: kafka.properties.{other} and kafka.properties.{name} are one \
+                 property of librdkafka under two names: keep one"
+            );
+        }
     }
     let ranges = [
         ("kafka.partitions", config.kafka.partitions >= 1, "must be at least 1"),
@@ -136,10 +160,22 @@ mod tests {
             ("group.protocol", "consumer"),
             ("log.connection.close", "false"),
             ("log.queue", "true"),
+            ("metadata.broker.list", "elsewhere:9092"),
+            ("delivery.timeout.ms", "1"),
+            ("auto.commit.enable", "true"),
+            ("request.required.acks", "1"),
         ] {
             let error = with(&format!("[kafka.properties]\n\"{name}\" = \"{value}\"")).unwrap_err();
             assert!(error.to_string().contains(&format!("kafka.properties.{name} ")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_property_under_two_names_is_refused_with_both() {
+        let error =
+            with("[kafka.properties]\n\"linger.ms\" = \"5\"\n\"queue.buffering.max.ms\" = \"9\"");
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("linger.ms and kafka.properties.queue.buffering.max.ms"), "{error}");
     }
 
     #[test]

@@ -249,7 +249,7 @@ async fn a_request_that_got_into_the_log_in_part_is_neither_accepted_nor_refused
     stack.cluster.request_errors(RDKafkaApiKey::Produce, &[too_long]);
     let body = with_ids(ids_of_two_partitions());
     let in_part = answer(stack.post().json(&body)).await;
-    assert_eq!(in_part.problem(), (503, "partly_delivered", "unknown"));
+    assert_eq!(in_part.problem(), (504, "partly_delivered", "unknown"));
     assert_eq!(in_part.retry_after, None);
     let detail = in_part.body["detail"].as_str().unwrap();
     assert!(detail.starts_with("1 of the request's 2 messages"), "{detail}");
@@ -277,7 +277,7 @@ async fn a_request_whose_messages_the_broker_did_not_confirm_says_what_sending_i
     let mut body = with_ids(ids_of_two_partitions());
     body.as_array_mut().unwrap().push(json!({"namespace": "n", "key": "bare"}));
     let unknown = answer(stack.post().json(&body)).await;
-    assert_eq!(unknown.problem(), (503, "delivery_unknown", "unknown"));
+    assert_eq!(unknown.problem(), (504, "delivery_unknown", "unknown"));
     let detail = unknown.body["detail"].as_str().unwrap();
     assert!(detail.contains("each increment that has one counts once"), "{detail}");
     assert!(detail.ends_with("the 1 without one may count twice"), "{detail}");
@@ -402,7 +402,7 @@ async fn what_the_broker_did_not_confirm_in_time_is_unknown() {
     assert_eq!(stack.post_one().await.status, 200);
     stack.cluster.broker_round_trip_time(BROKER, Duration::from_secs(4)).unwrap();
     let unknown = stack.post_one().await;
-    assert_eq!(unknown.problem(), (503, "delivery_unknown", "unknown"));
+    assert_eq!(unknown.problem(), (504, "delivery_unknown", "unknown"));
     assert_eq!(unknown.retry_after, None, "a client that goes by it would count twice");
     stack.cluster.broker_round_trip_time(BROKER, Duration::ZERO).unwrap();
     stack.end().await;
@@ -439,7 +439,7 @@ async fn a_client_of_the_log_that_failed_for_good_is_replaced() {
         &[RespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
     );
     let failed = stack.post_one().await;
-    assert_eq!(failed.problem(), (503, "delivery_unknown", "unknown"));
+    assert_eq!(failed.problem(), (504, "delivery_unknown", "unknown"));
     let again = stack.post_one().await;
     assert_eq!(again.status, 200, "{again:?}");
     stack.end().await;
