@@ -10,6 +10,9 @@ use tally_counts::Reject;
 pub struct Report {
     pub verdict: Verdict,
     pub partitions: Vec<PartitionReport>,
+    /// How long the messages took to be replayed, in seconds; the rest of the time went into
+    /// questions to ClickHouse and Kafka.
+    pub replay_seconds: f64,
     /// What was noticed besides, and contradicts nothing.
     pub notes: Vec<String>,
 }

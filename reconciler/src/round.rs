@@ -202,10 +202,11 @@ impl Rounds {
         self.progress.set_length(length.cast_unsigned());
         let prepared = begun.elapsed();
         let mut replayed = self.replay_all(parts)?;
+        let replaying = begun.elapsed() - prepared;
         tracing::debug!(
             clickhouse = ?asked,
             rejections = ?(prepared - asked),
-            replay = ?(begun.elapsed() - prepared),
+            replay = ?replaying,
             offsets = length,
             "what a round took"
         );
@@ -272,7 +273,8 @@ impl Rounds {
         if look == Look::Whole {
             self.mismatched = mismatched.map(|p| p.partition).collect();
         }
-        Ok(Report { verdict, partitions, notes: Vec::new() })
+        let replay_seconds = replaying.as_secs_f64();
+        Ok(Report { verdict, partitions, replay_seconds, notes: Vec::new() })
     }
 
     /// A store that was restored from before is behind its checkpoints: they say nothing of it.

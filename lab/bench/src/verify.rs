@@ -5,11 +5,12 @@
 //!  tally load ──► increments ──► tally aggregator ──► deltas ──► tally sink ──► counts
 //!                     │          yardstick                                        │
 //!                     └────────► tally reconciler verify ◄────────────────────────┘
-//!                                measured, from its start to its end
+//!                                measured: the replay, and beside it all from start to end
 //! ```
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use serde_json::Value;
 
 use super::figures::{Figure, Unit};
@@ -57,19 +58,24 @@ async fn verify(rig: &Rig, name: &str, title: &str, load: &str) -> anyhow::Resul
     let took = begun.elapsed();
     let wrong = case.verify(std::slice::from_ref(&sent)).await?.err();
     let each = sent.increments as f64 / sent.messages as f64;
-    Ok(Figure::new(
-        NAME,
-        title,
-        sent.increments as f64 / took.as_secs_f64(),
-        Unit::IncrementsPerSecond,
-    )
-    .beside("the aggregator's drain", drained.per_second * each)
-    .cpu_us(cpu.as_secs_f64() * 1e6 / sent.increments as f64)
-    .peak_bytes(peak_bytes)
-    .detail("all of it", format!("{:.1} s, its start and the comparison", took.as_secs_f64()))
-    .detail("the aggregator's CPU", format!("{:.3} µs", drained.cpu_us / each))
-    .detail("verdict", report["verdict"].to_string())
-    .verified(wrong))
+    let replay_seconds = report["replay_seconds"].as_f64().context("the report says so")?;
+    // As the aggregator's rate is without its start.
+    let replayed = sent.increments as f64 / replay_seconds;
+    Ok(Figure::new(NAME, title, replayed, Unit::IncrementsPerSecond)
+        .beside("the aggregator's drain", drained.per_second * each)
+        .cpu_us(cpu.as_secs_f64() * 1e6 / sent.increments as f64)
+        .peak_bytes(peak_bytes)
+        .detail(
+            "all of it",
+            format!(
+                "{:.1} s, {replay_seconds:.1} s of them replaying: {:.2}M/s",
+                took.as_secs_f64(),
+                sent.increments as f64 / took.as_secs_f64() / 1e6
+            ),
+        )
+        .detail("the aggregator's CPU", format!("{:.3} µs", drained.cpu_us / each))
+        .detail("verdict", report["verdict"].to_string())
+        .verified(wrong))
 }
 
 /// What a verify printed, with the CPU that it took and the most memory that it had.
