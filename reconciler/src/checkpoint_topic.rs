@@ -58,7 +58,7 @@ impl Checkpoints {
 pub(crate) fn read(kafka: &config::Kafka, expected: &Expected<'_>) -> Result<Checkpoints, Error> {
     let topic = &kafka.checkpoints;
     let mut readers = PartitionReaders::new(kafka)?;
-    let mut reader = readers.from_the_first(topic, 0)?;
+    let mut reader = readers.read_from_the_first(topic, 0)?;
     let mut checkpoints = Checkpoints::default();
     while let Some(message) = reader.next()? {
         // Without a payload it says that there is no checkpoint: that removes nothing.

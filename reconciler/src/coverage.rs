@@ -153,7 +153,7 @@ impl Coverage<'_> {
 
     /// Whether `increments` has a committed message, besides markers and what was aborted.
     fn has_messages(&self, partition: i32, readers: &mut PartitionReaders) -> Result<bool, Error> {
-        let mut reader = readers.from_the_first(&self.config.kafka.increments, partition)?;
+        let mut reader = readers.read_from_the_first(&self.config.kafka.increments, partition)?;
         Ok(reader.next()?.is_some())
     }
 }

@@ -195,7 +195,7 @@ fn read_batches(
     let kafka = &run.config.kafka;
     let partition = place.partition;
     let mut readers = PartitionReaders::new(kafka)?;
-    let mut reader = readers.from_the_first(&kafka.deltas, partition)?;
+    let mut reader = readers.read_from_the_first(&kafka.deltas, partition)?;
     let mut batches = Vec::new();
     while let Some(message) = reader.next()? {
         let offset = message.offset();

@@ -42,6 +42,9 @@ pub(crate) fn kafka_client(kafka: &config::Kafka) -> Result<BaseConsumer, Error>
         .map_err(Error::kafka("make a consumer"))
 }
 
+/// For each partition its first offset and the next one that it will give, or why it was not read.
+pub(crate) type AllBounds = BTreeMap<i32, Result<(i64, i64), Error>>;
+
 /// One client for all partitions that are read: to connect takes longer than to read a few messages.
 pub(crate) struct PartitionReaders {
     consumer: BaseConsumer<ReaderContext>,
@@ -84,14 +87,13 @@ impl PartitionReaders {
     }
 
     /// Reads partitions side by side, each from its offset, or from the first that Kafka has behind
-    /// it, until `each` breaks off or the partition ends. Tells the first offset of each and the
-    /// next one that it will give, or why it was not read. Blocks the thread.
+    /// it, until `each` breaks off or the partition ends. Blocks the thread.
     pub(crate) fn read_all(
         &mut self,
         topic: &str,
         from: &BTreeMap<i32, i64>,
         mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>, Error>,
-    ) -> Result<BTreeMap<i32, Result<(i64, i64), Error>>, Error> {
+    ) -> Result<AllBounds, Error> {
         let mut bounds = BTreeMap::new();
         let mut left: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
         let mut assignment = TopicPartitionList::new();
@@ -142,7 +144,7 @@ impl PartitionReaders {
     }
 
     /// From the first offset that Kafka has.
-    pub(crate) fn from_the_first(
+    pub(crate) fn read_from_the_first(
         &mut self,
         topic: &str,
         partition: i32,

@@ -1,5 +1,5 @@
-//! Watching: `tally reconciler watch` beside everything else at a fixed rate, and how long after the
-//! store what is stored is proven.
+//! Watching: `tally reconciler watch` beside everything else at a fixed rate, and how long it takes
+//! until what is stored is proven.
 //!
 //! ```text
 //!  tally load --rate ──► increments ──► aggregator ──► deltas ──► sink ──► counts

@@ -99,7 +99,7 @@ impl World {
     /// yet.
     ///
     /// What an earlier run left in `dir` is removed. Ports from `first_port` up are used, about 60
-    /// and two a member. `program` is the `tally` binary, and members take turns with the other one.
+    /// and two a member. `program` is the `tally` binary; members take turns with the other one.
     pub(crate) async fn start(
         dir: &Path,
         first_port: u16,

@@ -17,7 +17,7 @@ use clickhouse::error::Error;
 use tally_counts::Salt;
 
 use super::COUNTS;
-use super::fingerprints::{RangeRow, StoredCounts, sql_ranges};
+use super::fingerprints::{Parts, RangeRow, StoredCounts, sql_ranges};
 
 /// At most so many parts are kept, those with the most rows: 8 KiB each.
 const MOST_PARTS: usize = 4096;
@@ -66,7 +66,7 @@ impl PartCounts {
             self.table = table;
         }
         let known: Vec<String> = self.parts.keys().map(|part| format!("'{part}'")).collect();
-        let sql = sql_ranges(&self.salt, "_part", "1", &known.join(", "));
+        let sql = sql_ranges(&self.salt, Parts::Apart { known: &known.join(", ") }, "1");
         let mut rows = client.query(&sql).fetch::<RangeRow>()?;
         let (mut new, mut there) = (HashMap::<String, Part>::new(), BTreeSet::new());
         while let Some(row) = rows.next().await? {
