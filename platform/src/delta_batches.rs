@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Nearly every batch is by our own schema, and a batch proves itself: its fingerprint is that of
-//! its deltas. So the schema registry is asked only about a batch that our schema does not read, and
-//! a registry that is away stops nobody else.
+//! its deltas. So the schema registry is asked only about a batch that our schema does not read,
+//! and a registry that is away stops nobody else.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -91,8 +91,8 @@ impl DeltaBatches {
         Ok(true)
     }
 
-    /// As [`DeltaBatches::learn`], but waits for a registry that does not answer; `None` once `stop`
-    /// is cancelled. `waiting` is called before each wait.
+    /// As [`DeltaBatches::learn`], but waits for a registry that does not answer; `None` once
+    /// `stop` is cancelled. `waiting` is called before each wait.
     pub async fn learn_patiently(
         &self,
         (partition, offset): (i32, i64),

@@ -45,7 +45,8 @@ pub(crate) fn kafka_client(kafka: &config::Kafka) -> Result<BaseConsumer, Error>
 /// For each partition its first offset and the next one that it will give, or why it was not read.
 pub(crate) type AllBounds = BTreeMap<i32, Result<(i64, i64), Error>>;
 
-/// One client for all partitions that are read: to connect takes longer than to read a few messages.
+/// One client for all partitions that are read: to connect takes longer than to read a few
+/// messages.
 pub(crate) struct PartitionReaders {
     consumer: BaseConsumer<ReaderContext>,
 }

@@ -6,8 +6,8 @@
 //!                                                                 over the body
 //! ```
 //!
-//! Both by our schema, [`crate::avsc::DELTA_BATCH`]. A batch by the schema of another version of Tally
-//! is made one by ours first ([`DeltaBatchPlan`]).
+//! Both by our schema, [`crate::avsc::DELTA_BATCH`]. A batch by the schema of another version of
+//! Tally is made one by ours first ([`DeltaBatchPlan`]).
 
 mod plan;
 

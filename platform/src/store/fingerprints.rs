@@ -42,7 +42,8 @@ pub struct StoredCell {
     reached: i64,
 }
 
-/// What some rows of one part of the table come to: counts of one range, or those of one ledger key.
+/// What some rows of one part of the table come to: counts of one range, or those of one ledger
+/// key.
 #[derive(Row, Deserialize)]
 pub(super) struct RangeRow {
     partition: u32,

@@ -13,8 +13,8 @@ use crate::rejections::Rejections;
 use crate::replay::{Decoder, Replay, ReplayOptions};
 use crate::report::Finding;
 
-/// A replay holds so much of sums, in bytes: what is added to again is then still in the processor's
-/// cache. Of folds of 32 MiB, single increments took a fifth more CPU.
+/// A replay holds so much of sums, in bytes: what is added to again is then still in the
+/// processor's cache. Of folds of 32 MiB, single increments took a fifth more CPU.
 const FOLD_BYTES: usize = 2 << 20;
 /// How many partitions a thread replays side by side.
 const AT_ONCE: usize = 8;

@@ -1,5 +1,5 @@
-//! Makes a batch by the schema of another version of Tally one by our own, by Avro's rules of schema
-//! resolution, so that a field that comes or goes stops nobody while versions are mixed.
+//! Makes a batch by the schema of another version of Tally one by our own, by Avro's rules of
+//! schema resolution, so that a field that comes or goes stops nobody while versions are mixed.
 //!
 //! ```text
 //!  writer's body  │ from │ topic_id │ note │ to │ … │ deltas: bucket, namespace, … │
