@@ -111,7 +111,7 @@ impl PartitionReaders {
             }
             bounds.insert(partition, asked.map_err(Error::from));
         }
-        self.consumer.assign(&assignment).map_err(Error::kafka("start reading"))?;
+        self.assign(&assignment)?;
         let mut heard = Instant::now();
         while !left.is_empty() && heard.elapsed() <= PATIENCE {
             match self.consumer.poll(POLL) {
@@ -150,16 +150,23 @@ impl PartitionReaders {
         topic: &str,
         partition: i32,
     ) -> Result<PartitionReader<'_>, Error> {
-        let consumer = &self.consumer;
         let (begins, end) = self.watermarks(topic, partition)?;
         let next = begins;
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(topic, partition, Offset::Offset(next))
             .map_err(Error::kafka("list partitions"))?;
-        consumer.assign(&assignment).map_err(Error::kafka("start reading"))?;
+        self.assign(&assignment)?;
         let topic = topic.to_owned();
-        Ok(PartitionReader { consumer, topic, partition, next, begins, end })
+        Ok(PartitionReader { consumer: &self.consumer, topic, partition, next, begins, end })
+    }
+
+    /// Reads these partitions from now on. The end of a partition of another topic that was read
+    /// before must not be taken for the end of one of these, which has the same number.
+    fn assign(&self, partitions: &TopicPartitionList) -> Result<(), Error> {
+        self.consumer.unassign().map_err(Error::kafka("stop reading"))?;
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        self.consumer.assign(partitions).map_err(Error::kafka("start reading"))
     }
 }
 

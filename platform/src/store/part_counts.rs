@@ -19,8 +19,9 @@ use tally_counts::Salt;
 use super::COUNTS;
 use super::fingerprints::{Parts, RangeRow, StoredCounts, sql_ranges};
 
-/// At most so many parts are kept, those with the most rows: 8 KiB each.
-const MOST_PARTS: usize = 4096;
+/// At most so many parts are kept, those with the most rows: 8 KiB each, and their names in a
+/// query.
+const MOST_PARTS: usize = 1024;
 
 pub struct PartCounts {
     salt: Salt,
