@@ -1,5 +1,7 @@
 //! What every command of this program needs of its process: a runtime, and a drained end.
 
+use std::ffi::OsString;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -32,9 +34,11 @@ pub async fn signals(shutdown: CancellationToken) -> std::io::Result<()> {
 /// No other thread may run: it changes the process's environment.
 pub unsafe fn keep_loopback_from_proxies() {
     const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
-    let others = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
-    let others = others.unwrap_or_default();
-    let separator = if others.is_empty() { "" } else { "," };
+    let mut hosts = OsString::from(LOOPBACK);
+    if let Some(others) = std::env::var_os("NO_PROXY").or_else(|| std::env::var_os("no_proxy")) {
+        hosts.push(",");
+        hosts.push(others);
+    }
     // SAFETY: no other thread runs, as the caller says.
-    unsafe { std::env::set_var("NO_PROXY", format!("{others}{separator}{LOOPBACK}")) };
+    unsafe { std::env::set_var("NO_PROXY", hosts) };
 }

@@ -5,9 +5,9 @@
 
 mod fingerprints;
 mod ledger;
+mod ledger_row;
 mod part_counts;
 mod rules;
-mod summed_row;
 
 use clickhouse::Client;
 

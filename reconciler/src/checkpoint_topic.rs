@@ -6,14 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::Message;
-use rdkafka::consumer::Consumer;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::{self, Config};
 
 use crate::Error;
 use crate::checkpoint::{Checkpoint, Expected};
-use crate::partition_reader::{PartitionReaders, kafka_client};
+use crate::partition_reader::PartitionReaders;
 use crate::verify::blocking;
 
 /// How long Kafka may take to acknowledge a checkpoint.
@@ -86,8 +85,7 @@ pub async fn export(config: &Config) -> Result<String, Error> {
     blocking(move || {
         let file = config.reconciler.key_file.as_deref().ok_or(Error::NoKey)?;
         let key = CheckpointKey::read(file)?;
-        let client = kafka_client(&config.kafka)?;
-        let topic_id = tally_kafka::topic_id(client.client(), &config.kafka.increments)?;
+        let topic_id = PartitionReaders::new(&config.kafka)?.topic_id(&config.kafka.increments)?;
         let expected = Expected { key: &key, topic_id: &topic_id, rules: config.rules() };
         let checkpoints = read(&config.kafka, &expected)?;
         Ok(checkpoints.newest.values().map(|one| one.sign(&key) + "\n").collect())

@@ -35,13 +35,6 @@ impl ClientContext for ReaderContext {
     }
 }
 
-/// A client that asks Kafka about topics, and reads no messages.
-pub(crate) fn kafka_client(kafka: &config::Kafka) -> Result<BaseConsumer, Error> {
-    tally_kafka::client(&kafka.cluster(), "tally-reconciler")
-        .create()
-        .map_err(Error::kafka("make a consumer"))
-}
-
 /// For each partition its first offset and the next one that it will give, or why it was not read.
 pub(crate) type AllBounds = BTreeMap<i32, Result<(i64, i64), Error>>;
 

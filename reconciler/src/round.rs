@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use rdkafka::consumer::Consumer;
 use tally_counts::{KeyedFingerprint, Salt};
 use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::Config;
@@ -26,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{Checkpoint, Expected};
 use crate::checkpoint_topic::{self, Checkpoints};
 use crate::coverage::Coverage;
-use crate::partition_reader::{PartitionReaders, kafka_client};
+use crate::partition_reader::PartitionReaders;
 use crate::rejections::RejectedTopic;
 use crate::replay::{Replay, ReplayTotals};
 use crate::report::{CheckpointUse, Finding, Findings};
@@ -102,7 +101,7 @@ impl Rounds {
         stop: &CancellationToken,
     ) -> Result<Rounds, Error> {
         let kafka = &config.kafka;
-        let topic_id = tally_kafka::topic_id(kafka_client(kafka)?.client(), &kafka.increments)?;
+        let topic_id = PartitionReaders::new(kafka)?.topic_id(&kafka.increments)?;
         let key = config.reconciler.key_file.as_deref().map(CheckpointKey::read).transpose()?;
         let mut checkpoints = Checkpoints::default();
         // A checkpoint is of all counters of its partition.

@@ -13,6 +13,15 @@ use crate::wait::until;
 
 const MISMATCH: &str = "tally_reconciler_mismatch";
 
+/// Makes the installation and starts what counts in it, and the watch.
+async fn start_watched(tally: &mut Installation) -> [ServiceProcess; 3] {
+    tally.tally(&["init"]).await.expect_code(0);
+    tally.allow("the counts are not Kafka's");
+    // Nothing is stored when the first round begins.
+    tally.allow("the counts are not proven");
+    [Service::Aggregator, Service::Sink, Service::Watch].map(|service| tally.start(service, "a"))
+}
+
 async fn until_mismatch_is(watch: &ServiceProcess, want: f64) {
     until("the watch to say so", async || {
         let value = watch.metric(MISMATCH, "").await?;
@@ -40,12 +49,7 @@ async fn a_change_of_the_counts_is_told_of_until_it_is_mended() {
         config.reconciler.watch_interval_ms = 300;
         config.reconciler.checkpoint_interval_ms = 1_000;
     });
-    tally.tally(&["init"]).await.expect_code(0);
-    tally.allow("the counts are not Kafka's");
-    // Nothing is stored when the first round begins.
-    tally.allow("the counts are not proven");
-    let mut services = [Service::Aggregator, Service::Sink, Service::Watch]
-        .map(|service| tally.start(service, "a"));
+    let mut services = start_watched(&mut tally).await;
     let source = tally.source().await;
     let load = Feeder::start(&source, 3);
     let through = "tally_reconciler_verified_through";
@@ -102,11 +106,7 @@ async fn merged_changed_and_deleted_rows_are_seen_though_only_new_parts_are_read
         config.reconciler.watch_interval_ms = 300;
         config.reconciler.checkpoint_interval_ms = 3_600_000;
     });
-    tally.tally(&["init"]).await.expect_code(0);
-    tally.allow("the counts are not Kafka's");
-    tally.allow("the counts are not proven");
-    let mut services = [Service::Aggregator, Service::Sink, Service::Watch]
-        .map(|service| tally.start(service, "a"));
+    let mut services = start_watched(&mut tally).await;
     let source = tally.source().await;
     let mut model = Model::default();
     let through = "tally_reconciler_verified_through";

@@ -11,7 +11,7 @@ use tally_counts::{KeyedFingerprint, Salt};
 
 use super::COUNTS;
 use super::ledger::Ledger;
-use super::summed_row::{LEDGER_KEYS, kafka_partition, sql_is_ledger, sql_ledger_keys};
+use super::ledger_row::{LEDGER_KEYS, kafka_partition, sql_is_ledger, sql_ledger_keys};
 
 /// All that is stored of one partition, as of one snapshot.
 #[derive(Clone, Debug)]
@@ -48,7 +48,8 @@ pub struct StoredCell {
 pub(super) struct RangeRow {
     partition: u32,
     pub(super) part: String,
-    /// The range of the counts; below 0, -1 less the index in [`LEDGER_KEYS`], or [`KNOWN`].
+    /// The range of the counts; below 0, minus the place in [`LEDGER_KEYS`], from 1 on, or
+    /// [`KNOWN`].
     range: i32,
     fingerprint: [u8; 32],
     total_events: i128,

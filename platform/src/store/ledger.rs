@@ -7,7 +7,7 @@ use tally_counts::ledger::LedgerError;
 use tally_counts::{StoredOffsets, ledger};
 
 use super::COUNTS;
-use super::summed_row::{SummedRow, sql_is_ledger, sql_ledger_columns};
+use super::ledger_row::{LedgerRow, sql_is_ledger, sql_ledger_columns};
 
 /// The query reads a few rows of each part, so ClickHouse is not answering at all if it takes
 /// longer than this.
@@ -67,7 +67,7 @@ async fn read(client: &Client, condition: &str) -> Result<BTreeMap<i32, Ledger>,
         sql_ledger_columns(),
         sql_is_ledger()
     );
-    let rows = client.query(&sql).fetch_all::<SummedRow>();
+    let rows = client.query(&sql).fetch_all::<LedgerRow>();
     let rows = tokio::time::timeout(POSITION_TIMEOUT, rows).await.unwrap_or(Err(Error::TimedOut));
     Ok(rows?.iter().map(|row| (row.partition(), Ledger::from(row))).collect())
 }

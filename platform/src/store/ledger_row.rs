@@ -6,7 +6,7 @@ use super::ledger::Ledger;
 
 /// What the ledger's rows of one partition come to.
 #[derive(Row, Deserialize)]
-pub(super) struct SummedRow {
+pub(super) struct LedgerRow {
     partition: u32,
     deltas_sum: i64,
     deltas_high: i64,
@@ -18,7 +18,7 @@ pub(super) struct SummedRow {
     counted_increments: i64,
 }
 
-impl SummedRow {
+impl LedgerRow {
     pub(super) fn partition(&self) -> i32 {
         kafka_partition(self.partition)
     }
@@ -39,8 +39,8 @@ pub(super) const LEDGER_KEYS: [&str; 6] = [
     ledger::COUNTED_INCREMENTS,
 ];
 
-impl From<&SummedRow> for Ledger {
-    fn from(row: &SummedRow) -> Ledger {
+impl From<&LedgerRow> for Ledger {
+    fn from(row: &LedgerRow) -> Ledger {
         Ledger {
             deltas: ledger::SumAndHigh { sum: row.deltas_sum, high: row.deltas_high },
             increments: ledger::SumAndHigh { sum: row.increments_sum, high: row.increments_high },
@@ -61,7 +61,7 @@ pub(super) fn sql_ledger_keys() -> String {
     LEDGER_KEYS.map(|key| format!("'{key}'")).join(", ")
 }
 
-/// The columns of [`SummedRow`] but the partition.
+/// The columns of [`LedgerRow`] but the partition.
 pub(super) fn sql_ledger_columns() -> String {
     let is = |key: &str| format!("namespace = '{}' AND key = '{key}'", ledger::RESERVED_NAMESPACE);
     // Sums have 128 bits. One that is beyond 64 must not be cut down to one that looks right. (Not
