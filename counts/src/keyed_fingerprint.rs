@@ -25,9 +25,9 @@ use crate::row_text::RowText;
 /// What makes the weights unpredictable: drawn anew for each comparison, or kept secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Salt {
-    key: [u64; 2],
+    pub(crate) key: [u64; 2],
     /// By how much an event weighs more than a one in the sum: below 2⁶².
-    events_factor: u64,
+    pub(crate) events_factor: u64,
 }
 
 impl Salt {

@@ -20,6 +20,7 @@ mod id_memory;
 mod keyed_fingerprint;
 pub mod ledger;
 mod offsets;
+mod quick_fingerprint;
 mod reject;
 mod row_text;
 mod rules;
@@ -35,6 +36,7 @@ pub use keyed_fingerprint::{KeyedFingerprint, KeyedFingerprinter, KeyedRow, Salt
 pub use offsets::{
     ChainError, Position, PositionParseError, StoredOffsets, check_chain, next_offset,
 };
+pub use quick_fingerprint::QuickFingerprint;
 pub use reject::Reject;
 pub use rules::{Horizon, IdScope, Rules, RulesParseError};
 pub use sums::Sums;

@@ -13,7 +13,9 @@ use clickhouse::Client;
 
 use crate::config;
 
-pub use fingerprints::{StoredCell, StoredCells, StoredCounts, stored_cells, stored_counts};
+pub use fingerprints::{
+    StoredCell, StoredCells, StoredCounts, WholeCounts, stored_cells, stored_counts,
+};
 pub use ledger::{Ledger, ledger, ledgers};
 pub use part_counts::PartCounts;
 pub use rules::{TableRules, rules};

@@ -8,12 +8,14 @@
 //!                          └──────────┴────────► cannot count ─► not rejected then? a finding
 //!
 //!  sums ─► KeyedFingerprinter ─► fingerprints by range
+//!      └─► (watch) quick fingerprint, from the first look at all rows on
 //! ```
 
 use std::collections::BTreeMap;
 
 use tally_counts::{
-    Bookmark, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprinter, Reject, Rules, Salt, Sums,
+    Bookmark, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprinter, QuickFingerprint, Reject,
+    Rules, Salt, Sums,
 };
 use tally_kafka::FetchedMessage;
 use tally_platform::plans::{Plans, Refusal, reuse};
@@ -82,6 +84,8 @@ pub(crate) struct Replay {
     counts_from: i64,
     /// Whose first is compared with ClickHouse; the key's own is among them.
     prints: Vec<Prints>,
+    /// From a first look at all rows on: what ClickHouse had then, and what was counted since.
+    quick: Option<(Salt, QuickFingerprint)>,
     totals: ReplayTotals,
     findings: Findings,
 }
@@ -111,6 +115,7 @@ impl Replay {
             fold: Fold::new(rules, 0),
             counts_from: 0,
             prints: salts.iter().map(|salt| Prints::new(salt)).collect(),
+            quick: None,
             totals: ReplayTotals::default(),
             findings: Findings::default(),
         }
@@ -255,6 +260,9 @@ impl Replay {
                 let row = prints.fingerprinter.row(namespace, key, bucket_s, sum, events);
                 prints.of_ranges[row.range] += row.fingerprint;
             }
+            if let Some((salt, quick)) = &mut self.quick {
+                *quick += salt.quick_fingerprint(namespace, key, bucket_s, sum, events);
+            }
             self.totals.events += i128::from(events);
         }
         self.fold.reuse(flush.sums);
@@ -288,6 +296,17 @@ impl Replay {
     /// The fingerprints that are compared with ClickHouse's, by range.
     pub(crate) fn fingerprints(&self) -> &[KeyedFingerprint] {
         &self.prints.first().expect("there is a salt to compare under").of_ranges
+    }
+
+    /// The quick fingerprint that ClickHouse must have, if one was begun.
+    pub(crate) fn quick(&self) -> Option<QuickFingerprint> {
+        self.quick.map(|(_, quick)| quick)
+    }
+
+    /// Begins a quick fingerprint at what ClickHouse has, which agrees with all messages so far.
+    pub(crate) fn begin_quick(&mut self, salt: &Salt, stored: QuickFingerprint) {
+        self.flush();
+        self.quick = Some((*salt, stored));
     }
 
     /// What all messages so far come to, to be signed by the key with this salt.

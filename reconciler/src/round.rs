@@ -9,12 +9,13 @@
 
 mod comparing;
 mod replaying;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use tally_counts::{KeyedFingerprint, Salt};
+use tally_counts::{KeyedFingerprint, QuickFingerprint, Salt};
 use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
@@ -30,6 +31,8 @@ use crate::rejections::RejectedTopic;
 use crate::replay::{Replay, ReplayTotals};
 use crate::report::{CheckpointUse, Finding, Findings};
 use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
+
+use turns::Turns;
 
 /// Rounds of verifying, on threads that may block.
 pub(crate) struct Rounds {
@@ -52,18 +55,11 @@ pub(crate) struct Rounds {
     kept: Option<BTreeMap<i32, Replay>>,
     /// What ClickHouse's parts came to in the rounds before, where they are kept.
     parts: Option<PartCounts>,
-    /// What the partitions of the last round came to, ready to be signed.
+    turns: Turns,
+    /// What the partitions whose rows were all read came to, ready to be signed.
     unsigned: BTreeMap<i32, Checkpoint>,
     /// Partitions that did not agree in the last round.
     mismatched: BTreeSet<i32>,
-}
-
-/// How much of ClickHouse's table is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    Whole,
-    /// What was not read in a round before. Only where rounds are kept; else all of it.
-    NewParts,
 }
 
 /// Where a partition's replay begins.
@@ -85,6 +81,7 @@ struct Part {
 struct Replayed {
     totals: ReplayTotals,
     fingerprints: Vec<KeyedFingerprint>,
+    quick: Option<QuickFingerprint>,
     findings: Findings,
     /// Whether it was replayed up to the ledger's position.
     is_whole: bool,
@@ -128,6 +125,10 @@ impl Rounds {
             rejected: RejectedTopic::default(),
             kept: None,
             parts: None,
+            turns: Turns::new(
+                Duration::from_millis(config.reconciler.checkpoint_interval_ms),
+                Instant::now(),
+            ),
             unsigned: BTreeMap::new(),
             mismatched: BTreeSet::new(),
         })
@@ -145,12 +146,26 @@ impl Rounds {
         self.key.as_ref()
     }
 
-    /// Verifies once.
-    pub(crate) fn round(&mut self, look: Look) -> Result<Report, Error> {
+    /// Verifies once. All rows of a partition are read before anything wrong is said of it.
+    pub(crate) fn round(&mut self) -> Result<Report, Error> {
+        let chosen = self.turns.choose(Instant::now());
+        let mut whole = chosen.map(|chosen| &chosen | &self.mismatched);
+        loop {
+            let (report, suspects) = self.look(whole.as_ref())?;
+            match &mut whole {
+                Some(whole) if !suspects.is_empty() => whole.extend(suspects),
+                _ => return Ok(report),
+            }
+        }
+    }
+
+    /// Compares all partitions, with all rows of some; returns of which others all rows must be
+    /// read before the report can be believed.
+    fn look(&mut self, whole: Option<&BTreeSet<i32>>) -> Result<(Report, BTreeSet<i32>), Error> {
         let as_of_ms = jiff::Timestamp::now().as_millisecond();
         self.forget_checkpoints_ahead()?;
         let begun = Instant::now();
-        let mut stored = self.stored(look)?;
+        let mut stored = self.stored(whole)?;
         let asked = begun.elapsed();
         let kafka = &self.config.kafka.clone();
         let mut readers = PartitionReaders::new(kafka)?;
@@ -218,7 +233,7 @@ impl Rounds {
         };
         let of_deltas = |partition: &i32| (*partition, stored[partition].ledger.deltas.high);
         let mut tails = coverage.tails(&ends.keys().map(of_deltas).collect(), &mut readers)?;
-        let mut partitions = Vec::new();
+        let (mut partitions, mut suspects) = (Vec::new(), BTreeSet::new());
         self.unsigned.clear();
         for partition in known {
             let mut outcome = replayed.remove(&partition).unwrap_or_default();
@@ -227,7 +242,13 @@ impl Rounds {
             Coverage::check_ledger(&stored.ledger, findings);
             match unreadable.remove(&partition) {
                 Some(finding) => findings.add(finding),
-                None if outcome.is_whole => self.compare(partition, stored, &mut outcome, look),
+                None if outcome.is_whole => {
+                    let agrees = self.compare(partition, stored, &mut outcome);
+                    let kept = self.kept.as_mut().and_then(|kept| kept.get_mut(&partition));
+                    if let Some(replay) = kept.filter(|_| agrees && stored.whole.is_some()) {
+                        replay.begin_quick(&self.drawn, stored.quick);
+                    }
+                }
                 None => {}
             }
             let Replayed { totals, mut findings, unsigned, .. } = outcome;
@@ -241,9 +262,14 @@ impl Rounds {
             {
                 findings.add(Finding::Unreadable { reason: error.to_string() });
             }
-            if let Some(unsigned) = unsigned {
+            if let Some(unsigned) = unsigned.filter(|_| stored.whole.is_some()) {
                 let deltas = stored.ledger.deltas.high;
                 self.unsigned.insert(partition, Checkpoint { deltas, ..unsigned });
+            }
+            if stored.whole.is_some() {
+                self.turns.read(partition, begun);
+            } else if findings.verdict() == Verdict::Mismatch {
+                suspects.insert(partition);
             }
             let (replayed_from, checkpoint) = used.get(&partition).cloned().unwrap_or((0, None));
             partitions.push(PartitionReport {
@@ -268,12 +294,10 @@ impl Rounds {
         self.limit_rejected(&mut partitions);
         let verdict = partitions.iter().map(|p| p.verdict).max().unwrap_or(Verdict::NotProven);
         let mismatched = partitions.iter().filter(|p| p.verdict == Verdict::Mismatch);
-        // What differs in new parts only is looked at again.
-        if look == Look::Whole {
-            self.mismatched = mismatched.map(|p| p.partition).collect();
-        }
+        let mismatched = mismatched.map(|p| p.partition);
+        self.mismatched = mismatched.filter(|partition| !suspects.contains(partition)).collect();
         let replay_seconds = replaying.as_secs_f64();
-        Ok(Report { verdict, partitions, replay_seconds, notes: Vec::new() })
+        Ok((Report { verdict, partitions, replay_seconds, notes: Vec::new() }, suspects))
     }
 
     /// A store that was restored from before is behind its checkpoints: they say nothing of it.
@@ -291,14 +315,15 @@ impl Rounds {
         Ok(())
     }
 
-    /// Asks ClickHouse, with the salt that each partition is compared under.
-    fn stored(&mut self, look: Look) -> Result<BTreeMap<i32, StoredCounts>, Error> {
+    /// Asks ClickHouse, with the salt that each partition is compared under; where parts are kept,
+    /// for all rows of some partitions only.
+    fn stored(
+        &mut self,
+        whole: Option<&BTreeSet<i32>>,
+    ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
         let client = store::client(&self.config.store);
         if let Some(parts) = &mut self.parts {
-            return Ok(match look {
-                Look::Whole => self.runtime.block_on(parts.read_whole(&client))?,
-                Look::NewParts => self.runtime.block_on(parts.read_new(&client))?,
-            });
+            return Ok(self.runtime.block_on(parts.read(&client, whole))?);
         }
         let scope = self.options.scope.sql();
         let (Some(key_salt), false) = (&self.key_salt, self.checkpoints.newest.is_empty()) else {

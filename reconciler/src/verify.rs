@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint_topic;
-use crate::round::{Look, Rounds};
+use crate::round::Rounds;
 use crate::scope::Scope;
 use crate::{Error, Report};
 
@@ -45,7 +45,7 @@ pub async fn verify(
     let (mut report, signed) = blocking(move || {
         let mut rounds =
             Rounds::new(&config, &options, progress, &runtime, &CancellationToken::new())?;
-        let mut report = rounds.round(Look::Whole)?;
+        let mut report = rounds.round()?;
         let mut signed = Vec::new();
         if let Some(key) = rounds.key().filter(|_| !options.signs_nothing) {
             signed = rounds.signable(&report);

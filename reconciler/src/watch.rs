@@ -1,6 +1,6 @@
 //! Verifies for ever: what comes after the last round is added to what was replayed before, and of
-//! ClickHouse's parts only new ones are read. Now and then, and before anything wrong is said, the
-//! whole table is read.
+//! ClickHouse's parts only new ones are read. By turns, and before anything wrong is said of it, all
+//! of a partition is read.
 //!
 //! ```text
 //!  ┌► round: replay what is new, compare all ─► metrics, log, readiness, ─► now and then,
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint_topic;
 use crate::metrics::Metrics;
-use crate::round::{Look, Rounds};
+use crate::round::Rounds;
 use crate::verify::{blocking, check_rules};
 use crate::{Error, PartitionReport, Report, Verdict, VerifyOptions};
 
@@ -51,7 +51,6 @@ pub async fn watch(
         publisher: Arc::new(publisher),
         publishing: QuietLog::once(),
         verdicts: BTreeMap::new(),
-        whole_at: None,
     };
     let heartbeat = health.heartbeat("rounds", MAX_SILENCE);
     let mut rounds = None;
@@ -104,8 +103,6 @@ struct Watch {
     publishing: QuietLog,
     /// Of each partition, in the last round.
     verdicts: BTreeMap<i32, Verdict>,
-    /// When the whole table was read last.
-    whole_at: Option<Instant>,
 }
 
 impl Watch {
@@ -131,30 +128,21 @@ impl Watch {
                 .await?
             }
         };
-        let interval = Duration::from_millis(config.reconciler.checkpoint_interval_ms);
-        let is_due = self.whole_at.is_none_or(|at| at.elapsed() >= interval)
-            || self.verdicts.values().any(|verdict| *verdict == Verdict::Mismatch);
         let begun = Instant::now();
-        let (mut rounds, report, look) = blocking(move || {
-            let look = if is_due { Look::Whole } else { Look::NewParts };
-            let report = rounds.round(look)?;
-            if look == Look::NewParts && report.verdict == Verdict::Mismatch {
-                let report = rounds.round(Look::Whole)?;
-                return Ok((rounds, report, Look::Whole));
-            }
-            Ok((rounds, report, look))
+        let (mut rounds, report) = blocking(move || {
+            let report = rounds.round()?;
+            Ok((rounds, report))
         })
         .await?;
         self.metrics.ended(&report, begun.elapsed());
         self.tell(&report);
         self.publish(config, &report).await;
-        if look == Look::Whole {
-            if let Some(key) = rounds.key().cloned() {
-                let signed = rounds.signable(&report);
+        if let Some(key) = rounds.key().cloned() {
+            let signed = rounds.signable(&report);
+            if !signed.is_empty() {
                 checkpoint_topic::append(&config.kafka, &key, &signed).await?;
                 rounds.note_signed(signed);
             }
-            self.whole_at = Some(Instant::now());
         }
         Ok(rounds)
     }

@@ -1,9 +1,13 @@
 //! What the table does to rows, and what ClickHouse makes of the fingerprint.
 
+use std::collections::BTreeSet;
+
 use clickhouse::Row;
 use serde::{Deserialize, Serialize};
-use tally_counts::{Fingerprint, KeyedFingerprint, KeyedFingerprinter, Salt, ledger};
-use tally_platform::store;
+use tally_counts::{
+    Fingerprint, KeyedFingerprint, KeyedFingerprinter, QuickFingerprint, Salt, ledger,
+};
+use tally_platform::store::{self, PartCounts};
 
 use crate::dice::Dice;
 use crate::installation::Installation;
@@ -105,11 +109,49 @@ async fn the_fingerprint_is_the_same_in_clickhouse_before_and_after_merges() {
     let stored = async || {
         let stored = store::stored_counts(tally.store(), &salt, "1").await;
         let stored = stored.expect("the table can be read").remove(&7).expect("it has rows");
-        (stored.fingerprints, stored.events)
+        let whole = stored.whole.expect("all rows are read");
+        (whole.fingerprints, whole.events)
     };
     assert!(stored().await == (expected.clone(), 3_000));
     tally.merge().await;
     assert!(stored().await == (expected, 3_000));
+}
+
+/// Looked at often: ClickHouse compiles an expression that it has computed a few times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quick_fingerprint_is_the_same_in_clickhouse_part_by_part() {
+    const PARTITION: i32 = 7;
+    let tally = Installation::new("quick").await;
+    let mut dice = Dice(12);
+    let salt = Salt::from_bytes(std::array::from_fn(|at| (at as u8).wrapping_mul(23)));
+    let (none, all) = (BTreeSet::new(), BTreeSet::from([PARTITION]));
+    let mut expected = QuickFingerprint::ZERO;
+    let mut rows: Vec<CountsRow> = (0..500).map(|_| random_row(&mut dice)).collect();
+    let mut parts = PartCounts::new(&salt);
+    for round in 0..8 {
+        // The same keys again, with other sums: these merge.
+        rows = rows.into_iter().map(|row| row.with_sum(dice.long())).collect();
+        tally.insert(&rows).await;
+        for row in &rows {
+            let CountsRow { namespace, key, bucket, events, .. } = row;
+            expected += salt.quick_fingerprint(namespace, key, *bucket, row.sum(), *events);
+        }
+        if round % 3 == 2 {
+            tally.merge().await;
+        }
+        let mut read = async |whole: Option<&BTreeSet<i32>>| {
+            let stored = parts.read(tally.store(), whole).await.expect("the table can be read");
+            stored[&PARTITION].clone()
+        };
+        let first = read((round > 0).then_some(&none)).await;
+        assert_eq!((first.quick, first.whole.is_some()), (expected, round == 0), "{round}");
+        let whole = read(Some(&all)).await;
+        let events = whole.whole.map(|whole| whole.events);
+        assert_eq!((whole.quick, events), (expected, Some(500 * (round + 1))), "{round}");
+        let anew = PartCounts::new(&salt).read(tally.store(), Some(&none)).await;
+        let anew = anew.expect("the table can be read")[&PARTITION].clone();
+        assert_eq!((anew.quick, anew.whole.is_some()), (expected, false), "{round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

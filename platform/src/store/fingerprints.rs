@@ -7,26 +7,38 @@ use clickhouse::error::Error;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
 use tally_counts::ledger::{self, RESERVED_NAMESPACE, SumAndHigh};
-use tally_counts::{KeyedFingerprint, Salt};
+use tally_counts::{KeyedFingerprint, QuickFingerprint, Salt};
 
 use super::COUNTS;
 use super::ledger::Ledger;
 use super::ledger_row::{LEDGER_KEYS, kafka_partition, sql_is_ledger, sql_ledger_keys};
 
-/// All that is stored of one partition, as of one snapshot.
+/// What is stored of one partition, as of one snapshot. The default is that nothing is.
 #[derive(Clone, Debug)]
 pub struct StoredCounts {
     pub ledger: Ledger,
+    /// What all rows come to, where all were read.
+    pub whole: Option<WholeCounts>,
+    /// What the counts come to, where parts are told apart.
+    pub quick: QuickFingerprint,
+}
+
+/// What all counts of one partition come to.
+#[derive(Clone, Debug)]
+pub struct WholeCounts {
     /// Of the counts in each range of [`KeyedFingerprint::RANGES`].
     pub fingerprints: Vec<KeyedFingerprint>,
-    /// Of all counts.
     pub events: i128,
 }
 
 impl Default for StoredCounts {
     fn default() -> StoredCounts {
         let fingerprints = vec![KeyedFingerprint::ZERO; KeyedFingerprint::RANGES];
-        StoredCounts { ledger: Ledger::default(), fingerprints, events: 0 }
+        StoredCounts {
+            ledger: Ledger::default(),
+            whole: Some(WholeCounts { fingerprints, events: 0 }),
+            quick: QuickFingerprint::ZERO,
+        }
     }
 }
 
@@ -42,63 +54,63 @@ pub struct StoredCell {
     reached: i64,
 }
 
-/// What some rows of one part of the table come to: counts of one range, or those of one ledger
-/// key.
+/// What some rows come to, of one part or of all: counts of one range, or those of one ledger key.
 #[derive(Row, Deserialize)]
 pub(super) struct RangeRow {
     partition: u32,
     pub(super) part: String,
-    /// The range of the counts; below 0, minus the place in [`LEDGER_KEYS`], from 1 on, or
-    /// [`KNOWN`].
+    /// The range of the counts, or a [`LedgerKind`].
     range: i32,
     fingerprint: [u8; 32],
+    quick: i128,
     total_events: i128,
     total: i128,
     highest: i64,
     pub(super) rows: u64,
 }
 
-/// The range of the one row that is read of a part that is known.
-const KNOWN: i32 = i32::MIN;
-
 impl RangeRow {
     pub(super) fn partition(&self) -> i32 {
         kafka_partition(self.partition)
     }
 
-    pub(super) fn is_of_known_part(&self) -> bool {
-        self.range == KNOWN
+    /// Of counts, or of the ledger.
+    pub(super) fn quick_or_ledger(&self) -> Result<QuickFingerprint, Ledger> {
+        match usize::try_from(self.range) {
+            Ok(_) => Ok(QuickFingerprint::from_bits(self.quick)),
+            Err(_) => Err(ledger_of_kind(self.range, self.total, self.highest)),
+        }
     }
+}
+
+/// The part of a ledger that the rows of one of its keys come to, which is minus the key's place in
+/// [`LEDGER_KEYS`], from 1 on.
+pub(super) fn ledger_of_kind(kind: i32, total: i128, highest: i64) -> Ledger {
+    // A sum that is beyond 64 bits must not be cut down to one that looks right.
+    let sum = i64::try_from(total).unwrap_or(i64::MAX);
+    let mut of_key = Ledger::default();
+    match usize::try_from(-1 - kind).map(|index| LEDGER_KEYS[index]) {
+        Ok(ledger::DELTAS) => of_key.deltas = SumAndHigh { sum, high: highest },
+        Ok(ledger::INCREMENTS) => of_key.increments = SumAndHigh { sum, high: highest },
+        Ok(ledger::COUNTED) => of_key.counted = sum,
+        Ok(ledger::DUPLICATE) => of_key.duplicate = sum,
+        Ok(ledger::REJECTED) => of_key.rejected = sum,
+        _ => of_key.counted_increments = sum,
+    }
+    of_key
 }
 
 impl StoredCounts {
     pub(super) fn add_row(&mut self, row: &RangeRow) {
-        if let Ok(range) = usize::try_from(row.range) {
-            self.fingerprints[range] += KeyedFingerprint::from_bytes(row.fingerprint);
-            self.events += row.total_events;
+        let Ok(range) = usize::try_from(row.range) else {
+            self.ledger.add(&ledger_of_kind(row.range, row.total, row.highest));
             return;
+        };
+        self.quick += QuickFingerprint::from_bits(row.quick);
+        if let Some(WholeCounts { fingerprints, events }) = &mut self.whole {
+            fingerprints[range] += KeyedFingerprint::from_bytes(row.fingerprint);
+            *events += row.total_events;
         }
-        // A sum that is beyond 64 bits must not be cut down to one that looks right.
-        let sum = i64::try_from(row.total).unwrap_or(i64::MAX);
-        let mut of_key = Ledger::default();
-        match usize::try_from(-1 - row.range).map(|index| LEDGER_KEYS[index]) {
-            Ok(ledger::DELTAS) => of_key.deltas = SumAndHigh { sum, high: row.highest },
-            Ok(ledger::INCREMENTS) => of_key.increments = SumAndHigh { sum, high: row.highest },
-            Ok(ledger::COUNTED) => of_key.counted = sum,
-            Ok(ledger::DUPLICATE) => of_key.duplicate = sum,
-            Ok(ledger::REJECTED) => of_key.rejected = sum,
-            _ => of_key.counted_increments = sum,
-        }
-        self.ledger.add(&of_key);
-    }
-
-    /// Adds other rows of the same partition.
-    pub(super) fn add(&mut self, other: &StoredCounts) {
-        self.ledger.add(&other.ledger);
-        for (of_range, other) in self.fingerprints.iter_mut().zip(&other.fingerprints) {
-            *of_range += *other;
-        }
-        self.events += other.events;
     }
 }
 
@@ -108,8 +120,8 @@ pub async fn stored_counts(
     salt: &Salt,
     condition: &str,
 ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
-    let mut rows =
-        client.query(&sql_ranges(salt, Parts::Together, condition)).fetch::<RangeRow>()?;
+    let sql = sql_ranges(salt, Parts::Together, condition);
+    let mut rows = client.query(&sql).fetch::<RangeRow>()?;
     let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
     while let Some(row) = rows.next().await? {
         stored.entry(row.partition()).or_default().add_row(&row);
@@ -120,38 +132,46 @@ pub async fn stored_counts(
 /// Whether parts are told apart.
 pub(super) enum Parts<'a> {
     Together,
-    /// Each for itself; of those with these names, a list of texts, only one row is read.
-    Apart {
-        known: &'a str,
-    },
+    /// Each for itself, with its quick fingerprint too; only of Kafka partitions that meet the
+    /// condition.
+    Apart(&'a str),
 }
 
 /// The query for [`RangeRow`]s, of counts that meet the condition.
 pub(super) fn sql_ranges(salt: &Salt, parts: Parts<'_>, condition: &str) -> String {
     // A number tells parts apart at less cost than a name.
-    let (part, group_by_part, is_known) = match parts {
-        Parts::Together => ("''", "", "0".to_owned()),
-        Parts::Apart { known: "" } => ("any(_part)", "_part_index, ", "0".to_owned()),
-        Parts::Apart { known } => ("any(_part)", "_part_index, ", format!("_part IN ({known})")),
+    let (part, group_by_part, quick, partitions) = match parts {
+        Parts::Together => ("''", "", String::from("toInt128(0)"), "1"),
+        Parts::Apart(partitions) => {
+            ("any(_part)", "_part_index, ", salt.sql_quick_fingerprint(), partitions)
+        }
     };
-    let is_count = format!("namespace != '{RESERVED_NAMESPACE}'");
+    let is_count = sql_is_count();
     // Few columns that are added up a group, so that all groups fit the processor's cache.
     format!(
         "SELECT partition, {part} AS part, \
-         toInt32(multiIf({is_known}, {KNOWN}, {is_count}, {}, -indexOf([{}], key))) AS range, \
-         {} AS fingerprint, \
-         sum(toInt128(events)) AS total_events, sum(toInt128(sum)) AS total, max(high) AS highest, \
+         toInt32(if({is_count}, {}, {})) AS range, \
+         {} AS fingerprint, {quick} AS quick, \
+         sum(toInt128(events)) AS total_events, sum(sum) AS total, max(high) AS highest, \
          count() AS rows \
          FROM (SELECT *, _part, _part_index, sum, {} AS weight FROM {COUNTS} \
-         PREWHERE NOT {is_known} OR _part_offset = 0 \
-         WHERE {is_known} OR ({is_count} AND {condition}) OR ({})) \
+         WHERE {partitions} AND (({is_count} AND {condition}) OR ({}))) \
          GROUP BY {group_by_part}partition, range",
         Salt::sql_range("weight"),
-        sql_ledger_keys(),
+        sql_ledger_kind(),
         salt.sql_fingerprint("weight"),
         salt.sql_weight(),
         sql_is_ledger(),
     )
+}
+
+pub(super) fn sql_is_count() -> String {
+    format!("namespace != '{RESERVED_NAMESPACE}'")
+}
+
+/// Which of the ledger's keys a row of it has, for [`ledger_of_kind`].
+pub(super) fn sql_ledger_kind() -> String {
+    format!("-indexOf([{}], key)", sql_ledger_keys())
 }
 
 /// Counters of one partition, and the ledger's positions, of one snapshot.

@@ -2,60 +2,75 @@
 //! new ones are read, and merged ones among them.
 //!
 //! ```text
-//!  parts of a snapshot   known: one row, that it is there ─► what it came to when it was read
-//!                        new: all rows ──────────────────► what they come to, kept
+//!  a partition whose turn it is    all rows, under the keyed fingerprint ──► proves
+//!  the others  parts known         one row, that it is there ──► what it came to when it was read
+//!              parts new           all rows, under the quick fingerprint, which is kept
 //! ```
 //!
 //! A lightweight update or delete may change what is read of a part, and its name may stay. So what
-//! is compared this way and differs must be read whole before anything is said of it, and so must
-//! what is signed.
+//! is compared by new parts and differs must be read whole before anything is said of it, and so
+//! must what is signed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use clickhouse::Client;
 use clickhouse::error::Error;
-use tally_counts::Salt;
+use clickhouse::{Client, Row};
+use serde::Deserialize;
+use tally_counts::{QuickFingerprint, Salt};
 
 use super::COUNTS;
-use super::fingerprints::{Parts, RangeRow, StoredCounts, sql_ranges};
+use super::fingerprints::{
+    Parts, RangeRow, StoredCounts, ledger_of_kind, sql_is_count, sql_ledger_kind, sql_ranges,
+};
+use super::ledger::Ledger;
+use super::ledger_row::{kafka_partition, sql_is_ledger};
 
-/// At most so many parts are kept, those with the most rows: 8 KiB each, and their names in a
-/// query.
+/// At most so many parts are kept, those with the most rows: their names are in a query.
 const MOST_PARTS: usize = 1024;
 
 pub struct PartCounts {
     salt: Salt,
     /// ClickHouse's id of the table whose parts these are.
     table: String,
-    /// By name.
-    parts: HashMap<String, Part>,
+    /// By Kafka partition and name.
+    parts: HashMap<(i32, String), Part>,
 }
 
 #[derive(Default)]
 struct Part {
     rows: u64,
-    /// By Kafka partition, of which a part has one.
-    counts: BTreeMap<i32, StoredCounts>,
+    ledger: Ledger,
+    quick: QuickFingerprint,
 }
+
+/// What some rows of one part come to: the counts, or the rows of one ledger key.
+#[derive(Row, Deserialize)]
+struct QuickRow {
+    partition: u32,
+    part: String,
+    /// [`COUNTS_KIND`], [`KNOWN`], or a kind of [`ledger_of_kind`].
+    kind: i32,
+    quick: i128,
+    total: i128,
+    highest: i64,
+    rows: u64,
+}
+
+const COUNTS_KIND: i32 = 0;
+/// The kind of the one row that is read of a part that is known.
+const KNOWN: i32 = i32::MIN;
 
 impl PartCounts {
     pub fn new(salt: &Salt) -> PartCounts {
         PartCounts { salt: *salt, table: String::new(), parts: HashMap::new() }
     }
 
-    /// Reads every part.
-    pub async fn read_whole(
+    /// Reads all rows of these Kafka partitions, `None` being all partitions, and of the others
+    /// those that were not read before. A partition's rows are of one snapshot.
+    pub async fn read(
         &mut self,
         client: &Client,
-    ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
-        self.parts.clear();
-        self.read_new(client).await
-    }
-
-    /// Reads the parts that were not read before.
-    pub async fn read_new(
-        &mut self,
-        client: &Client,
+        whole: Option<&BTreeSet<i32>>,
     ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
         let sql = format!(
             "SELECT toString(uuid) FROM system.tables \
@@ -66,27 +81,73 @@ impl PartCounts {
             self.parts.clear();
             self.table = table;
         }
-        let known: Vec<String> = self.parts.keys().map(|part| format!("'{part}'")).collect();
-        let sql = sql_ranges(&self.salt, Parts::Apart { known: &known.join(", ") }, "1");
-        let mut rows = client.query(&sql).fetch::<RangeRow>()?;
-        let (mut new, mut there) = (HashMap::<String, Part>::new(), BTreeSet::new());
-        while let Some(row) = rows.next().await? {
-            if row.is_of_known_part() {
-                there.insert(row.part);
-                continue;
-            }
-            let part = new.entry(row.part.clone()).or_default();
-            part.rows += row.rows;
-            part.counts.entry(row.partition()).or_default().add_row(&row);
+        let mut stored = BTreeMap::new();
+        if whole.is_none_or(|whole| !whole.is_empty()) {
+            stored = self.read_whole(client, whole).await?;
         }
-        self.parts.retain(|name, _| there.contains(name));
-        self.parts.extend(new);
-        let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
-        for (partition, counts) in self.parts.values().flat_map(|part| &part.counts) {
-            stored.entry(*partition).or_default().add(counts);
+        if let Some(whole) = whole {
+            stored.append(&mut self.read_new(client, whole).await?);
         }
         self.forget_small();
         Ok(stored)
+    }
+
+    async fn read_whole(
+        &mut self,
+        client: &Client,
+        whole: Option<&BTreeSet<i32>>,
+    ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
+        self.parts.retain(|(partition, _), _| whole.is_some_and(|all| !all.contains(partition)));
+        let condition = whole.map_or(String::from("1"), |whole| sql_is_of(whole));
+        let sql = sql_ranges(&self.salt, Parts::Apart(&condition), "1");
+        let mut rows = client.query(&sql).fetch::<RangeRow>()?;
+        let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
+        while let Some(row) = rows.next().await? {
+            stored.entry(row.partition()).or_default().add_row(&row);
+            let quick_or_ledger = row.quick_or_ledger();
+            self.part(row.partition(), row.part, row.rows).add(quick_or_ledger);
+        }
+        Ok(stored)
+    }
+
+    async fn read_new(
+        &mut self,
+        client: &Client,
+        whole: &BTreeSet<i32>,
+    ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
+        let others = || self.parts.keys().filter(|(partition, _)| !whole.contains(partition));
+        let known: Vec<String> = others().map(|(_, part)| format!("'{part}'")).collect();
+        let mut gone: HashSet<(i32, String)> = others().cloned().collect();
+        let sql = sql_new_parts(&self.salt, &known.join(", "), &sql_is_of(whole));
+        let mut rows = client.query(&sql).fetch::<QuickRow>()?;
+        while let Some(row) = rows.next().await? {
+            let partition = kafka_partition(row.partition);
+            let quick_or_ledger = match row.kind {
+                KNOWN => {
+                    gone.remove(&(partition, row.part));
+                    continue;
+                }
+                COUNTS_KIND => Ok(QuickFingerprint::from_bits(row.quick)),
+                kind => Err(ledger_of_kind(kind, row.total, row.highest)),
+            };
+            self.part(partition, row.part, row.rows).add(quick_or_ledger);
+        }
+        self.parts.retain(|part, _| !gone.contains(part));
+        let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
+        let parts = self.parts.iter().map(|((partition, _), part)| (partition, part));
+        for (partition, part) in parts.filter(|(partition, _)| !whole.contains(partition)) {
+            let of = stored.entry(*partition).or_default();
+            of.whole = None;
+            of.quick += part.quick;
+            of.ledger.add(&part.ledger);
+        }
+        Ok(stored)
+    }
+
+    fn part(&mut self, partition: i32, name: String, rows: u64) -> &mut Part {
+        let part = self.parts.entry((partition, name)).or_default();
+        part.rows += rows;
+        part
     }
 
     fn forget_small(&mut self) {
@@ -97,4 +158,48 @@ impl PartCounts {
             self.parts.retain(|_, part| part.rows > least);
         }
     }
+}
+
+impl Part {
+    fn add(&mut self, quick_or_ledger: Result<QuickFingerprint, Ledger>) {
+        match quick_or_ledger {
+            Ok(quick) => self.quick += quick,
+            Err(ledger) => self.ledger.add(&ledger),
+        }
+    }
+}
+
+/// Whether a row is of one of these partitions.
+fn sql_is_of(partitions: &BTreeSet<i32>) -> String {
+    let each: Vec<String> = partitions
+        .iter()
+        .map(|partition| match *partition {
+            // As `kafka_partition` calls all that Kafka cannot have.
+            i32::MAX => format!("partition >= {}", i32::MAX),
+            partition => format!("partition = {partition}"),
+        })
+        .collect();
+    if each.is_empty() { String::from("0") } else { format!("({})", each.join(" OR ")) }
+}
+
+/// The query for [`QuickRow`]s: all rows of parts that are not known, the first row of the others;
+/// but for Kafka partitions that meet the condition.
+fn sql_new_parts(salt: &Salt, known: &str, but_for: &str) -> String {
+    let is_known = match known {
+        "" => String::from("0"),
+        known => format!("_part IN ({known})"),
+    };
+    let is_count = sql_is_count();
+    format!(
+        "SELECT partition, any(_part) AS part, \
+         toInt32(multiIf({is_known}, {KNOWN}, {is_count}, {COUNTS_KIND}, {})) AS kind, \
+         {} AS quick, sum(sum) AS total, max(high) AS highest, count() AS rows \
+         FROM (SELECT *, _part, _part_index, sum FROM {COUNTS} \
+         PREWHERE NOT {is_known} OR _part_offset = 0 \
+         WHERE NOT {but_for} AND ({is_known} OR {is_count} OR ({}))) \
+         GROUP BY _part_index, partition, kind",
+        sql_ledger_kind(),
+        salt.sql_quick_fingerprint(),
+        sql_is_ledger(),
+    )
 }

@@ -92,6 +92,7 @@ impl Rounds {
         Replayed {
             totals,
             fingerprints: replay.fingerprints().to_vec(),
+            quick: replay.quick(),
             findings,
             is_whole: trouble.is_none(),
             unsigned: key_salt.and_then(|salt| replay.checkpoint(&self.topic_id, salt)),
