@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/big"
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -52,27 +52,39 @@ type writer struct { // How to read the messages of one schema.
 	err     error
 }
 
-type name struct { // Which cell: a counter in one bucket.
-	namespace, key string
-	bucket         uint32
+type amount struct { // The sum is high * 2^32 + low, and low is less than 2^32.
+	high, events int64
+	low          uint64
 }
 
-// cell has what the log comes to, and what ClickHouse says. The sum is high * 2^32 + low.
-type cell struct {
-	high, low, events       int64
-	storedSum, storedEvents string
+func (a *amount) add(high int64, low uint64, events int64) {
+	a.low += low & math.MaxUint32
+	a.high += high + int64(low>>32) + int64(a.low>>32)
+	a.low &= math.MaxUint32
+	a.events += events
 }
+
+func (a *amount) sum() *big.Int {
+	sum := new(big.Int).Lsh(big.NewInt(a.high), 32)
+	return sum.Add(sum, big.NewInt(int64(a.low)))
+}
+
+// cell has what the log comes to for a counter in a bucket, and what ClickHouse has.
+type cell struct{ log, stored amount }
 
 type partition struct {
 	writers map[uint32]*writer
 	reader  *avro.Reader
 	message message
-	// How far ClickHouse has it; of each ledger row the sum and the maximum.
-	position   int64
-	ledger     map[string][2]string
-	account    map[string]int
-	cells      map[name]*cell
-	rejections map[int64]string // The reasons, by offset.
+	// How far ClickHouse has it, and its batches; what each row of the ledger comes to.
+	position, batches int64
+	ledger            map[string]*amount
+	account           map[string]int
+	cells             []cell
+	rows              int
+	at                map[string]int   // Where each is, by its name.
+	name              []byte           // A buffer for one.
+	rejections        map[int64]string // The reasons, by offset.
 	// The remembered ids: where each is in `recent`, which has the one seen last at its back.
 	ids    map[identity]*list.Element
 	recent *list.List
@@ -92,24 +104,31 @@ type partitions map[int32]*partition
 
 func (all partitions) get(number int32) *partition {
 	if all[number] == nil {
-		none := [2]string{"0", "0"}
-		all[number] = &partition{reader: avro.NewReader(nil, 0, unlimited), recent: list.New(),
-			writers: map[uint32]*writer{}, account: map[string]int{}, cells: map[name]*cell{},
+		p := &partition{reader: avro.NewReader(nil, 0, unlimited), recent: list.New(),
+			writers: map[uint32]*writer{}, account: map[string]int{},
 			rejections: map[int64]string{}, ids: map[identity]*list.Element{},
-			unread: map[uint32]bool{}, ledger: map[string][2]string{"deltas": none,
-				"increments": none, "messages.counted": none, "messages.duplicate": none,
-				"messages.rejected": none, "increments.counted": none}}
+			unread: map[uint32]bool{}, ledger: map[string]*amount{}}
+		for _, key := range []string{"deltas", "increments", "messages.counted",
+			"messages.duplicate", "messages.rejected", "increments.counted"} {
+			p.ledger[key] = &amount{}
+		}
+		all[number] = p
 	}
 	return all[number]
 }
 
-func (p *partition) cell(of name) *cell {
-	c := p.cells[of]
-	if c == nil {
-		c = &cell{storedSum: "0", storedEvents: "0"}
-		p.cells[name{strings.Clone(of.namespace), strings.Clone(of.key), of.bucket}] = c
+// cellOf returns the cell of a counter in a bucket, until the next one is asked for. Its name is
+// the bucket, the namespace's length, the namespace and the key.
+func cellOf[T string | []byte](p *partition, namespace, key T, bucket uint32) *cell {
+	p.name = binary.BigEndian.AppendUint32(p.name[:0], bucket)
+	p.name = binary.AppendUvarint(p.name, uint64(len(namespace)))
+	p.name = append(append(p.name, namespace...), key...)
+	at, isKnown := p.at[string(p.name)]
+	if !isKnown {
+		at, p.cells = len(p.cells), append(p.cells, cell{})
+		p.at[string(p.name)] = at
 	}
-	return c
+	return &p.cells[at]
 }
 
 func (p *partition) find(format string, values ...any) {
@@ -171,10 +190,8 @@ func (p *partition) take(r *kgo.Record) {
 	for i := range m.Increments {
 		if one := &m.Increments[i]; !isRepeated[i] {
 			bucket := one.At / 1000 / rules.bucketSeconds * rules.bucketSeconds
-			c := p.cell(name{one.Namespace, one.Key, uint32(bucket)})
-			c.high += one.Delta >> 32
-			c.low += one.Delta & math.MaxUint32
-			c.events++
+			high, low := one.Delta>>32, uint64(one.Delta)&math.MaxUint32
+			cellOf(p, one.Namespace, one.Key, uint32(bucket)).log.add(high, low, 1)
 			p.account["increments.counted"]++
 		}
 	}
@@ -220,11 +237,11 @@ func ask(id uint32) *writer {
 	if err != nil {
 		return &writer{err: err}
 	}
-	one := avro.MustParse(single)
-	if schema, err := avro.NewSchemaCompatibility().Resolve(one, written); err == nil {
+	schema, err := avro.NewSchemaCompatibility().Resolve(avro.MustParse(single), written)
+	if err == nil {
 		return &writer{schema: schema}
 	}
-	schema, err := avro.NewSchemaCompatibility().Resolve(batch, written)
+	schema, err = avro.NewSchemaCompatibility().Resolve(batch, written)
 	return &writer{schema, true, err}
 }
 
@@ -287,7 +304,7 @@ func (p *partition) see(namespace, key string, id *string, offset int64) bool {
 		p.recent.MoveToBack(element)
 		return true
 	}
-	if len(p.ids) == rules.maxIDs {
+	if int64(len(p.ids)) == rules.maxIDs {
 		p.forgetOldest()
 	}
 	of := identity{strings.Clone(namespace), strings.Clone(key), strings.Clone(*id)}
@@ -301,25 +318,21 @@ func (p *partition) forgetOldest() {
 
 // compare returns all that differs between the log and ClickHouse.
 func (p *partition) compare() []string {
-	if p.doubt != "" {
-		return nil
-	}
+	// The steps of two come to the highest offset.
+	expected := map[string]int{"increments": int(p.position), "deltas": int(p.batches)}
+	maps.Copy(expected, p.account)
 	for key, row := range p.ledger {
-		expected := strconv.Itoa(p.account[key])
-		if key == "deltas" || key == "increments" {
-			expected = row[1] // The steps come to the highest offset.
-		}
-		if row[0] != expected {
-			p.find("the ledger's %s: expected %s, found %s", key, expected, row[0])
+		if sum := row.sum(); sum.Cmp(big.NewInt(int64(expected[key]))) != 0 {
+			p.find("the ledger's %s: expected %d, found %v", key, expected[key], sum)
 		}
 	}
-	for of, c := range p.cells {
-		sum := new(big.Int).Lsh(big.NewInt(c.high), 32)
-		sum.Add(sum, big.NewInt(c.low))
-		if sum.String() != c.storedSum || strconv.FormatInt(c.events, 10) != c.storedEvents {
-			bucket := time.Unix(int64(of.bucket), 0).UTC().Format(time.RFC3339)
-			p.find("namespace %q, key %q, bucket %s: expected %v in %d events, found %s in %s",
-				of.namespace, of.key, bucket, sum, c.events, c.storedSum, c.storedEvents)
+	for name, at := range p.at {
+		if log, stored := p.cells[at].log, p.cells[at].stored; log != stored {
+			bucket := time.Unix(int64(binary.BigEndian.Uint32([]byte(name))), 0).UTC()
+			length, at := binary.Uvarint([]byte(name[4:]))
+			p.find("namespace %q, key %q, bucket %s: expected %v in %d events, found %v in %d",
+				name[4+at:][:length], name[4+at:][length:], bucket.Format(time.RFC3339),
+				log.sum(), log.events, stored.sum(), stored.events)
 		}
 	}
 	slices.Sort(p.found)

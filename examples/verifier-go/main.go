@@ -3,8 +3,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
-	"encoding/json"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -37,23 +38,26 @@ var (
 )
 
 var rules struct { // What the table's comment says.
-	bucketSeconds, maxFutureSeconds, horizonOffsets int64
-	maxIDs                                          int
-	idsWithin                                       string
+	bucketSeconds, maxFutureSeconds, horizonOffsets, maxIDs int64
+	idsWithin                                               string
 }
 
 func main() {
 	flag.Parse()
 	debug.SetGCPercent(400) // Nearly all of the heap stays.
-	all := partitions{}
-	readStore(all)
+	began, all := time.Now(), partitions{}
+	readTable(all)
 	starts, ends := bounds(*increments)
 	for number := range ends {
 		all.get(number)
 	}
 	readRejections(all)
-	began := time.Now()
 	var running sync.WaitGroup
+	for number, p := range all {
+		running.Go(func() { p.readStore(number) })
+	}
+	running.Wait()
+	replays := time.Now()
 	for number, p := range all {
 		running.Go(func() {
 			p.doubt = p.whyUnreadable(starts[number].Offset, ends[number].Offset)
@@ -63,7 +67,7 @@ func main() {
 		})
 	}
 	running.Wait()
-	os.Exit(report(all, time.Since(began)))
+	os.Exit(report(all, began, time.Since(replays)))
 }
 
 // check ends the program if something cannot be read.
@@ -76,14 +80,14 @@ func check(what string, err error) {
 
 // report prints what was found and returns the exit code: 0 if all agrees, 1 if something differs,
 // 2 if something is not proven.
-func report(all partitions, took time.Duration) int {
+func report(all partitions, began time.Time, replay time.Duration) int {
 	var wrong, unproven, counted, differences int
 	for _, number := range slices.Sorted(maps.Keys(all)) {
 		p := all[number]
-		verdict, found := "agrees", p.compare()
+		verdict, found := "agrees", []string{}
 		if p.doubt != "" {
 			verdict, unproven = "is NOT PROVEN: "+p.doubt, unproven+1
-		} else if len(found) > 0 {
+		} else if found = p.compare(); len(found) > 0 {
 			verdict, wrong = "DIFFERS", wrong+1
 		}
 		fmt.Printf("partition %d up to offset %d, %d cells, %v: %s\n",
@@ -95,8 +99,9 @@ func report(all partitions, took time.Duration) int {
 		}
 		counted += p.account["increments.counted"]
 	}
-	fmt.Printf("%d partitions, %d increments in %.1f s: %d differ, in %d places, %d not proven\n",
-		len(all), counted, took.Seconds(), wrong, differences, unproven)
+	fmt.Printf("%d partitions, %d increments in %.1f s, replayed in %.1f s of it: %d differ, "+
+		"in %d places, %d not proven\n", len(all), counted, time.Since(began).Seconds(),
+		replay.Seconds(), wrong, differences, unproven)
 	if wrong > 0 {
 		return 1
 	} else if unproven > 0 {
@@ -105,51 +110,72 @@ func report(all partitions, took time.Duration) int {
 	return 0
 }
 
-// stored is one query, and so one snapshot, of the table's comment, the ledger and the counts.
-const stored = `SELECT toUInt32(-1) AS p, '' AS n, comment AS k, toUInt32(0) AS b, '' AS s, '' AS e,
-    toInt64(0) AS h FROM system.tables WHERE database = currentDatabase() AND name = 'counts'
-UNION ALL SELECT partition, namespace, key, toUInt32(bucket), toString(sum(sum)),
-    toString(sum(toInt128(events))), max(high)
-FROM counts WHERE namespace != '__tally' OR NOT startsWith(key, 'batch:')
-GROUP BY partition, namespace, key, bucket FORMAT JSONCompactStringsEachRow`
+const tables = `SELECT toInt64(partition), toInt64(count()), '', ifNull((SELECT comment FROM system.tables
+	WHERE database = currentDatabase() AND name = 'counts'), '') FROM counts GROUP BY partition`
 
-func readStore(all partitions) {
+func readTable(all partitions) {
+	query(tables, 2, func(numbers []int64, texts [2][]byte) {
+		all.get(int32(numbers[0])).rows = int(numbers[1])
+		_, err := fmt.Sscanf(string(texts[1])+" end", "tally: format=2 bucket_seconds=%d "+
+			"max_future_seconds=%d horizon_offsets=%d max_ids=%d ids_within=%s end",
+			&rules.bucketSeconds, &rules.maxFutureSeconds, &rules.horizonOffsets,
+			&rules.maxIDs, &rules.idsWithin)
+		check("rules that are known are not in the table's comment, "+string(texts[1]), err)
+	})
+}
+
+// stored is one query, and so one snapshot, of the ledger and the counts of a partition.
+const stored = `SELECT toInt64(toUInt32(bucket)), sum_high, sum_low, events, toInt64(high),
+	toString(namespace), key FROM counts
+WHERE partition = %d AND (namespace != '__tally' OR NOT startsWith(key, 'batch:'))`
+
+func (p *partition) readStore(number int32) {
+	p.at, p.cells = make(map[string]int, p.rows), make([]cell, 0, p.rows)
+	query(fmt.Sprintf(stored, number), 5, func(numbers []int64, texts [2][]byte) {
+		of := p.ledger[string(texts[1])]
+		if string(texts[0]) != "__tally" {
+			of = &cellOf(p, texts[0], texts[1], uint32(numbers[0])).stored
+		}
+		if of != nil {
+			of.add(numbers[1], uint64(numbers[2]), numbers[3])
+		}
+		if of == p.ledger["increments"] {
+			p.position = max(p.position, numbers[4])
+		} else if of == p.ledger["deltas"] {
+			p.batches = max(p.batches, numbers[4])
+		}
+	})
+}
+
+// query takes each row of an answer of ClickHouse: as many numbers of 64 bits, and two texts.
+func query(sql string, many int, take func(numbers []int64, texts [2][]byte)) {
 	// ClickHouse answers once it has all rows, so that no error comes in their midst.
 	options := url.Values{"database": {*database}, "wait_end_of_query": {"1"},
-		"user": {*user}, "password": {*password}}
-	response, err := http.Post(*clickhouse+"/?"+options.Encode(), "", strings.NewReader(stored))
+		"default_format": {"RowBinary"}, "user": {*user}, "password": {*password}}
+	response, err := http.Post(*clickhouse+"/?"+options.Encode(), "", strings.NewReader(sql))
 	check("ClickHouse", err)
 	if response.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(response.Body, 1000))
 		check("ClickHouse", errors.New(string(said)))
 	}
-	for rows := json.NewDecoder(response.Body); rows.More(); {
-		var row [7]string
-		check("the table counts", rows.Decode(&row))
-		if row[0] == "4294967295" {
-			_, err := fmt.Sscanf(row[2]+" end", "tally: format=2 bucket_seconds=%d "+
-				"max_future_seconds=%d horizon_offsets=%d max_ids=%d ids_within=%s end",
-				&rules.bucketSeconds, &rules.maxFutureSeconds, &rules.horizonOffsets,
-				&rules.maxIDs, &rules.idsWithin)
-			check("rules that are known are not in the table's comment, "+row[2], err)
-			continue
+	numbers, texts := make([]int64, many), [2][]byte{}
+	for rows := bufio.NewReaderSize(response.Body, 1<<20); ; take(numbers, texts) {
+		err := binary.Read(rows, binary.LittleEndian, numbers)
+		if err == io.EOF {
+			return
 		}
-		number, err1 := strconv.ParseUint(row[0], 10, 31)
-		bucket, err2 := strconv.ParseUint(row[3], 10, 32)
-		high, err3 := strconv.ParseInt(row[6], 10, 64)
-		check("the table counts", errors.Join(err1, err2, err3))
-		if p := all.get(int32(number)); row[1] != "__tally" {
-			c := p.cell(name{row[1], row[2], uint32(bucket)})
-			c.storedSum, c.storedEvents = row[4], row[5]
-		} else if p.ledger[row[2]] = [2]string{row[4], row[6]}; row[2] == "increments" {
-			p.position = high
+		for i, text := range texts {
+			length, err1 := binary.ReadUvarint(rows)
+			texts[i] = slices.Grow(text[:0], int(length))[:length]
+			_, err2 := io.ReadFull(rows, texts[i])
+			err = errors.Join(err, err1, err2)
 		}
+		check("the table counts", err)
 	}
 }
 
 func connect(options ...kgo.Opt) *kgo.Client {
-	options = append(options, kgo.SeedBrokers(strings.Split(*brokers, ",")...))
-	client, err := kgo.NewClient(options...)
+	client, err := kgo.NewClient(append(options, kgo.SeedBrokers(strings.Split(*brokers, ",")...))...)
 	check("Kafka", err)
 	return client
 }
@@ -167,9 +193,6 @@ func bounds(topic string) (starts, ends map[int32]kadm.ListedOffset) {
 // read calls take with the committed messages of a partition, from one offset up to another. Just
 // before that one is a message, or the marker of a transaction.
 func read(topic string, partition int32, from, to int64, take func(*kgo.Record)) {
-	if from >= to {
-		return
-	}
 	at := map[int32]kgo.Offset{partition: kgo.NewOffset().At(from)}
 	client := connect(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: at}),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
