@@ -7,6 +7,7 @@
 //!  where the last round ended the same salt          likewise
 //! ```
 
+mod asking;
 mod comparing;
 mod replaying;
 mod turns;
@@ -19,7 +20,7 @@ use tally_counts::{KeyedFingerprint, QuickFingerprint, Salt};
 use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
-use tally_platform::store::{self, PartCounts, StoredCounts};
+use tally_platform::store::PartCounts;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -163,16 +164,15 @@ impl Rounds {
     /// read before the report can be believed.
     fn look(&mut self, whole: Option<&BTreeSet<i32>>) -> Result<(Report, BTreeSet<i32>), Error> {
         let as_of_ms = jiff::Timestamp::now().as_millisecond();
-        self.forget_checkpoints_ahead()?;
         let begun = Instant::now();
-        let mut stored = self.stored(whole)?;
-        let asked = begun.elapsed();
         let kafka = &self.config.kafka.clone();
         let mut readers = PartitionReaders::new(kafka)?;
         let topic_id = readers.topic_id(&kafka.increments)?;
         if topic_id != self.topic_id {
             return Err(Error::TopicMadeAgain { topic: kafka.increments.clone() });
         }
+        let mut stored = self.ask(whole, &mut readers)?;
+        let asked = begun.elapsed();
         let count = readers.partition_count(&kafka.increments)?;
         self.rejected.read_on(kafka, &mut readers)?;
         // A partition that only the ledger has is no longer in Kafka: it must not be overlooked.
@@ -218,7 +218,7 @@ impl Rounds {
         let mut replayed = self.replay_all(parts)?;
         let replaying = begun.elapsed() - prepared;
         tracing::debug!(
-            clickhouse = ?asked,
+            asked = ?asked,
             rejections = ?(prepared - asked),
             replay = ?replaying,
             offsets = length,
@@ -298,49 +298,6 @@ impl Rounds {
         self.mismatched = mismatched.filter(|partition| !suspects.contains(partition)).collect();
         let replay_seconds = replaying.as_secs_f64();
         Ok((Report { verdict, partitions, replay_seconds, notes: Vec::new() }, suspects))
-    }
-
-    /// A store that was restored from before is behind its checkpoints: they say nothing of it.
-    fn forget_checkpoints_ahead(&mut self) -> Result<(), Error> {
-        if self.checkpoints.newest.is_empty() {
-            return Ok(());
-        }
-        let client = store::client(&self.config.store);
-        let ledgers = self.runtime.block_on(store::ledgers(&client))?;
-        self.checkpoints.newest.retain(|partition, checkpoint| {
-            ledgers
-                .get(partition)
-                .is_some_and(|ledger| ledger.increments.high >= checkpoint.position)
-        });
-        Ok(())
-    }
-
-    /// Asks ClickHouse, with the salt that each partition is compared under; where parts are kept,
-    /// for all rows of some partitions only.
-    fn stored(
-        &mut self,
-        whole: Option<&BTreeSet<i32>>,
-    ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
-        let client = store::client(&self.config.store);
-        if let Some(parts) = &mut self.parts {
-            return Ok(self.runtime.block_on(parts.read(&client, whole))?);
-        }
-        let scope = self.options.scope.sql();
-        let (Some(key_salt), false) = (&self.key_salt, self.checkpoints.newest.is_empty()) else {
-            let stored = store::stored_counts(&client, &self.drawn, &scope);
-            return Ok(self.runtime.block_on(stored)?);
-        };
-        let listed: Vec<String> = self.checkpoints.newest.keys().map(ToString::to_string).collect();
-        let listed = format!("partition IN ({})", listed.join(", "));
-        let of = |salt: &Salt, condition: String| {
-            self.runtime.block_on(store::stored_counts(&client, salt, &condition))
-        };
-        let mut stored = of(&self.drawn, format!("{scope} AND NOT {listed}"))?;
-        let mut by_key = of(key_salt, format!("{scope} AND {listed}"))?;
-        for partition in self.checkpoints.newest.keys() {
-            stored.insert(*partition, by_key.remove(partition).unwrap_or_default());
-        }
-        Ok(stored)
     }
 
     /// Where the replay of a partition begins, that Kafka has from the first of these offsets up to
