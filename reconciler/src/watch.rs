@@ -1,6 +1,6 @@
 //! Verifies for ever: what comes after the last round is added to what was replayed before, and of
-//! ClickHouse's parts only new ones are read. By turns, and before anything wrong is said of it, all
-//! of a partition is read.
+//! ClickHouse's parts only new ones are read. By turns, and before anything wrong is said of it,
+//! all of a partition is read.
 //!
 //! ```text
 //!  ┌► round: replay what is new, compare all ─► metrics, log, readiness, ─► now and then,

@@ -3,9 +3,12 @@
 //!
 //! ```text
 //!  a partition whose turn it is    all rows, under the keyed fingerprint ──► proves
-//!  the others  parts known         one row, that it is there ──► what it came to when it was read
+//!  the others  parts known         no row: what each came to when it was read
 //!              parts new           all rows, under the quick fingerprint, which is kept
 //! ```
+//!
+//! A part that is known and that no new one covers was there when the new ones were read:
+//! ClickHouse puts a part in the place of those that it covers in one step.
 //!
 //! A lightweight update or delete may change what is read of a part, and its name may stay. So what
 //! is compared by new parts and differs must be read whole before anything is said of it, and so
@@ -48,7 +51,7 @@ struct Part {
 struct QuickRow {
     partition: u32,
     part: String,
-    /// [`COUNTS_KIND`], [`KNOWN`], or a kind of [`ledger_of_kind`].
+    /// [`COUNTS_KIND`], or a kind of [`ledger_of_kind`].
     kind: i32,
     quick: i128,
     total: i128,
@@ -57,8 +60,6 @@ struct QuickRow {
 }
 
 const COUNTS_KIND: i32 = 0;
-/// The kind of the one row that is read of a part that is known.
-const KNOWN: i32 = i32::MIN;
 
 impl PartCounts {
     pub fn new(salt: &Salt) -> PartCounts {
@@ -98,7 +99,7 @@ impl PartCounts {
         whole: Option<&BTreeSet<i32>>,
     ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
         self.parts.retain(|(partition, _), _| whole.is_some_and(|all| !all.contains(partition)));
-        let condition = whole.map_or(String::from("1"), |whole| sql_is_of(whole));
+        let condition = whole.map_or(String::from("1"), sql_is_of);
         let sql = sql_ranges(&self.salt, Parts::Apart(&condition), "1");
         let mut rows = client.query(&sql).fetch::<RangeRow>()?;
         let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
@@ -115,27 +116,35 @@ impl PartCounts {
         client: &Client,
         whole: &BTreeSet<i32>,
     ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
-        let others = || self.parts.keys().filter(|(partition, _)| !whole.contains(partition));
-        let known: Vec<String> = others().map(|(_, part)| format!("'{part}'")).collect();
-        let mut gone: HashSet<(i32, String)> = others().cloned().collect();
+        let sql = format!(
+            "SELECT name FROM system.parts \
+             WHERE database = currentDatabase() AND table = '{COUNTS}' AND active"
+        );
+        let active: HashSet<String> =
+            client.query(&sql).fetch_all::<String>().await?.into_iter().collect();
+        let is_other = |partition: &i32| !whole.contains(partition);
+        self.parts.retain(|(partition, name), _| !is_other(partition) || active.contains(name));
+        let others = self.parts.keys().filter(|(partition, _)| is_other(partition));
+        let known: Vec<String> = others.map(|(_, name)| format!("'{name}'")).collect();
         let sql = sql_new_parts(&self.salt, &known.join(", "), &sql_is_of(whole));
         let mut rows = client.query(&sql).fetch::<QuickRow>()?;
+        let mut new: HashMap<(i32, String), Part> = HashMap::new();
         while let Some(row) = rows.next().await? {
-            let partition = kafka_partition(row.partition);
-            let quick_or_ledger = match row.kind {
-                KNOWN => {
-                    gone.remove(&(partition, row.part));
-                    continue;
-                }
+            let part = new.entry((kafka_partition(row.partition), row.part)).or_default();
+            part.rows += row.rows;
+            part.add(match row.kind {
                 COUNTS_KIND => Ok(QuickFingerprint::from_bits(row.quick)),
                 kind => Err(ledger_of_kind(kind, row.total, row.highest)),
-            };
-            self.part(partition, row.part, row.rows).add(quick_or_ledger);
+            });
         }
-        self.parts.retain(|part, _| !gone.contains(part));
+        let blocks: Vec<Blocks> = new.keys().filter_map(|(_, name)| Blocks::of(name)).collect();
+        self.parts.retain(|(_, name), _| {
+            Blocks::of(name).is_some_and(|known| !blocks.iter().any(|new| new.covers(&known)))
+        });
+        self.parts.extend(new);
         let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
         let parts = self.parts.iter().map(|((partition, _), part)| (partition, part));
-        for (partition, part) in parts.filter(|(partition, _)| !whole.contains(partition)) {
+        for (partition, part) in parts.filter(|(partition, _)| is_other(partition)) {
             let of = stored.entry(*partition).or_default();
             of.whole = None;
             of.quick += part.quick;
@@ -157,6 +166,41 @@ impl PartCounts {
             let least = rows[MOST_PARTS];
             self.parts.retain(|_, part| part.rows > least);
         }
+    }
+}
+
+/// Which blocks of rows are in a part, as its name says:
+/// `{partition}_{first}_{last}_{level}[_{mutation}]`.
+struct Blocks<'a> {
+    /// ClickHouse's partition.
+    partition: &'a str,
+    first: u64,
+    last: u64,
+    level: u64,
+    mutation: u64,
+}
+
+impl Blocks<'_> {
+    fn of(name: &str) -> Option<Blocks<'_>> {
+        let mut words = name.split('_');
+        let partition = words.next()?;
+        let numbers: Vec<u64> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+        match numbers[..] {
+            [first, last, level] => Some(Blocks { partition, first, last, level, mutation: 0 }),
+            [first, last, level, mutation] => {
+                Some(Blocks { partition, first, last, level, mutation })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a part of these blocks has taken the other's place.
+    fn covers(&self, other: &Blocks<'_>) -> bool {
+        self.partition == other.partition
+            && self.first <= other.first
+            && self.last >= other.last
+            && self.level >= other.level
+            && self.mutation >= other.mutation
     }
 }
 
@@ -182,24 +226,46 @@ fn sql_is_of(partitions: &BTreeSet<i32>) -> String {
     if each.is_empty() { String::from("0") } else { format!("({})", each.join(" OR ")) }
 }
 
-/// The query for [`QuickRow`]s: all rows of parts that are not known, the first row of the others;
-/// but for Kafka partitions that meet the condition.
+/// The query for [`QuickRow`]s of all parts but the known ones, but for Kafka partitions that meet
+/// the condition.
 fn sql_new_parts(salt: &Salt, known: &str, but_for: &str) -> String {
-    let is_known = match known {
-        "" => String::from("0"),
-        known => format!("_part IN ({known})"),
+    let is_new = match known {
+        "" => String::from("1"),
+        known => format!("_part NOT IN ({known})"),
     };
     let is_count = sql_is_count();
     format!(
         "SELECT partition, any(_part) AS part, \
-         toInt32(multiIf({is_known}, {KNOWN}, {is_count}, {COUNTS_KIND}, {})) AS kind, \
+         toInt32(if({is_count}, {COUNTS_KIND}, {})) AS kind, \
          {} AS quick, sum(sum) AS total, max(high) AS highest, count() AS rows \
          FROM (SELECT *, _part, _part_index, sum FROM {COUNTS} \
-         PREWHERE NOT {is_known} OR _part_offset = 0 \
-         WHERE NOT {but_for} AND ({is_known} OR {is_count} OR ({}))) \
+         WHERE {is_new} AND NOT {but_for} AND ({is_count} OR ({}))) \
          GROUP BY _part_index, partition, kind",
         sql_ledger_kind(),
         salt.sql_quick_fingerprint(),
         sql_is_ledger(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_covered_by_the_one_that_took_its_place() {
+        let covers = |new, known| {
+            let blocks = |name| Blocks::of(name).expect("it is a part's name");
+            blocks(new).covers(&blocks(known))
+        };
+        assert!(covers("7_1_9_2", "7_3_5_1"));
+        assert!(covers("7_1_9_2_11", "7_1_9_2"));
+        assert!(covers("7_1_9_2_11", "7_1_9_2_10"));
+        assert!(!covers("7_1_9_2", "7_10_10_0"));
+        assert!(!covers("7_1_9_2", "7_9_10_1"));
+        assert!(!covers("17_1_9_2", "7_3_5_1"));
+        assert!(!covers("7_3_5_1", "7_1_9_2"));
+        for strange in ["", "7", "7_1_2", "7_1_2_x", "7_1_2_3_4_5", "all-1"] {
+            assert!(Blocks::of(strange).is_none(), "{strange:?}");
+        }
+    }
 }

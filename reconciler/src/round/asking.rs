@@ -68,8 +68,8 @@ impl Rounds {
         Ok(stored?)
     }
 
-    /// Replays what the ledger says is stored. Whatever hinders that hinders the comparison too, and
-    /// is told there.
+    /// Replays what the ledger says is stored. What hinders that hinders the comparison too, and is
+    /// told there.
     fn replay_up_to(
         &mut self,
         ledgers: &BTreeMap<i32, Ledger>,
