@@ -35,11 +35,13 @@ pub struct PartCounts {
     salt: Salt,
     /// ClickHouse's id of the table whose parts these are.
     table: String,
-    /// By Kafka partition and name.
-    parts: HashMap<(i32, String), Part>,
+    parts: HashMap<PartName, Part>,
 }
 
-#[derive(Default)]
+/// The Kafka partition, and ClickHouse's name.
+type PartName = (i32, String);
+
+#[derive(Clone, Copy, Default)]
 struct Part {
     rows: u64,
     ledger: Ledger,
@@ -82,81 +84,87 @@ impl PartCounts {
             self.parts.clear();
             self.table = table;
         }
-        let mut stored = BTreeMap::new();
-        if whole.is_none_or(|whole| !whole.is_empty()) {
-            stored = self.read_whole(client, whole).await?;
-        }
-        if let Some(whole) = whole {
-            stored.append(&mut self.read_new(client, whole).await?);
-        }
-        self.forget_small();
-        Ok(stored)
-    }
-
-    async fn read_whole(
-        &mut self,
-        client: &Client,
-        whole: Option<&BTreeSet<i32>>,
-    ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
-        self.parts.retain(|(partition, _), _| whole.is_some_and(|all| !all.contains(partition)));
-        let condition = whole.map_or(String::from("1"), sql_is_of);
-        let sql = sql_ranges(&self.salt, Parts::Apart(&condition), "1");
-        let mut rows = client.query(&sql).fetch::<RangeRow>()?;
-        let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
-        while let Some(row) = rows.next().await? {
-            stored.entry(row.partition()).or_default().add_row(&row);
-            let quick_or_ledger = row.quick_or_ledger();
-            self.part(row.partition(), row.part, row.rows).add(quick_or_ledger);
-        }
-        Ok(stored)
-    }
-
-    async fn read_new(
-        &mut self,
-        client: &Client,
-        whole: &BTreeSet<i32>,
-    ) -> Result<BTreeMap<i32, StoredCounts>, Error> {
-        let sql = format!(
-            "SELECT name FROM system.parts \
-             WHERE database = currentDatabase() AND table = '{COUNTS}' AND active"
-        );
-        let active: HashSet<String> =
-            client.query(&sql).fetch_all::<String>().await?.into_iter().collect();
-        let is_other = |partition: &i32| !whole.contains(partition);
-        self.parts.retain(|(partition, name), _| !is_other(partition) || active.contains(name));
-        let others = self.parts.keys().filter(|(partition, _)| is_other(partition));
-        let known: Vec<String> = others.map(|(_, name)| format!("'{name}'")).collect();
-        let sql = sql_new_parts(&self.salt, &known.join(", "), &sql_is_of(whole));
-        let mut rows = client.query(&sql).fetch::<QuickRow>()?;
-        let mut new: HashMap<(i32, String), Part> = HashMap::new();
-        while let Some(row) = rows.next().await? {
-            let part = new.entry((kafka_partition(row.partition), row.part)).or_default();
-            part.rows += row.rows;
-            part.add(match row.kind {
-                COUNTS_KIND => Ok(QuickFingerprint::from_bits(row.quick)),
-                kind => Err(ledger_of_kind(kind, row.total, row.highest)),
-            });
-        }
-        let blocks: Vec<Blocks> = new.keys().filter_map(|(_, name)| Blocks::of(name)).collect();
-        self.parts.retain(|(_, name), _| {
-            Blocks::of(name).is_some_and(|known| !blocks.iter().any(|new| new.covers(&known)))
-        });
-        self.parts.extend(new);
-        let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
-        let parts = self.parts.iter().map(|((partition, _), part)| (partition, part));
-        for (partition, part) in parts.filter(|(partition, _)| is_other(partition)) {
+        let Some(whole) = whole else {
+            let (stored, parts) = self.read_whole(client, "1").await?;
+            self.parts = parts;
+            self.forget_small();
+            return Ok(stored);
+        };
+        // Each of the two is one snapshot; no partition is in both.
+        let of_whole = async {
+            match whole.is_empty() {
+                true => Ok((BTreeMap::new(), HashMap::new())),
+                false => self.read_whole(client, &sql_is_of(whole)).await,
+            }
+        };
+        let of_others = self.read_new(client, whole);
+        let ((mut stored, parts), mut others) = tokio::try_join!(of_whole, of_others)?;
+        for (partition, part) in others.iter().map(|((partition, _), part)| (partition, part)) {
             let of = stored.entry(*partition).or_default();
             of.whole = None;
             of.quick += part.quick;
             of.ledger.add(&part.ledger);
         }
+        others.extend(parts);
+        self.parts = others;
+        self.forget_small();
         Ok(stored)
     }
 
-    fn part(&mut self, partition: i32, name: String, rows: u64) -> &mut Part {
-        let part = self.parts.entry((partition, name)).or_default();
-        part.rows += rows;
-        part
+    async fn read_whole(
+        &self,
+        client: &Client,
+        condition: &str,
+    ) -> Result<(BTreeMap<i32, StoredCounts>, HashMap<PartName, Part>), Error> {
+        let sql = sql_ranges(&self.salt, Parts::Apart(condition), "1");
+        let mut rows = client.query(&sql).fetch::<RangeRow>()?;
+        let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
+        let mut parts: HashMap<PartName, Part> = HashMap::new();
+        while let Some(row) = rows.next().await? {
+            let partition = row.partition();
+            stored.entry(partition).or_default().add_row(&row);
+            let quick_or_ledger = row.quick_or_ledger();
+            parts.entry((partition, row.part)).or_default().add(row.rows, quick_or_ledger);
+        }
+        Ok((stored, parts))
+    }
+
+    /// All parts of all partitions but these: what is known of them, or what their rows come to.
+    async fn read_new(
+        &self,
+        client: &Client,
+        but_for: &BTreeSet<i32>,
+    ) -> Result<HashMap<PartName, Part>, Error> {
+        let sql = format!(
+            "SELECT name FROM system.parts \
+             WHERE database = currentDatabase() AND table = '{COUNTS}' AND active"
+        );
+        let active = client.query(&sql).fetch_all::<String>().await?;
+        let active: HashSet<String> = active.into_iter().collect();
+        let mut parts: HashMap<PartName, Part> = self
+            .parts
+            .iter()
+            .filter(|((partition, name), _)| !but_for.contains(partition) && active.contains(name))
+            .map(|(name, part)| (name.clone(), *part))
+            .collect();
+        let known: Vec<String> = parts.keys().map(|(_, name)| format!("'{name}'")).collect();
+        let sql = sql_new_parts(&self.salt, &known.join(", "), &sql_is_of(but_for));
+        let mut rows = client.query(&sql).fetch::<QuickRow>()?;
+        let mut new: HashMap<PartName, Part> = HashMap::new();
+        while let Some(row) = rows.next().await? {
+            let part = new.entry((kafka_partition(row.partition), row.part)).or_default();
+            let quick_or_ledger = match row.kind {
+                COUNTS_KIND => Ok(QuickFingerprint::from_bits(row.quick)),
+                kind => Err(ledger_of_kind(kind, row.total, row.highest)),
+            };
+            part.add(row.rows, quick_or_ledger);
+        }
+        let blocks: Vec<Blocks> = new.keys().filter_map(|(_, name)| Blocks::of(name)).collect();
+        parts.retain(|(_, name), _| {
+            Blocks::of(name).is_some_and(|known| !blocks.iter().any(|new| new.covers(&known)))
+        });
+        parts.extend(new);
+        Ok(parts)
     }
 
     fn forget_small(&mut self) {
@@ -205,7 +213,8 @@ impl Blocks<'_> {
 }
 
 impl Part {
-    fn add(&mut self, quick_or_ledger: Result<QuickFingerprint, Ledger>) {
+    fn add(&mut self, rows: u64, quick_or_ledger: Result<QuickFingerprint, Ledger>) {
+        self.rows += rows;
         match quick_or_ledger {
             Ok(quick) => self.quick += quick,
             Err(ledger) => self.ledger.add(&ledger),
