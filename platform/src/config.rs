@@ -243,8 +243,8 @@ pub struct Reconciler {
     /// How often `watch` begins a round, in milliseconds; after one that takes longer, the next
     /// begins a quarter of that time later.
     pub watch_interval_ms: u64,
-    /// How often `watch` reads the whole counts table, and signs checkpoints, in milliseconds;
-    /// between, it reads only what is new there.
+    /// How often `watch` reads all of a partition's counts, one partition after the other, and
+    /// signs its checkpoint, in milliseconds; between, it reads only what is new there.
     pub checkpoint_interval_ms: u64,
 }
 
