@@ -5,7 +5,7 @@
 //!  tally load --rate ──► increments ──► aggregator ──► deltas ──► sink ──► counts
 //!                             │                                              │ ledger: stored
 //!                             └──► watch: verified_through ◄─────────────────┘
-//!                                  each second: when was that stored?
+//!                          every two seconds: when was that stored?
 //! ```
 
 use std::time::{Duration, Instant};

@@ -59,7 +59,7 @@ pub struct StoredCell {
 pub(super) struct RangeRow {
     partition: u32,
     pub(super) part: String,
-    /// The range of the counts, or a [`LedgerKind`].
+    /// The range of the counts; below 0 a kind of [`ledger_of_kind`].
     range: i32,
     fingerprint: [u8; 32],
     quick: i128,
@@ -74,17 +74,18 @@ impl RangeRow {
         kafka_partition(self.partition)
     }
 
-    /// Of counts, or of the ledger.
-    pub(super) fn quick_or_ledger(&self) -> Result<QuickFingerprint, Ledger> {
-        match usize::try_from(self.range) {
-            Ok(_) => Ok(QuickFingerprint::from_bits(self.quick)),
-            Err(_) => Err(ledger_of_kind(self.range, self.total, self.highest)),
+    /// Adds what the row says to the ledger, or to the quick fingerprint of the counts.
+    pub(super) fn add_to(&self, ledger: &mut Ledger, quick: &mut QuickFingerprint) {
+        if self.range < 0 {
+            ledger.add(&ledger_of_kind(self.range, self.total, self.highest));
+        } else {
+            *quick += QuickFingerprint::from_bits(self.quick);
         }
     }
 }
 
-/// The part of a ledger that the rows of one of its keys come to, which is minus the key's place in
-/// [`LEDGER_KEYS`], from 1 on.
+/// The part of a ledger that the rows of one of its keys come to. The kind is minus the key's place
+/// in [`LEDGER_KEYS`], from 1 on.
 pub(super) fn ledger_of_kind(kind: i32, total: i128, highest: i64) -> Ledger {
     // A sum that is beyond 64 bits must not be cut down to one that looks right.
     let sum = i64::try_from(total).unwrap_or(i64::MAX);
@@ -102,14 +103,10 @@ pub(super) fn ledger_of_kind(kind: i32, total: i128, highest: i64) -> Ledger {
 
 impl StoredCounts {
     pub(super) fn add_row(&mut self, row: &RangeRow) {
-        let Ok(range) = usize::try_from(row.range) else {
-            self.ledger.add(&ledger_of_kind(row.range, row.total, row.highest));
-            return;
-        };
-        self.quick += QuickFingerprint::from_bits(row.quick);
-        if let Some(WholeCounts { fingerprints, events }) = &mut self.whole {
-            fingerprints[range] += KeyedFingerprint::from_bytes(row.fingerprint);
-            *events += row.total_events;
+        row.add_to(&mut self.ledger, &mut self.quick);
+        if let (Ok(range), Some(whole)) = (usize::try_from(row.range), &mut self.whole) {
+            whole.fingerprints[range] += KeyedFingerprint::from_bytes(row.fingerprint);
+            whole.events += row.total_events;
         }
     }
 }

@@ -123,8 +123,9 @@ impl PartCounts {
         while let Some(row) = rows.next().await? {
             let partition = row.partition();
             stored.entry(partition).or_default().add_row(&row);
-            let quick_or_ledger = row.quick_or_ledger();
-            parts.entry((partition, row.part)).or_default().add(row.rows, quick_or_ledger);
+            let part = parts.entry((partition, row.part.clone())).or_default();
+            row.add_to(&mut part.ledger, &mut part.quick);
+            part.rows += row.rows;
         }
         Ok((stored, parts))
     }
@@ -153,11 +154,11 @@ impl PartCounts {
         let mut new: HashMap<PartName, Part> = HashMap::new();
         while let Some(row) = rows.next().await? {
             let part = new.entry((kafka_partition(row.partition), row.part)).or_default();
-            let quick_or_ledger = match row.kind {
-                COUNTS_KIND => Ok(QuickFingerprint::from_bits(row.quick)),
-                kind => Err(ledger_of_kind(kind, row.total, row.highest)),
-            };
-            part.add(row.rows, quick_or_ledger);
+            match row.kind {
+                COUNTS_KIND => part.quick += QuickFingerprint::from_bits(row.quick),
+                kind => part.ledger.add(&ledger_of_kind(kind, row.total, row.highest)),
+            }
+            part.rows += row.rows;
         }
         let blocks: Vec<Blocks> = new.keys().filter_map(|(_, name)| Blocks::of(name)).collect();
         parts.retain(|(_, name), _| {
@@ -209,16 +210,6 @@ impl Blocks<'_> {
             && self.last >= other.last
             && self.level >= other.level
             && self.mutation >= other.mutation
-    }
-}
-
-impl Part {
-    fn add(&mut self, rows: u64, quick_or_ledger: Result<QuickFingerprint, Ledger>) {
-        self.rows += rows;
-        match quick_or_ledger {
-            Ok(quick) => self.quick += quick,
-            Err(ledger) => self.ledger.add(&ledger),
-        }
     }
 }
 
