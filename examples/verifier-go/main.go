@@ -111,13 +111,13 @@ func report(all partitions, began time.Time, replay time.Duration) int {
 	return 2 * min(unproven, 1)
 }
 
-const tables = `SELECT toInt64(partition), toInt64(count()), '', ifNull((SELECT comment
+const tables = `SELECT toInt64(partition), '', ifNull((SELECT comment
 	FROM system.tables WHERE database = currentDatabase() AND name = 'counts'), '')
 FROM counts GROUP BY partition`
 
 func readTable(all partitions) {
-	query(tables, 2, func(numbers []int64, texts [2][]byte) {
-		all.get(int32(numbers[0])).rows = int(numbers[1])
+	query(tables, 1, func(numbers []int64, texts [2][]byte) {
+		all.get(int32(numbers[0]))
 		_, err := fmt.Sscanf(string(texts[1])+" end", "tally: format=2 bucket_seconds=%d "+
 			"max_future_seconds=%d horizon_offsets=%d max_ids=%d ids_within=%s end",
 			&rules.bucketSeconds, &rules.maxFutureSeconds, &rules.horizonOffsets,
@@ -132,7 +132,6 @@ const stored = `SELECT toInt64(toUInt32(bucket)), sum_high, sum_low, events, toI
 WHERE partition = %d AND (namespace != '__tally' OR NOT startsWith(key, 'batch:'))`
 
 func (p *partition) readStore(number int32) {
-	p.at, p.cells = make(map[string]int, p.rows), make([]cell, 0, p.rows)
 	query(fmt.Sprintf(stored, number), 5, func(numbers []int64, texts [2][]byte) {
 		if string(texts[0]) != "__tally" {
 			stored := &cellOf(p, texts[0], texts[1], uint32(numbers[0])).stored
@@ -213,8 +212,7 @@ func read(topic string, partition int32, from, to int64, take func(*kgo.Record))
 func readRejections(all partitions) {
 	starts, ends := bounds(*rejected)
 	for number := range ends {
-		from, to := starts[number].Offset, ends[number].Offset
-		read(*rejected, number, from, to, func(r *kgo.Record) {
+		read(*rejected, number, starts[number].Offset, ends[number].Offset, func(r *kgo.Record) {
 			headers := map[string]string{}
 			for _, header := range r.Headers {
 				headers[header.Key] = string(header.Value)
@@ -277,6 +275,8 @@ func (a *amount) sum() *big.Int {
 	return sum.Add(sum, big.NewInt(int64(a.low)))
 }
 
+type counter struct{ namespace, key string }
+
 type cell struct{ log, stored amount } // Of a counter in a bucket.
 
 type partition struct {
@@ -288,10 +288,8 @@ type partition struct {
 	reached    map[string]int64  // The highest offset of each key.
 	account    map[string]int
 	cells      []cell
-	rows       int
-	at         map[string]int   // Where each is, by its name.
-	name       []byte           // A buffer for one.
-	rejections map[int64]string // The reasons, by offset.
+	at         map[counter]map[uint32]int // Where each is, by its bucket.
+	rejections map[int64]string           // The reasons, by offset.
 	// The remembered ids: where each is in `recent`, which has the one seen last at its back.
 	ids    map[identity]*list.Element
 	recent *list.List
@@ -314,20 +312,23 @@ func (all partitions) get(number int32) *partition {
 		all[number] = &partition{reader: avro.NewReader(nil, 0, unlimited), recent: list.New(),
 			writers: map[uint32]*writer{}, account: map[string]int{}, unread: map[uint32]bool{},
 			rejections: map[int64]string{}, ids: map[identity]*list.Element{},
-			ledger: map[string]amount{}, reached: map[string]int64{}}
+			ledger: map[string]amount{}, reached: map[string]int64{},
+			at: map[counter]map[uint32]int{}}
 	}
 	return all[number]
 }
 
 // cellOf returns a cell, until the next one is asked for.
 func cellOf[T string | []byte](p *partition, namespace, key T, bucket uint32) *cell {
-	p.name = binary.BigEndian.AppendUint32(p.name[:0], bucket)
-	p.name = binary.AppendUvarint(p.name, uint64(len(namespace)))
-	p.name = append(append(p.name, namespace...), key...)
-	at, isKnown := p.at[string(p.name)]
+	buckets := p.at[counter{string(namespace), string(key)}]
+	if buckets == nil {
+		buckets = map[uint32]int{}
+		p.at[counter{string(namespace), string(key)}] = buckets
+	}
+	at, isKnown := buckets[bucket]
 	if !isKnown {
 		at, p.cells = len(p.cells), append(p.cells, cell{})
-		p.at[string(p.name)] = at
+		buckets[bucket] = at
 	}
 	return &p.cells[at]
 }
@@ -527,13 +528,13 @@ func (p *partition) compare() []string {
 			p.find("the ledger's %s: expected %d, found %v", key, expected, row.sum())
 		}
 	}
-	for name, at := range p.at {
-		if log, stored := p.cells[at].log, p.cells[at].stored; log != stored {
-			bucket := time.Unix(int64(binary.BigEndian.Uint32([]byte(name))), 0).UTC()
-			length, at := binary.Uvarint([]byte(name[4:]))
-			p.find("namespace %q, key %q, bucket %s: expected %v in %d events, found %v in %d",
-				name[4+at:][:length], name[4+at:][length:], bucket.Format(time.RFC3339),
-				log.sum(), log.events, stored.sum(), stored.events)
+	for of, buckets := range p.at {
+		for bucket, at := range buckets {
+			if log, stored := p.cells[at].log, p.cells[at].stored; log != stored {
+				p.find("namespace %q, key %q, bucket %s: expected %v in %d events, found %v in %d",
+					of.namespace, of.key, time.Unix(int64(bucket), 0).UTC().Format(time.RFC3339),
+					log.sum(), log.events, stored.sum(), stored.events)
+			}
 		}
 	}
 	slices.Sort(p.found)
