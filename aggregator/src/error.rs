@@ -16,12 +16,6 @@ pub enum Error {
     Registry(#[from] registry::Error),
     #[error("{what}: {source}")]
     Kafka { what: &'static str, source: KafkaError },
-    /// Retention took messages that were not counted, or the log was cut off or made anew.
-    #[error(
-        "topic {topic}, partition {partition}: offset {next} is to be read next, \
-         but Kafka has {low} up to {high}: messages in between are not there to be counted"
-    )]
-    OutOfRange { topic: String, partition: i32, next: i64, low: i64, high: i64 },
     #[error(
         "topic {topic} was deleted and made again: its id was {was}, and is {is}. \
          The counts and the group's offsets are those of the old topic"
@@ -32,8 +26,6 @@ pub enum Error {
          {have}, but the configuration says {want}"
     )]
     OtherRules { topic: String, partition: i32, next: i64, have: String, want: Rules },
-    #[error("topic {topic}, partition {partition}: {reason}")]
-    Partition { topic: String, partition: i32, reason: String },
     #[error(
         "another process uses the transactional id {0}: \
          give each aggregator an instance name of its own"

@@ -21,8 +21,9 @@ use tally_counts::Bookmark;
 use tally_kafka::{FetchedMessage, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
 
 use crate::Error;
-use crate::locator::Locator;
-use crate::partitions::{Action, ResumePoint, Ticket};
+use crate::locator::{Answer, Locator};
+use crate::partition_error::PartitionError;
+use crate::partitions::Action;
 
 pub(crate) struct GroupConsumer<'c> {
     consumer: &'c Arc<BaseConsumer<Membership>>,
@@ -47,11 +48,30 @@ impl<'c> GroupConsumer<'c> {
         GroupConsumer { consumer, fetcher, topic, topic_id, locator, member: None }
     }
 
-    /// The next message of any partition, if one is there; or an error of a partition.
-    pub(crate) fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Error>> {
-        let (consumer, topic, topic_id) = (self.consumer, self.topic, &self.topic_id);
-        let unreadable = move |reason| unreadable(consumer, topic, topic_id, reason);
-        self.fetcher.fetch().map(|fetched| fetched.map_err(unreadable))
+    /// The next message of any partition, if one is there; or that a partition cannot be read on.
+    pub(crate) fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Unreadable>> {
+        self.fetcher.fetch()
+    }
+
+    /// What a partition that cannot be read on has, if it is the partition's alone.
+    pub(crate) fn reason_to_stop(&self, unreadable: Unreadable) -> Result<PartitionError, Error> {
+        let topic = self.topic.to_owned();
+        match tally_kafka::topic_id(self.consumer.client(), &topic) {
+            Ok(is) if is != self.topic_id => {
+                return Err(Error::TopicReplaced { topic, was: self.topic_id.clone(), is });
+            }
+            Err(missing @ TopicError::Missing { .. }) => return Err(missing.into()),
+            // What the fetcher says is all there is to say.
+            Ok(_) | Err(TopicError::Unavailable { .. }) => {}
+        }
+        let Unreadable { partition, out_of_range, reason } = unreadable;
+        let range = tally_kafka::watermarks(self.consumer.client(), &topic, partition);
+        Ok(match (out_of_range, range) {
+            (Some(next), Ok((low, high))) => {
+                PartitionError::OutOfRange { topic, partition, next, low, high }
+            }
+            _ => PartitionError::Unreadable { topic, partition, reason },
+        })
     }
 
     /// Serves the group and the client's errors, for up to `wait`. Returns the partition of a
@@ -146,9 +166,9 @@ impl<'c> GroupConsumer<'c> {
         self.fetcher.start(&starts).map_err(Error::kafka("start reading"))
     }
 
-    /// The resume points found since the last call.
-    pub(crate) fn located(&mut self) -> Result<Vec<(Ticket, ResumePoint)>, Error> {
-        self.locator.found()
+    /// What the locator has answered since the last call.
+    pub(crate) fn located(&mut self) -> Result<Vec<Answer>, Error> {
+        self.locator.answers()
     }
 
     /// These partitions and next offsets as librdkafka lists them, each with its bookmark as
@@ -177,28 +197,5 @@ impl Drop for GroupConsumer<'_> {
         if let Err(error) = all_let_go {
             tracing::warn!(%error, "let partitions go; leaving the group all the same");
         }
-    }
-}
-
-/// Why a partition cannot be read on.
-fn unreadable(
-    consumer: &BaseConsumer<Membership>,
-    topic: &str,
-    topic_id: &str,
-    reason: Unreadable,
-) -> Error {
-    let topic = topic.to_owned();
-    match tally_kafka::topic_id(consumer.client(), &topic) {
-        Ok(is) if is != topic_id => {
-            return Error::TopicReplaced { topic, was: topic_id.to_owned(), is };
-        }
-        Err(missing @ TopicError::Missing { .. }) => return missing.into(),
-        // What the error says is all there is to say.
-        Ok(_) | Err(TopicError::Unavailable { .. }) => {}
-    }
-    let Unreadable { partition, out_of_range, reason } = reason;
-    match (out_of_range, tally_kafka::watermarks(consumer.client(), &topic, partition)) {
-        (Some(next), Ok((low, high))) => Error::OutOfRange { topic, partition, next, low, high },
-        _ => Error::Partition { topic, partition, reason },
     }
 }

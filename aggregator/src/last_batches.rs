@@ -14,6 +14,7 @@ use tally_schemas::DeltaBatch;
 use tokio::runtime::Handle;
 
 use crate::Error;
+use crate::partition_error::PartitionError;
 
 /// The first look goes so many offsets back: a batch and its transaction's marker.
 const FIRST_LOOK: i64 = 2;
@@ -85,7 +86,7 @@ struct Look {
     start: i64,
     at: i64,
     end: i64,
-    last: Option<LastBatch>,
+    last: Option<Result<LastBatch, PartitionError>>,
 }
 
 impl LastBatches {
@@ -115,11 +116,14 @@ impl LastBatches {
         Ok(tally_kafka::partition_count(consumer.client(), &self.deltas)?)
     }
 
-    /// The last batch of each of these partitions that has one.
+    /// The last batch of each of these partitions that has one, or why what is there is none.
     ///
     /// # Panics
     /// If [`LastBatches::partitions`] was not called before.
-    pub(crate) fn lasts(&self, partitions: &[i32]) -> Result<BTreeMap<i32, LastBatch>, Error> {
+    pub(crate) fn lasts(
+        &self,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Result<LastBatch, PartitionError>>, Error> {
         let consumer = self.consumer.as_ref().expect("partitions were counted");
         let mut looks = BTreeMap::new();
         for partition in partitions {
@@ -172,9 +176,8 @@ impl LastBatches {
                     let look =
                         looks.get_mut(&message.partition()).expect("a partition that is read");
                     let payload = message.payload().unwrap_or(b"");
-                    look.last = self
-                        .decode(message.partition(), message.offset(), payload)?
-                        .or(look.last.take());
+                    let decoded = self.decode(message.partition(), message.offset(), payload)?;
+                    look.last = decoded.transpose().or(look.last.take());
                 }
                 // Brokers come and go, and librdkafka reconnects by itself; the next look begins
                 // behind what retention has just removed.
@@ -196,18 +199,19 @@ impl LastBatches {
         partition: i32,
         offset: i64,
         payload: &[u8],
-    ) -> Result<Option<LastBatch>, Error> {
-        let unreadable = |reason: String| Error::Partition {
+    ) -> Result<Result<Option<LastBatch>, PartitionError>, Error> {
+        let last_of = |body: &[u8]| -> Result<Option<LastBatch>, String> {
+            let header = DeltaBatch::decode(body).map_err(|error| error.to_string())?.header;
+            let last = LastBatch { topic_id: header.topic_id.to_owned(), to: header.to };
+            Ok((!header.correction).then_some(last))
+        };
+        let body = self.batches.sound_body(&self.runtime, payload)?;
+        let last = body.map_err(|error| error.to_string()).and_then(|body| last_of(&body));
+        Ok(last.map_err(|reason| PartitionError::Unreadable {
             topic: self.deltas.clone(),
             partition,
             reason: format!("offset {offset} is no batch: {reason}"),
-        };
-        let body = self.batches.sound_body(&self.runtime, payload)?;
-        let body = body.map_err(|error| unreadable(error.to_string()))?;
-        let header =
-            DeltaBatch::decode(&body).map_err(|error| unreadable(error.to_string()))?.header;
-        let last = LastBatch { topic_id: header.topic_id.to_owned(), to: header.to };
-        Ok((!header.correction).then_some(last))
+        }))
     }
 
     fn unavailable(&self, reason: String) -> Error {

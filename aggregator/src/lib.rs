@@ -24,6 +24,7 @@ mod locator;
 mod message_fold;
 mod metrics;
 mod overdue;
+mod partition_error;
 mod partitions;
 mod producer_rotation;
 mod rejected_record;

@@ -6,8 +6,9 @@
 //!  worker ── locate, give_up ──► requests ──► thread ── the topic's id, partitions of deltas,
 //!    ▲                                          │       committed offsets, the log's range,
 //!    │                                          │       the last delta batch of each partition
-//!    └── found: resume points, each with the ◄──┘
-//!        ticket of its request, or why to stop
+//!    └── answers: resume points, each with ◄────┘
+//!        the ticket of its request; why a partition
+//!        has none; or why the worker must stop
 //! ```
 //!
 //! The thread also looks now and then whether the topic is still the one that was there at the
@@ -27,6 +28,7 @@ use tokio::runtime::Handle;
 
 use self::search::Search;
 use crate::Error;
+use crate::partition_error::PartitionError;
 use crate::partitions::{ResumePoint, Ticket};
 
 pub(crate) struct Locator {
@@ -44,10 +46,18 @@ struct Shared {
 struct Inbox {
     /// What the worker asked for last, by partition, and has no answer to.
     requests: BTreeMap<i32, Request>,
-    found: Vec<(Ticket, ResumePoint)>,
+    answers: Vec<Answer>,
     failed: Option<Error>,
     doubts_topic: bool,
     closed: bool,
+}
+
+/// What the locator says to a request.
+pub(crate) struct Answer {
+    pub(crate) partition: i32,
+    pub(crate) ticket: Ticket,
+    /// Where to read from, or why the partition cannot be read.
+    pub(crate) point: Result<ResumePoint, PartitionError>,
 }
 
 #[derive(Clone, Copy)]
@@ -105,19 +115,18 @@ impl Locator {
         self.shared.changed.notify_one();
     }
 
-    /// The resume points found since the last call, each with the ticket of its request. Never
-    /// waits.
-    pub(crate) fn found(&mut self) -> Result<Vec<(Ticket, ResumePoint)>, Error> {
+    /// The answers since the last call. Never waits.
+    pub(crate) fn answers(&mut self) -> Result<Vec<Answer>, Error> {
         let mut inbox = self.shared.lock();
         if let Some(error) = inbox.failed.take() {
             return Err(error);
         }
-        let found = std::mem::take(&mut inbox.found);
+        let answers = std::mem::take(&mut inbox.answers);
         drop(inbox);
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
             self.join();
         }
-        Ok(found)
+        Ok(answers)
     }
 
     fn join(&mut self) {

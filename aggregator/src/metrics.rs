@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     remembered_offsets: Gauge<i64>,
     rebuilt_messages: Counter<u64>,
     rebuild_seconds: Histogram<f64>,
+    stopped: Gauge<u64>,
 }
 
 impl Metrics {
@@ -78,6 +79,10 @@ impl Metrics {
                 .with_unit("s")
                 .with_description("From taking a partition on to its ids being remembered again")
                 .build(),
+            stopped: gauge(
+                "tally_aggregator_partition_stopped",
+                "1 while the partition stands still until a person has looked, else 0",
+            ),
         }
     }
 
@@ -122,6 +127,11 @@ impl Metrics {
     /// Nothing is remembered of the partition any more.
     pub(crate) fn forgotten(&self, partition: i32) {
         self.remembered(partition, &Remembered { ids: 0, bytes: 0, offsets: 0 });
+    }
+
+    pub(crate) fn stopped(&self, partition: i32, is_stopped: bool) {
+        let of = [KeyValue::new("partition", i64::from(partition))];
+        self.stopped.record(u64::from(is_stopped), &of);
     }
 
     pub(crate) fn restored(&self, restored: &Restored) {

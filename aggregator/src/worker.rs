@@ -2,19 +2,22 @@
 //! them up as the group says. All state is this thread's own.
 
 mod startup;
+mod stopped;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tally_kafka::Rebalance;
+use tally_kafka::{Rebalance, Unreadable};
 use tally_platform::health::{Condition, Heartbeat};
 use tally_schemas::wire;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::startup::run;
+use self::stopped::StoppedPartitions;
 use crate::Error;
 use crate::committer::Committer;
 use crate::group_consumer::GroupConsumer;
+use crate::locator::Answer;
 use crate::message_fold::MessageFold;
 use crate::metrics::{Metrics, PendingFlush};
 use crate::partitions::{Action, Due, Event, Partitions, encode};
@@ -49,6 +52,7 @@ struct Worker<'c> {
     metrics: Metrics,
     ready: Condition,
     commits: Condition,
+    stopped: StoppedPartitions,
     heartbeat: Heartbeat,
 }
 
@@ -92,14 +96,28 @@ impl Worker<'_> {
         self.consumer.carry_out(&actions)
     }
 
+    /// Stops a partition that the fetcher cannot read on; what is summed of it is flushed.
+    fn stop_unreadable(&mut self, unreadable: Unreadable) -> Result<(), Error> {
+        let partition = unreadable.partition;
+        let error = self.consumer.reason_to_stop(unreadable)?;
+        self.stopped.stop(partition, error, &self.metrics);
+        self.step(partition, Event::Unreadable)
+    }
+
     /// Folds the messages that are there, up to a limit; `false` if there were none.
     fn fold_messages(&mut self) -> Result<bool, Error> {
         let now = Instant::now();
-        let mut missing = None;
+        let (mut missing, mut unreadable) = (None, None);
         let mut folded = 0;
         while folded < MESSAGES_PER_TURN && self.partitions.due() != Due::Now {
             let Some(message) = self.consumer.fetch() else { break };
-            let message = message?;
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    unreadable = Some(error);
+                    break;
+                }
+            };
             folded += 1;
             if let Err(error) = self.messages.fold(&mut self.partitions, &message, now) {
                 let (partition, offset) = (message.partition, message.offset);
@@ -117,6 +135,9 @@ impl Worker<'_> {
         if let Some((partition, prefix)) = missing {
             self.step(partition, Event::SchemaMissing { prefix })?;
             self.retry_at = now + REGISTRY_RETRY;
+        }
+        if let Some(unreadable) = unreadable {
+            self.stop_unreadable(unreadable)?;
         }
         self.partitions.measure();
         while let Some(restored) = self.partitions.next_restored() {
@@ -233,24 +254,33 @@ impl Worker<'_> {
         }
     }
 
-    /// Starts to read each partition whose resume point is found.
+    /// Starts to read each partition whose resume point is found, and stops those that have none.
     fn start_located(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        let mut actions = Vec::new();
-        for (ticket, point) in self.consumer.located()? {
-            let partition = point.partition;
-            let action = self.partitions.step(partition, Event::Located(ticket, point), now);
-            // An answer that is out of date starts nothing.
-            if action != Action::Nothing {
-                actions.push((partition, action));
+        let (mut starts, mut stops) = (Vec::new(), Vec::new());
+        for Answer { partition, ticket, point } in self.consumer.located()? {
+            let (event, error) = match point {
+                Ok(point) => (Event::Located(ticket, point), None),
+                Err(error) => (Event::Unlocatable(ticket), Some(error)),
+            };
+            let action = self.partitions.step(partition, event, now);
+            // An answer that is out of date changes nothing.
+            match (action, error) {
+                (Action::Nothing, _) => {}
+                (action, None) => starts.push((partition, action)),
+                (action, Some(error)) => {
+                    self.stopped.stop(partition, error, &self.metrics);
+                    stops.push((partition, action));
+                }
             }
         }
-        if actions.is_empty() {
+        self.consumer.carry_out(&stops)?;
+        if starts.is_empty() {
             return Ok(());
         }
-        tracing::info!(from = ?actions, "reading on");
+        tracing::info!(from = ?starts, "reading on");
         self.ready.set(true, "");
-        self.consumer.carry_out(&actions)
+        self.consumer.carry_out(&starts)
     }
 
     fn carry_out_decisions(&mut self) -> Result<(), Error> {
@@ -258,6 +288,7 @@ impl Worker<'_> {
             match decision {
                 Rebalance::Assign(partitions) => {
                     self.renew_member()?;
+                    self.stopped.forget(&partitions, &self.metrics);
                     self.step_all(&partitions, || Event::Given)?;
                     self.consumer.take_on()?;
                     if partitions.is_empty() {
@@ -284,6 +315,7 @@ impl Worker<'_> {
                 partitions = ?held,
                 "joined the group anew: reading again what was held before"
             );
+            self.stopped.forget(&held, &self.metrics);
             self.step_all(&held, || Event::Given)?;
         }
         self.consumer.renew_member();
@@ -298,6 +330,7 @@ impl Worker<'_> {
             self.flush(|partition| partitions.contains(&partition))?;
             self.wait_for_flush()?;
         }
+        self.stopped.forget(partitions, &self.metrics);
         self.step_all(partitions, || Event::Taken)?;
         self.consumer.let_go(partitions)
     }

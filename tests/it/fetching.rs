@@ -218,3 +218,55 @@ async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partiti
     aggregator.terminate().await;
     sink.terminate().await;
 }
+
+/// The aggregator with one damaged batch in one partition: that one stops, and says so.
+async fn damaged_increments_stop_their_partition_alone(name: &str, fetch: Fetch, why: &str) {
+    let mut tally = Installation::new(name).await;
+    tally.allow("the partition stops; the others go on");
+    tally.configure(|config| config.aggregator.fetch = fetch);
+    let [mut aggregator, mut sink] =
+        [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    let (source, mut model, mut dice) = (tally.source().await, Model::default(), Dice(88));
+    let mut feed = async || {
+        let events = random_events(&mut dice, 60);
+        source.spread(&events, 20).await;
+        model.add_all(&events);
+    };
+    feed().await;
+    tally.caught_up().await;
+    aggregator.terminate().await;
+    feed().await;
+    let damage = Damage::new(&tally.config.kafka.increments, VICTIM);
+    damage.flip();
+
+    aggregator.start_again();
+    aggregator.logs(why).await;
+    let label = format!("partition=\"{VICTIM}\"");
+    let stopped = aggregator.metric("tally_aggregator_partition_stopped", &label).await;
+    assert_eq!(stopped, Ok(1.0));
+    let reasons = aggregator.readiness().await.expect_err("not ready with a broken partition");
+    assert!(reasons.contains(&format!("partition {VICTIM}: ")), "{reasons}");
+    let stored = sink.metric(BATCHES, "").await.expect("a metric");
+    feed().await;
+    sink.counts_beyond(stored + 1.0, BATCHES, "").await;
+
+    // Somebody looks, and mends it.
+    aggregator.terminate().await;
+    damage.flip();
+    aggregator.start_again();
+    tally.prove(&model).await;
+    aggregator.terminate().await;
+    sink.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn increments_that_are_damaged_on_the_brokers_disk_stop_their_partition_alone() {
+    let why = "the batch's checksum is";
+    damaged_increments_stop_their_partition_alone("damaged_here", Fetch::Auto, why).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn increments_that_librdkafka_finds_damaged_stop_their_partition_alone() {
+    let why = "the partition stops; the others go on";
+    damaged_increments_stop_their_partition_alone("damaged_there", Fetch::Librdkafka, why).await;
+}

@@ -2,7 +2,7 @@
 
 use crate::dice::Dice;
 use crate::feeder::Feeder;
-use crate::installation::{Installation, OVERTAKEN};
+use crate::installation::Installation;
 use crate::service::{Service, ServiceProcess};
 
 const FLUSHES: &str = "tally_aggregator_flushes_total";
@@ -48,22 +48,19 @@ async fn a_restart_under_load_drains_and_goes_on_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_stay_exact_whichever_moment_a_member_is_killed_at() {
-    let mut tally = Installation::new("killed").await;
-    tally.allow(OVERTAKEN);
+    let tally = Installation::new("killed").await;
     end_members_at_any_moment(&tally, Ending::Kill, 20_261).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_stay_exact_whichever_moment_a_member_is_asked_to_stop_at() {
-    let mut tally = Installation::new("stopped").await;
-    tally.allow(OVERTAKEN);
+    let tally = Installation::new("stopped").await;
     end_members_at_any_moment(&tally, Ending::Terminate, 20_262).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_stays_dead_is_taken_over_with_what_it_left_open() {
-    let mut tally = Installation::new("taken_over").await;
-    tally.allow(OVERTAKEN);
+    let tally = Installation::new("taken_over").await;
     let mut aggregators = MEMBERS.map(|member| tally.start(Service::Aggregator, member));
     let mut sinks = MEMBERS.map(|member| tally.start(Service::Sink, member));
     for service in aggregators.iter_mut().chain(&mut sinks) {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
-use crate::installation::{Installation, OVERTAKEN};
+use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, ProxyAction};
 use crate::model::{Event, Model};
 use crate::ports::free_port;
@@ -99,7 +99,6 @@ async fn a_schema_that_the_registry_cannot_tell_of_yet_is_waited_for_and_not_rej
 async fn partitions_that_wait_for_the_registry_can_move_to_another_member() {
     let mut tally = Installation::new("waiting_moves").await;
     tally.allow("the partition waits for the schema registry");
-    tally.allow(OVERTAKEN);
     let registry = Proxy::start(free_port(), address(&tally.config.registry.url)).await;
     let url = registry.url(REGISTRY_PATH);
     let mut first =

@@ -6,7 +6,7 @@ use tally_platform::store;
 
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
-use crate::installation::{Installation, OVERTAKEN};
+use crate::installation::Installation;
 use crate::model::Model;
 use crate::service::Service;
 use crate::topics;
@@ -14,8 +14,7 @@ use crate::wait::{PATIENCE, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_move_to_a_second_member_and_back_under_load() {
-    let mut tally = Installation::new("rebalance").await;
-    tally.allow(OVERTAKEN);
+    let tally = Installation::new("rebalance").await;
     let (aggregated, stored) = ("tally_aggregator_increments_total", "tally_sink_batches_total");
     let mut first = [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "first"));
     for service in &mut first {
@@ -47,8 +46,7 @@ async fn partitions_move_to_a_second_member_and_back_under_load() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_workers_of_one_process_share_the_partitions() {
-    let mut tally = Installation::new("workers").await;
-    tally.allow(OVERTAKEN);
+    let tally = Installation::new("workers").await;
     let mut aggregator =
         tally.start_with(Service::Aggregator, "a", &[("TALLY_AGGREGATOR__WORKERS", "2")]);
     let mut sink = tally.start(Service::Sink, "a");

@@ -13,9 +13,10 @@ use tally_platform::config::Config;
 use tally_platform::quiet_log::QuietLog;
 use tokio::runtime::Handle;
 
-use super::{Request, Shared};
+use super::{Answer, Request, Shared};
 use crate::Error;
 use crate::last_batches::{Agreement, LastBatches, agreement};
+use crate::partition_error::PartitionError;
 use crate::partitions::{OtherRules, ResumePoint};
 
 /// How long one call may ask the group's coordinator for all partitions. If it does not answer in
@@ -151,29 +152,34 @@ impl Search {
         if committed.is_empty() {
             return Ok(());
         }
-        let lasts = self.last_batches.lasts(&committed.keys().copied().collect::<Vec<_>>())?;
+        let mut lasts = self.last_batches.lasts(&committed.keys().copied().collect::<Vec<_>>())?;
         let (lows, highs) =
             (self.ends(&committed, Offset::Beginning)?, self.ends(&committed, Offset::End)?);
         for (partition, (committed, metadata)) in committed {
             let (low, high) = (lows[&partition], highs[&partition]);
+            let request = requests[&partition];
+            let topic = || self.topic.clone();
             if let Some(next) = committed.filter(|next| !(low..=high).contains(next)) {
-                let topic = self.topic.clone();
-                return Err(Obstacle::Stop(Error::OutOfRange {
-                    topic,
-                    partition,
-                    next,
-                    low,
-                    high,
-                }));
+                let topic = topic();
+                let gone = PartitionError::OutOfRange { topic, partition, next, low, high };
+                self.answer(partition, request, Err(gone));
+                continue;
             }
-            let last = lasts.get(&partition);
-            if let Some(last) = last {
+            let last = match lasts.remove(&partition).transpose() {
+                Ok(last) => last,
+                Err(unreadable) => {
+                    self.answer(partition, request, Err(unreadable));
+                    continue;
+                }
+            };
+            if let Some(last) = &last {
                 self.check_topic(&last.topic_id, self.topic_id.clone())?;
             }
-            let request = requests[&partition];
-            let point = match agreement(committed, last) {
-                Agreement::Nothing => ResumePoint::afresh(partition, low),
-                Agreement::At(next) => self.resumed(partition, next, &metadata)?.not_before(low),
+            let point = match agreement(committed, last.as_ref()) {
+                Agreement::Nothing => Ok(ResumePoint::afresh(partition, low)),
+                Agreement::At(next) => {
+                    Ok(self.resumed(partition, next, &metadata)?.not_before(low))
+                }
                 Agreement::Batch(next) => {
                     tracing::warn!(
                         partition,
@@ -181,15 +187,14 @@ impl Search {
                         "the group's committed offset is gone from Kafka: \
                          reading on after the last delta batch"
                     );
-                    self.resumed(partition, next, &metadata)?.not_before(low)
+                    Ok(self.resumed(partition, next, &metadata)?.not_before(low))
                 }
                 Agreement::Contradiction(_) if request.since.elapsed() < AGREE_WITHIN => continue,
                 Agreement::Contradiction(reason) => {
-                    let topic = self.topic.clone();
-                    return Err(Obstacle::Stop(Error::Partition { topic, partition, reason }));
+                    Err(PartitionError::Unreadable { topic: topic(), partition, reason })
                 }
             };
-            self.hand_over(request, point);
+            self.answer(partition, request, point);
         }
         Ok(())
     }
@@ -282,13 +287,13 @@ impl Search {
         Ok(found)
     }
 
-    /// Gives the answer to a request that is still the partition's last.
-    fn hand_over(&self, request: Request, point: ResumePoint) {
+    /// Answers a request that is still the partition's last.
+    fn answer(&self, partition: i32, request: Request, point: Result<ResumePoint, PartitionError>) {
         let mut inbox = self.shared.lock();
-        let asked = inbox.requests.get(&point.partition).map(|asked| asked.ticket);
+        let asked = inbox.requests.get(&partition).map(|asked| asked.ticket);
         if asked == Some(request.ticket) {
-            inbox.requests.remove(&point.partition);
-            inbox.found.push((request.ticket, point));
+            inbox.requests.remove(&partition);
+            inbox.answers.push(Answer { partition, ticket: request.ticket, point });
         }
     }
 

@@ -96,6 +96,14 @@ enum Step {
     LearnSchemas {
         member: usize,
     },
+    /// Kafka's log of the partition cannot be read on until somebody has mended it.
+    Damage {
+        partition: usize,
+    },
+    /// The partition has no resume point.
+    FindNone {
+        partition: usize,
+    },
     /// The member's locator finds what it was asked for last.
     Find {
         member: usize,
@@ -135,6 +143,8 @@ impl ReferenceStateMachine for Model {
             1 => (0..MEMBERS).prop_map(|member| Step::Lose { member }),
             1 => (0..PARTITIONS).prop_map(|partition| Step::MissSchema { partition }),
             1 => (0..MEMBERS).prop_map(|member| Step::LearnSchemas { member }),
+            1 => (0..PARTITIONS).prop_map(|partition| Step::Damage { partition }),
+            1 => (0..PARTITIONS).prop_map(|partition| Step::FindNone { partition }),
             4 => (0..MEMBERS).prop_map(|member| Step::Find { member }),
             4 => (0..MEMBERS).prop_map(|member| Step::Hear { member }),
         ]
@@ -403,6 +413,17 @@ impl StateMachineTest for Aggregators {
                 worker.step(partition as i32, Event::SchemaMissing { prefix: Vec::new() });
             }
             Step::LearnSchemas { member } => members.workers[member].learn_schemas(),
+            Step::Damage { partition } => {
+                let worker = &mut members.workers[model.owner[partition]];
+                worker.step(partition as i32, Event::Unreadable);
+            }
+            Step::FindNone { partition } => {
+                let (worker, partition) =
+                    (&mut members.workers[model.owner[partition]], partition as i32);
+                if let Some(ticket) = worker.requests.remove(&partition) {
+                    worker.step(partition, Event::Unlocatable(ticket));
+                }
+            }
             Step::Find { member } => members.workers[member].find(&members.committed),
             Step::Hear { member } => members.workers[member].hear(),
         }
@@ -413,13 +434,21 @@ impl StateMachineTest for Aggregators {
         members.check(model);
     }
 
-    /// Left alone, they come to the log's end.
+    /// Left alone, with logs that are mended, they come to the log's end.
     fn teardown(mut members: Members, model: Model) {
         for member in 0..MEMBERS {
             if let Some(flushes) = members.workers[member].in_flight.take() {
                 members.commit(flushes);
             }
+            let flushes = members.workers[member].partitions.take(|_| true).0;
+            members.commit(flushes);
             let worker = &mut members.workers[member];
+            for partition in worker.partitions.held() {
+                if let State::Stopped(_) = worker.partitions.states[&partition] {
+                    worker.step(partition, Event::Taken);
+                    worker.step(partition, Event::Given);
+                }
+            }
             worker.find(&members.committed);
             worker.hear();
             worker.learn_schemas();

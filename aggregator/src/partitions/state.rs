@@ -8,6 +8,8 @@
 //!                     └─────────────────────────────────────────────────────┘
 //!  Restoring, Counting ── SchemaMissing ──► WaitingForSchema ── SchemaLearned ──► as before
 //!  Restoring, Counting, WaitingForSchema ── Rewound ──► Locating
+//!  Locating ── Unlocatable ──► Stopped
+//!  Restoring, Counting ── Unreadable ──► Stopped
 //!  each state ── Parked ──► Parked
 //!  each state ── Taken ──► (none)
 //! ```
@@ -31,6 +33,10 @@ pub(crate) enum State {
     /// Nothing is read, because the schema of a message cannot be had now. What is summed is kept
     /// and flushed. `prefix` holds the bytes before that message's body, which name its schema.
     WaitingForSchema { fold: Fold, restore: Option<Restore>, prefix: Vec<u8> },
+    /// Nothing is read until the group takes the partition, because Kafka's log of it cannot be
+    /// read on as it was. What is summed is kept and flushed. Trying again would not be safe: a log
+    /// that was cut off may have grown beyond the offset that is next.
+    Stopped(Option<Fold>),
     /// Nothing is read until the group takes the partition: a flush whose outcome is not known may
     /// still commit.
     Parked,
@@ -43,6 +49,10 @@ pub(crate) enum Event {
     Given,
     /// The locator has found where to read from.
     Located(Ticket, ResumePoint),
+    /// The locator cannot say where to read from.
+    Unlocatable(Ticket),
+    /// Kafka's log cannot be read on.
+    Unreadable,
     /// The registry does not tell the schema of the message that is next.
     SchemaMissing { prefix: Vec<u8> },
     /// The registry has told it.
@@ -76,6 +86,7 @@ impl State {
             State::Restoring { fold, .. }
             | State::Counting(fold)
             | State::WaitingForSchema { fold, .. } => Some(fold),
+            State::Stopped(fold) => fold.as_ref(),
             State::Locating(_) | State::Parked => None,
         }
     }
@@ -85,6 +96,7 @@ impl State {
             State::Restoring { fold, .. }
             | State::Counting(fold)
             | State::WaitingForSchema { fold, .. } => Some(fold),
+            State::Stopped(fold) => fold.as_mut(),
             State::Locating(_) | State::Parked => None,
         }
     }
@@ -94,7 +106,10 @@ impl State {
         match self {
             State::Restoring { restore, .. } => Some(restore.next),
             State::Counting(fold) => Some(fold.next()),
-            State::Locating(_) | State::WaitingForSchema { .. } | State::Parked => None,
+            State::Locating(_)
+            | State::WaitingForSchema { .. }
+            | State::Stopped(_)
+            | State::Parked => None,
         }
     }
 
@@ -125,13 +140,20 @@ pub(crate) fn after(
         (None, _) => (None, Action::Nothing),
         (Some(State::Parked), _) => (Some(State::Parked), Action::Nothing),
         (Some(_), Event::Parked) => (Some(State::Parked), Action::Stop),
+        (Some(State::Stopped(_)), Event::Rewound) => (Some(State::Stopped(None)), Action::Nothing),
         (Some(_), Event::Rewound) => (Some(State::Locating(ticket)), Action::Locate(ticket)),
         (Some(State::Locating(asked)), Event::Located(answered, point)) if asked == answered => {
             let (fold, restore) = located(&point);
             (Some(State::reading(fold, restore)), Action::ReadFrom(point.read_from))
         }
+        (Some(State::Locating(asked)), Event::Unlocatable(answered)) if asked == answered => {
+            (Some(State::Stopped(None)), Action::Stop)
+        }
         // The answer to a request that a later one has replaced.
-        (state, Event::Located(..)) => (state, Action::Nothing),
+        (state, Event::Located(..) | Event::Unlocatable(_)) => (state, Action::Nothing),
+        (Some(State::Restoring { fold, .. } | State::Counting(fold)), Event::Unreadable) => {
+            (Some(State::Stopped(Some(fold))), Action::Stop)
+        }
         (Some(State::Counting(fold)), Event::SchemaMissing { prefix }) => {
             (Some(State::WaitingForSchema { fold, restore: None, prefix }), Action::Stop)
         }
@@ -148,13 +170,9 @@ pub(crate) fn after(
             let action = state.next().map_or(Action::Nothing, Action::ReadFrom);
             (Some(state), action)
         }
-        (
-            Some(state @ (State::Locating(_) | State::WaitingForSchema { .. })),
-            Event::SchemaMissing { .. },
-        )
-        | (
-            Some(state @ (State::Locating(_) | State::Restoring { .. } | State::Counting(_))),
-            Event::SchemaLearned,
-        ) => (Some(state), Action::Nothing),
+        // What comes of a partition that is not read any more, or waits for nothing.
+        (state, Event::SchemaMissing { .. } | Event::SchemaLearned | Event::Unreadable) => {
+            (state, Action::Nothing)
+        }
     }
 }

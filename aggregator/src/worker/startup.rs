@@ -15,6 +15,7 @@ use tally_schemas::avsc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::stopped::StoppedPartitions;
 use super::{REGISTRY_RETRY, Worker};
 use crate::Error;
 use crate::committer::Committer;
@@ -93,6 +94,7 @@ pub(crate) fn run(
         metrics: Metrics::new(),
         ready,
         commits: health.condition("flushes commit"),
+        stopped: StoppedPartitions::new(health.condition("no partition stopped")),
         heartbeat,
     };
     worker.run(stop)
