@@ -9,8 +9,8 @@ use tally_platform::registry;
 use tally_schemas::Increment;
 use tokio::runtime::Handle;
 
-use crate::partitions::{Partitions, Rejected};
-use crate::rejected_record::short;
+use crate::partitions::Partitions;
+use crate::rejected_record::rejected;
 
 /// Why a message must be read again later: nothing has become of it.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +41,13 @@ impl MessageFold {
         message: &FetchedMessage<'_>,
         now: Instant,
     ) -> Result<(), Error> {
-        let &FetchedMessage { partition, offset, timestamp_ms, key, payload } = message;
+        let &FetchedMessage { partition, offset, timestamp_ms, payload, .. } = message;
         let bytes = payload.unwrap_or(b"");
         if partitions.is_to_restore(partition, offset) {
             return self.restore(partitions, message, bytes, now);
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
-        let refused = match self.plans.decode_or_learn(&self.runtime, bytes, &mut increments)? {
+        let refused = match self.plans.decode_or_learn(&self.runtime, message, &mut increments)? {
             Ok(decoded) => {
                 let envelope = decoded.envelope(offset, timestamp_ms);
                 match partitions.count(partition, &envelope, &increments, now) {
@@ -59,11 +59,9 @@ impl MessageFold {
         };
         self.increments = reuse(increments);
         if let Some((reason, detail)) = refused {
-            let detail = short(detail);
-            tracing::debug!(partition, offset, %reason, detail, "rejected");
-            let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-            let (key, payload) = (owned(key), owned(payload));
-            partitions.reject(Rejected { partition, offset, reason, detail, key, payload }, now);
+            let rejected = rejected(message, reason, detail);
+            tracing::debug!(partition, offset, %reason, rejected.detail, "rejected");
+            partitions.reject(rejected, bytes, now);
         }
         Ok(())
     }
@@ -82,7 +80,7 @@ impl MessageFold {
             return Ok(());
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
-        match self.plans.decode_or_learn(&self.runtime, bytes, &mut increments)? {
+        match self.plans.decode_or_learn(&self.runtime, message, &mut increments)? {
             Ok(decoded) => {
                 partitions.remember(
                     partition,

@@ -39,6 +39,8 @@ pub(crate) struct Rejected {
     pub(crate) detail: String,
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) payload: Option<Vec<u8>>,
+    /// What was left out of key and payload.
+    pub(crate) truncated: Option<String>,
 }
 
 impl Rejected {
@@ -290,9 +292,8 @@ impl Partitions {
         counted.map(drop)
     }
 
-    /// Accounts for a message that is not counted.
-    pub(crate) fn reject(&mut self, rejected: Rejected, now: Instant) {
-        let payload = rejected.payload.as_deref().unwrap_or(b"");
+    /// Accounts for a message that is not counted, with this payload.
+    pub(crate) fn reject(&mut self, rejected: Rejected, payload: &[u8], now: Instant) {
         self.fold(rejected.partition).reject(rejected.offset, rejected.reason, payload);
         self.rejected_bytes += rejected.bytes();
         self.rejected.push(rejected);

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  tally.reason, .detail, .topic, .partition, .offset
-//!  tally.truncated: payload=<bytes> or key=<bytes>,payload=<bytes>, where these were too long
+//!  tally.truncated: payload=<bytes> or key=<bytes>,payload=<bytes>, where these were too long;
+//!                   batch, where the message is in a batch that was too large to be decompressed
 //! ```
 //!
 //! A log's messages may be longer than a client sends: they were compressed by another, or the
@@ -12,7 +13,8 @@
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
-use tally_kafka::MAX_TRANSACTION_MESSAGE_BYTES;
+use tally_counts::Reject;
+use tally_kafka::{FetchedMessage, MAX_TRANSACTION_MESSAGE_BYTES};
 
 use crate::partitions::Rejected;
 
@@ -22,7 +24,7 @@ const DETAIL_BYTES: usize = 512;
 const AROUND_BYTES: usize = 8 << 10;
 
 /// The beginning of a detail, up to what a header has room for.
-pub(crate) fn short(mut detail: String) -> String {
+fn short(mut detail: String) -> String {
     const CUT: &str = "…";
     if detail.len() > DETAIL_BYTES {
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES - CUT.len()));
@@ -31,13 +33,24 @@ pub(crate) fn short(mut detail: String) -> String {
     detail
 }
 
+/// A message that is rejected, with as much of it as can be copied.
+pub(crate) fn rejected(message: &FetchedMessage<'_>, reason: Reject, detail: String) -> Rejected {
+    let &FetchedMessage { partition, offset, key, payload, is_left_out, .. } = message;
+    let (key, payload, truncated) = match is_left_out {
+        true => (None, None, Some(String::from("batch"))),
+        false => fitting(key, payload, MAX_TRANSACTION_MESSAGE_BYTES - AROUND_BYTES),
+    };
+    let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+    let (key, payload) = (owned(key), owned(payload));
+    Rejected { partition, offset, reason, detail: short(detail), key, payload, truncated }
+}
+
 /// The message to send to the topic `to`, of one from the topic `from`.
 pub(crate) fn record<'a>(
     to: &'a str,
     from: &str,
     rejected: &'a Rejected,
 ) -> BaseRecord<'a, [u8], [u8]> {
-    let (key, payload, truncated) = fitting(rejected, MAX_TRANSACTION_MESSAGE_BYTES - AROUND_BYTES);
     let (partition, offset) = (rejected.partition.to_string(), rejected.offset.to_string());
     let header = |key, value| Header { key, value: Some(value) };
     let mut headers = OwnedHeaders::new()
@@ -46,14 +59,14 @@ pub(crate) fn record<'a>(
         .insert(header("tally.topic", from))
         .insert(header("tally.partition", &partition))
         .insert(header("tally.offset", &offset));
-    if let Some(truncated) = &truncated {
+    if let Some(truncated) = &rejected.truncated {
         headers = headers.insert(header("tally.truncated", truncated));
     }
     let mut record = BaseRecord::to(to).headers(headers);
-    if let Some(key) = key {
+    if let Some(key) = rejected.key.as_deref() {
         record = record.key(key);
     }
-    if let Some(payload) = payload {
+    if let Some(payload) = rejected.payload.as_deref() {
         record = record.payload(payload);
     }
     record
@@ -61,8 +74,11 @@ pub(crate) fn record<'a>(
 
 /// Key and payload as far as they are no longer than `room` together, and the lengths of those left
 /// out.
-fn fitting(rejected: &Rejected, room: usize) -> (Option<&[u8]>, Option<&[u8]>, Option<String>) {
-    let (key, payload) = (rejected.key.as_deref(), rejected.payload.as_deref());
+fn fitting<'m>(
+    key: Option<&'m [u8]>,
+    payload: Option<&'m [u8]>,
+    room: usize,
+) -> (Option<&'m [u8]>, Option<&'m [u8]>, Option<String>) {
     let bytes = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
     let (key_bytes, payload_bytes) = (bytes(key), bytes(payload));
     if key_bytes + payload_bytes <= room {
@@ -78,34 +94,19 @@ fn fitting(rejected: &Rejected, room: usize) -> (Option<&[u8]>, Option<&[u8]>, O
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tally_counts::Reject;
 
     use super::*;
-
-    fn rejected(key: Option<&[u8]>, payload: Option<&[u8]>) -> Rejected {
-        let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-        let (key, payload) = (owned(key), owned(payload));
-        Rejected {
-            partition: 0,
-            offset: 0,
-            reason: Reject::NotFramed,
-            detail: String::new(),
-            key,
-            payload,
-        }
-    }
 
     #[test]
     fn what_does_not_fit_is_left_out_and_said() {
         let said = |text: &str| Some(text.to_owned());
         let (key, payload): (Option<&[u8]>, Option<&[u8]>) = (Some(b"key"), Some(b"payload"));
-        let both = rejected(key, payload);
-        assert_eq!(fitting(&both, 10), (key, payload, None));
-        assert_eq!(fitting(&both, 9), (key, None, said("payload=7")));
-        assert_eq!(fitting(&both, 2), (None, None, said("key=3,payload=7")));
-        assert_eq!(fitting(&rejected(None, payload), 7), (None, payload, None));
-        assert_eq!(fitting(&rejected(key, None), 3), (key, None, None));
-        assert_eq!(fitting(&rejected(None, payload), 6), (None, None, said("payload=7")));
+        assert_eq!(fitting(key, payload, 10), (key, payload, None));
+        assert_eq!(fitting(key, payload, 9), (key, None, said("payload=7")));
+        assert_eq!(fitting(key, payload, 2), (None, None, said("key=3,payload=7")));
+        assert_eq!(fitting(None, payload, 7), (None, payload, None));
+        assert_eq!(fitting(key, None, 3), (key, None, None));
+        assert_eq!(fitting(None, payload, 6), (None, None, said("payload=7")));
     }
 
     proptest! {

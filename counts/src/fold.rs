@@ -116,6 +116,9 @@ impl Fold {
     pub const MAX_NAME_BYTES: usize = 4096;
     /// The most that the deltas of one message may take, by [`Sums::encoded_bytes`].
     pub const MAX_MESSAGE_DELTAS_BYTES: usize = 7 << 20;
+    /// A message of more increments than this is too large, however short their names are.
+    pub const MAX_MESSAGE_INCREMENTS: usize =
+        Fold::MAX_MESSAGE_DELTAS_BYTES / Sums::MIN_DELTA_BYTES;
     /// The most that the deltas of one flush may take, by [`Sums::encoded_bytes`]: a delta batch is
     /// one message of at most 16 MiB.
     pub const MAX_DELTAS_BYTES: usize = 15 << 20;

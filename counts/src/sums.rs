@@ -65,6 +65,9 @@ const MAX_DELTA_BYTES: usize = NUMBERS_BYTES + 2 * crate::Fold::MAX_NAME_BYTES;
 const AHEAD: usize = 16;
 
 impl Sums {
+    /// The least that a delta takes, by [`Sums::encoded_bytes`]: both names have a byte.
+    pub(crate) const MIN_DELTA_BYTES: usize = NUMBERS_BYTES + 2;
+
     pub fn new() -> Sums {
         Sums::default()
     }

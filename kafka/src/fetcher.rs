@@ -26,6 +26,16 @@ pub struct FetchedMessage<'m> {
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
+    /// Whether key and payload are left out, since the message's batch is too large to be
+    /// decompressed.
+    pub is_left_out: bool,
+}
+
+impl FetchedMessage<'_> {
+    /// The most bytes that the records of one batch may come to once they are decompressed: those
+    /// of a longer one are left out. A producer's batch is as long as a request at most, so more is
+    /// a mistake, or malice.
+    pub const MAX_BATCH_BYTES: usize = 256 << 20;
 }
 
 /// A message that may be kept for as long as anybody likes.

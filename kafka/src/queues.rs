@@ -215,6 +215,7 @@ impl LibrdkafkaQueues {
             timestamp_ms: timestamp_ms(message),
             key: bytes(message, message.key, message.key_len),
             payload: bytes(message, message.payload, message.len),
+            is_left_out: false,
         }))
     }
 

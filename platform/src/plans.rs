@@ -10,7 +10,8 @@ mod unknown_ids;
 
 use std::time::Instant;
 
-use tally_counts::{Envelope, Reject};
+use tally_counts::{Envelope, Fold, Reject};
+use tally_kafka::FetchedMessage;
 use tally_schemas::{Increment, Plan, wire};
 use tokio::runtime::Handle;
 
@@ -109,9 +110,18 @@ impl Plans {
     pub fn decode_or_learn<'a>(
         &mut self,
         runtime: &Handle,
-        payload: &'a [u8],
+        message: &FetchedMessage<'a>,
         increments: &mut Vec<Increment<'a>>,
     ) -> Result<Result<Decoded<'a>, Refusal>, Error> {
+        if message.is_left_out {
+            increments.clear();
+            let detail = format!(
+                "its batch is more than {} bytes once it is decompressed",
+                FetchedMessage::MAX_BATCH_BYTES
+            );
+            return Ok(Err(Refusal { reason: Reject::TooLarge, detail }));
+        }
+        let payload = message.payload.unwrap_or(b"");
         // A process that was paused in between has to ask twice: the answer that a schema is
         // unknown is believed for a few seconds only.
         loop {
@@ -136,10 +146,18 @@ impl Plans {
         };
         let (id, body) = wire::split(payload).map_err(|error| refuse(Reject::NotFramed, &error))?;
         match self.find(id).map(|at| &self.known[at].1) {
-            Ok(KnownSchema::Plan(plan)) => plan
-                .decode_into(body, increments)
-                .map(|message| Decoded { schema: id, batch_id: message.id })
-                .map_err(|error| refuse(Reject::Undecodable, &format!("schema {id}: {error}"))),
+            Ok(KnownSchema::Plan(plan)) => {
+                const MOST: usize = Fold::MAX_MESSAGE_INCREMENTS;
+                let message = plan.decode_up_to(MOST, body, increments).map_err(|error| {
+                    refuse(Reject::Undecodable, &format!("schema {id}: {error}"))
+                })?;
+                if message.increments > MOST as u64 {
+                    increments.clear();
+                    let detail = format!("{} increments, {MOST} at most", message.increments);
+                    return Err(refuse(Reject::TooLarge, &detail));
+                }
+                Ok(Decoded { schema: id, batch_id: message.id })
+            }
             Ok(KnownSchema::Incompatible(refusal)) => Err(Undecoded::Refused(refusal.clone())),
             Err(_) if self.unknown.contains(id, Instant::now()) => {
                 Err(refuse(Reject::UnknownSchema, &format!("the registry has no schema {id}")))

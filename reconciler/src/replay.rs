@@ -177,7 +177,7 @@ impl Replay {
         }
         let Decoder { plans, runtime, increments } = decoder;
         let mut buffer = reuse(std::mem::take(increments));
-        let judged = match plans.decode_or_learn(runtime, payload, &mut buffer)? {
+        let judged = match plans.decode_or_learn(runtime, message, &mut buffer)? {
             Err(refusal) => Err(refusal),
             Ok(decoded) => {
                 let envelope = decoded.envelope(offset, timestamp_ms);
@@ -229,7 +229,7 @@ impl Replay {
         }
         let Decoder { plans, runtime, increments } = decoder;
         let mut buffer = reuse(std::mem::take(increments));
-        match plans.decode_or_learn(runtime, payload, &mut buffer)? {
+        match plans.decode_or_learn(runtime, message, &mut buffer)? {
             Ok(decoded) => {
                 let envelope = decoded.envelope(offset, timestamp_ms);
                 self.fold.remember(&envelope, &buffer);

@@ -90,8 +90,24 @@ impl Plan {
         body: &'a [u8],
         increments: &mut Vec<Increment<'a>>,
     ) -> Result<Message<'a>, DecodeError> {
+        self.decode_up_to(usize::MAX, body, increments)
+    }
+
+    /// As [`Plan::decode_into`], but keeps no more than `most` increments in all, so that a message
+    /// of many takes little memory. All are read, and the message says how many there are.
+    #[inline]
+    pub fn decode_up_to<'a>(
+        &self,
+        most: usize,
+        body: &'a [u8],
+        increments: &mut Vec<Increment<'a>>,
+    ) -> Result<Message<'a>, DecodeError> {
         let before = increments.len();
-        let decoded = self.decode(body, |increment| increments.push(increment));
+        let decoded = self.decode(body, |increment| {
+            if increments.len() < most {
+                increments.push(increment);
+            }
+        });
         if decoded.is_err() {
             increments.truncate(before);
         }

@@ -13,6 +13,7 @@
 //!
 //! Nothing is skipped: a stack that cannot start fails every test with the reason.
 
+mod bombs;
 mod broker_proxy;
 mod dice;
 mod engine;

@@ -85,6 +85,15 @@ impl ServiceProcess {
         .await;
     }
 
+    /// The most memory that it has had so far, without what is shared with others.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("Linux says so") * 1024
+    }
+
     /// Waits for a log line whose text contains `text`, since the first start.
     pub(crate) async fn logs(&self, text: &str) {
         let what = format!("{} to log {text:?}", self.log_name());

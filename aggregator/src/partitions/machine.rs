@@ -300,9 +300,9 @@ fn fold(partitions: &mut Partitions, partition: i32, offset: i64, delta: Option<
         }
         (false, None) => {
             let detail = String::new();
-            let (key, payload) = (None, None);
-            let rejected = Rejected { partition, offset, reason, detail, key, payload };
-            partitions.reject(rejected, now);
+            let (key, payload, truncated) = (None, None, None);
+            let rejected = Rejected { partition, offset, reason, detail, key, payload, truncated };
+            partitions.reject(rejected, b"", now);
         }
     }
 }

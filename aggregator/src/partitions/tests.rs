@@ -47,6 +47,7 @@ fn rejected(partition: i32, offset: i64) -> Rejected {
         detail: String::new(),
         key: None,
         payload: None,
+        truncated: None,
     }
 }
 
@@ -99,7 +100,7 @@ fn a_revoked_partition_is_flushed_alone() {
     take_on(&mut partitions, ResumePoint::afresh(1, 10), Instant::now());
     partitions.count(0, &at(0), &[increment("a", 1)], now).unwrap();
     partitions.count(1, &at(10), &[increment("a", 2)], now).unwrap();
-    partitions.reject(rejected(1, 11), now);
+    partitions.reject(rejected(1, 11), b"", now);
     let (flushes, rejects) = partitions.take(|partition| partition == 1);
     assert_eq!(rejects, [rejected(1, 11)]);
     assert_eq!(flushes.iter().map(|(p, f)| (*p, f.from, f.to)).collect::<Vec<_>>(), [(1, 10, 12)]);
@@ -112,7 +113,7 @@ fn a_forgotten_partition_leaves_nothing_behind() {
     let (mut partitions, now) = (partitions(), Instant::now());
     take_on(&mut partitions, ResumePoint::afresh(0, 0), Instant::now());
     partitions.count(0, &at(0), &[increment("a", 1)], now).unwrap();
-    partitions.reject(rejected(0, 1), now);
+    partitions.reject(rejected(0, 1), b"", now);
     forget(&mut partitions, 0);
     assert_eq!(partitions.due(), Due::Never);
     let (flushes, rejects) = partitions.take(|_| true);
@@ -416,7 +417,7 @@ fn read(partitions: &mut Partitions, logs: &[Log], now: Instant) {
                 (false, Some(increment)) => {
                     partitions.count(partition, &at(offset), &[increment], now).unwrap()
                 }
-                (false, None) => partitions.reject(rejected(partition, offset), now),
+                (false, None) => partitions.reject(rejected(partition, offset), b"", now),
             }
         }
     }

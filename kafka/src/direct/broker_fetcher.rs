@@ -13,7 +13,7 @@ use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 
 use super::connection::{Connection, Error};
-use super::record_batches::{self, AbortedTransaction, RecordBatches};
+use super::record_batches::{self, AbortedTransaction, RecordBatches, Room};
 use super::shared::{Partition, Shared, Trouble};
 use super::{FetchedRange, PartitionFetch};
 use crate::Unreadable;
@@ -27,6 +27,9 @@ pub(super) const PARTITION_BYTES: i32 = 1 << 20;
 /// The size that an answer should have once it is decompressed: where batches compress well, less
 /// is asked for.
 const INFLATED_BYTES: usize = 16 << 20;
+/// The most of an answer that is decompressed at once, however well it compresses. One that was
+/// made to compress well would take all memory else.
+const MOST_INFLATED_BYTES: usize = 64 << 20;
 const LEAST_BYTES: usize = 64 << 10;
 /// A broker answers once it has so many bytes, or after so long: else a busy topic would be fetched
 /// in many small answers.
@@ -219,13 +222,11 @@ impl BrokerFetcher {
         let (mut sent, mut opened) = (0, 0);
         for ReceivedRecords { partition, run, from, next, records, aborted } in received {
             let bytes = records.len();
-            let batches = RecordBatches::open(
-                records,
-                from,
-                aborted,
-                &self.shared.buffers,
-                bytes * self.inflation,
-            );
+            let room = Room {
+                expected: bytes * self.inflation,
+                at_once: MOST_INFLATED_BYTES.saturating_sub(opened),
+            };
+            let batches = RecordBatches::open(records, from, aborted, &self.shared.buffers, room);
             self.shared.unread.add(batches.bytes());
             if self.shared.unread.take(bytes) {
                 self.shared.wanted.notify_waiters();

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::compression::inflate;
 use super::records::{Codec, Damage, Header, Record, Records, is_abort};
+use crate::FetchedMessage;
 use crate::buffer_pool::BufferPool;
 
 /// An aborted transaction, some of whose messages may be in the batches.
@@ -24,13 +25,31 @@ pub(super) struct BatchesEnd {
     pub(super) last_batch_bytes: usize,
 }
 
+/// How much a partition's batches may be once they are decompressed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// What they will come to by all that is known.
+    pub(super) expected: usize,
+    /// What is decompressed at once, in bytes. Batches beyond that are decompressed one by one, as
+    /// they are read.
+    pub(super) at_once: usize,
+}
+
 /// Batches that were checked and decompressed, to be read message by message.
+///
+/// ```text
+///  sent ─► open ─┬─► Sent        not compressed: read where it is
+///                ├─► Inflated    into one buffer for all
+///                └─► Packed      beyond the room; when its turn comes: Unpacked, or LeftOut
+/// ```
 pub(super) struct RecordBatches {
     /// The offset that was asked for. Messages before it come along if it is in the middle of a
     /// batch.
     from: i64,
     sent: Bytes,
     inflated: Bytes,
+    /// The records of the first batch, if it is [`Body::Unpacked`].
+    unpacked: Vec<u8>,
     batches: VecDeque<Batch>,
     /// What is wrong with the batch after the last one here, and the offset that it begins at.
     damage: Option<(i64, Damage)>,
@@ -46,6 +65,11 @@ struct Batch {
 enum Body {
     Sent(Range<usize>),
     Inflated(Range<usize>),
+    /// In what was sent, still compressed.
+    Packed(Range<usize>, Codec),
+    Unpacked,
+    /// Nowhere, because they are too many bytes. Here is the offset of the next message.
+    LeftOut(i64),
 }
 
 /// A message; key and value are where they stand in [`RecordBatches::body`].
@@ -55,6 +79,8 @@ pub(super) struct MessageRanges {
     pub(super) timestamp_ms: Option<i64>,
     pub(super) key: Option<Range<usize>>,
     pub(super) value: Option<Range<usize>>,
+    /// Whether key and value are left out, because the batch is too large to be decompressed.
+    pub(super) is_left_out: bool,
 }
 
 /// Where the whole batches of these bytes end; `None` if there is no whole batch.
@@ -72,21 +98,21 @@ pub(super) fn end(mut records: &[u8]) -> Result<Option<BatchesEnd>, Damage> {
 }
 
 impl RecordBatches {
-    /// Checks and decompresses what was answered to a fetch from offset `from` on. It should come
-    /// to about `room` bytes once it is decompressed.
+    /// Checks and decompresses what was answered to a fetch from offset `from` on.
     pub(super) fn open(
         mut sent: Bytes,
         from: i64,
         mut aborted: Vec<AbortedTransaction>,
         buffers: &BufferPool,
-        room: usize,
+        room: Room,
     ) -> RecordBatches {
         aborted.sort_unstable();
         let mut opener = BatchesOpener {
             from,
             aborted: aborted.into(),
             aborting: BTreeSet::new(),
-            inflated: buffers.take(room),
+            inflated: buffers.take(room.expected.min(room.at_once)),
+            room: room.at_once,
             batches: VecDeque::new(),
         };
         let damage = opener.open_all(&sent).err();
@@ -99,7 +125,7 @@ impl RecordBatches {
         if inflated.is_empty() {
             inflated = Bytes::new();
         }
-        RecordBatches { from, sent, inflated, batches, damage }
+        RecordBatches { from, sent, inflated, unpacked: Vec::new(), batches, damage }
     }
 
     /// Bytes of the buffers that messages are in.
@@ -116,19 +142,57 @@ impl RecordBatches {
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<MessageRanges>, (i64, Damage)> {
         while let Some(Batch { header, records, body }) = self.batches.front_mut() {
+            let at = header.base_offset;
             let body = match body {
                 Body::Sent(range) => &self.sent[range.clone()],
                 Body::Inflated(range) => &self.inflated[range.clone()],
+                Body::Unpacked => &self.unpacked,
+                Body::Packed(range, codec) => {
+                    let (packed, most) =
+                        (&self.sent[range.clone()], FetchedMessage::MAX_BATCH_BYTES);
+                    let is_whole = inflate(*codec, packed, &mut self.unpacked, most)
+                        .map_err(|damage| (at, damage))?;
+                    *body = match is_whole {
+                        true => Body::Unpacked,
+                        false => Body::LeftOut(header.dense_offsets().map_err(|d| (at, d))?.start),
+                    };
+                    continue;
+                }
+                Body::LeftOut(next) => {
+                    let offset = (*next).max(self.from);
+                    if offset < header.next_offset() {
+                        *next = offset + 1;
+                        let timestamp_ms = header.timestamp_ms(0);
+                        let (key, value) = (None, None);
+                        let is_left_out = true;
+                        return Ok(Some(MessageRanges {
+                            offset,
+                            timestamp_ms,
+                            key,
+                            value,
+                            is_left_out,
+                        }));
+                    }
+                    self.batches.pop_front();
+                    continue;
+                }
             };
-            let at = header.base_offset;
             while let Some(record) = records.next(body).map_err(|damage| (at, damage))? {
                 let Record { offset_delta, timestamp_delta, key, value } = record;
                 let offset = at + i64::from(offset_delta);
                 if offset >= self.from {
                     let timestamp_ms = header.timestamp_ms(timestamp_delta);
-                    return Ok(Some(MessageRanges { offset, timestamp_ms, key, value }));
+                    let is_left_out = false;
+                    return Ok(Some(MessageRanges {
+                        offset,
+                        timestamp_ms,
+                        key,
+                        value,
+                        is_left_out,
+                    }));
                 }
             }
+            self.unpacked = Vec::new();
             self.batches.pop_front();
         }
         self.damage.take().map_or(Ok(None), Err)
@@ -140,7 +204,8 @@ impl RecordBatches {
         match self.batches.front().map(|batch| &batch.body) {
             Some(Body::Sent(range)) => &self.sent[range.clone()],
             Some(Body::Inflated(range)) => &self.inflated[range.clone()],
-            None => &[],
+            Some(Body::Unpacked) => &self.unpacked,
+            Some(Body::Packed(..) | Body::LeftOut(_)) | None => &[],
         }
     }
 
@@ -150,7 +215,8 @@ impl RecordBatches {
         let (buffer, body) = match self.batches.front().map(|batch| &batch.body) {
             Some(Body::Sent(body)) => (&self.sent, body),
             Some(Body::Inflated(body)) => (&self.inflated, body),
-            None => return Bytes::new(),
+            Some(Body::Unpacked) => return Bytes::copy_from_slice(&self.unpacked[part]),
+            Some(Body::Packed(..) | Body::LeftOut(_)) | None => return Bytes::new(),
         };
         let part = body.start + part.start..body.start + part.end;
         if part.len() < buffer.len() / 2 {
@@ -169,6 +235,8 @@ struct BatchesOpener {
     /// the transaction's marker.
     aborting: BTreeSet<i64>,
     inflated: Vec<u8>,
+    /// How many bytes more may be decompressed at once.
+    room: usize,
     batches: VecDeque<Batch>,
 }
 
@@ -203,12 +271,21 @@ impl BatchesOpener {
         if is_aborted || next <= self.from {
             return Ok(());
         }
+        let sent = at + header.size - body.len()..at + header.size;
         let body = match header.codec()? {
-            Codec::None => Body::Sent(at + header.size - body.len()..at + header.size),
+            Codec::None => Body::Sent(sent),
             codec => {
                 let start = self.inflated.len();
-                inflate(codec, body, &mut self.inflated)?;
-                Body::Inflated(start..self.inflated.len())
+                let limit = self.room.min(FetchedMessage::MAX_BATCH_BYTES);
+                let fits = limit > 0 && inflate(codec, body, &mut self.inflated, limit)?;
+                if fits {
+                    self.room -= self.inflated.len() - start;
+                    Body::Inflated(start..self.inflated.len())
+                } else {
+                    // Those behind it are not tried, only to find that they do not fit either.
+                    self.room = 0;
+                    Body::Packed(sent, codec)
+                }
             }
         };
         self.batches.push_back(Batch { header, records: Records::of(&header), body });

@@ -43,6 +43,10 @@ pub(super) enum Damage {
     Codec(i16),
     #[error("its records cannot be decompressed: {0}")]
     Compressed(String),
+    #[error(
+        "its records are too many bytes to be decompressed, and {0} of their offsets are not there"
+    )]
+    Sparse(i64),
 }
 
 /// How the records of a batch are compressed.
@@ -118,6 +122,13 @@ impl Header {
     /// it.
     pub(super) fn next_offset(&self) -> i64 {
         self.base_offset + i64::from(self.last_offset_delta) + 1
+    }
+
+    /// The offsets of its records, if there is a record for each: else only the records tell.
+    pub(super) fn dense_offsets(&self) -> Result<Range<i64>, Damage> {
+        let offsets = self.base_offset..self.next_offset();
+        let missing = offsets.end - offsets.start - i64::from(self.count);
+        if missing == 0 { Ok(offsets) } else { Err(Damage::Sparse(missing)) }
     }
 
     pub(super) fn codec(&self) -> Result<Codec, Damage> {

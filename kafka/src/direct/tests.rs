@@ -14,7 +14,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::record_batches::{AbortedTransaction, BatchesEnd, RecordBatches, end};
+use super::record_batches::{AbortedTransaction, BatchesEnd, RecordBatches, Room, end};
 use super::records::Damage;
 use super::shared::Shared;
 use super::{DirectFetcher, FetchedRange, PartitionFetch};
@@ -93,9 +93,24 @@ fn compressed(from: &[u8], compression: Compression, xerial: bool) -> Vec<u8> {
     }
 }
 
+/// Room for all there is.
+const ROOM: Room = Room { expected: 0, at_once: usize::MAX };
+
+fn open(records: Bytes, from: i64, aborted: &[AbortedTransaction], room: Room) -> RecordBatches {
+    RecordBatches::open(records, from, aborted.to_vec(), &BufferPool::new(0), room)
+}
+
 fn read(records: &Bytes, from: i64, aborted: &[AbortedTransaction]) -> Result<Vec<Read>, Damage> {
-    let mut batches =
-        RecordBatches::open(records.clone(), from, aborted.to_vec(), &BufferPool::new(0), 0);
+    read_within(ROOM, records, from, aborted)
+}
+
+fn read_within(
+    room: Room,
+    records: &Bytes,
+    from: i64,
+    aborted: &[AbortedTransaction],
+) -> Result<Vec<Read>, Damage> {
+    let mut batches = open(records.clone(), from, aborted, room);
     let mut all = Vec::new();
     while let Some(message) = batches.next().map_err(|(_, damage)| damage)? {
         let body = batches.body();
@@ -130,6 +145,39 @@ fn any_compression() -> impl Strategy<Value = (Compression, bool)> {
     proptest::sample::select([&plain[..], &[(Snappy, true)]].concat())
 }
 
+/// Three messages and, where it says so, a gap between their offsets, in a batch of some kilobytes
+/// that is more than what one may be.
+fn bomb(last: i64) -> Bytes {
+    let long = vec![0; 100 << 20];
+    let records = [BASE, BASE + 1, last].map(|offset| record(offset, None, Some(&long)));
+    encoded(&records, Compression::Zstd, false)
+}
+
+#[test]
+fn a_batch_that_is_too_large_once_it_is_decompressed_is_left_out_and_those_around_it_are_read() {
+    let good = |offset| encoded(&[record(offset, None, Some(b"good"))], Compression::Lz4, false);
+    let sent = Bytes::from([good(BASE - 1), bomb(BASE + 2), good(BASE + 3)].concat());
+    assert!(sent.len() < 1 << 20);
+    for from in [BASE - 1, BASE + 1] {
+        let mut batches = open(sent.clone(), from, &[], Room { expected: 0, at_once: 1 << 20 });
+        let mut all = Vec::new();
+        while let Some(message) = batches.next().unwrap() {
+            assert_eq!(message.value.is_none(), message.is_left_out);
+            assert_eq!(message.key, None);
+            all.push((message.offset, message.is_left_out));
+        }
+        let expected = [BASE - 1, BASE, BASE + 1, BASE + 2, BASE + 3]
+            .map(|offset| (offset, (BASE..BASE + 3).contains(&offset)));
+        assert_eq!(all, expected[(from - BASE + 1) as usize..]);
+    }
+}
+
+#[test]
+fn a_batch_that_is_too_large_and_has_gaps_is_damage() {
+    let read = open(bomb(BASE + 5), BASE, &[], ROOM).next();
+    assert_eq!(read, Err((BASE, Damage::Sparse(3))));
+}
+
 proptest! {
     #[test]
     fn what_another_implementation_encodes_is_read(
@@ -146,6 +194,30 @@ proptest! {
         // From the middle of a batch on.
         let middle = records.len() / 2;
         prop_assert_eq!(read(&batch, BASE + middle as i64, &[]), Ok(all[middle..].to_vec()));
+    }
+
+    #[test]
+    fn batches_that_have_no_room_at_once_are_read_one_by_one(
+        parts in vec((any_batch(), any_compression()), 1..5),
+        at_once in 0..20_000_usize,
+        from in 0..80_i64,
+    ) {
+        let (mut batches, mut next) = (Vec::new(), BASE);
+        for (mut records, (compression, xerial)) in parts {
+            for record in &mut records {
+                record.offset = next;
+                record.sequence = i32::try_from(next).unwrap();
+                next += 1;
+            }
+            batches.extend_from_slice(&encoded(&records, compression, xerial));
+        }
+        let (batches, from) = (Bytes::from(batches), BASE + from);
+        let room = Room { expected: 0, at_once };
+        prop_assert_eq!(read_within(room, &batches, from, &[]), read(&batches, from, &[]));
+        let mut at_once = open(batches, from, &[], room);
+        let before = at_once.bytes();
+        while at_once.next().unwrap().is_some() {}
+        prop_assert_eq!(at_once.bytes(), before, "what is unread is accounted for alike");
     }
 
     #[test]
@@ -279,7 +351,7 @@ fn damage_is_named_and_its_batch_too() {
     let mut bad = encoded(&[record(6, None, Some(b"value"))], Compression::None, false).to_vec();
     *bad.last_mut().unwrap() ^= 1;
     let both = Bytes::from([&good[..], &bad[..]].concat());
-    let mut batches = RecordBatches::open(both, 5, Vec::new(), &BufferPool::new(0), 0);
+    let mut batches = open(both, 5, &[], ROOM);
     // What comes before it is read.
     assert_eq!(batches.next().unwrap().unwrap().offset, 5);
     let (offset, damage) = batches.next().unwrap_err();
@@ -311,7 +383,7 @@ fn direct() -> (DirectFetcher, Sender<PartitionFetch>) {
 fn fetch_of(direct: &DirectFetcher, partition: i32, offsets: Range<i64>) -> PartitionFetch {
     let records: Vec<_> = offsets.clone().map(|at| record(at, None, Some(b"value"))).collect();
     let sent = encoded(&records, Compression::None, false);
-    let batches = RecordBatches::open(sent, offsets.start, Vec::new(), &BufferPool::new(0), 0);
+    let batches = open(sent, offsets.start, &[], ROOM);
     direct.shared.unread.add(batches.bytes());
     let content = Ok(FetchedRange { from: offsets.start, next: offsets.end, batches });
     PartitionFetch { partition, run: direct.runs[&partition].run, content }
