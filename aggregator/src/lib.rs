@@ -28,6 +28,7 @@ mod partition_error;
 mod partitions;
 mod producer_rotation;
 mod rejected_record;
+mod schema_asks;
 mod transaction;
 mod worker;
 

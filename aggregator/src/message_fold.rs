@@ -5,33 +5,27 @@ use std::time::Instant;
 use tally_counts::Reject;
 use tally_kafka::FetchedMessage;
 use tally_platform::plans::{Plans, Refusal, Undecoded, reuse};
-use tally_platform::registry;
-use tally_schemas::Increment;
-use tokio::runtime::Handle;
+use tally_platform::registry::Lookup;
+use tally_schemas::{Increment, wire};
 
 use crate::partitions::Partitions;
 use crate::rejected_record::rejected;
 
-/// Why a message must be read again later: nothing has become of it.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error(transparent)]
-    Registry(#[from] registry::Error),
-    /// The message was decoded when it was counted, so its schema was in the registry then.
-    #[error("the ids of a message cannot be restored, since its schema is gone: {}", .0.detail)]
-    SchemaGone(Refusal),
+/// A message must be read again once its schema is there: nothing has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SchemaMissing {
+    pub(crate) schema: u32,
 }
 
 pub(crate) struct MessageFold {
     plans: Plans,
-    runtime: Handle,
     /// A buffer for one message's increments, empty between messages.
     increments: Vec<Increment<'static>>,
 }
 
 impl MessageFold {
-    pub(crate) fn new(plans: Plans, runtime: Handle) -> MessageFold {
-        MessageFold { plans, runtime, increments: Vec::new() }
+    pub(crate) fn new(plans: Plans) -> MessageFold {
+        MessageFold { plans, increments: Vec::new() }
     }
 
     /// Counts or rejects a message, or restores its ids if it was counted or rejected before.
@@ -40,14 +34,14 @@ impl MessageFold {
         partitions: &mut Partitions,
         message: &FetchedMessage<'_>,
         now: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SchemaMissing> {
         let &FetchedMessage { partition, offset, timestamp_ms, payload, .. } = message;
         let bytes = payload.unwrap_or(b"");
         if partitions.is_to_restore(partition, offset) {
             return self.restore(partitions, message, bytes, now);
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
-        let refused = match self.plans.decode_or_learn(&self.runtime, message, &mut increments)? {
+        let refused = match self.plans.decode(message, &mut increments) {
             Ok(decoded) => {
                 let envelope = decoded.envelope(offset, timestamp_ms);
                 match partitions.count(partition, &envelope, &increments, now) {
@@ -55,7 +49,8 @@ impl MessageFold {
                     Err(reason) => Some((reason, describe(reason, &increments))),
                 }
             }
-            Err(refusal) => Some((refusal.reason, refusal.detail)),
+            Err(Undecoded::Refused(Refusal { reason, detail })) => Some((reason, detail)),
+            Err(Undecoded::AskRegistry(schema)) => return Err(SchemaMissing { schema }),
         };
         self.increments = reuse(increments);
         if let Some((reason, detail)) = refused {
@@ -73,14 +68,14 @@ impl MessageFold {
         message: &FetchedMessage<'_>,
         bytes: &[u8],
         now: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SchemaMissing> {
         let &FetchedMessage { partition, offset, timestamp_ms, .. } = message;
         if partitions.was_unread(partition, offset, bytes) {
             partitions.pass_over(partition, offset, Reject::UnknownSchema, bytes, now);
             return Ok(());
         }
         let mut increments = reuse(std::mem::take(&mut self.increments));
-        match self.plans.decode_or_learn(&self.runtime, message, &mut increments)? {
+        match self.plans.decode(message, &mut increments) {
             Ok(decoded) => {
                 partitions.remember(
                     partition,
@@ -89,36 +84,29 @@ impl MessageFold {
                     now,
                 );
             }
-            Err(refusal) if is_schema_gone(partitions, partition, &refusal) => {
-                return Err(Error::SchemaGone(refusal));
-            }
-            Err(refusal) => partitions.pass_over(partition, offset, refusal.reason, bytes, now),
+            Err(Undecoded::AskRegistry(schema)) => return Err(SchemaMissing { schema }),
+            Err(Undecoded::Refused(refusal)) => match wire::split(bytes) {
+                // The message was decoded when it was counted, so its schema was there then.
+                Ok((schema, _)) if self.is_gone(partitions, partition, schema) => {
+                    return Err(SchemaMissing { schema });
+                }
+                _ => partitions.pass_over(partition, offset, refusal.reason, bytes, now),
+            },
         }
         self.increments = reuse(increments);
         Ok(())
     }
 
-    /// Asks the registry for the schema that a partition waits for. `prefix` holds the bytes before
-    /// the body of the message that is next; an error says why it still cannot be folded.
-    pub(crate) fn learn(
-        &mut self,
-        partitions: &Partitions,
-        partition: i32,
-        prefix: &[u8],
-    ) -> Result<(), Error> {
-        self.runtime.block_on(self.plans.learn(prefix))?;
-        match self.plans.decode(prefix, &mut Vec::new()) {
-            Err(Undecoded::Refused(refusal)) if is_schema_gone(partitions, partition, &refusal) => {
-                Err(Error::SchemaGone(refusal))
-            }
-            _ => Ok(()),
-        }
+    /// Notes what the registry said of a schema.
+    pub(crate) fn learn(&mut self, schema: u32, said: Lookup) {
+        self.plans.learn(schema, said);
     }
-}
 
-/// Whether the bookmark says that the message was decoded once, and its schema is not there now.
-fn is_schema_gone(partitions: &Partitions, partition: i32, refusal: &Refusal) -> bool {
-    refusal.reason.is_of_schema() && partitions.restores_by_bookmark(partition)
+    /// Whether the partition's bookmark says that messages of the schema were decoded once, and
+    /// they cannot be now.
+    pub(crate) fn is_gone(&self, partitions: &Partitions, partition: i32, schema: u32) -> bool {
+        partitions.restores_by_bookmark(partition) && self.plans.is_refused(schema)
+    }
 }
 
 /// The detail of a rejection that has none of its own.

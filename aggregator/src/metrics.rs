@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
@@ -8,6 +8,7 @@ use tally_counts::{Duplicates, Flush, Reject};
 use crate::partitions::{Rejected, Remembered, Restored};
 
 /// What a worker reports: per flush, never per message.
+#[derive(Clone)]
 pub(crate) struct Metrics {
     messages: Counter<u64>,
     increments: Counter<u64>,
@@ -18,13 +19,13 @@ pub(crate) struct Metrics {
     duplicates: Counter<u64>,
     duplicates_by_namespace: Counter<u64>,
     /// The namespaces that duplicates were told of: each is a series of the metric for good.
-    namespaces: Mutex<BTreeSet<String>>,
+    namespaces: Arc<Mutex<BTreeSet<String>>>,
     remembered_ids: Gauge<u64>,
     remembered_bytes: Gauge<u64>,
     remembered_offsets: Gauge<i64>,
     rebuilt_messages: Counter<u64>,
     rebuild_seconds: Histogram<f64>,
-    stopped: Gauge<u64>,
+    standing_still: Gauge<u64>,
 }
 
 impl Metrics {
@@ -57,7 +58,7 @@ impl Metrics {
                 "Increments left out for their own or their batch's id, by namespace; (others) \
                  beyond the first hundred",
             ),
-            namespaces: Mutex::default(),
+            namespaces: Arc::default(),
             remembered_ids: gauge(
                 "tally_aggregator_remembered_ids",
                 "Ids that are remembered, by partition",
@@ -79,9 +80,10 @@ impl Metrics {
                 .with_unit("s")
                 .with_description("From taking a partition on to its ids being remembered again")
                 .build(),
-            stopped: gauge(
-                "tally_aggregator_partition_stopped",
-                "1 while the partition stands still until a person has looked, else 0",
+            standing_still: gauge(
+                "tally_aggregator_partition_stands_still",
+                "1 while nothing of the partition is counted, for a reason that /readyz tells, \
+                 else 0",
             ),
         }
     }
@@ -129,9 +131,9 @@ impl Metrics {
         self.remembered(partition, &Remembered { ids: 0, bytes: 0, offsets: 0 });
     }
 
-    pub(crate) fn stopped(&self, partition: i32, is_stopped: bool) {
+    pub(crate) fn stands_still(&self, partition: i32, stands_still: bool) {
         let of = [KeyValue::new("partition", i64::from(partition))];
-        self.stopped.record(u64::from(is_stopped), &of);
+        self.standing_still.record(u64::from(stands_still), &of);
     }
 
     pub(crate) fn restored(&self, restored: &Restored) {

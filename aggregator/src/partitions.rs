@@ -148,10 +148,10 @@ impl Partitions {
         located.map(|(partition, _)| *partition).collect()
     }
 
-    /// The first partition that waits for a schema, and the bytes that name the schema.
-    pub(crate) fn first_waiting(&self) -> Option<(i32, &[u8])> {
-        self.states.iter().find_map(|(partition, state)| match state {
-            State::WaitingForSchema { prefix, .. } => Some((*partition, &prefix[..])),
+    /// The partitions that wait for a schema, and its id.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (i32, u32)> {
+        self.states.iter().filter_map(|(partition, state)| match state {
+            State::WaitingForSchema { schema, .. } => Some((*partition, *schema)),
             _ => None,
         })
     }

@@ -1,27 +1,27 @@
 //! One member of the group: polls, folds, decides when to flush, and takes partitions on or gives
 //! them up as the group says. All state is this thread's own.
 
+mod standstills;
 mod startup;
-mod stopped;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tally_kafka::{Rebalance, Unreadable};
 use tally_platform::health::{Condition, Heartbeat};
-use tally_schemas::wire;
 use tokio_util::sync::CancellationToken;
 
+use self::standstills::Standstills;
 pub(crate) use self::startup::run;
-use self::stopped::StoppedPartitions;
 use crate::Error;
 use crate::committer::Committer;
 use crate::group_consumer::GroupConsumer;
-use crate::locator::Answer;
-use crate::message_fold::MessageFold;
+use crate::locator;
+use crate::message_fold::{MessageFold, SchemaMissing};
 use crate::metrics::{Metrics, PendingFlush};
 use crate::partitions::{Action, Due, Event, Partitions, encode};
 use crate::producer_rotation::{FlushJob, FlushOutcome};
+use crate::schema_asks::{Answer, SchemaAsks};
 
 /// Messages folded between two looks at everything else.
 const MESSAGES_PER_TURN: usize = 4096;
@@ -45,14 +45,13 @@ struct Worker<'c> {
     consumer: GroupConsumer<'c>,
     partitions: Partitions,
     messages: MessageFold,
-    /// When the registry may be asked again for the schemas that partitions wait for.
-    retry_at: Instant,
+    schemas: SchemaAsks,
     /// The flush in flight, and when it was taken.
     pending: Option<(PendingFlush, Instant)>,
     metrics: Metrics,
     ready: Condition,
     commits: Condition,
-    stopped: StoppedPartitions,
+    standstills: Standstills,
     heartbeat: Heartbeat,
 }
 
@@ -74,7 +73,7 @@ impl Worker<'_> {
                 self.settle(outcome?)?;
             }
             self.start_located()?;
-            self.ask_registry_again()?;
+            self.take_schemas()?;
             self.flush_if_due()?;
             wait = if self.fold_messages()? { Duration::ZERO } else { IDLE };
         }
@@ -92,15 +91,22 @@ impl Worker<'_> {
         let now = Instant::now();
         let step = |partition: &i32| (*partition, self.partitions.step(*partition, event(), now));
         let actions: Vec<(i32, Action)> = partitions.iter().map(step).collect();
-        partitions.iter().for_each(|partition| self.metrics.forgotten(*partition));
+        for partition in partitions {
+            self.metrics.forgotten(*partition);
+            self.standstills.wait_is_over(*partition);
+        }
         self.consumer.carry_out(&actions)
+    }
+
+    fn forget_standstills(&mut self, partitions: &[i32]) {
+        partitions.iter().for_each(|partition| self.standstills.forget(*partition));
     }
 
     /// Stops a partition that the fetcher cannot read on; what is summed of it is flushed.
     fn stop_unreadable(&mut self, unreadable: Unreadable) -> Result<(), Error> {
         let partition = unreadable.partition;
         let error = self.consumer.reason_to_stop(unreadable)?;
-        self.stopped.stop(partition, error, &self.metrics);
+        self.standstills.stopped(partition, &error);
         self.step(partition, Event::Unreadable)
     }
 
@@ -119,22 +125,17 @@ impl Worker<'_> {
                 }
             };
             folded += 1;
-            if let Err(error) = self.messages.fold(&mut self.partitions, &message, now) {
-                let (partition, offset) = (message.partition, message.offset);
-                tracing::warn!(
-                    %error, partition, offset,
-                    "the partition waits for the schema registry, which is asked again; \
-                     others go on"
-                );
-                let payload = message.payload.unwrap_or(b"");
-                let prefix = payload[..wire::PREFIX_BYTES.min(payload.len())].to_vec();
-                missing = Some((partition, prefix));
+            let partition = message.partition;
+            if let Err(SchemaMissing { schema }) =
+                self.messages.fold(&mut self.partitions, &message, now)
+            {
+                missing = Some((partition, schema));
                 break;
             }
         }
-        if let Some((partition, prefix)) = missing {
-            self.step(partition, Event::SchemaMissing { prefix })?;
-            self.retry_at = now + REGISTRY_RETRY;
+        if let Some((partition, schema)) = missing {
+            self.step(partition, Event::SchemaMissing { schema })?;
+            self.ask_for_schema(partition, schema);
         }
         if let Some(unreadable) = unreadable {
             self.stop_unreadable(unreadable)?;
@@ -147,22 +148,39 @@ impl Worker<'_> {
         Ok(folded > 0)
     }
 
-    /// Asks the registry again for the schemas that partitions wait for.
-    fn ask_registry_again(&mut self) -> Result<(), Error> {
-        if Instant::now() < self.retry_at {
-            return Ok(());
-        }
-        while let Some((partition, prefix)) = self.partitions.first_waiting() {
-            if let Err(error) = self.messages.learn(&self.partitions, partition, prefix) {
-                tracing::debug!(%error, partition, "the partition still waits for the registry");
-                self.retry_at = Instant::now() + REGISTRY_RETRY;
-                return Ok(());
+    fn ask_for_schema(&mut self, partition: i32, schema: u32) {
+        let is_gone = self.messages.is_gone(&self.partitions, partition, schema);
+        self.schemas.ask(schema, if is_gone { REGISTRY_RETRY } else { Duration::ZERO });
+    }
+
+    /// Reads on the partitions whose schemas have come, and asks again for those that have not.
+    fn take_schemas(&mut self) -> Result<(), Error> {
+        while let Some(Answer { schema, said }) = self.schemas.next() {
+            let of = |(partition, waits_for)| (waits_for == schema).then_some(partition);
+            let waiting: Vec<i32> = self.partitions.waiting().filter_map(of).collect();
+            let unknown = said.map(|said| self.messages.learn(schema, said)).err();
+            for partition in waiting {
+                let is_gone = self.messages.is_gone(&self.partitions, partition, schema);
+                let reason = match &unknown {
+                    Some(error) => error.to_string(),
+                    None if is_gone => format!(
+                        "the ids of a message cannot be restored, since its schema is gone: \
+                         the registry has no schema {schema}"
+                    ),
+                    None => {
+                        if self.standstills.wait_is_over(partition) {
+                            tracing::info!(
+                                partition,
+                                "the schema registry answers again: reading the partition on"
+                            );
+                        }
+                        self.step(partition, Event::SchemaLearned)?;
+                        continue;
+                    }
+                };
+                self.standstills.waits(partition, &reason);
+                self.schemas.ask(schema, REGISTRY_RETRY);
             }
-            tracing::info!(
-                partition,
-                "the schema registry answers again: reading the partition on"
-            );
-            self.step(partition, Event::SchemaLearned)?;
         }
         Ok(())
     }
@@ -258,7 +276,7 @@ impl Worker<'_> {
     fn start_located(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         let (mut starts, mut stops) = (Vec::new(), Vec::new());
-        for Answer { partition, ticket, point } in self.consumer.located()? {
+        for locator::Answer { partition, ticket, point } in self.consumer.located()? {
             let (event, error) = match point {
                 Ok(point) => (Event::Located(ticket, point), None),
                 Err(error) => (Event::Unlocatable(ticket), Some(error)),
@@ -269,7 +287,7 @@ impl Worker<'_> {
                 (Action::Nothing, _) => {}
                 (action, None) => starts.push((partition, action)),
                 (action, Some(error)) => {
-                    self.stopped.stop(partition, error, &self.metrics);
+                    self.standstills.stopped(partition, &error);
                     stops.push((partition, action));
                 }
             }
@@ -288,7 +306,7 @@ impl Worker<'_> {
             match decision {
                 Rebalance::Assign(partitions) => {
                     self.renew_member()?;
-                    self.stopped.forget(&partitions, &self.metrics);
+                    self.forget_standstills(&partitions);
                     self.step_all(&partitions, || Event::Given)?;
                     self.consumer.take_on()?;
                     if partitions.is_empty() {
@@ -315,7 +333,7 @@ impl Worker<'_> {
                 partitions = ?held,
                 "joined the group anew: reading again what was held before"
             );
-            self.stopped.forget(&held, &self.metrics);
+            self.forget_standstills(&held);
             self.step_all(&held, || Event::Given)?;
         }
         self.consumer.renew_member();
@@ -330,7 +348,7 @@ impl Worker<'_> {
             self.flush(|partition| partitions.contains(&partition))?;
             self.wait_for_flush()?;
         }
-        self.stopped.forget(partitions, &self.metrics);
+        self.forget_standstills(partitions);
         self.step_all(partitions, || Event::Taken)?;
         self.consumer.let_go(partitions)
     }

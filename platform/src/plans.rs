@@ -21,8 +21,9 @@ use crate::registry::{Error, Lookup, Registry};
 /// Why a message was not decoded.
 #[derive(Clone, Debug)]
 pub enum Undecoded {
-    /// Its schema is not known here yet: call [`Plans::learn`], then decode it again.
-    AskRegistry,
+    /// The schema with this id is not known here yet: ask the registry, tell [`Plans::learn`] what
+    /// it says, then decode the message again.
+    AskRegistry(u32),
     Refused(Refusal),
 }
 
@@ -70,20 +71,19 @@ impl Plans {
         Plans { registry, known: Vec::new(), unknown: UnknownIds::default() }
     }
 
-    /// Asks the registry for the schema of this message; a payload without a schema id is ignored.
-    pub async fn learn(&mut self, payload: &[u8]) -> Result<(), Error> {
-        let Ok((id, _)) = wire::split(payload) else { return Ok(()) };
+    /// Notes what the registry said of the schema with this id.
+    pub fn learn(&mut self, id: u32, said: Lookup) {
         let incompatible = |detail: String| {
             let detail = format!("schema {id}: {detail}");
             KnownSchema::Incompatible(Refusal { reason: Reject::IncompatibleSchema, detail })
         };
-        let known = match self.registry.schema(id).await? {
+        let known = match said {
             Lookup::Unknown => {
                 if let Ok(at) = self.find(id) {
                     self.known.remove(at);
                 }
                 self.unknown.add(id, Instant::now());
-                return Ok(());
+                return;
             }
             Lookup::NotAvro { reason } => incompatible(reason.to_owned()),
             Lookup::Found { schema } => match Plan::new(&schema) {
@@ -96,7 +96,6 @@ impl Plans {
             Ok(at) => self.known[at].1 = known,
             Err(at) => self.known.insert(at, (id, known)),
         }
-        Ok(())
     }
 
     #[inline]
@@ -113,23 +112,26 @@ impl Plans {
         message: &FetchedMessage<'a>,
         increments: &mut Vec<Increment<'a>>,
     ) -> Result<Result<Decoded<'a>, Refusal>, Error> {
-        if message.is_left_out {
-            increments.clear();
-            let detail = format!(
-                "its batch is more than {} bytes once it is decompressed",
-                FetchedMessage::MAX_BATCH_BYTES
-            );
-            return Ok(Err(Refusal { reason: Reject::TooLarge, detail }));
-        }
-        let payload = message.payload.unwrap_or(b"");
         // A process that was paused in between has to ask twice: the answer that a schema is
         // unknown is believed for a few seconds only.
         loop {
-            match self.decode(payload, increments) {
+            match self.decode(message, increments) {
                 Ok(decoded) => return Ok(Ok(decoded)),
                 Err(Undecoded::Refused(refusal)) => return Ok(Err(refusal)),
-                Err(Undecoded::AskRegistry) => runtime.block_on(self.learn(payload))?,
+                Err(Undecoded::AskRegistry(id)) => {
+                    let said = runtime.block_on(self.registry.schema(id))?;
+                    self.learn(id, said);
+                }
             }
+        }
+    }
+
+    /// Whether messages of the schema with this id cannot be read, by what the registry said last.
+    pub fn is_refused(&self, id: u32) -> bool {
+        match self.find(id).map(|at| &self.known[at].1) {
+            Ok(KnownSchema::Plan(_)) => false,
+            Ok(KnownSchema::Incompatible(_)) => true,
+            Err(_) => self.unknown.contains(id, Instant::now()),
         }
     }
 
@@ -137,13 +139,19 @@ impl Plans {
     #[inline]
     pub fn decode<'a>(
         &self,
-        payload: &'a [u8],
+        message: &FetchedMessage<'a>,
         increments: &mut Vec<Increment<'a>>,
     ) -> Result<Decoded<'a>, Undecoded> {
         increments.clear();
         let refuse = |reason: Reject, detail: &dyn ToString| {
             Undecoded::Refused(Refusal { reason, detail: detail.to_string() })
         };
+        if message.is_left_out {
+            const MOST: usize = FetchedMessage::MAX_BATCH_BYTES;
+            let detail = format!("its batch is more than {MOST} bytes once it is decompressed");
+            return Err(refuse(Reject::TooLarge, &detail));
+        }
+        let payload = message.payload.unwrap_or(b"");
         let (id, body) = wire::split(payload).map_err(|error| refuse(Reject::NotFramed, &error))?;
         match self.find(id).map(|at| &self.known[at].1) {
             Ok(KnownSchema::Plan(plan)) => {
@@ -162,7 +170,7 @@ impl Plans {
             Err(_) if self.unknown.contains(id, Instant::now()) => {
                 Err(refuse(Reject::UnknownSchema, &format!("the registry has no schema {id}")))
             }
-            Err(_) => Err(Undecoded::AskRegistry),
+            Err(_) => Err(Undecoded::AskRegistry(id)),
         }
     }
 }

@@ -242,7 +242,7 @@ async fn damaged_increments_stop_their_partition_alone(name: &str, fetch: Fetch,
     aggregator.start_again();
     aggregator.logs(why).await;
     let label = format!("partition=\"{VICTIM}\"");
-    let stopped = aggregator.metric("tally_aggregator_partition_stopped", &label).await;
+    let stopped = aggregator.metric("tally_aggregator_partition_stands_still", &label).await;
     assert_eq!(stopped, Ok(1.0));
     let reasons = aggregator.readiness().await.expect_err("not ready with a broken partition");
     assert!(reasons.contains(&format!("partition {VICTIM}: ")), "{reasons}");

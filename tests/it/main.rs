@@ -46,6 +46,7 @@ mod judging;
 mod kills;
 mod local;
 mod merges;
+mod odd_registry;
 mod older_format;
 mod outages;
 mod proof;

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use serde_json::json;
+use serde_json::{Value, json};
+use tally_platform::registry::Registry;
+use tally_schemas::wire;
 
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::intercept::{Call, Interceptor, ProxyAction};
 use crate::model::{Event, Model};
+use crate::odd_registry::{Odd, OddRegistry};
 use crate::ports::free_port;
 use crate::proxy::{Mode, Proxy};
 use crate::service::{Service, ServiceProcess};
@@ -93,6 +96,60 @@ async fn a_schema_that_the_registry_cannot_tell_of_yet_is_waited_for_and_not_rej
     model.add_all(&events);
     tally.prove(&model).await;
     aggregator.terminate().await;
+}
+
+/// A registry that hangs at one schema: the partition that needs it waits, and says so; one that
+/// needs another new schema, and one that needs none, go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_partition_waits_whose_schema_the_registry_does_not_tell() {
+    let mut tally = Installation::new("one_waits").await;
+    tally.allow("the partition waits for the schema registry");
+    let source = tally.source().await;
+    let registry = OddRegistry::start(&tally.config.registry.url).await;
+    let url = registry.url.clone();
+    let mut aggregator =
+        tally.start_with(Service::Aggregator, "a", &[("TALLY_REGISTRY__URL", &url)]);
+    let mut sink = tally.start(Service::Sink, "a");
+    let event = |key: &str| Event::new("waits", key, 1, 1_780_000_000_000);
+    let mut model = Model::default();
+    source.single(0, &event("before")).await;
+    model.add(&event("before"));
+    tally.prove(&model).await;
+
+    let [hangs, new] = [1, 2].map(|number| {
+        let mut schema: Value =
+            serde_json::from_str(tally_schemas::avsc::INCREMENT).expect("it is JSON");
+        schema["fields"][0]["doc"] = json!(format!("{} {number}", tally.config.kafka.increments));
+        schema.to_string()
+    });
+    let real = Registry::new(&tally.config.registry).expect("a client is made");
+    let mut ids = Vec::new();
+    for schema in [hangs, new] {
+        let subject = format!("{}-waits", tally.config.kafka.increments);
+        ids.push(real.register(&subject, &schema).await.expect("the registry takes it"));
+    }
+    registry.answer(ids[0], Odd::Nothing);
+    let by = |schema: u32, event: &Event| {
+        let single = source.encode_single(event);
+        [wire::prefix(schema).as_slice(), &single[wire::PREFIX_BYTES..]].concat()
+    };
+    source.send(0, Some(&by(ids[0], &event("hangs")))).await;
+    aggregator.logs("the partition waits for the schema registry").await;
+    let increments = "tally_aggregator_increments_total";
+    source.send(1, Some(&by(ids[1], &event("new")))).await;
+    source.single(2, &event("known")).await;
+    aggregator.counts_beyond(2.0, increments, "").await;
+    let reasons = aggregator.readiness().await.expect_err("not ready while a partition waits");
+    assert!(reasons.contains("partition 0: "), "{reasons}");
+    assert!(reasons.contains("(since 20"), "{reasons}");
+    assert_eq!(aggregator.metric(increments, "").await, Ok(3.0));
+
+    registry.answer_all();
+    ["hangs", "new", "known"].iter().for_each(|key| model.add(&event(key)));
+    tally.prove(&model).await;
+    aggregator.ready().await;
+    aggregator.terminate().await;
+    sink.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

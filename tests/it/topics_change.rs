@@ -87,7 +87,7 @@ async fn stops_alone(
     })
     .await;
     let label = format!("partition=\"{partition}\"");
-    assert_eq!(aggregator.metric("tally_aggregator_partition_stopped", &label).await, Ok(1.0));
+    assert_eq!(aggregator.metric("tally_aggregator_partition_stands_still", &label).await, Ok(1.0));
     let source = tally.source().await;
     for other in (0..tally.config.kafka.partitions).filter(|other| *other != partition) {
         let stored = sink.metric("tally_sink_batches_total", "").await.expect("a metric");

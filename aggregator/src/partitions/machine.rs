@@ -266,7 +266,7 @@ impl Worker {
     }
 
     fn learn_schemas(&mut self) {
-        while let Some((partition, _)) = self.partitions.first_waiting() {
+        for (partition, _) in self.partitions.waiting().collect::<Vec<_>>() {
             self.step(partition, Event::SchemaLearned);
         }
     }
@@ -410,7 +410,7 @@ impl StateMachineTest for Aggregators {
             }
             Step::MissSchema { partition } => {
                 let worker = &mut members.workers[model.owner[partition]];
-                worker.step(partition as i32, Event::SchemaMissing { prefix: Vec::new() });
+                worker.step(partition as i32, Event::SchemaMissing { schema: 9 });
             }
             Step::LearnSchemas { member } => members.workers[member].learn_schemas(),
             Step::Damage { partition } => {

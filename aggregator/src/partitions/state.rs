@@ -31,8 +31,8 @@ pub(crate) enum State {
     /// Messages are counted or rejected.
     Counting(Fold),
     /// Nothing is read, because the schema of a message cannot be had now. What is summed is kept
-    /// and flushed. `prefix` holds the bytes before that message's body, which name its schema.
-    WaitingForSchema { fold: Fold, restore: Option<Restore>, prefix: Vec<u8> },
+    /// and flushed.
+    WaitingForSchema { fold: Fold, restore: Option<Restore>, schema: u32 },
     /// Nothing is read until the group takes the partition, because Kafka's log of it cannot be
     /// read on as it was. What is summed is kept and flushed. Trying again would not be safe: a log
     /// that was cut off may have grown beyond the offset that is next.
@@ -54,7 +54,7 @@ pub(crate) enum Event {
     /// Kafka's log cannot be read on.
     Unreadable,
     /// The registry does not tell the schema of the message that is next.
-    SchemaMissing { prefix: Vec<u8> },
+    SchemaMissing { schema: u32 },
     /// The registry has told it.
     SchemaLearned,
     /// A message of the partition came out of the consumer on another way than through the fetcher.
@@ -154,12 +154,12 @@ pub(crate) fn after(
         (Some(State::Restoring { fold, .. } | State::Counting(fold)), Event::Unreadable) => {
             (Some(State::Stopped(Some(fold))), Action::Stop)
         }
-        (Some(State::Counting(fold)), Event::SchemaMissing { prefix }) => {
-            (Some(State::WaitingForSchema { fold, restore: None, prefix }), Action::Stop)
+        (Some(State::Counting(fold)), Event::SchemaMissing { schema }) => {
+            (Some(State::WaitingForSchema { fold, restore: None, schema }), Action::Stop)
         }
-        (Some(State::Restoring { fold, restore }), Event::SchemaMissing { prefix }) => {
+        (Some(State::Restoring { fold, restore }), Event::SchemaMissing { schema }) => {
             let restore = Some(restore);
-            (Some(State::WaitingForSchema { fold, restore, prefix }), Action::Stop)
+            (Some(State::WaitingForSchema { fold, restore, schema }), Action::Stop)
         }
         (Some(State::WaitingForSchema { fold, restore, .. }), Event::SchemaLearned) => {
             let state = State::reading(fold, restore);

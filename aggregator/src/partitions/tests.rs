@@ -255,15 +255,15 @@ fn a_partition_that_waits_for_a_schema_keeps_its_sums_and_reads_on_where_it_was(
     let (mut partitions, now) = (partitions(), Instant::now());
     take_on(&mut partitions, ResumePoint::afresh(0, 5), now);
     partitions.count(0, &at(5), &[increment("a", 1)], now).unwrap();
-    let missing = || Event::SchemaMissing { prefix: vec![0, 0, 0, 0, 9] };
+    let missing = || Event::SchemaMissing { schema: 9 };
     assert_eq!(partitions.step(0, missing(), now), Action::Stop);
-    assert_eq!(partitions.first_waiting(), Some((0, &[0, 0, 0, 0, 9][..])));
+    assert_eq!(partitions.waiting().collect::<Vec<_>>(), [(0, 9)]);
     // A stray message must not make it read on past the message that it waits with.
     assert_eq!(partitions.step(0, Event::Strayed, now), Action::Nothing);
     let (flushes, _) = partitions.take(|_| true);
     assert_eq!(flushes.iter().map(|(p, f)| (*p, f.from, f.to)).collect::<Vec<_>>(), [(0, 5, 6)]);
     assert_eq!(partitions.step(0, Event::SchemaLearned, now), Action::ReadFrom(6));
-    assert_eq!(partitions.first_waiting(), None);
+    assert_eq!(partitions.waiting().count(), 0);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_partition_that_waits_for_a_schema_goes_on_restoring_where_it_was() {
     let (mut partitions, now) = (partitions(), Instant::now());
     take_on(&mut partitions, resumed(10, "ids=7"), now);
     partitions.remember(0, &at(7), &[once("a", 1)], now);
-    assert_eq!(partitions.step(0, Event::SchemaMissing { prefix: Vec::new() }, now), Action::Stop);
+    assert_eq!(partitions.step(0, Event::SchemaMissing { schema: 9 }, now), Action::Stop);
     assert!(partitions.restores_by_bookmark(0));
     assert_eq!(partitions.step(0, Event::SchemaLearned, now), Action::ReadFrom(8));
     assert!(partitions.is_to_restore(0, 8));

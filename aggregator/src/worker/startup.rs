@@ -15,7 +15,7 @@ use tally_schemas::avsc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::stopped::StoppedPartitions;
+use super::standstills::Standstills;
 use super::{REGISTRY_RETRY, Worker};
 use crate::Error;
 use crate::committer::Committer;
@@ -25,6 +25,7 @@ use crate::message_fold::MessageFold;
 use crate::metrics::Metrics;
 use crate::partitions::{Limits, Partitions};
 use crate::producer_rotation::ProducerRotation;
+use crate::schema_asks::SchemaAsks;
 
 /// The longest time between two turns of a healthy worker.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -82,19 +83,22 @@ pub(crate) fn run(
         batch_bytes: config.aggregator.flush_batch_bytes,
         total_bytes: config.aggregator.flush_total_bytes,
     };
+    let metrics = Metrics::new();
+    let none = health.condition("no partition stands still");
+    let standstills = Standstills::new(none, metrics.clone());
     let worker = Worker {
         schema_id,
         committer,
         consumer: GroupConsumer::new(&consumer, fetcher, increments, &topic_id, locator),
         topic_id,
         partitions: Partitions::new(config.rules(), limits),
-        messages: MessageFold::new(Plans::new(registry), runtime.clone()),
-        retry_at: Instant::now(),
+        schemas: SchemaAsks::new(registry.clone(), runtime.clone()),
+        messages: MessageFold::new(Plans::new(registry)),
         pending: None,
-        metrics: Metrics::new(),
+        metrics,
         ready,
         commits: health.condition("flushes commit"),
-        stopped: StoppedPartitions::new(health.condition("no partition stopped")),
+        standstills,
         heartbeat,
     };
     worker.run(stop)
