@@ -147,34 +147,11 @@ impl RecordBatches {
                 Body::Sent(range) => &self.sent[range.clone()],
                 Body::Inflated(range) => &self.inflated[range.clone()],
                 Body::Unpacked => &self.unpacked,
-                Body::Packed(range, codec) => {
-                    let (packed, most) =
-                        (&self.sent[range.clone()], FetchedMessage::MAX_BATCH_BYTES);
-                    let is_whole = inflate(*codec, packed, &mut self.unpacked, most)
-                        .map_err(|damage| (at, damage))?;
-                    *body = match is_whole {
-                        true => Body::Unpacked,
-                        false => Body::LeftOut(header.dense_offsets().map_err(|d| (at, d))?.start),
-                    };
-                    continue;
-                }
-                Body::LeftOut(next) => {
-                    let offset = (*next).max(self.from);
-                    if offset < header.next_offset() {
-                        *next = offset + 1;
-                        let timestamp_ms = header.timestamp_ms(0);
-                        let (key, value) = (None, None);
-                        let is_left_out = true;
-                        return Ok(Some(MessageRanges {
-                            offset,
-                            timestamp_ms,
-                            key,
-                            value,
-                            is_left_out,
-                        }));
+                Body::Packed(..) | Body::LeftOut(_) => {
+                    match self.unpack_or_leave_out().map_err(|damage| (at, damage))? {
+                        Some(left_out) => return Ok(Some(left_out)),
+                        None => continue,
                     }
-                    self.batches.pop_front();
-                    continue;
                 }
             };
             while let Some(record) = records.next(body).map_err(|damage| (at, damage))? {
@@ -192,10 +169,48 @@ impl RecordBatches {
                     }));
                 }
             }
-            self.unpacked = Vec::new();
-            self.batches.pop_front();
+            self.pop_front();
         }
         self.damage.take().map_or(Ok(None), Err)
+    }
+
+    fn pop_front(&mut self) {
+        self.batches.pop_front();
+        if self.unpacked.capacity() > 0 {
+            self.unpacked = Vec::new();
+        }
+    }
+
+    /// Decompresses the first batch, which had no room at once. If it is too large even alone,
+    /// returns its next message, with key and value left out; after the last one the batch is gone.
+    #[cold]
+    fn unpack_or_leave_out(&mut self) -> Result<Option<MessageRanges>, Damage> {
+        let Some(Batch { header, body, .. }) = self.batches.front_mut() else { return Ok(None) };
+        if let Body::Packed(range, codec) = body {
+            let (packed, most) = (&self.sent[range.clone()], FetchedMessage::MAX_BATCH_BYTES);
+            if inflate(*codec, packed, &mut self.unpacked, most)? {
+                *body = Body::Unpacked;
+                return Ok(None);
+            }
+            // What it came to before that was too much.
+            self.unpacked = Vec::new();
+            *body = Body::LeftOut(header.dense_offsets()?.start);
+        }
+        if let Body::LeftOut(next) = body {
+            let offset = (*next).max(self.from);
+            if offset < header.next_offset() {
+                *next = offset + 1;
+                return Ok(Some(MessageRanges {
+                    offset,
+                    timestamp_ms: header.timestamp_ms(0),
+                    key: None,
+                    value: None,
+                    is_left_out: true,
+                }));
+            }
+        }
+        self.pop_front();
+        Ok(None)
     }
 
     /// The bytes that the last message's ranges are of.
