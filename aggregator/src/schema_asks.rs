@@ -1,5 +1,5 @@
-//! Asks the registry for the schemas that partitions wait for, each by itself, while the worker goes
-//! on with the other partitions.
+//! Asks the registry for the schemas that partitions wait for, each by itself, while the worker
+//! goes on with the other partitions.
 //!
 //! ```text
 //!  worker ── ask ──► a task for each schema ── the registry's answer, or none ──► next ──► worker

@@ -1,5 +1,5 @@
-//! Messages of some kilobytes that are hundreds of megabytes once they are decompressed: none ends a
-//! service or takes its memory, each is rejected with its reason, and those around it count.
+//! Messages of some kilobytes that are hundreds of megabytes once they are decompressed: none ends
+//! a service or takes its memory, each is rejected with its reason, and those around it count.
 
 use std::collections::BTreeMap;
 

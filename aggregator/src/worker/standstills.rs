@@ -1,5 +1,5 @@
-//! The partitions that stand still, as readiness, a metric and the log tell of them: since when, and
-//! why.
+//! The partitions that stand still, as readiness, a metric and the log tell of them: since when,
+//! and why.
 
 use std::collections::BTreeMap;
 
