@@ -53,7 +53,7 @@ impl<'c> GroupConsumer<'c> {
         self.fetcher.fetch()
     }
 
-    /// What a partition that cannot be read on has, if it is the partition's alone.
+    /// Why a partition stops that cannot be read on; an error if the trouble is the whole topic's.
     pub(crate) fn reason_to_stop(&self, unreadable: Unreadable) -> Result<PartitionError, Error> {
         let topic = self.topic.to_owned();
         match tally_kafka::topic_id(self.consumer.client(), &topic) {
@@ -65,11 +65,12 @@ impl<'c> GroupConsumer<'c> {
             Ok(_) | Err(TopicError::Unavailable { .. }) => {}
         }
         let Unreadable { partition, out_of_range, reason } = unreadable;
-        let range = tally_kafka::watermarks(self.consumer.client(), &topic, partition);
-        Ok(match (out_of_range, range) {
-            (Some(next), Ok((low, high))) => {
+        let range = |_| tally_kafka::watermarks(self.consumer.client(), &topic, partition).ok();
+        Ok(match (out_of_range, out_of_range.and_then(range)) {
+            (Some(next), Some((low, high))) => {
                 PartitionError::OutOfRange { topic, partition, next, low, high }
             }
+            // Where Kafka does not tell the range, the fetcher's reason still names the offset.
             _ => PartitionError::Unreadable { topic, partition, reason },
         })
     }

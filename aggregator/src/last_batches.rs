@@ -193,7 +193,8 @@ impl LastBatches {
         Ok(())
     }
 
-    /// The batch in a message; `None` if it is a correction, which counts nothing new.
+    /// The batch in a message; `None` if it is a correction, which counts nothing new. The outer
+    /// error passes, since it is the registry's; the inner one is the message's and stays.
     fn decode(
         &self,
         partition: i32,

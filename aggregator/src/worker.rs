@@ -158,10 +158,10 @@ impl Worker<'_> {
         while let Some(Answer { schema, said }) = self.schemas.next() {
             let of = |(partition, waits_for)| (waits_for == schema).then_some(partition);
             let waiting: Vec<i32> = self.partitions.waiting().filter_map(of).collect();
-            let unknown = said.map(|said| self.messages.learn(schema, said)).err();
+            let unanswered = said.map(|said| self.messages.learn(schema, said)).err();
             for partition in waiting {
                 let is_gone = self.messages.is_gone(&self.partitions, partition, schema);
-                let reason = match &unknown {
+                let reason = match &unanswered {
                     Some(error) => error.to_string(),
                     None if is_gone => format!(
                         "the ids of a message cannot be restored, since its schema is gone: \
