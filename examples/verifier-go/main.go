@@ -3,13 +3,13 @@ package main
 
 import (
 	"bufio"
-	"container/list"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"maps"
 	"math"
@@ -35,11 +35,9 @@ var (
 	increments = flag.String("increments", "increments", "the topic of increments")
 	rejected   = flag.String("rejected", "increments.rejected", "the topic of rejected messages")
 	registry   = flag.String("registry", "http://127.0.0.1:8081/apis/ccompat/v7", "the registry")
-	clickhouse = flag.String("clickhouse", "http://127.0.0.1:8123", "ClickHouse, over HTTP")
+	clickhouse = flag.String("clickhouse", "http://127.0.0.1:8123", "http://user:password@host:port")
 	database   = flag.String("database", "tally", "the database with the table counts")
-	user       = flag.String("user", "default", "ClickHouse's user")
-	password   = flag.String("password", "", "the user's password")
-	show       = flag.Int("show", 20, "how many differences to print")
+	show       = flag.Int("show", 20, "how many differences to print of a partition")
 )
 
 var rules struct { // What the table's comment says.
@@ -61,17 +59,17 @@ func main() {
 		running.Go(func() { p.readStore(number) })
 	}
 	running.Wait()
-	replays := time.Now()
 	for number, p := range all {
 		running.Go(func() {
 			p.doubt = p.whyUnreadable(starts[number].Offset, ends[number].Offset)
 			if p.doubt == "" {
 				read(*increments, number, 0, p.position, p.take)
+				p.compare()
 			}
 		})
 	}
 	running.Wait()
-	os.Exit(report(all, began, time.Since(replays)))
+	os.Exit(report(all, began))
 }
 
 // check ends the program if something cannot be read.
@@ -83,93 +81,109 @@ func check(what string, err error) {
 }
 
 // report returns the exit code: 0 if all agrees, 1 if something differs, 2 if not all is proven.
-func report(all partitions, began time.Time, replay time.Duration) int {
-	var wrong, unproven, counted, differences int
+func report(all partitions, began time.Time) int {
+	var wrong, unproven, differences, counted int64
 	for _, number := range slices.Sorted(maps.Keys(all)) {
 		p := all[number]
-		verdict, found := "agrees", []string{}
+		verdict := "agrees"
 		if p.doubt != "" {
-			verdict, unproven = "is NOT PROVEN: "+p.doubt, unproven+1
-		} else if found = p.compare(); len(found) > 0 {
+			verdict, unproven, p.found = "is NOT PROVEN: "+p.doubt, unproven+1, nil
+		} else if len(p.found) > 0 {
 			verdict, wrong = "DIFFERS", wrong+1
 		}
 		fmt.Printf("partition %d up to offset %d, %d cells, %v: %s\n",
-			number, p.position, len(p.cells), p.account, verdict)
-		for _, difference := range found {
-			if differences++; differences <= *show {
-				fmt.Printf("partition %d: %s\n", number, difference)
-			}
+			number, p.position, p.cells, p.account, verdict)
+		for _, difference := range p.found[:min(*show, len(p.found))] {
+			fmt.Printf("partition %d: %s\n", number, difference)
 		}
-		counted += p.account["increments.counted"]
+		counted, differences = counted+p.account["increments.counted"], differences+int64(len(p.found))
 	}
-	fmt.Printf("%d partitions, %d increments in %.1f s, replayed in %.1f s of it: %d differ, "+
-		"in %d places, %d not proven\n", len(all), counted, time.Since(began).Seconds(),
-		replay.Seconds(), wrong, differences, unproven)
+	fmt.Printf("%d partitions, %d increments in %.1f s: %d differ, in %d places, %d not proven\n",
+		len(all), counted, time.Since(began).Seconds(), wrong, differences, unproven)
 	if wrong > 0 {
 		return 1
 	}
-	return 2 * min(unproven, 1)
+	return 2 * int(min(unproven, 1))
 }
 
-const tables = `SELECT toInt64(partition), '', ifNull((SELECT comment
+const tables = `SELECT toInt64(partition), ifNull((SELECT comment
 	FROM system.tables WHERE database = currentDatabase() AND name = 'counts'), '')
 FROM counts GROUP BY partition`
 
 func readTable(all partitions) {
-	query(tables, 1, func(numbers []int64, texts [2][]byte) {
+	query(tables, func(numbers []int64, comment []byte) {
 		all.get(int32(numbers[0]))
-		_, err := fmt.Sscanf(string(texts[1])+" end", "tally: format=2 bucket_seconds=%d "+
+		_, err := fmt.Sscanf(string(comment)+" end", "tally: format=2 bucket_seconds=%d "+
 			"max_future_seconds=%d horizon_offsets=%d max_ids=%d ids_within=%s end",
 			&rules.bucketSeconds, &rules.maxFutureSeconds, &rules.horizonOffsets,
 			&rules.maxIDs, &rules.idsWithin)
-		check("rules that are known are not in the table's comment, "+string(texts[1]), err)
+		check("rules that are known are not in the table's comment, "+string(comment), err)
 	})
 }
 
 // stored is one query, and so one snapshot, of the ledger and the counts of a partition.
-const stored = `SELECT toInt64(toUInt32(bucket)), sum_high, sum_low, events, toInt64(high),
-	toString(namespace), key FROM counts
+const stored = `SELECT sum_high, events, sum_low, toInt64(toUInt32(bucket)), toInt64(high),
+	toInt64(length(CAST(namespace AS String))), concat(namespace, key) FROM counts
 WHERE partition = %d AND (namespace != '__tally' OR NOT startsWith(key, 'batch:'))`
 
 func (p *partition) readStore(number int32) {
-	query(fmt.Sprintf(stored, number), 5, func(numbers []int64, texts [2][]byte) {
-		if string(texts[0]) != "__tally" {
-			stored := &cellOf(p, texts[0], texts[1], uint32(numbers[0])).stored
-			stored.add(numbers[1], uint64(numbers[2]), numbers[3])
+	query(fmt.Sprintf(stored, number), func(numbers []int64, name []byte) {
+		found := amount{numbers[0], numbers[1], uint64(numbers[2])}
+		namespace, key := name[:numbers[5]], name[numbers[5]:]
+		if string(namespace) != "__tally" {
+			note(p, 1, namespace, key, uint32(numbers[3]), found)
 			return
 		}
-		key, row := string(texts[1]), p.ledger[string(texts[1])]
-		row.add(numbers[1], uint64(numbers[2]), numbers[3])
-		p.ledger[key], p.reached[key] = row, max(p.reached[key], numbers[4])
+		row := p.ledger[string(key)]
+		row.add(found.high, found.low, found.events)
+		p.ledger[string(key)] = row
+		p.reached[string(key)] = max(p.reached[string(key)], numbers[4])
 	})
 	p.position = p.reached["increments"]
 }
 
-// query takes each row of an answer of ClickHouse: as many numbers of 64 bits, and two texts.
-func query(sql string, many int, take func(numbers []int64, texts [2][]byte)) {
+// query takes each row of an answer of ClickHouse: some numbers of 64 bits, and a text.
+func query(sql string, take func(numbers []int64, text []byte)) {
 	// ClickHouse answers once it has all rows, so that no error comes in their midst.
 	options := url.Values{"database": {*database}, "wait_end_of_query": {"1"},
-		"default_format": {"RowBinary"}, "user": {*user}, "password": {*password}}
+		"default_format": {"Native"}}
 	response, err := http.Post(*clickhouse+"/?"+options.Encode(), "", strings.NewReader(sql))
 	check("ClickHouse", err)
+	body := bufio.NewReaderSize(response.Body, 1<<20)
 	if response.StatusCode != http.StatusOK {
-		said, _ := io.ReadAll(io.LimitReader(response.Body, 1000))
+		said, _ := io.ReadAll(io.LimitReader(body, 1000))
 		check("ClickHouse", errors.New(string(said)))
 	}
-	numbers, texts := make([]int64, many), [2][]byte{}
-	for rows := bufio.NewReaderSize(response.Body, 1<<20); ; take(numbers, texts) {
-		err := binary.Read(rows, binary.LittleEndian, numbers)
+	for text := []byte(nil); ; { // Each block has its numbers by column, and its texts at the end.
+		columns, err := binary.ReadUvarint(body)
 		if err == io.EOF {
 			return
 		}
-		for i, text := range texts {
-			length, err1 := binary.ReadUvarint(rows)
-			texts[i] = slices.Grow(text[:0], int(length))[:length]
-			_, err2 := io.ReadFull(rows, texts[i])
-			err = errors.Join(err, err1, err2)
+		rows, _ := binary.ReadUvarint(body)
+		cells, numbers := make([]byte, 8*rows*columns), make([]int64, columns-1)
+		for of := range columns {
+			text = readText(body, readText(body, text)) // The column's name, and its type.
+			if of < columns-1 {
+				_, err = io.ReadFull(body, cells[8*rows*of:][:8*rows])
+				check("ClickHouse", err)
+			}
 		}
-		check("the table counts", err)
+		for row := range rows {
+			for of := range columns - 1 {
+				numbers[of] = int64(binary.LittleEndian.Uint64(cells[8*(rows*of+row):]))
+			}
+			text = readText(body, text)
+			take(numbers, text)
+		}
 	}
+}
+
+func readText(from *bufio.Reader, into []byte) []byte {
+	length, err1 := binary.ReadUvarint(from)
+	into = slices.Grow(into[:0], int(length))[:length]
+	_, err2 := io.ReadFull(from, into)
+	check("ClickHouse", errors.Join(err1, err2))
+	return into
 }
 
 func connect(options ...kgo.Opt) *kgo.Client {
@@ -248,8 +262,7 @@ const single = `{"type": "record", "name": "Increment", "fields": [
 var (
 	batch = avro.MustParse(`{"type": "record", "name": "IncrementBatch", "fields": [` + id + `,
 		{"name": "increments", "type": {"type": "array", "items": ` + single + `}}]}`)
-	unlimited = avro.WithReaderConfig(avro.Config{MaxByteSliceSize: -1}.Freeze())
-	aliases   = regexp.MustCompile(`"aliases"\s*:\s*\[[^\]]*\]`)
+	aliases = regexp.MustCompile(`"aliases"\s*:\s*\[[^\]]*\]`)
 )
 
 type writer struct { // How to read the messages of one schema.
@@ -275,27 +288,27 @@ func (a *amount) sum() *big.Int {
 	return sum.Add(sum, big.NewInt(int64(a.low)))
 }
 
-type counter struct{ namespace, key string }
-
-type cell struct{ log, stored amount } // Of a counter in a bucket.
+var seed = maphash.MakeSeed()
 
 type partition struct {
-	writers    map[uint32]*writer
-	reader     *avro.Reader
-	message    message
-	position   int64             // How far ClickHouse has it.
-	ledger     map[string]amount // What the rows of each key come to.
-	reached    map[string]int64  // The highest offset of each key.
-	account    map[string]int
-	cells      []cell
-	at         map[counter]map[uint32]int // Where each is, by its bucket.
-	rejections map[int64]string           // The reasons, by offset.
-	// The remembered ids: where each is in `recent`, which has the one seen last at its back.
-	ids    map[identity]*list.Element
-	recent *list.List
-	unread map[uint32]bool // The schemas that messages were rejected for.
-	doubt  string          // Why nothing can be said of the partition.
-	found  []string
+	writers  map[uint32]*writer
+	reader   *avro.Reader
+	message  message
+	position int64             // How far ClickHouse has it.
+	ledger   map[string]amount // What the rows of each key come to.
+	reached  map[string]int64  // The highest offset of each key.
+	account  map[string]int64
+	// Each shard has what the log (0) and ClickHouse (1) say of some cells, one thing after another,
+	// and is added up by itself, in a map that fits a core's cache. (A cell: a counter in a bucket.)
+	shards     [512]strings.Builder
+	name, said []byte // What was noted last.
+	cells      int
+	rejections map[int64]string       // The reasons, by offset.
+	ids        map[identity]*sighting // The last one of each remembered id.
+	recent     []*sighting            // The oldest first; not all are the last ones.
+	unread     map[string]bool        // The schemas that messages were rejected for.
+	doubt      string                 // Why nothing can be said of the partition.
+	found      []string
 }
 
 type identity struct{ namespace, key, id string }
@@ -309,28 +322,23 @@ type partitions map[int32]*partition
 
 func (all partitions) get(number int32) *partition {
 	if all[number] == nil {
-		all[number] = &partition{reader: avro.NewReader(nil, 0, unlimited), recent: list.New(),
-			writers: map[uint32]*writer{}, account: map[string]int{}, unread: map[uint32]bool{},
-			rejections: map[int64]string{}, ids: map[identity]*list.Element{},
-			ledger: map[string]amount{}, reached: map[string]int64{},
-			at: map[counter]map[uint32]int{}}
+		unlimited := avro.WithReaderConfig(avro.Config{MaxByteSliceSize: -1}.Freeze())
+		all[number] = &partition{reader: avro.NewReader(nil, 0, unlimited),
+			writers: map[uint32]*writer{}, account: map[string]int64{}, unread: map[string]bool{},
+			rejections: map[int64]string{}, ids: map[identity]*sighting{},
+			ledger: map[string]amount{}, reached: map[string]int64{}}
 	}
 	return all[number]
 }
 
-// cellOf returns a cell, until the next one is asked for.
-func cellOf[T string | []byte](p *partition, namespace, key T, bucket uint32) *cell {
-	buckets := p.at[counter{string(namespace), string(key)}]
-	if buckets == nil {
-		buckets = map[uint32]int{}
-		p.at[counter{string(namespace), string(key)}] = buckets
-	}
-	at, isKnown := buckets[bucket]
-	if !isKnown {
-		at, p.cells = len(p.cells), append(p.cells, cell{})
-		buckets[bucket] = at
-	}
-	return &p.cells[at]
+func note[T string | []byte](p *partition, who int64, namespace, key T, bucket uint32, a amount) {
+	p.name = binary.BigEndian.AppendUint32(p.name[:0], bucket)
+	p.name = binary.BigEndian.AppendUint16(p.name, uint16(len(namespace)))
+	p.name = append(append(p.name, namespace...), key...)
+	p.said = binary.AppendVarint(binary.AppendVarint(p.said[:0], who), a.high)
+	p.said = binary.AppendVarint(binary.AppendVarint(p.said, int64(a.low)), a.events)
+	p.said = binary.AppendVarint(p.said, int64(len(p.name)))
+	p.shards[maphash.Bytes(seed, p.name)%uint64(len(p.shards))].Write(append(p.said, p.name...))
 }
 
 func (p *partition) find(format string, values ...any) {
@@ -351,23 +359,16 @@ func (p *partition) whyUnreadable(starts, ends int64) string {
 
 // take judges the next message, and counts it.
 func (p *partition) take(r *kgo.Record) {
-	said, why, schema := p.rejections[r.Offset], "not_framed", uint32(0)
-	if len(r.Value) >= 5 && r.Value[0] == 0 {
-		schema, why = binary.BigEndian.Uint32(r.Value[1:]), ""
-	}
+	said := p.rejections[r.Offset]
 	if said == "unknown_schema" || said == "incompatible_schema" {
 		// Nobody knows what the registry knew then, so this is believed.
 		p.account["messages.rejected"]++
-		p.unread[schema] = true
+		if p.unread[string(r.Value[:min(5, len(r.Value))])] = true; len(p.unread) > 64 {
+			p.doubt = "of more than 64 schemas nothing is known, nor which ids are remembered"
+		}
 		return
 	}
-	if why == "" {
-		why = p.decode(schema, r.Value[5:])
-	}
-	m := &p.message
-	if why == "" {
-		why = judge(m, r.Timestamp)
-	}
+	m, why := &p.message, p.decode(r)
 	if why == "" && said == "overflow" && rules.idsWithin == "partition" {
 		p.remember(m, r.Offset)
 		why = said
@@ -380,9 +381,6 @@ func (p *partition) take(r *kgo.Record) {
 	} else if said != "" {
 		p.find("offset %d was rejected as %s, but it counts", r.Offset, said)
 	}
-	if len(p.unread) > 64 {
-		p.doubt = "of more than 64 schemas nothing is known, nor which ids are remembered"
-	}
 	isRepeated, isDuplicate := p.remember(m, r.Offset)
 	if isDuplicate {
 		p.account["messages.duplicate"]++
@@ -392,15 +390,19 @@ func (p *partition) take(r *kgo.Record) {
 	for i := range m.Increments {
 		if one := &m.Increments[i]; !isRepeated[i] {
 			bucket := one.At / 1000 / rules.bucketSeconds * rules.bucketSeconds
-			high, low := one.Delta>>32, uint64(one.Delta)&math.MaxUint32
-			cellOf(p, one.Namespace, one.Key, uint32(bucket)).log.add(high, low, 1)
+			delta := amount{one.Delta >> 32, 1, uint64(one.Delta) & math.MaxUint32}
+			note(p, 0, one.Namespace, one.Key, uint32(bucket), delta)
 			p.account["increments.counted"]++
 		}
 	}
 }
 
-// decode reads a message by the schema of its writer, or returns why it cannot.
-func (p *partition) decode(schema uint32, body []byte) string {
+// decode reads a message by the schema of its writer, or returns why it may not be counted.
+func (p *partition) decode(r *kgo.Record) string {
+	if len(r.Value) < 5 || r.Value[0] != 0 {
+		return "not_framed"
+	}
+	schema := binary.BigEndian.Uint32(r.Value[1:])
 	by := p.writers[schema]
 	if by == nil {
 		by = ask(schema)
@@ -411,7 +413,7 @@ func (p *partition) decode(schema uint32, body []byte) string {
 		return "incompatible_schema"
 	}
 	p.message.ID, p.message.Increments = nil, p.message.Increments[:0]
-	p.reader.Reset(body).Error = nil
+	p.reader.Reset(r.Value[5:]).Error = nil
 	if by.isBatch {
 		p.reader.ReadVal(by.schema, &p.message)
 	} else {
@@ -421,7 +423,7 @@ func (p *partition) decode(schema uint32, body []byte) string {
 	if p.reader.Peek(); p.reader.Error != io.EOF { // It must be at its end.
 		return "undecodable"
 	}
-	return ""
+	return judge(&p.message, r.Timestamp)
 }
 
 // ask asks the registry for a schema, and the library how to read what it wrote.
@@ -480,9 +482,8 @@ func judge(m *message, logged time.Time) string {
 
 // remember notes a message's ids, and returns which increments, or whether all, are duplicates.
 func (p *partition) remember(m *message, offset int64) (isRepeated []bool, isDuplicate bool) {
-	begins := offset - rules.horizonOffsets
-	for p.recent.Len() > 0 && p.recent.Front().Value.(*sighting).offset < begins {
-		p.forgetOldest()
+	for len(p.recent) > 0 && p.recent[0].offset < offset-rules.horizonOffsets {
+		p.forget()
 	}
 	isRepeated, isDuplicate = make([]bool, len(m.Increments)), len(m.Increments) > 0
 	for i, one := range m.Increments {
@@ -500,43 +501,63 @@ func (p *partition) see(namespace, key string, id *string, offset int64) bool {
 	} else if rules.idsWithin == "partition" && namespace != "__tally" {
 		namespace, key = "", ""
 	}
-	if element := p.ids[identity{namespace, key, *id}]; element != nil {
-		element.Value.(*sighting).offset = offset
-		p.recent.MoveToBack(element)
-		return true
-	}
-	if int64(len(p.ids)) == rules.maxIDs {
-		p.forgetOldest()
-	}
 	of := identity{strings.Clone(namespace), strings.Clone(key), strings.Clone(*id)}
-	p.ids[of] = p.recent.PushBack(&sighting{of, offset})
-	return false
+	_, isKnown := p.ids[of]
+	for !isKnown && int64(len(p.ids)) == rules.maxIDs {
+		p.forget()
+	}
+	p.ids[of] = &sighting{of, offset}
+	p.recent = append(p.recent, p.ids[of])
+	return isKnown
 }
 
-func (p *partition) forgetOldest() {
-	delete(p.ids, p.recent.Remove(p.recent.Front()).(*sighting).of)
+func (p *partition) forget() {
+	if oldest := p.recent[0]; p.ids[oldest.of] == oldest {
+		delete(p.ids, oldest.of)
+	}
+	p.recent = p.recent[1:]
 }
 
-func (p *partition) compare() []string {
+func (p *partition) compare() {
+	// The steps of these rows come to their highest offset.
+	p.account["deltas"], p.account["increments"] = p.reached["deltas"], p.position
 	for _, key := range []string{"deltas", "increments", "messages.counted",
 		"messages.duplicate", "messages.rejected", "increments.counted"} {
-		expected := big.NewInt(int64(p.account[key]))
-		if key == "deltas" || key == "increments" {
-			expected.SetInt64(p.reached[key]) // The steps come to the highest offset.
-		}
-		if row := p.ledger[key]; row.sum().Cmp(expected) != 0 {
+		row, expected := p.ledger[key], p.account[key]
+		if row.sum().Cmp(big.NewInt(expected)) != 0 {
 			p.find("the ledger's %s: expected %d, found %v", key, expected, row.sum())
 		}
 	}
-	for of, buckets := range p.at {
-		for bucket, at := range buckets {
-			if log, stored := p.cells[at].log, p.cells[at].stored; log != stored {
+	at, cells := map[string]int{}, [][2]amount{}
+	for i := range p.shards {
+		clear(at)
+		cells = cells[:0]
+		for all := p.shards[i].String(); len(all) > 0; {
+			said, start := [5]int64{}, [5 * binary.MaxVarintLen64]byte{}
+			rest := start[:copy(start[:], all)]
+			for i := range said {
+				value, size := binary.Varint(rest)
+				said[i], rest, all = value, rest[size:], all[size:]
+			}
+			place, isKnown := at[all[:said[4]]]
+			if !isKnown {
+				place, cells = len(cells), append(cells, [2]amount{})
+				at[all[:said[4]]] = place
+			}
+			cells[place][said[0]].add(said[1], uint64(said[2]), said[3])
+			all = all[said[4]:]
+		}
+		p.shards[i].Reset()
+		p.cells += len(cells)
+		for name, place := range at {
+			if log, stored := cells[place][0], cells[place][1]; log != stored {
+				bucket, rest := int64(binary.BigEndian.Uint32([]byte(name))), name[6:]
+				split := int(name[4])<<8 + int(name[5])
 				p.find("namespace %q, key %q, bucket %s: expected %v in %d events, found %v in %d",
-					of.namespace, of.key, time.Unix(int64(bucket), 0).UTC().Format(time.RFC3339),
+					rest[:split], rest[split:], time.Unix(bucket, 0).UTC().Format(time.RFC3339),
 					log.sum(), log.events, stored.sum(), stored.events)
 			}
 		}
 	}
 	slices.Sort(p.found)
-	return p.found
 }
