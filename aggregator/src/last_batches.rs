@@ -2,6 +2,7 @@
 //! certainly counted, and of which topic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -10,7 +11,8 @@ use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 use tally_kafka::TopicError;
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
-use tally_schemas::DeltaBatch;
+use tally_platform::registry::{Lookup, Registry};
+use tally_schemas::{DeltaBatch, DeltaBatchPlan, wire};
 use tokio::runtime::Handle;
 
 use crate::Error;
@@ -60,8 +62,17 @@ pub(crate) fn agreement(committed: Option<i64>, last: Option<&LastBatch>) -> Agr
     }
 }
 
+/// The schema of the batches that this aggregator writes, and the registry that gave it its id.
+pub(crate) struct OwnSchema {
+    pub(crate) registry: Registry,
+    pub(crate) id: u32,
+}
+
 pub(crate) struct LastBatches {
     config: Config,
+    own: OwnSchema,
+    /// The schemas of others' batches that the registry has.
+    seen: Mutex<BTreeSet<u32>>,
     deltas: String,
     batches: DeltaBatches,
     runtime: Handle,
@@ -90,9 +101,15 @@ struct Look {
 }
 
 impl LastBatches {
-    pub(crate) fn new(config: &Config, runtime: &Handle) -> Result<LastBatches, Error> {
+    pub(crate) fn new(
+        config: &Config,
+        own: OwnSchema,
+        runtime: &Handle,
+    ) -> Result<LastBatches, Error> {
         Ok(LastBatches {
             config: config.clone(),
+            own,
+            seen: Mutex::default(),
             deltas: config.kafka.deltas.clone(),
             batches: DeltaBatches::new(&config.registry)?,
             runtime: runtime.clone(),
@@ -206,6 +223,7 @@ impl LastBatches {
             let last = LastBatch { topic_id: header.topic_id.to_owned(), to: header.to };
             Ok((!header.correction).then_some(last))
         };
+        self.check_registry(partition, offset, payload)?;
         let body = self.batches.sound_body(&self.runtime, payload)?;
         let last = body.map_err(|error| error.to_string()).and_then(|body| last_of(&body));
         Ok(last.map_err(|reason| PartitionError::Unreadable {
@@ -213,6 +231,33 @@ impl LastBatches {
             partition,
             reason: format!("offset {offset} is no batch: {reason}"),
         }))
+    }
+
+    /// Whether the registry is the one whose ids stand before the batches. One that was set up
+    /// anew, or that is another environment's, has other schemas under these ids: increments would
+    /// be rejected by its word, or read by the wrong schema.
+    fn check_registry(&self, partition: i32, offset: i64, payload: &[u8]) -> Result<(), Error> {
+        let Ok((id, _)) = wire::split(payload) else { return Ok(()) };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if id == self.own.id || seen.contains(&id) {
+            return Ok(());
+        }
+        let reason = match self.runtime.block_on(self.own.registry.schema(id))? {
+            Lookup::Found { schema, .. } if DeltaBatchPlan::new(&schema).is_ok() => None,
+            // Ids grow. An older one may have been deleted since; a newer one was never given.
+            Lookup::Unknown if id < self.own.id => None,
+            Lookup::Unknown => Some("has no such schema"),
+            Lookup::Found { .. } | Lookup::NotAvro { .. } => Some("has something else there"),
+        };
+        let Some(reason) = reason else {
+            seen.insert(id);
+            return Ok(());
+        };
+        let (deltas, own) = (&self.deltas, self.own.id);
+        Err(Error::Registry(self.own.registry.not_ours(format!(
+            "{reason}: topic {deltas}, partition {partition}, offset {offset} is a batch by schema \
+             {id}, and today's have schema {own}"
+        ))))
     }
 
     fn unavailable(&self, reason: String) -> Error {

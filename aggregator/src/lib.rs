@@ -56,7 +56,9 @@ pub async fn run(
     let mut workers = tokio::task::JoinSet::new();
     for number in 0..config.aggregator.workers {
         let (config, health, stop) = (config.clone(), health.clone(), stop.clone());
-        let name = format!("{}-{instance}-{number}", config.aggregator.group);
+        // The topic is part of it, since another installation may have this group's default name.
+        let (group, topic) = (&config.aggregator.group, &config.kafka.increments);
+        let name = format!("{group}-{topic}-{instance}-{number}");
         let runtime = tokio::runtime::Handle::current();
         workers.spawn_blocking(move || {
             let _stop_the_others = stop.clone().drop_guard();

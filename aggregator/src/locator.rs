@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 
 use self::search::Search;
 use crate::Error;
+use crate::last_batches::OwnSchema;
 use crate::partition_error::PartitionError;
 use crate::partitions::{ResumePoint, Ticket};
 
@@ -76,12 +77,13 @@ impl Shared {
 impl Locator {
     pub(crate) fn start(
         config: &Config,
+        own_schema: OwnSchema,
         consumer: &Arc<BaseConsumer<Membership>>,
         topic_id: &str,
         runtime: &Handle,
     ) -> Result<Locator, Error> {
         let shared = Arc::new(Shared::default());
-        let search = Search::new(config, consumer, topic_id, &shared, runtime)?;
+        let search = Search::new(config, own_schema, consumer, topic_id, &shared, runtime)?;
         let thread = std::thread::Builder::new()
             .name(String::from("locator"))
             .spawn(move || search.run())

@@ -1,6 +1,6 @@
 //! What becomes of one message: it is decoded, then counted or rejected, or its ids are restored.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tally_counts::Reject;
 use tally_kafka::FetchedMessage;
@@ -85,13 +85,15 @@ impl MessageFold {
                 );
             }
             Err(Undecoded::AskRegistry(schema)) => return Err(SchemaMissing { schema }),
-            Err(Undecoded::Refused(refusal)) => match wire::split(bytes) {
-                // The message was decoded when it was counted, so its schema was there then.
-                Ok((schema, _)) if self.is_gone(partitions, partition, schema) => {
-                    return Err(SchemaMissing { schema });
+            Err(Undecoded::Refused(Refusal { reason, .. })) => {
+                if let (true, Ok((schema, _))) = (reason.is_of_schema(), wire::split(bytes)) {
+                    if partitions.waits_for_gone(partition, now) {
+                        return Err(SchemaMissing { schema });
+                    }
+                    partitions.miss(partition, offset, schema);
                 }
-                _ => partitions.pass_over(partition, offset, refusal.reason, bytes, now),
-            },
+                partitions.pass_over(partition, offset, reason, bytes, now);
+            }
         }
         self.increments = reuse(increments);
         Ok(())
@@ -102,10 +104,24 @@ impl MessageFold {
         self.plans.learn(schema, said);
     }
 
-    /// Whether the partition's bookmark says that messages of the schema were decoded once, and
-    /// they cannot be now.
-    pub(crate) fn is_gone(&self, partitions: &Partitions, partition: i32, schema: u32) -> bool {
-        partitions.restores_by_bookmark(partition) && self.plans.is_refused(schema)
+    /// Whether what the registry said of a schema is enough to judge its messages.
+    pub(crate) fn is_judged(&self, schema: u32) -> bool {
+        self.plans.is_known(schema)
+    }
+
+    /// Whether messages of the schema are rejected.
+    pub(crate) fn is_refused(&self, schema: u32) -> bool {
+        self.plans.is_refused(schema)
+    }
+
+    /// How long to wait before the registry is asked for a schema.
+    pub(crate) fn pause(&self, schema: u32) -> Duration {
+        self.plans.pause(schema)
+    }
+
+    /// The schema of a message, if the registry has to be asked for it.
+    pub(crate) fn to_ask(&self, message: &FetchedMessage<'_>) -> Option<u32> {
+        self.plans.to_ask(message)
     }
 }
 

@@ -17,7 +17,7 @@ mod resume;
 mod state;
 
 use self::resume::Restore;
-pub(crate) use self::resume::{OtherRules, Restored, ResumePoint};
+pub(crate) use self::resume::{Gone, OtherRules, Restored, ResumePoint};
 pub(crate) use self::state::{Action, Event, State, Ticket};
 
 /// When a flush is due.
@@ -28,6 +28,9 @@ pub(crate) struct Limits {
     pub(crate) batch_bytes: usize,
     /// The most bytes of all sums and rejected messages that are held, encoded.
     pub(crate) total_bytes: usize,
+    /// How long a schema is waited for that the registry does not have any more, before the ids of
+    /// its messages are given up.
+    pub(crate) gone_after: Duration,
 }
 
 /// A message that was not counted, on its way to the rejected topic.
@@ -181,13 +184,28 @@ impl Partitions {
         self.fold(partition).was_unread(offset, payload)
     }
 
-    /// Whether ids are restored by a bookmark. It names the messages that were rejected for their
-    /// schema and left no ids, so the schema of every other message was known when it was counted.
-    pub(crate) fn restores_by_bookmark(&self, partition: i32) -> bool {
-        match self.states.get(&partition) {
+    /// Whether a partition waits for the schema of a message whose ids are to be restored, although
+    /// the registry says that it has none.
+    ///
+    /// Where ids are restored by a bookmark, that names the messages that were rejected for their
+    /// schema and left no ids. So this one was counted, and its schema was there.
+    pub(crate) fn waits_for_gone(&mut self, partition: i32, now: Instant) -> bool {
+        let patience = self.limits.gone_after;
+        match self.states.get_mut(&partition) {
             Some(State::Restoring { restore, .. })
-            | Some(State::WaitingForSchema { restore: Some(restore), .. }) => restore.is_marked,
+            | Some(State::WaitingForSchema { restore: Some(restore), .. }) => {
+                restore.is_marked && restore.waits(patience, now)
+            }
             _ => false,
+        }
+    }
+
+    /// Gives up the ids of a message whose schema is gone.
+    pub(crate) fn miss(&mut self, partition: i32, offset: i64, schema: u32) {
+        if let Some(State::Restoring { restore, .. }) = self.states.get_mut(&partition)
+            && restore.is_marked
+        {
+            restore.miss(offset, schema);
         }
     }
 
@@ -199,6 +217,9 @@ impl Partitions {
         increments: &[Increment<'_>],
         now: Instant,
     ) {
+        if let Some(State::Restoring { restore, .. }) = self.states.get_mut(&partition) {
+            restore.found();
+        }
         self.fold(partition).remember(envelope, increments);
         self.restored_up_to(partition, envelope.offset, now);
     }

@@ -14,7 +14,7 @@
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use tally_counts::Reject;
-use tally_kafka::{FetchedMessage, MAX_TRANSACTION_MESSAGE_BYTES};
+use tally_kafka::{FetchedMessage, MAX_TRANSACTION_MESSAGE_BYTES, Unfit};
 
 use crate::partitions::Rejected;
 
@@ -35,10 +35,10 @@ fn short(mut detail: String) -> String {
 
 /// A message that is rejected, with as much of it as can be copied.
 pub(crate) fn rejected(message: &FetchedMessage<'_>, reason: Reject, detail: String) -> Rejected {
-    let &FetchedMessage { partition, offset, key, payload, is_left_out, .. } = message;
-    let (key, payload, truncated) = match is_left_out {
-        true => (None, None, Some(String::from("batch"))),
-        false => fitting(key, payload, MAX_TRANSACTION_MESSAGE_BYTES - AROUND_BYTES),
+    let &FetchedMessage { partition, offset, key, payload, unfit, .. } = message;
+    let (key, payload, truncated) = match unfit {
+        Some(Unfit::BatchTooLarge) => (None, None, Some(String::from("batch"))),
+        _ => fitting(key, payload, MAX_TRANSACTION_MESSAGE_BYTES - AROUND_BYTES),
     };
     let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
     let (key, payload) = (owned(key), owned(payload));

@@ -19,7 +19,7 @@ use crate::group_consumer::GroupConsumer;
 use crate::locator;
 use crate::message_fold::{MessageFold, SchemaMissing};
 use crate::metrics::{Metrics, PendingFlush};
-use crate::partitions::{Action, Due, Event, Partitions, encode};
+use crate::partitions::{Action, Due, Event, Gone, Partitions, encode};
 use crate::producer_rotation::{FlushJob, FlushOutcome};
 use crate::schema_asks::{Answer, SchemaAsks};
 
@@ -113,7 +113,9 @@ impl Worker<'_> {
     /// Folds the messages that are there, up to a limit; `false` if there were none.
     fn fold_messages(&mut self) -> Result<bool, Error> {
         let now = Instant::now();
-        let (mut missing, mut unreadable) = (None, None);
+        // The schema that each partition waits for whose messages cannot be folded any further.
+        let mut missing = BTreeMap::new();
+        let mut unreadable = None;
         let mut folded = 0;
         while folded < MESSAGES_PER_TURN && self.partitions.due() != Due::Now {
             let Some(message) = self.consumer.fetch() else { break };
@@ -126,16 +128,24 @@ impl Worker<'_> {
             };
             folded += 1;
             let partition = message.partition;
+            if missing.contains_key(&partition) {
+                // It is read again later; what it will wait for next is asked for already.
+                if let Some(schema) = self.messages.to_ask(&message) {
+                    self.schemas.ask_ahead(schema, self.messages.pause(schema));
+                }
+                continue;
+            }
             if let Err(SchemaMissing { schema }) =
                 self.messages.fold(&mut self.partitions, &message, now)
             {
-                missing = Some((partition, schema));
-                break;
+                missing.insert(partition, schema);
             }
         }
-        if let Some((partition, schema)) = missing {
+        for (partition, schema) in missing {
             self.step(partition, Event::SchemaMissing { schema })?;
-            self.ask_for_schema(partition, schema);
+            let is_refused = self.messages.is_refused(schema);
+            let pause = if is_refused { REGISTRY_RETRY } else { self.messages.pause(schema) };
+            self.schemas.ask(schema, pause);
         }
         if let Some(unreadable) = unreadable {
             self.stop_unreadable(unreadable)?;
@@ -144,23 +154,41 @@ impl Worker<'_> {
         while let Some(restored) = self.partitions.next_restored() {
             self.metrics.restored(&restored);
             tracing::info!(%restored, "ids remembered again");
+            if let Some(Gone { messages, offset, schema }) = restored.gone {
+                tracing::error!(
+                    partition = restored.partition,
+                    messages,
+                    offset,
+                    schema,
+                    "the ids of messages are not remembered: the registry does not have the schema \
+                     of the first of them, at this offset, any more; the partition goes on, and \
+                     what has one of these ids counts again"
+                );
+            }
         }
         Ok(folded > 0)
     }
 
-    fn ask_for_schema(&mut self, partition: i32, schema: u32) {
-        let is_gone = self.messages.is_gone(&self.partitions, partition, schema);
-        self.schemas.ask(schema, if is_gone { REGISTRY_RETRY } else { Duration::ZERO });
-    }
-
     /// Reads on the partitions whose schemas have come, and asks again for those that have not.
     fn take_schemas(&mut self) -> Result<(), Error> {
-        while let Some(Answer { schema, said }) = self.schemas.next() {
+        let now = Instant::now();
+        while let Some(Answer { schema, said, .. }) = self.schemas.next() {
             let of = |(partition, waits_for)| (waits_for == schema).then_some(partition);
             let waiting: Vec<i32> = self.partitions.waiting().filter_map(of).collect();
             let unanswered = said.map(|said| self.messages.learn(schema, said)).err();
+            if unanswered.is_none() && !self.messages.is_judged(schema) {
+                // The registry may lag: it has to say once more that there is no such schema.
+                let pause = self.messages.pause(schema);
+                if waiting.is_empty() {
+                    self.schemas.ask_ahead(schema, pause);
+                } else {
+                    self.schemas.ask(schema, pause);
+                }
+                continue;
+            }
+            let is_refused = self.messages.is_refused(schema);
             for partition in waiting {
-                let is_gone = self.messages.is_gone(&self.partitions, partition, schema);
+                let is_gone = is_refused && self.partitions.waits_for_gone(partition, now);
                 let reason = match &unanswered {
                     Some(error) => error.to_string(),
                     None if is_gone => format!(

@@ -145,9 +145,8 @@ func (p *partition) readStore(number int32) {
 // query takes each row of an answer of ClickHouse: some numbers of 64 bits, and a text.
 func query(sql string, take func(numbers []int64, text []byte)) {
 	// ClickHouse answers once it has all rows, so that no error comes in their midst.
-	options := url.Values{"database": {*database}, "wait_end_of_query": {"1"},
-		"default_format": {"Native"}}
-	response, err := http.Post(*clickhouse+"/?"+options.Encode(), "", strings.NewReader(sql))
+	options := url.Values{"database": {*database}, "wait_end_of_query": {"1"}}.Encode()
+	response, err := http.Post(*clickhouse+"/?"+options, "", strings.NewReader(sql+" FORMAT Native"))
 	check("ClickHouse", err)
 	body := bufio.NewReaderSize(response.Body, 1<<20)
 	if response.StatusCode != http.StatusOK {
@@ -399,7 +398,8 @@ func (p *partition) take(r *kgo.Record) {
 
 // decode reads a message by the schema of its writer, or returns why it may not be counted.
 func (p *partition) decode(r *kgo.Record) string {
-	if len(r.Value) < 5 || r.Value[0] != 0 {
+	guid := func(h kgo.RecordHeader) bool { return h.Key == "__value_schema_id" && len(h.Value) == 17 }
+	if len(r.Value) < 5 || r.Value[0] != 0 || slices.ContainsFunc(r.Headers, guid) {
 		return "not_framed"
 	}
 	schema := binary.BigEndian.Uint32(r.Value[1:])

@@ -51,8 +51,8 @@ impl fmt::Display for Report {
 
 pub async fn init(config: &Config) -> Result<Report, Error> {
     let mut report = Report::default();
-    topics::init(&config.kafka, &mut report).await?;
-    subjects::init(config, &mut report).await?;
+    let has_deltas = topics::init(&config.kafka, &mut report).await?;
+    subjects::init(config, has_deltas, &mut report).await?;
     tables::init(config, &mut report).await?;
     make_key(config, &mut report)?;
     Ok(report)

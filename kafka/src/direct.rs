@@ -169,10 +169,10 @@ impl DirectFetcher {
             Ok(next) => next,
             Err(unreadable) => return Some(Err(unreadable)),
         };
-        let MessageRanges { offset, timestamp_ms, key, value, is_left_out } = message;
+        let MessageRanges { offset, timestamp_ms, key, value, unfit } = message;
         let body = self.current().body();
         let (key, payload) = (key.map(|range| &body[range]), value.map(|range| &body[range]));
-        Some(Ok(FetchedMessage { partition, offset, timestamp_ms, key, payload, is_left_out }))
+        Some(Ok(FetchedMessage { partition, offset, timestamp_ms, key, payload, unfit }))
     }
 
     /// As [`DirectFetcher::fetch`], to be kept.

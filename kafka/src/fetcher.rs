@@ -26,9 +26,17 @@ pub struct FetchedMessage<'m> {
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
-    /// Whether key and payload are left out, since the message's batch is too large to be
-    /// decompressed.
-    pub is_left_out: bool,
+    pub unfit: Option<Unfit>,
+}
+
+/// Why a message is not to be decoded, whatever its payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Its batch is too large to be decompressed: key and payload are left out.
+    BatchTooLarge,
+    /// Its schema's GUID is in the header [`FetchedMessage::SCHEMA_HEADER`]: no schema id stands
+    /// before its body, and what is there could pass for one.
+    SchemaInHeader,
 }
 
 impl FetchedMessage<'_> {
@@ -36,6 +44,11 @@ impl FetchedMessage<'_> {
     /// of a longer one are left out. A producer's batch is as long as a request at most, so more is
     /// a mistake, or malice.
     pub const MAX_BATCH_BYTES: usize = 256 << 20;
+
+    /// The header in which newer serializers name a value's schema.
+    pub const SCHEMA_HEADER: &'static str = "__value_schema_id";
+    /// How long its value is: a version's byte and the schema's GUID.
+    pub const SCHEMA_HEADER_BYTES: usize = 17;
 }
 
 /// A message that may be kept for as long as anybody likes.

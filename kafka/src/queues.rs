@@ -27,7 +27,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use rdkafka_sys as sys;
 
-use super::{FetchedMessage, Membership, Unreadable};
+use super::{FetchedMessage, Membership, Unfit, Unreadable};
+
+const NO_ERROR: sys::rd_kafka_resp_err_t = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
 
 /// The most messages that one call takes.
 const BATCH: usize = 512;
@@ -215,7 +217,7 @@ impl LibrdkafkaQueues {
             timestamp_ms: timestamp_ms(message),
             key: bytes(message, message.key, message.key_len),
             payload: bytes(message, message.payload, message.len),
-            is_left_out: false,
+            unfit: schema_header(message),
         }))
     }
 
@@ -294,6 +296,19 @@ fn timestamp_ms(message: &sys::rd_kafka_message_t) -> Option<i64> {
         sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE => None,
         _ => (timestamp_ms >= 0).then_some(timestamp_ms),
     }
+}
+
+/// Whether a header names the schema of the value.
+fn schema_header(message: &sys::rd_kafka_message_t) -> Option<Unfit> {
+    let name = CString::new(FetchedMessage::SCHEMA_HEADER).expect("it has no NUL");
+    let (mut headers, mut value, mut bytes) = (ptr::null_mut(), ptr::null(), 0);
+    // SAFETY: the message is alive, and owns the headers, whose value's length is all that is used.
+    let found = unsafe {
+        sys::rd_kafka_message_headers(message, &mut headers) == NO_ERROR
+            && sys::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut bytes)
+                == NO_ERROR
+    };
+    (found && bytes == FetchedMessage::SCHEMA_HEADER_BYTES).then_some(Unfit::SchemaInHeader)
 }
 
 fn bytes(

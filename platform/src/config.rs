@@ -193,10 +193,17 @@ pub struct Aggregator {
     pub flush_total_bytes: usize,
     /// How long a member may be silent before its partitions go to others, in milliseconds.
     pub session_timeout_ms: u64,
+    /// How long a restarted aggregator waits for a schema that the registry does not have any more,
+    /// before it gives up the ids of messages that were counted by it, in milliseconds.
+    pub schema_gone_after_ms: u64,
     pub fetch: Fetch,
 }
 
 impl Aggregator {
+    pub fn schema_gone_after(&self) -> Duration {
+        Duration::from_millis(self.schema_gone_after_ms)
+    }
+
     pub fn flush_interval(&self) -> Duration {
         Duration::from_millis(self.flush_interval_ms)
     }

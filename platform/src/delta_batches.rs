@@ -82,8 +82,8 @@ impl DeltaBatches {
         let plan = match self.registry.schema(id).await? {
             // The registry may learn of it yet.
             Lookup::Unknown => return Ok(false),
-            Lookup::NotAvro { reason } => Err(reason.to_owned()),
-            Lookup::Found { schema } => {
+            Lookup::NotAvro { reason } => Err(reason),
+            Lookup::Found { schema, .. } => {
                 DeltaBatchPlan::new(&schema).map(Arc::new).map_err(|error| error.to_string())
             }
         };

@@ -8,10 +8,10 @@
 
 mod unknown_ids;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tally_counts::{Envelope, Fold, Reject};
-use tally_kafka::FetchedMessage;
+use tally_kafka::{FetchedMessage, Unfit};
 use tally_schemas::{Increment, Plan, wire};
 use tokio::runtime::Handle;
 
@@ -85,11 +85,13 @@ impl Plans {
                 self.unknown.add(id, Instant::now());
                 return;
             }
-            Lookup::NotAvro { reason } => incompatible(reason.to_owned()),
-            Lookup::Found { schema } => match Plan::new(&schema) {
-                Ok(plan) => KnownSchema::Plan(plan),
-                Err(error) => incompatible(error.to_string()),
-            },
+            Lookup::NotAvro { reason } => incompatible(reason),
+            Lookup::Found { schema, references } => {
+                match Plan::with_references(&schema, references.iter().map(String::as_str)) {
+                    Ok(plan) => KnownSchema::Plan(plan),
+                    Err(error) => incompatible(error.to_string()),
+                }
+            }
         };
         self.unknown.remove(id);
         match self.find(id) {
@@ -112,15 +114,18 @@ impl Plans {
         message: &FetchedMessage<'a>,
         increments: &mut Vec<Increment<'a>>,
     ) -> Result<Result<Decoded<'a>, Refusal>, Error> {
-        // A process that was paused in between has to ask twice: the answer that a schema is
-        // unknown is believed for a few seconds only.
+        // The answer that a schema is unknown has to come twice, and is believed for a while only.
         loop {
             match self.decode(message, increments) {
                 Ok(decoded) => return Ok(Ok(decoded)),
                 Err(Undecoded::Refused(refusal)) => return Ok(Err(refusal)),
                 Err(Undecoded::AskRegistry(id)) => {
-                    let said = runtime.block_on(self.registry.schema(id))?;
-                    self.learn(id, said);
+                    let pause = self.pause(id);
+                    let said = runtime.block_on(async {
+                        tokio::time::sleep(pause).await;
+                        self.registry.schema(id).await
+                    });
+                    self.learn(id, said?);
                 }
             }
         }
@@ -128,11 +133,26 @@ impl Plans {
 
     /// Whether messages of the schema with this id cannot be read, by what the registry said last.
     pub fn is_refused(&self, id: u32) -> bool {
-        match self.find(id).map(|at| &self.known[at].1) {
-            Ok(KnownSchema::Plan(_)) => false,
-            Ok(KnownSchema::Incompatible(_)) => true,
-            Err(_) => self.unknown.contains(id, Instant::now()),
-        }
+        self.is_known(id)
+            && !matches!(self.find(id).map(|at| &self.known[at].1), Ok(KnownSchema::Plan(_)))
+    }
+
+    /// Whether messages of the schema with this id can be read or refused, without a question to
+    /// the registry.
+    pub fn is_known(&self, id: u32) -> bool {
+        self.find(id).is_ok() || is_beyond(id) || self.unknown.is_believed(id, Instant::now())
+    }
+
+    /// How long to wait before the registry is asked for the schema with this id: a while, if it
+    /// has just said that the id is not there.
+    pub fn pause(&self, id: u32) -> Duration {
+        self.unknown.pause(id, Instant::now())
+    }
+
+    /// The id of a message's schema, if the registry has to be asked for it.
+    pub fn to_ask(&self, message: &FetchedMessage<'_>) -> Option<u32> {
+        let (id, _) = wire::split(message.payload?).ok()?;
+        (message.unfit.is_none() && !self.is_known(id)).then_some(id)
     }
 
     /// Decodes a message into `increments`, which is cleared first.
@@ -146,10 +166,8 @@ impl Plans {
         let refuse = |reason: Reject, detail: &dyn ToString| {
             Undecoded::Refused(Refusal { reason, detail: detail.to_string() })
         };
-        if message.is_left_out {
-            const MOST: usize = FetchedMessage::MAX_BATCH_BYTES;
-            let detail = format!("its batch is more than {MOST} bytes once it is decompressed");
-            return Err(refuse(Reject::TooLarge, &detail));
+        if let Some(unfit) = message.unfit {
+            return Err(Undecoded::Refused(refused_as(unfit)));
         }
         let payload = message.payload.unwrap_or(b"");
         let (id, body) = wire::split(payload).map_err(|error| refuse(Reject::NotFramed, &error))?;
@@ -167,12 +185,43 @@ impl Plans {
                 Ok(Decoded { schema: id, batch_id: message.id })
             }
             Ok(KnownSchema::Incompatible(refusal)) => Err(Undecoded::Refused(refusal.clone())),
-            Err(_) if self.unknown.contains(id, Instant::now()) => {
+            Err(_) if is_beyond(id) => {
+                let detail = format!("schema ids go up to {}, this is {id}", i32::MAX);
+                Err(refuse(Reject::UnknownSchema, &detail))
+            }
+            Err(_) if self.unknown.is_believed(id, Instant::now()) => {
                 Err(refuse(Reject::UnknownSchema, &format!("the registry has no schema {id}")))
             }
             Err(_) => Err(Undecoded::AskRegistry(id)),
         }
     }
+}
+
+/// The refusal of a message that is not to be decoded.
+#[cold]
+fn refused_as(unfit: Unfit) -> Refusal {
+    let (reason, detail) = match unfit {
+        Unfit::BatchTooLarge => {
+            const MOST: usize = FetchedMessage::MAX_BATCH_BYTES;
+            let detail = format!("its batch is more than {MOST} bytes once it is decompressed");
+            (Reject::TooLarge, detail)
+        }
+        Unfit::SchemaInHeader => {
+            const HEADER: &str = FetchedMessage::SCHEMA_HEADER;
+            let detail = format!(
+                "its schema's GUID is in the header {HEADER}, and no schema id stands before its \
+                 body: let the serializer put the id there (with Confluent's, \
+                 value.schema.id.serializer = PrefixSchemaIdSerializer)"
+            );
+            (Reject::NotFramed, detail)
+        }
+    };
+    Refusal { reason, detail }
+}
+
+/// Whether an id is none that a registry gives: there they are signed numbers of 32 bits.
+fn is_beyond(id: u32) -> bool {
+    i32::try_from(id).is_err()
 }
 
 /// Empties the buffer, so that it can hold another message's increments in the same allocation.

@@ -1,5 +1,6 @@
 //! The one call, and the answers to all others.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Gateway {
     log: Arc<KafkaLog>,
     metrics: Metrics,
     started: OnceLock<Prerequisites>,
+    /// Whether the schema registry has Tally's schemas no more.
+    lost_schemas: AtomicBool,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,12 +58,18 @@ impl Gateway {
             log,
             metrics,
             started: OnceLock::new(),
+            lost_schemas: AtomicBool::new(false),
         }
     }
 
     /// Lets increments in from now on.
     pub(crate) fn open(&self, started: Prerequisites) {
         self.started.get_or_init(|| started);
+    }
+
+    /// Lets increments in, or not, for as long as the registry has Tally's schemas.
+    pub(crate) fn allow(&self, allowed: bool) {
+        self.lost_schemas.store(!allowed, Ordering::Relaxed);
     }
 
     /// Returns once no request is in progress and no message is on its way, but after the longest
@@ -72,6 +81,10 @@ impl Gateway {
     async fn append(&self, request: Request) -> Result<Accepted, Problem> {
         let in_flight = self.limits.enter(&self.metrics)?;
         let started = self.started.get().ok_or_else(not_ready)?;
+        if self.lost_schemas.load(Ordering::Relaxed) {
+            let detail = "the schema registry does not have Tally's schemas any more";
+            return Err(Problem::new(Code::NotReady, detail));
+        }
         let media_type = MediaType::of(request.headers())?;
         let id =
             idempotency_key(request.headers()).map_err(message::Error::from)?.map(str::to_owned);

@@ -69,6 +69,40 @@ pub(crate) async fn gather(
     Some(Prerequisites { schema_ids, max_message_bytes })
 }
 
+/// Looks at the registry from time to time, until `shutdown`: whether it still has the schemas
+/// whose ids stand before each message. `allow` is told; nobody else could read the messages.
+pub(crate) async fn watch_registry(
+    registry: &Registry,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+    allow: impl Fn(bool),
+) {
+    let mut quiet_log = QuietLog::once();
+    while shutdown.run_until_cancelled(tokio::time::sleep(WATCH_INTERVAL)).await.is_some() {
+        let Some(checked) = shutdown.run_until_cancelled(registry.check_own()).await else {
+            return;
+        };
+        match checked {
+            Ok(()) => {
+                allow(true);
+                readiness.schemas.set(true, "");
+                if quiet_log.succeeded().is_some() {
+                    tracing::info!("the schema registry has Tally's schemas again");
+                }
+            }
+            Err(error @ registry::Error::NotOurs { .. }) => {
+                allow(false);
+                if quiet_log.failed(Instant::now()).is_some() {
+                    tracing::error!(%error, "no increments are taken until it has them again");
+                }
+                readiness.schemas.set(false, error.to_string());
+            }
+            // The schemas are known already, so nothing waits for its answer.
+            Err(error) => tracing::debug!(%error, "look for Tally's schemas"),
+        }
+    }
+}
+
 /// Looks at the log from time to time, until `shutdown`.
 pub(crate) async fn watch(
     log: &Arc<KafkaLog>,
@@ -102,7 +136,7 @@ pub(crate) async fn watch(
 
 async fn register(config: &Config, registry: &Registry) -> Result<SchemaIds, registry::Error> {
     let subject = format!("{}-value", config.kafka.increments);
-    let increment = registry.register(&subject, avsc::INCREMENT).await?;
+    let increment = registry.register_next(&subject, avsc::INCREMENT).await?;
     let batch = registry.register(avsc::INCREMENT_BATCH_SUBJECT, avsc::INCREMENT_BATCH).await?;
     Ok(SchemaIds { increment, batch })
 }

@@ -60,7 +60,11 @@ pub async fn run(
             prerequisites::gather(config, &registry, &log, &readiness, &ended).await
         {
             gateway.open(started);
-            prerequisites::watch(&log, &readiness, &ended).await;
+            let allow = |allowed| gateway.allow(allowed);
+            tokio::join!(
+                prerequisites::watch(&log, &readiness, &ended),
+                prerequisites::watch_registry(&registry, &readiness, &ended, allow),
+            );
         }
     };
     let (served, ()) = tokio::join!(serving, starting);

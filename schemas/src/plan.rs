@@ -57,7 +57,16 @@ impl Plan {
     /// - A writer's union is accepted if any of its branches fits; a message that uses another
     ///   branch is an error.
     pub fn new(writer_schema: &str) -> Result<Plan, PlanError> {
-        let writer = Schema::parse(writer_schema)?;
+        Plan::with_references(writer_schema, [])
+    }
+
+    /// As [`Plan::new`], for a schema that uses the names of others. Each of `references` uses
+    /// names of itself and of the ones before it only.
+    pub fn with_references<'t>(
+        writer_schema: &str,
+        references: impl IntoIterator<Item = &'t str>,
+    ) -> Result<Plan, PlanError> {
+        let writer = Schema::parse(writer_schema, references)?;
         let record = resolve::record(&writer)?;
         Ok(Plan { writer, record })
     }

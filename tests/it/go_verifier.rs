@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tally_counts::Reject;
+use tally_kafka::FetchedMessage;
 use tally_platform::registry::Registry;
 use tally_schemas::wire;
 use tokio::process::Command;
@@ -125,6 +126,8 @@ async fn send_poison(tally: &Installation, source: &Source, model: &mut Model) {
     ] {
         source.send(PARTITION, payload.as_deref()).await;
     }
+    let guid = (FetchedMessage::SCHEMA_HEADER, &[1; FetchedMessage::SCHEMA_HEADER_BYTES][..]);
+    source.send_with(guid, PARTITION, &sound).await;
     source.send(PARTITION, Some(&sound)).await;
     model.add(&later);
 }

@@ -63,7 +63,7 @@ impl LeftData {
             .await
             .expect("the registry answers");
         assert!(
-            matches!(&found, Lookup::Found { schema } if schema.contains("Increment")),
+            matches!(&found, Lookup::Found { schema, .. } if schema.contains("Increment")),
             "{found:?}"
         );
         assert_eq!(

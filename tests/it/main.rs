@@ -53,6 +53,7 @@ mod proof;
 mod python;
 mod reading;
 mod rebalance;
+mod registry;
 mod rejects;
 mod resume;
 mod sleeping;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -15,8 +15,12 @@ use tokio::task::JoinHandle;
 /// What is said of a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Odd {
-    /// That it is not there, as by a replica that lags.
+    /// That it is not there.
     Unknown,
+    /// That it is not there, so many times, and then what the real one says: a replica that lags.
+    UnknownFirst(u32),
+    /// A status, and a body that is no JSON.
+    Status(u16),
     /// Nothing, for as long as the client waits.
     Nothing,
 }
@@ -27,8 +31,17 @@ pub(crate) struct OddRegistry {
     task: JoinHandle<()>,
 }
 
-/// By the schema's id.
-type Odds = Arc<Mutex<BTreeMap<u32, Odd>>>;
+type Odds = Arc<Mutex<Answers>>;
+
+#[derive(Default)]
+struct Answers {
+    /// By the schema's id.
+    odds: BTreeMap<u32, Odd>,
+    /// Whether it lost everything: it knows no id and no subject.
+    is_empty: bool,
+    /// How often it was asked for each schema.
+    asked: BTreeMap<u32, u32>,
+}
 
 impl OddRegistry {
     pub(crate) async fn start(real_url: &str) -> OddRegistry {
@@ -44,18 +57,49 @@ impl OddRegistry {
 
     /// From now on this is what is said of the schema.
     pub(crate) fn answer(&self, schema: u32, odd: Odd) {
-        self.odds.lock().expect("no holder panics").insert(schema, odd);
+        self.answers().odds.insert(schema, odd);
     }
 
     /// From now on the real registry's answers are given.
     pub(crate) fn answer_all(&self) {
-        self.odds.lock().expect("no holder panics").clear();
+        self.answers().odds.clear();
+    }
+
+    /// From now on it has nothing at all, or again all that the real one has.
+    pub(crate) fn empty(&self, is_empty: bool) {
+        self.answers().is_empty = is_empty;
+    }
+
+    /// How often it was asked for the schema.
+    pub(crate) fn asked(&self, schema: u32) -> u32 {
+        self.answers().asked.get(&schema).copied().unwrap_or(0)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.odds.lock().expect("no holder panics")
     }
 }
 
 impl Drop for OddRegistry {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl Answers {
+    /// What is said next, if it is not what the real registry says.
+    fn next(&mut self, schema: Option<u32>) -> Option<Odd> {
+        if let Some(id) = schema {
+            *self.asked.entry(id).or_default() += 1;
+        }
+        if self.is_empty {
+            return Some(Odd::Unknown);
+        }
+        let odd = self.odds.get_mut(&schema?)?;
+        if let Odd::UnknownFirst(left) = odd {
+            *left = left.checked_sub(1)?;
+        }
+        Some(*odd)
     }
 }
 
@@ -68,9 +112,14 @@ async fn answer(
 ) -> Response {
     let mut response = Response::new(Body::empty());
     let schema = uri.path().strip_prefix("/schemas/ids/").and_then(|id| id.parse::<u32>().ok());
-    let odd = schema.and_then(|id| odds.lock().expect("no holder panics").get(&id).copied());
+    let odd = odds.lock().expect("no holder panics").next(schema);
     match odd {
-        Some(Odd::Unknown) => {
+        Some(Odd::Status(status)) => {
+            *response.status_mut() = StatusCode::from_u16(status).expect("it is one");
+            *response.body_mut() = Body::from("<html>the gateway's own page</html>");
+            return response;
+        }
+        Some(Odd::Unknown | Odd::UnknownFirst(_)) => {
             *response.status_mut() = StatusCode::NOT_FOUND;
             *response.body_mut() =
                 Body::from(r#"{"error_code": 40403, "message": "Schema not found"}"#);

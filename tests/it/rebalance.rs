@@ -12,6 +12,33 @@ use crate::service::Service;
 use crate::topics;
 use crate::wait::{PATIENCE, until};
 
+/// Two installations on one host, with topics of their own and everything else as it is by default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn installations_with_one_group_and_one_instance_do_not_fence_each_other() {
+    let mut both = [Installation::new("one_group").await, Installation::new("one_group").await];
+    let group = both[0].config.aggregator.group.clone();
+    both[1].configure(|config| config.aggregator.group = group);
+    let mut services = Vec::new();
+    for tally in &both {
+        services.extend([Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a")));
+    }
+    for service in &mut services {
+        service.ready().await;
+    }
+    for round in 0..3 {
+        for tally in &both {
+            let events = random_events(&mut Dice(round), 200);
+            tally.source().await.spread(&events, 10).await;
+            let mut model = Model::default();
+            (0..=round).for_each(|round| model.add_all(&random_events(&mut Dice(round), 200)));
+            tally.prove(&model).await;
+        }
+    }
+    for service in &mut services {
+        service.terminate().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_move_to_a_second_member_and_back_under_load() {
     let tally = Installation::new("rebalance").await;

@@ -1,6 +1,7 @@
 //! A client of Tally: puts messages straight into the log, and knows that they are there.
 
 use futures_util::future::join_all;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 use tally_platform::config::Config;
@@ -67,13 +68,42 @@ impl Source {
         partition: i32,
         payload: Option<&[u8]>,
     ) -> i64 {
+        self.send_record(timestamp, partition, payload, None).await
+    }
+
+    /// As [`Source::send`], with a header.
+    pub(crate) async fn send_with(
+        &self,
+        (name, value): (&str, &[u8]),
+        partition: i32,
+        payload: &[u8],
+    ) -> i64 {
+        let headers = OwnedHeaders::new().insert(Header { key: name, value: Some(value) });
+        self.send_record(None, partition, Some(payload), Some(headers)).await
+    }
+
+    /// Sends a message without waiting until the log has it.
+    pub(crate) fn send_soon(&self, partition: i32, payload: &[u8]) {
+        let record = FutureRecord::<[u8], [u8]>::to(&self.topic).partition(partition);
+        if let Err((error, _)) = self.producer.send_result(record.payload(payload)) {
+            panic!("send to {}, partition {partition}: {error}", self.topic);
+        }
+    }
+
+    async fn send_record(
+        &self,
+        timestamp: Option<i64>,
+        partition: i32,
+        payload: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
+    ) -> i64 {
         let record = FutureRecord::<[u8], [u8]> {
             topic: &self.topic,
             partition: Some(partition),
             payload,
             key: None,
             timestamp,
-            headers: None,
+            headers,
         };
         match self.producer.send(record, Timeout::Never).await {
             Ok(delivery) => delivery.offset,

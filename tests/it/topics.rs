@@ -10,7 +10,7 @@ use rdkafka::message::{Headers, OwnedMessage};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_platform::config;
 
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, until};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -95,6 +95,13 @@ pub(crate) async fn set(kafka: &config::Kafka, topic: &str, changes: &[(&str, &s
     for outcome in altered.expect("the broker answers") {
         outcome.expect("the topic is altered");
     }
+    // The controller has them; the broker, which tells and obeys them, has them a little later.
+    until("the broker has the settings", async || {
+        let have = self::settings(kafka, topic).await;
+        let missing = settings.iter().find(|(name, value)| have.get(*name) != Some(value));
+        missing.map_or(Ok(()), |(name, value)| Err(format!("{topic}: {name} is not {value}")))
+    })
+    .await;
 }
 
 pub(crate) fn admin(kafka: &config::Kafka) -> AdminClient<DefaultClientContext> {

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use super::{Answer, Request, Shared};
 use crate::Error;
-use crate::last_batches::{Agreement, LastBatches, agreement};
+use crate::last_batches::{Agreement, LastBatches, OwnSchema, agreement};
 use crate::partition_error::PartitionError;
 use crate::partitions::{OtherRules, ResumePoint};
 
@@ -75,6 +75,7 @@ impl From<TopicError> for Obstacle {
 impl Search {
     pub(super) fn new(
         config: &Config,
+        own_schema: OwnSchema,
         consumer: &Arc<BaseConsumer<Membership>>,
         topic_id: &str,
         shared: &Arc<Shared>,
@@ -83,7 +84,7 @@ impl Search {
         Ok(Search {
             shared: Arc::clone(shared),
             consumer: Arc::clone(consumer),
-            last_batches: LastBatches::new(config, runtime)?,
+            last_batches: LastBatches::new(config, own_schema, runtime)?,
             topic: config.kafka.increments.clone(),
             topic_id: topic_id.to_owned(),
             deltas: config.kafka.deltas.clone(),

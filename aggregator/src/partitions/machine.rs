@@ -13,8 +13,12 @@ use super::*;
 const PARTITIONS: usize = 3;
 const MEMBERS: usize = 2;
 /// Small enough that batches are cut.
-const LIMITS: Limits =
-    Limits { interval: Duration::from_secs(1), batch_bytes: 60, total_bytes: 200 };
+const LIMITS: Limits = Limits {
+    interval: Duration::from_secs(1),
+    batch_bytes: 60,
+    total_bytes: 200,
+    gone_after: Duration::ZERO,
+};
 
 /// What the aggregator must come to.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,7 @@
 //! ```
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tally_counts::{Bookmark, Rules, next_offset};
 
@@ -89,17 +89,38 @@ pub(crate) struct Restore {
     /// Whether a bookmark tells which messages left no ids.
     pub(crate) is_marked: bool,
     messages: u64,
+    /// Since when the next message's schema is known to be gone.
+    gone_since: Option<Instant>,
+    gone: Option<Gone>,
     begun: Instant,
     last: Instant,
+}
+
+/// Messages that were counted once, and whose schema the registry does not have any more: nobody
+/// knows their ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone {
+    pub(crate) messages: u64,
+    /// The first of them, and the id of its schema.
+    pub(crate) offset: i64,
+    pub(crate) schema: u32,
 }
 
 impl Restore {
     /// `None` if there is nothing to read again.
     pub(crate) fn of(point: &ResumePoint, now: Instant) -> Option<Restore> {
         let is_marked = point.bookmark.is_some();
-        let restore =
-            Restore { next: point.read_from, is_marked, messages: 0, begun: now, last: now };
-        (point.read_from < point.next).then_some(restore)
+        let next = point.read_from;
+        let restore = Restore {
+            next,
+            is_marked,
+            messages: 0,
+            gone_since: None,
+            gone: None,
+            begun: now,
+            last: now,
+        };
+        (next < point.next).then_some(restore)
     }
 
     pub(crate) fn see(&mut self, offset: i64, now: Instant) {
@@ -109,9 +130,25 @@ impl Restore {
         self.last = now;
     }
 
+    /// The next message's schema is gone. Whether to wait for it, as a registry may lag.
+    pub(crate) fn waits(&mut self, patience: Duration, now: Instant) -> bool {
+        let since = *self.gone_since.get_or_insert(now);
+        now.duration_since(since) < patience
+    }
+
+    /// The next message's schema is known.
+    pub(crate) fn found(&mut self) {
+        self.gone_since = None;
+    }
+
+    /// The ids of the message at `offset` are given up.
+    pub(crate) fn miss(&mut self, offset: i64, schema: u32) {
+        self.gone.get_or_insert(Gone { messages: 0, offset, schema }).messages += 1;
+    }
+
     pub(crate) fn end(&self, partition: i32, ids: usize, bytes: usize) -> Restored {
         let seconds = self.last.duration_since(self.begun).as_secs_f64();
-        Restored { partition, messages: self.messages, ids, bytes, seconds }
+        Restored { partition, messages: self.messages, gone: self.gone, ids, bytes, seconds }
     }
 }
 
@@ -120,6 +157,7 @@ impl Restore {
 pub(crate) struct Restored {
     pub(crate) partition: i32,
     pub(crate) messages: u64,
+    pub(crate) gone: Option<Gone>,
     pub(crate) ids: usize,
     pub(crate) bytes: usize,
     pub(crate) seconds: f64,
@@ -127,7 +165,7 @@ pub(crate) struct Restored {
 
 impl fmt::Display for Restored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Restored { partition, messages, ids, bytes, seconds } = self;
+        let Restored { partition, messages, ids, bytes, seconds, .. } = self;
         write!(
             f,
             "partition {partition}: {ids} ids in {bytes} bytes, \

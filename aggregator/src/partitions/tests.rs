@@ -5,8 +5,12 @@ use tally_counts::{BucketWidth, Horizon, IdScope};
 
 use super::*;
 
-const LIMITS: Limits =
-    Limits { interval: Duration::from_secs(1), batch_bytes: 1000, total_bytes: 1500 };
+const LIMITS: Limits = Limits {
+    interval: Duration::from_secs(1),
+    batch_bytes: 1000,
+    total_bytes: 1500,
+    gone_after: Duration::from_secs(9),
+};
 
 fn partitions() -> Partitions {
     Partitions::new(Rules::default(), LIMITS)
@@ -207,10 +211,33 @@ fn which_messages_left_no_ids_is_known_where_it_was_noted_and_only_while_they_co
     for (metadata, knows) in [("ids=7", true), ("", false)] {
         let (mut partitions, now) = (partitions(), Instant::now());
         take_on(&mut partitions, resumed(10, metadata), now);
-        assert_eq!(partitions.restores_by_bookmark(0), knows, "{metadata}");
+        assert_eq!(partitions.waits_for_gone(0, now), knows, "{metadata}");
         assert!(partitions.is_to_restore(0, 9) && !partitions.is_to_restore(0, 10));
-        assert!(!partitions.restores_by_bookmark(0), "{metadata}");
+        assert!(!partitions.waits_for_gone(0, now), "{metadata}");
     }
+}
+
+#[test]
+fn a_schema_that_is_gone_is_waited_for_a_while_and_the_ids_that_are_given_up_are_told() {
+    let (mut partitions, now) = (partitions(), Instant::now());
+    take_on(&mut partitions, resumed(10, "ids=7"), now);
+    assert!(partitions.waits_for_gone(0, now));
+    let later = now + LIMITS.gone_after;
+    assert!(partitions.waits_for_gone(0, later - Duration::from_millis(1)));
+    // It came back, and the next message's is gone: that one is waited for as long.
+    partitions.remember(0, &at(7), &[once("a", 1)], later);
+    assert!(partitions.waits_for_gone(0, later));
+    let later = later + LIMITS.gone_after;
+    assert!(!partitions.waits_for_gone(0, later));
+    for offset in [8, 9] {
+        partitions.miss(0, offset, 5);
+        partitions.pass_over(0, offset, Reject::UnknownSchema, &wire::prefix(5), later);
+    }
+    let restored = partitions.next_restored().expect("the restore is over");
+    assert_eq!(restored.gone, Some(Gone { messages: 2, offset: 8, schema: 5 }));
+    assert_eq!((restored.messages, restored.ids), (3, 1));
+    // The next restore passes them over without a question.
+    assert_eq!(partitions.bookmark(0, 10).to_string().split(' ').nth(1), Some("unread=5:8-9"));
 }
 
 #[test]
@@ -272,7 +299,7 @@ fn a_partition_that_waits_for_a_schema_goes_on_restoring_where_it_was() {
     take_on(&mut partitions, resumed(10, "ids=7"), now);
     partitions.remember(0, &at(7), &[once("a", 1)], now);
     assert_eq!(partitions.step(0, Event::SchemaMissing { schema: 9 }, now), Action::Stop);
-    assert!(partitions.restores_by_bookmark(0));
+    assert!(partitions.waits_for_gone(0, now));
     assert_eq!(partitions.step(0, Event::SchemaLearned, now), Action::ReadFrom(8));
     assert!(partitions.is_to_restore(0, 8));
 }

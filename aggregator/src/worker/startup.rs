@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_kafka::{Fetcher, Member, Membership};
 use tally_platform::config::Config;
-use tally_platform::health::Health;
+use tally_platform::health::{Condition, Health};
 use tally_platform::plans::Plans;
 use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry::{self, Registry};
@@ -20,6 +20,7 @@ use super::{REGISTRY_RETRY, Worker};
 use crate::Error;
 use crate::committer::Committer;
 use crate::group_consumer::GroupConsumer;
+use crate::last_batches::OwnSchema;
 use crate::locator::Locator;
 use crate::message_fold::MessageFold;
 use crate::metrics::Metrics;
@@ -41,7 +42,9 @@ pub(crate) fn run(
 ) -> Result<(), Error> {
     let ready = health.condition("partitions assigned");
     let registry = Registry::new(&config.registry)?;
-    let Some(schema_id) = register(config, &registry, stop, runtime)? else { return Ok(()) };
+    let Some(schema_id) = register(config, &registry, &ready, stop, runtime)? else {
+        return Ok(());
+    };
     let consumer: BaseConsumer<Membership> =
         tally_kafka::consumer(&config.kafka.cluster(), name, &config.aggregator.group)
             .set("session.timeout.ms", config.aggregator.session_timeout_ms.to_string())
@@ -63,7 +66,8 @@ pub(crate) fn run(
         return Ok(());
     };
     let committer = Committer::start(rotation);
-    let locator = Locator::start(config, &consumer, &topic_id, runtime)?;
+    let own_schema = OwnSchema { registry: registry.clone(), id: schema_id };
+    let locator = Locator::start(config, own_schema, &consumer, &topic_id, runtime)?;
     let fetch = config.aggregator.fetch;
     let fetcher = Fetcher::new(
         &config.kafka.cluster(),
@@ -82,6 +86,7 @@ pub(crate) fn run(
         interval: config.aggregator.flush_interval(),
         batch_bytes: config.aggregator.flush_batch_bytes,
         total_bytes: config.aggregator.flush_total_bytes,
+        gone_after: config.aggregator.schema_gone_after(),
     };
     let metrics = Metrics::new();
     let none = health.condition("no partition stands still");
@@ -105,22 +110,26 @@ pub(crate) fn run(
 }
 
 /// The id of the delta batches' schema, or `None` if `stop` comes first. Waits for a registry that
-/// is down; a registry that refuses the schema is an error.
+/// is down; one that refuses the schema, or that nobody has set up, is an error.
 fn register(
     config: &Config,
     registry: &Registry,
+    ready: &Condition,
     stop: &CancellationToken,
     runtime: &Handle,
 ) -> Result<Option<u32>, Error> {
     let subject = format!("{}-value", config.kafka.deltas);
     let ask = || async {
-        match registry.register(&subject, avsc::DELTA_BATCH).await {
-            Err(refused @ registry::Error::Refused { .. }) => Ok(Err(refused)),
+        match registry.register_next(&subject, avsc::DELTA_BATCH).await {
+            Err(no @ (registry::Error::Refused { .. } | registry::Error::NoSubject { .. })) => {
+                Ok(Err(no))
+            }
             answer => answer.map(Ok),
         }
     };
     let mut log = QuietLog::every(REMINDER);
     let answer = until_ok(stop, Backoff::constant(REGISTRY_RETRY), ask, |error, _| {
+        ready.set(false, error.to_string());
         if log.failed(Instant::now()).is_some() {
             tracing::warn!(%error, subject, "wait for the schema registry; asking it again");
         }

@@ -9,12 +9,24 @@ const COMPATIBILITY: &str = "BACKWARD";
 /// Levels that ask for that and for more: an operator's choice, which stays.
 const STRICTER: [&str; 3] = ["BACKWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE"];
 
-pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Error> {
+pub(super) async fn init(
+    config: &Config,
+    has_deltas: bool,
+    report: &mut Report,
+) -> Result<(), Error> {
     let registry = Registry::new(&config.registry)?;
+    let deltas = format!("{}-value", config.kafka.deltas);
+    if has_deltas && !registry.has_subject(&deltas).await? {
+        // Ids that it gives anew would stand for other schemas than those in the log do.
+        return Err(Error::Registry(registry.not_ours(format!(
+            "has no subject {deltas}, although topic {} has messages",
+            config.kafka.deltas
+        ))));
+    }
     let subjects = [
         (format!("{}-value", config.kafka.increments), avsc::INCREMENT),
         (avsc::INCREMENT_BATCH_SUBJECT.to_owned(), avsc::INCREMENT_BATCH),
-        (format!("{}-value", config.kafka.deltas), avsc::DELTA_BATCH),
+        (deltas, avsc::DELTA_BATCH),
     ];
     for (subject, schema) in subjects {
         let id = registry.register(&subject, schema).await?;

@@ -35,7 +35,8 @@ const COPY_BYTES: u64 = 64 << 10;
 /// How long ClickHouse may be away, or its backup old, and still be filled again from `deltas`.
 const DELTAS_RETENTION_MS: u64 = 30 * 24 * 3600 * 1000;
 
-pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<(), Error> {
+/// Returns whether batches of deltas are there already.
+pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<bool, Error> {
     let broker = |error: KafkaError| Error::Broker {
         bootstrap: kafka.bootstrap.clone(),
         reason: error.to_string(),
@@ -45,10 +46,11 @@ pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<(
     let topics = Topics { kafka, admin };
     let all = kafka.partitions;
     topics.init(&kafka.increments, all, &of_increments(kafka), report).await?;
-    topics.init(&kafka.deltas, all, &of_deltas(kafka), report).await?;
+    let were_deltas_there = topics.init(&kafka.deltas, all, &of_deltas(kafka), report).await?;
     let copy = topics.longest_copy().await?;
     topics.init(&kafka.rejected, all, &of_rejected(kafka, copy), report).await?;
-    topics.init(&kafka.checkpoints, 1, &of_checkpoints(kafka), report).await
+    topics.init(&kafka.checkpoints, 1, &of_checkpoints(kafka), report).await?;
+    Ok(were_deltas_there && topics.has_messages(&kafka.deltas).await?)
 }
 
 fn of_increments(kafka: &config::Kafka) -> Vec<Requirement> {
@@ -126,14 +128,15 @@ struct Topics<'k> {
 }
 
 impl Topics<'_> {
-    /// Makes the topic, or refuses one that is there and contradicts the configuration.
+    /// Makes the topic, or refuses one that is there and contradicts the configuration. Returns
+    /// whether it was there.
     async fn init(
         &self,
         topic: &str,
         partitions: i32,
         requirements: &[Requirement],
         report: &mut Report,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let config::Kafka { bootstrap, replication, .. } = self.kafka;
         let values: Vec<String> = requirements.iter().map(Requirement::value).collect();
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(*replication));
@@ -145,18 +148,21 @@ impl Topics<'_> {
             Error::Broker { bootstrap: bootstrap.clone(), reason: error.to_string() }
         })?;
         match made.into_iter().next() {
-            Some(Ok(_)) => report.add(format!("topic {topic}: made, {partitions} partitions")),
+            Some(Ok(_)) => {
+                report.add(format!("topic {topic}: made, {partitions} partitions"));
+                Ok(false)
+            }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
                 let told = self.check(topic, partitions, requirements).await?;
                 report.add(format!("topic {topic}: there"));
                 for difference in told {
                     report.add(format!("topic {topic}: warning: {difference}"));
                 }
+                Ok(true)
             }
-            Some(Err((_, code))) => return Err(refused(topic, code)),
-            None => return Err(refused(topic, "no answer")),
+            Some(Err((_, code))) => Err(refused(topic, code)),
+            None => Err(refused(topic, "no answer")),
         }
-        Ok(())
     }
 
     /// Returns the differences that are only told.
@@ -218,6 +224,25 @@ impl Topics<'_> {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Whether the topic has messages, or had some.
+    async fn has_messages(&self, topic: &str) -> Result<bool, Error> {
+        let partitions = self.partitions(topic).await.map_err(|error| refused(topic, error))?;
+        let (mut partition, mut attempts) = (0, 0);
+        while partition < partitions {
+            match tally_kafka::watermarks(self.admin.inner(), topic, partition) {
+                Ok((_, 1..)) => return Ok(true),
+                Ok(_) => partition += 1,
+                // A leader may be elected just now.
+                Err(_) if attempts < METADATA_ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(METADATA_PAUSE).await;
+                }
+                Err(error) => return Err(refused(topic, error)),
+            }
+        }
+        Ok(false)
     }
 
     async fn settings(&self, topic: &str) -> Result<ConfigResource, Error> {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::compression::inflate;
 use super::records::{Codec, Damage, Header, Record, Records, is_abort};
-use crate::FetchedMessage;
 use crate::buffer_pool::BufferPool;
+use crate::{FetchedMessage, Unfit};
 
 /// An aborted transaction, some of whose messages may be in the batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,8 +79,7 @@ pub(super) struct MessageRanges {
     pub(super) timestamp_ms: Option<i64>,
     pub(super) key: Option<Range<usize>>,
     pub(super) value: Option<Range<usize>>,
-    /// Whether key and value are left out, because the batch is too large to be decompressed.
-    pub(super) is_left_out: bool,
+    pub(super) unfit: Option<Unfit>,
 }
 
 /// Where the whole batches of these bytes end; `None` if there is no whole batch.
@@ -155,18 +154,11 @@ impl RecordBatches {
                 }
             };
             while let Some(record) = records.next(body).map_err(|damage| (at, damage))? {
-                let Record { offset_delta, timestamp_delta, key, value } = record;
+                let Record { offset_delta, timestamp_delta, key, value, unfit } = record;
                 let offset = at + i64::from(offset_delta);
                 if offset >= self.from {
                     let timestamp_ms = header.timestamp_ms(timestamp_delta);
-                    let is_left_out = false;
-                    return Ok(Some(MessageRanges {
-                        offset,
-                        timestamp_ms,
-                        key,
-                        value,
-                        is_left_out,
-                    }));
+                    return Ok(Some(MessageRanges { offset, timestamp_ms, key, value, unfit }));
                 }
             }
             self.pop_front();
@@ -205,7 +197,7 @@ impl RecordBatches {
                     timestamp_ms: header.timestamp_ms(0),
                     key: None,
                     value: None,
-                    is_left_out: true,
+                    unfit: Some(Unfit::BatchTooLarge),
                 }));
             }
         }

@@ -14,6 +14,10 @@
 
 use std::ops::Range;
 
+use crate::{FetchedMessage, Unfit};
+
+const SCHEMA_HEADER_BYTES: usize = FetchedMessage::SCHEMA_HEADER_BYTES;
+
 /// The bytes that the length does not count: the base offset and the length itself.
 const PREFIX: usize = 12;
 /// The bytes up to the first record.
@@ -169,6 +173,8 @@ pub(super) struct Record {
     pub(super) timestamp_delta: i64,
     pub(super) key: Option<Range<usize>>,
     pub(super) value: Option<Range<usize>>,
+    /// [`Unfit::SchemaInHeader`], or nothing.
+    pub(super) unfit: Option<Unfit>,
 }
 
 /// Walks the records of a batch.
@@ -212,8 +218,27 @@ impl Records {
         let offset_delta = i32::try_from(varint(record, &mut at)?).ok()?;
         let key = part(record, &mut at)?;
         let value = part(record, &mut at)?;
-        Some((Record { offset_delta, timestamp_delta, key, value }, end))
+        // Most messages have no headers, or none that are as long.
+        let unfit =
+            if end - at > SCHEMA_HEADER_BYTES { schema_header(&record[at..]) } else { None };
+        Some((Record { offset_delta, timestamp_delta, key, value, unfit }, end))
     }
+}
+
+/// Whether a header among these names the schema of the value.
+#[cold]
+fn schema_header(headers: &[u8]) -> Option<Unfit> {
+    let mut at = 0;
+    for _ in 0..varint(headers, &mut at)? {
+        let name = part(headers, &mut at)??;
+        let value = part(headers, &mut at)?;
+        if headers[name] == *FetchedMessage::SCHEMA_HEADER.as_bytes()
+            && value.is_some_and(|value| value.len() == SCHEMA_HEADER_BYTES)
+        {
+            return Some(Unfit::SchemaInHeader);
+        }
+    }
+    None
 }
 
 /// Whether a control record says that its transaction was aborted.

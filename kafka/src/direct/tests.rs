@@ -18,6 +18,7 @@ use super::record_batches::{AbortedTransaction, BatchesEnd, RecordBatches, Room,
 use super::records::Damage;
 use super::shared::Shared;
 use super::{DirectFetcher, FetchedRange, PartitionFetch};
+use crate::Unfit;
 use crate::buffer_pool::BufferPool;
 
 const BASE: i64 = 1_000;
@@ -162,9 +163,10 @@ fn a_batch_that_is_too_large_once_it_is_decompressed_is_left_out_and_those_aroun
         let mut batches = open(sent.clone(), from, &[], Room { expected: 0, at_once: 1 << 20 });
         let mut all = Vec::new();
         while let Some(message) = batches.next().unwrap() {
-            assert_eq!(message.value.is_none(), message.is_left_out);
+            let is_left_out = message.unfit == Some(Unfit::BatchTooLarge);
+            assert_eq!(message.value.is_none(), is_left_out);
             assert_eq!(message.key, None);
-            all.push((message.offset, message.is_left_out));
+            all.push((message.offset, is_left_out));
         }
         let expected = [BASE - 1, BASE, BASE + 1, BASE + 2, BASE + 3]
             .map(|offset| (offset, (BASE..BASE + 3).contains(&offset)));

@@ -251,8 +251,9 @@ impl Injector<'_> {
     /// An aggregator's transactional.id, of one of its producers in rotation.
     fn transactional_id(&self, pick: u32) -> String {
         let slot = self.supervisor.pick(Service::Aggregator, pick);
-        let group = self.world.direct_config().aggregator.group;
-        format!("{group}-{}-0-{}", slot.name, (pick >> 16) % 4)
+        let config = self.world.direct_config();
+        let (group, topic) = (&config.aggregator.group, &config.kafka.increments);
+        format!("{group}-{topic}-{}-0-{}", slot.name, (pick >> 16) % 4)
     }
 
     /// Proven by the owner, who says in its log that it was fenced.

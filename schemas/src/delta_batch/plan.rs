@@ -97,7 +97,7 @@ impl DeltaBatchPlan {
     /// Resolves a writer's schema against `tally.DeltaBatch`; as everywhere in Avro's rules, the
     /// namespace does not matter.
     pub fn new(writer_schema: &str) -> Result<DeltaBatchPlan, PlanError> {
-        let writer = Schema::parse(writer_schema)?;
+        let writer = Schema::parse(writer_schema, [])?;
         let Shape::Record(batch) = &writer.node(writer.root()).shape else {
             return Err(not_a_batch(&writer));
         };

@@ -8,11 +8,17 @@ use super::{Field, Node, NodeId, Record, Schema, Shape};
 use crate::plan::PlanError;
 
 impl Schema {
-    /// Takes the text of one self-contained schema.
-    pub(crate) fn parse(text: &str) -> Result<Schema, PlanError> {
-        let json: Value = serde_json::from_str(text)?;
+    /// Takes the text of a schema, and those of the schemas whose names it uses; each of those
+    /// uses names of itself and of the ones before it only.
+    pub(crate) fn parse<'t>(
+        text: &str,
+        references: impl IntoIterator<Item = &'t str>,
+    ) -> Result<Schema, PlanError> {
         let mut parser = Parser { nodes: Vec::new(), names: HashMap::new() };
-        let root = parser.schema(&json, "")?;
+        for reference in references {
+            parser.schema(&serde_json::from_str(reference)?, "")?;
+        }
+        let root = parser.schema(&serde_json::from_str(text)?, "")?;
         Ok(Schema { nodes: parser.nodes, root })
     }
 }

@@ -1,0 +1,101 @@
+//! The schemas that this process registered, by which it knows its registry again.
+//!
+//! A registry that lost its data, or another environment's, says of every id that it is not there,
+//! or has something else under it. By its word all messages would be rejected, for good.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Error, Registry};
+
+/// How long it is believed that the registry still has the schemas.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(super) struct OwnSchemas {
+    registered: Mutex<Vec<OwnSchema>>,
+    /// When the registry was last asked for them all, and had them.
+    seen: tokio::sync::Mutex<Option<Instant>>,
+}
+
+#[derive(Clone)]
+struct OwnSchema {
+    subject: String,
+    id: u32,
+    outline: Outline,
+}
+
+/// What a registry keeps of a schema, in whatever order and form it gives it back: the record's
+/// name without its namespace, and its fields' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Outline(String);
+
+impl Outline {
+    fn of(schema: &str) -> Outline {
+        let json: Value = serde_json::from_str(schema).unwrap_or_default();
+        let name = |of: &Value| of["name"].as_str().unwrap_or("?").to_owned();
+        let fields = json["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let fields: Vec<String> = fields.iter().map(name).collect();
+        let full = name(&json);
+        let short = full.rsplit_once('.').map_or(full.as_str(), |(_, short)| short);
+        Outline(format!("{short} of {}", fields.join(", ")))
+    }
+}
+
+impl Registry {
+    /// Notes that the registry gave this id for the schema.
+    pub(super) fn note_own(&self, subject: &str, id: u32, schema: &str) {
+        let own = OwnSchema { subject: subject.to_owned(), id, outline: Outline::of(schema) };
+        let mut registered = self.own.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.retain(|other| other.subject != own.subject);
+        registered.push(own);
+    }
+
+    /// The error about a registry that says something else of Tally's schemas than it did.
+    pub fn not_ours(&self, reason: String) -> Error {
+        Error::NotOurs { url: self.url.clone(), reason }
+    }
+
+    /// Whether the registry still has each schema that this process registered, under its id;
+    /// [`Error::NotOurs`] if not.
+    pub async fn check_own(&self) -> Result<(), Error> {
+        // Whoever comes meanwhile waits for this answer.
+        let mut seen = self.own.seen.lock().await;
+        if seen.is_some_and(|seen| seen.elapsed() < BELIEVED_FOR) {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let own = self.own.registered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for OwnSchema { subject, id, outline } in own {
+            let stored = self.stored(&["schemas", "ids", &id.to_string()]).await?;
+            let reason = match stored.map(|stored| Outline::of(&stored.schema)) {
+                Some(found) if found == outline => continue,
+                None => format!("has no schema {id} any more, which is that of {subject}"),
+                Some(Outline(found)) => {
+                    format!("has another schema than that of {subject} under its id {id}: {found}")
+                }
+            };
+            return Err(self.not_ours(reason));
+        }
+        *seen = Some(asked);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_is_known_again_however_it_is_written() {
+        let written = r#"{"type":"record","name":"R","namespace":"n","doc":"d",
+            "fields":[{"name":"a","type":"long"},{"name":"b","type":"string"}]}"#;
+        let rewritten = r#"{"fields":[{"type":{"type":"long"},"name":"a"},
+            {"type":"string","name":"b"}],"name":"n.R","type":"record"}"#;
+        assert_eq!(Outline::of(written), Outline::of(rewritten));
+        assert_ne!(Outline::of(written), Outline::of(&written.replace("\"b\"", "\"c\"")));
+        assert_ne!(Outline::of(written), Outline::of("\"string\""));
+    }
+}
