@@ -5,15 +5,14 @@ mod tests;
 
 use std::sync::{Arc, OnceLock};
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Serialize, Serializer};
-use tally_platform::http::{Refusal, essence, with_edge};
+use tally_platform::http::{BodyLimits, essence, with_edge};
 use tally_platform::problem::Code as _;
 
 use crate::cache::Total;
@@ -27,10 +26,14 @@ use crate::verified::LastVerified;
 /// Room for as many counters as one query may ask for, their names as long as they may be.
 const BODY_LIMIT_BYTES: usize = 16 << 20;
 
+/// What the bodies of all queries may take, those that are still arriving among them.
+const BODIES_BYTES: usize = 64 << 20;
+
 /// What all requests share.
 pub(crate) struct Api {
     reads: OnceLock<Reads>,
     pub(crate) verified: LastVerified,
+    bodies: BodyLimits,
     metrics: Metrics,
 }
 
@@ -81,7 +84,12 @@ impl<'a> Value<'a> {
 
 impl Api {
     pub(crate) fn new(metrics: Metrics) -> Api {
-        Api { reads: OnceLock::new(), verified: LastVerified::default(), metrics }
+        Api {
+            reads: OnceLock::new(),
+            verified: LastVerified::default(),
+            bodies: BodyLimits::new(BODY_LIMIT_BYTES, BODIES_BYTES),
+            metrics,
+        }
     }
 
     /// Answers reads from now on.
@@ -106,7 +114,7 @@ pub(crate) fn routes(api: Arc<Api>) -> Router {
         .route("/v1/counters/{namespace}/{key}", get(one))
         .route("/v1/counters/query", post(many))
         .route("/v1/verified", get(verified));
-    with_edge::<Code, _>(routes, BODY_LIMIT_BYTES).with_state(api)
+    with_edge::<Code, _>(routes).with_state(api)
 }
 
 async fn one(
@@ -135,13 +143,15 @@ async fn one(
 async fn many(
     State(api): State<Arc<Api>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Response {
     let answer = async {
-        check_media_type(&headers)?;
+        check_media_type(request.headers())?;
         let numbers = request::numbers(&query_string(pairs)?)?;
-        let query = request::query(&body.map_err(unread)?)?;
+        // The names that are asked for take no more than the body did, whose room they keep.
+        let body = api.bodies.receive(request).await.map_err(Problem::refused)?;
+        let query = request::query(&body.bytes)?;
+        drop(body.bytes);
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
         let values = query
             .counters
@@ -174,10 +184,6 @@ fn query_string(
 
 fn invalid(field: &str, reason: &str) -> Problem {
     request::Error::invalid(field, reason).into()
-}
-
-fn unread(rejection: BytesRejection) -> Problem {
-    Problem::refused(Refusal::of_body(&rejection, BODY_LIMIT_BYTES))
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {

@@ -1,4 +1,3 @@
-use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::counter_memory::Broken;
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
+use crate::problem::Code;
 use crate::reads::Reads;
 use crate::shared_memory::SharedMemory;
 use crate::starting_point::{StartingPoint, bounds, starting_point};
@@ -50,8 +50,6 @@ pub enum Error {
     Client(#[source] KafkaError),
     #[error("read deltas from where ClickHouse is")]
     Assign(#[source] KafkaError),
-    #[error("serve reads")]
-    Serve(#[source] io::Error),
 }
 
 /// Answers reads until `shutdown`, then finishes those in progress.
@@ -82,10 +80,14 @@ pub async fn run(
             tokio::time::sleep(drain_limit).await;
             tracing::warn!(?drain_limit, "requests are still in progress and are cut off");
         };
-        let routes = http::routes(Arc::clone(&api));
-        let served = edge::serve(listener, routes, &stop, cut_off).await.map_err(Error::Serve);
+        let server = edge::Server {
+            routes: http::routes(Arc::clone(&api)),
+            over_limit: edge::over_limit::<Code>(),
+            max_connections: config.reader.max_connections,
+            timeouts: edge::Timeouts::default(),
+        };
+        server.serve(listener, &stop, cut_off).await;
         drained.cancel();
-        served
     };
     let working = async {
         let consumer = Arc::new(consumer);
@@ -94,8 +96,8 @@ pub async fn run(
         stop.cancel();
         worked
     };
-    let (served, worked) = tokio::join!(serving, working);
-    served.and(worked)?;
+    let ((), worked) = tokio::join!(serving, working);
+    worked?;
     tracing::info!("drained");
     Ok(())
 }

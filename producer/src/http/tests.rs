@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -37,7 +38,7 @@ struct Stack {
     url: String,
     http: reqwest::Client,
     shutdown: CancellationToken,
-    server: JoinHandle<Result<(), run::Error>>,
+    server: JoinHandle<()>,
 }
 
 impl Stack {
@@ -66,8 +67,9 @@ impl Stack {
         let url = format!("http://{}/v1/increments", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let server = tokio::spawn({
-            let (gateway, shutdown) = (Arc::clone(&gateway), shutdown.clone());
-            async move { run::serve(listener, &gateway, &shutdown).await }
+            let (config, gateway) = (config.clone(), Arc::clone(&gateway));
+            let shutdown = shutdown.clone();
+            async move { run::serve(listener, &config, &gateway, &shutdown).await }
         });
         Stack { cluster, config, gateway, url, http: reqwest::Client::new(), shutdown, server }
     }
@@ -110,7 +112,7 @@ impl Stack {
     async fn end(self) {
         self.shutdown.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(20), self.server).await;
-        ended.expect("the server ends after shutdown").unwrap().unwrap();
+        ended.expect("the server ends after shutdown").unwrap();
     }
 }
 
@@ -308,8 +310,7 @@ async fn one_bad_item_keeps_the_whole_request_out() {
         json!([{"namespace": "n", "key": "k"}, {"namespace": "n", "key": "k", "delta": 1.5}]);
     let refused = answer(stack.post().json(&body)).await;
     assert_eq!(refused.problem(), (400, "invalid_increments", "not_applied"));
-    let reason =
-        "must be an integer, not a number with a fraction, an exponent or more than 64 bits";
+    let reason = "must be an integer, not a number with a fraction";
     assert_eq!(refused.body["errors"], json!([{"item": 1, "field": "delta", "reason": reason}]));
     let first = stack.post_one().await;
     assert!(first.position().ends_with(":1"), "the log is not empty: {first:?}");
