@@ -44,7 +44,8 @@ impl BodyLimits {
     /// still arriving, take at most `room_bytes`: at least twice as much, as a compressed body is
     /// in memory beside what it comes to.
     pub fn new(limit_bytes: usize, room_bytes: usize) -> BodyLimits {
-        let room = Arc::new(Semaphore::new(room_bytes.min(Semaphore::MAX_PERMITS)));
+        let room_bytes = room_bytes.min(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(room_bytes));
         BodyLimits { limit_bytes, room_bytes, room, timeout: BODY_TIMEOUT }
     }
 
@@ -52,6 +53,11 @@ impl BodyLimits {
     #[cfg(test)]
     pub(super) fn with_timeout(self, timeout: Duration) -> BodyLimits {
         BodyLimits { timeout, ..self }
+    }
+
+    /// The room that is taken at present, in bytes.
+    pub fn taken_bytes(&self) -> usize {
+        self.room_bytes - self.room.available_permits()
     }
 
     /// The request's body, decompressed, or why it is not taken.
