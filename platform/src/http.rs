@@ -32,7 +32,6 @@ use tracing::Span;
 use crate::problem::{Code, Problem};
 
 pub use body::{BODY_TIMEOUT, BodyLimits, BodyRoom, ReceivedBody};
-pub use connection::Timeouts;
 pub use server::Server;
 
 #[derive(Debug, thiserror::Error)]

@@ -82,12 +82,8 @@ pub(crate) async fn serve(
         }
         tokio::time::sleep(ANSWER_LIMIT).await;
     };
-    let server = edge::Server {
-        routes: http::routes(Arc::clone(gateway)),
-        over_limit: edge::over_limit::<Code>(),
-        max_connections: config.producer.max_connections,
-        timeouts: edge::Timeouts::default(),
-    };
+    let (routes, over_limit) = (http::routes(Arc::clone(gateway)), edge::over_limit::<Code>());
+    let server = edge::Server::new(routes, over_limit, config.producer.max_connections);
     server.serve(listener, shutdown, drain_limit).await;
 }
 

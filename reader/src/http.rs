@@ -7,12 +7,12 @@ use std::sync::{Arc, OnceLock};
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Serialize, Serializer};
-use tally_platform::http::{BodyLimits, essence, with_edge};
+use tally_platform::http::{BodyLimits, Server, essence, over_limit, with_edge};
 use tally_platform::problem::Code as _;
 
 use crate::cache::Total;
@@ -26,8 +26,13 @@ use crate::verified::LastVerified;
 /// Room for as many counters as one query may ask for, their names as long as they may be.
 const BODY_LIMIT_BYTES: usize = 16 << 20;
 
-/// What the bodies of all queries may take, those that are still arriving among them.
+/// What the bodies of all queries and their answers may take, those that are still arriving and
+/// those that are not sent yet among them.
 const BODIES_BYTES: usize = 64 << 20;
+
+/// A count is out of date as soon as it is told.
+const NOT_KEPT: (HeaderName, HeaderValue) =
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// What all requests share.
 pub(crate) struct Api {
@@ -109,7 +114,12 @@ impl Api {
     }
 }
 
-pub(crate) fn routes(api: Arc<Api>) -> Router {
+/// Serves the calls on at most `max_connections` at once.
+pub(crate) fn server(api: Arc<Api>, max_connections: usize) -> Server {
+    Server::new(routes(api), over_limit::<Code>(), max_connections)
+}
+
+fn routes(api: Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/v1/counters/{namespace}/{key}", get(one))
         .route("/v1/counters/query", post(many))
@@ -148,10 +158,11 @@ async fn many(
     let answer = async {
         check_media_type(request.headers())?;
         let numbers = request::numbers(&query_string(pairs)?)?;
-        // The names that are asked for take no more than the body did, whose room they keep.
         let body = api.bodies.receive(request).await.map_err(Problem::refused)?;
         let query = request::query(&body.bytes)?;
         drop(body.bytes);
+        // The names that were asked for take no more than the body did, whose room they keep.
+        let asked = body.room;
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
         let values = query
             .counters
@@ -159,7 +170,13 @@ async fn many(
             .zip(&answer.totals)
             .map(|(counter, total)| Value::new(counter, *total, numbers));
         let counters = values.collect();
-        Ok(fresh(Many { counters, as_of: answer.as_of.to_string() }))
+        let answer = Many { counters, as_of: answer.as_of.to_string() };
+        let answer = serde_json::to_vec(&answer).expect("counters are JSON");
+        drop(asked);
+        let room = api.bodies.take(answer.len()).map_err(Problem::refused)?;
+        let media_type = HeaderValue::from_static("application/json");
+        let headers = [NOT_KEPT, (header::CONTENT_TYPE, media_type)];
+        Ok((headers, room.hold(answer)).into_response())
     };
     api.respond(answer.await)
 }
@@ -170,9 +187,8 @@ async fn verified(State(api): State<Arc<Api>>) -> Response {
     api.respond(answer.map(fresh))
 }
 
-/// A count is out of date as soon as it is told.
 fn fresh(body: impl Serialize) -> Response {
-    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
+    ([NOT_KEPT], Json(body)).into_response()
 }
 
 fn query_string(

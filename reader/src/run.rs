@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::counter_memory::Broken;
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
-use crate::problem::Code;
 use crate::reads::Reads;
 use crate::shared_memory::SharedMemory;
 use crate::starting_point::{StartingPoint, bounds, starting_point};
@@ -80,12 +79,7 @@ pub async fn run(
             tokio::time::sleep(drain_limit).await;
             tracing::warn!(?drain_limit, "requests are still in progress and are cut off");
         };
-        let server = edge::Server {
-            routes: http::routes(Arc::clone(&api)),
-            over_limit: edge::over_limit::<Code>(),
-            max_connections: config.reader.max_connections,
-            timeouts: edge::Timeouts::default(),
-        };
+        let server = http::server(Arc::clone(&api), config.reader.max_connections);
         server.serve(listener, &stop, cut_off).await;
         drained.cancel();
     };

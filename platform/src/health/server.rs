@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Health;
-use crate::http::{Server, Timeouts};
+use crate::http::Server;
 
 /// How long requests in progress may take after shutdown has begun.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -36,12 +36,8 @@ pub async fn serve(
 ) {
     // Made when it is awaited, so that its time starts at shutdown.
     let drain_limit = async { tokio::time::sleep(DRAIN_LIMIT).await };
-    let server = Server {
-        routes: routes(health, metrics),
-        over_limit: Router::new().fallback(over_limit),
-        max_connections: MAX_CONNECTIONS,
-        timeouts: Timeouts::default(),
-    };
+    let over_limit = Router::new().fallback(over_limit);
+    let server = Server::new(routes(health, metrics), over_limit, MAX_CONNECTIONS);
     server.serve(listener, &shutdown, drain_limit).await;
 }
 

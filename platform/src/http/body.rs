@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -38,6 +39,24 @@ pub struct ReceivedBody {
 /// The room in memory that a body takes, until this is dropped.
 #[derive(Debug)]
 pub struct BodyRoom(OwnedSemaphorePermit);
+
+impl BodyRoom {
+    /// The body of an answer, which takes the room until the client has it.
+    pub fn hold(self, answer: Vec<u8>) -> Body {
+        Body::from(Bytes::from_owner(Held { bytes: answer, _room: self }))
+    }
+}
+
+struct Held {
+    bytes: Vec<u8>,
+    _room: BodyRoom,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 impl BodyLimits {
     /// One body has at most `limit_bytes`, compressed and not. All together, with those that are
@@ -101,7 +120,8 @@ impl BodyLimits {
         Ok(ReceivedBody { bytes, room })
     }
 
-    fn take(&self, bytes: usize) -> Result<BodyRoom, Refusal> {
+    /// Room for so many bytes.
+    pub fn take(&self, bytes: usize) -> Result<BodyRoom, Refusal> {
         let taken = u32::try_from(bytes)
             .ok()
             .and_then(|bytes| Arc::clone(&self.room).try_acquire_many_owned(bytes).ok());
@@ -118,7 +138,6 @@ mod tests {
     use std::convert::Infallible;
 
     use axum::http::header;
-    use bytes::Bytes;
     use http_body::Frame;
     use http_body_util::StreamBody;
     use tokio::sync::mpsc;
@@ -188,6 +207,18 @@ mod tests {
         let refused = limits.receive(request).await.map(|received| received.bytes);
         assert_eq!(refused, Err(Refusal::BodyTimeout { after }));
         assert_eq!(limits.room.available_permits(), 200);
+    }
+
+    #[tokio::test]
+    async fn an_answer_holds_its_room_until_it_is_sent() {
+        let limits = BodyLimits::new(100, 200);
+        let mut answer = limits.take(150).unwrap().hold(vec![b'x'; 150]);
+        assert!(limits.take(51).is_err());
+        let frame = answer.frame().await.unwrap().unwrap();
+        drop(answer);
+        assert_eq!(limits.taken_bytes(), 150, "the server has not written it yet");
+        drop(frame);
+        assert_eq!(limits.taken_bytes(), 0);
     }
 
     #[tokio::test]

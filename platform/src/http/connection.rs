@@ -29,16 +29,16 @@ const LINGER_BYTES: usize = 256 << 20;
 
 /// How long each thing may take on a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
+pub(super) struct Timeouts {
     /// A request's line and headers, from their first byte on or, for the first request, from the
     /// beginning of the connection.
-    pub head: Duration,
+    pub(super) head: Duration,
     /// From one request's answer to the next request.
-    pub idle: Duration,
+    pub(super) idle: Duration,
     /// Any progress with sending an answer.
-    pub write: Duration,
+    pub(super) write: Duration,
     /// Until a client that was answered early has sent the rest of its request.
-    pub linger: Duration,
+    pub(super) linger: Duration,
 }
 
 impl Default for Timeouts {
@@ -58,6 +58,8 @@ impl Default for Timeouts {
 /// other by it.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    /// The service has got a head that the socket does not know of yet.
+    has_new_head: AtomicBool,
     /// Its head is known to the service, and it is not answered.
     is_handled: AtomicBool,
     /// It is answered or arrives, and its end has not come.
@@ -68,6 +70,7 @@ impl Progress {
     pub(super) fn head_is_there(&self, has_body: bool) {
         self.is_unread.store(has_body, Ordering::Relaxed);
         self.is_handled.store(true, Ordering::Relaxed);
+        self.has_new_head.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn answered(&self) {
@@ -172,9 +175,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         let this = &mut *self;
         let filled = buffer.filled().len();
         let read = Pin::new(&mut this.socket).poll_read(context, buffer);
-        if this.progress.is_handled() {
+        if this.progress.has_new_head.swap(false, Ordering::Relaxed) {
             this.head = None;
-        } else if buffer.filled().len() > filled {
+        }
+        if !this.progress.is_handled() && buffer.filled().len() > filled {
             this.progress.is_unread.store(true, Ordering::Relaxed);
             let limit = this.timeouts.head;
             this.head.get_or_insert_with(|| Box::pin(sleep(limit)));

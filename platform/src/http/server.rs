@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::connection::{Connection, Progress, RequestBody, Timeouts};
+use crate::quiet_log::QuietLog;
 
 /// The most that is buffered of what a connection reads, a request's head among it, and again of
 /// what it writes.
@@ -39,16 +40,19 @@ const MAX_REFUSALS: usize = 64;
 /// How long a connection beyond the limit may take for its one request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often it is said that connections are refused, at most.
+const REFUSAL_REMINDER: Duration = Duration::from_secs(60);
+
 /// How long nothing is accepted after the process or the system had no room for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is served on a port.
 pub struct Server {
-    pub routes: Router,
+    routes: Router,
     /// Answers on connections beyond the limit.
-    pub over_limit: Router,
-    pub max_connections: usize,
-    pub timeouts: Timeouts,
+    over_limit: Router,
+    max_connections: usize,
+    timeouts: Timeouts,
 }
 
 /// Why a connection was accepted.
@@ -60,6 +64,18 @@ enum Slot {
 }
 
 impl Server {
+    /// Serves `routes` on at most `max_connections` at once, and `over_limit` on others, one
+    /// request on each.
+    pub fn new(routes: Router, over_limit: Router, max_connections: usize) -> Server {
+        Server { routes, over_limit, max_connections, timeouts: Timeouts::default() }
+    }
+
+    /// With other times than by default.
+    #[cfg(test)]
+    pub(super) fn with_timeouts(self, timeouts: Timeouts) -> Server {
+        Server { timeouts, ..self }
+    }
+
     /// Serves until `shutdown`, then until every request in progress is answered. What is still
     /// connected when `drain_limit`, which starts at `shutdown`, has completed is cut off.
     pub async fn serve(
@@ -92,6 +108,7 @@ impl Server {
     ) {
         let places = Arc::new(Semaphore::new(self.max_connections));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        let mut log = QuietLog::every(REFUSAL_REMINDER);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.timeouts.idle)
@@ -114,6 +131,14 @@ impl Server {
                     });
                 }
                 Slot::Refusal(refusal) => {
+                    if let Some(refused) = log.failed(Instant::now()) {
+                        tracing::warn!(
+                            refused,
+                            max_connections = self.max_connections,
+                            address = listener.local_addr().ok().map(tracing::field::display),
+                            "as many connections are open as may be; others are answered 503"
+                        );
+                    }
                     let (once, routes) = (once.clone(), self.over_limit.clone());
                     let refusing = serve(once, socket, routes, self.timeouts, shutdown.clone());
                     connections.spawn(async move {

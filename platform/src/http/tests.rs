@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::Timeouts;
 use super::*;
 
 const GET: &[u8] = b"GET /here HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -57,7 +58,7 @@ impl Served {
         let over_limit =
             Router::new().fallback(async move || (StatusCode::SERVICE_UNAVAILABLE, retry));
         let shutdown = CancellationToken::new();
-        let server = Server { routes, over_limit, max_connections, timeouts };
+        let server = Server::new(routes, over_limit, max_connections).with_timeouts(timeouts);
         let server = tokio::spawn({
             let shutdown = shutdown.clone();
             async move { server.serve(listener, &shutdown, std::future::pending()).await }
@@ -146,6 +147,18 @@ async fn a_handler_may_take_longer_than_a_head() {
     tokio::time::sleep(SHORT * 3).await;
     served.held.release.notify_one();
     assert!(client.answer(8).await.ends_with("released"));
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_may_be_idle_for_longer_than_a_head_takes() {
+    let served = Served::new(1, Timeouts { head: SHORT, ..PATIENT }).await;
+    let mut client = served.connect().await;
+    for _ in 0..2 {
+        client.send(GET).await;
+        assert!(client.answer(4).await.ends_with("here"));
+        tokio::time::sleep(SHORT * 3).await;
+    }
     served.end().await;
 }
 
