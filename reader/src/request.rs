@@ -140,7 +140,8 @@ pub(crate) fn numbers(pairs: &[(String, String)]) -> Result<Numbers, Error> {
 
 /// Reads the body of a query.
 pub(crate) fn query(body: &[u8]) -> Result<Query, Error> {
-    let body: Value = serde_json::from_slice(without_byte_order_mark(body)).map_err(|error| Error::Malformed(error.to_string()))?;
+    let body: Value = serde_json::from_slice(without_byte_order_mark(body))
+        .map_err(|error| Error::Malformed(error.to_string()))?;
     let Value::Object(fields) = body else {
         return Err(Error::Malformed("not a JSON object".to_owned()));
     };

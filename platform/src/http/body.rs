@@ -103,8 +103,7 @@ impl BodyLimits {
         let mut room = self.take(0)?;
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|error| Refusal::UnreadBody { reason: error.to_string() })?;
+            let frame = frame.map_err(|error| Refusal::UnreadBody { reason: error.to_string() })?;
             let Ok(data) = frame.into_data() else { continue };
             let length = bytes.len() + data.len();
             if length > self.limit_bytes {

@@ -71,12 +71,7 @@ fn malformed(error: &serde_json::Error, advice: &str) -> Error {
     let (line, column) = (error.line(), error.column());
     let reason = format!("malformed JSON at line {line}, column {column}: {}", message(error));
     let reason = reason + advice;
-    Error::Malformed(Fault {
-        line: Some(line),
-        column: Some(column),
-        reason,
-        ..Fault::default()
-    })
+    Error::Malformed(Fault { line: Some(line), column: Some(column), reason, ..Fault::default() })
 }
 
 /// Whether another object or array begins at the error.

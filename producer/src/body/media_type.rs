@@ -22,7 +22,9 @@ impl MediaType {
         match essence(given).as_deref() {
             Some("application/json") => Ok(MediaType::Json),
             Some(
-                "application/x-ndjson" | "application/ndjson" | "application/jsonl"
+                "application/x-ndjson"
+                | "application/ndjson"
+                | "application/jsonl"
                 | "application/x-jsonlines",
             ) => Ok(MediaType::NdJson),
             Some("application/avro") => Ok(MediaType::Avro),

@@ -45,7 +45,8 @@ fn of_decimal(text: &str) -> Number {
         return Number::Fraction;
     }
     let integer = u32::try_from(power).ok().and_then(|power| {
-        let magnitude = significant.parse::<i128>().ok()?.checked_mul(10i128.checked_pow(power)?)?;
+        let magnitude =
+            significant.parse::<i128>().ok()?.checked_mul(10i128.checked_pow(power)?)?;
         i64::try_from(if is_negative { -magnitude } else { magnitude }).ok()
     });
     integer.map_or(Number::Huge, Number::Integer)

@@ -16,8 +16,7 @@ const COUNTING: tally_counts::Rules = tally_counts::Rules {
 };
 /// The year 2000.
 const MIN_EVENT_MS: i64 = 946_684_800_000;
-const RULES: Rules =
-    Rules { now_ms: NOW_MS, min_event_ms: MIN_EVENT_MS, counting: COUNTING };
+const RULES: Rules = Rules { now_ms: NOW_MS, min_event_ms: MIN_EVENT_MS, counting: COUNTING };
 
 fn read(media_type: MediaType, body: &[u8]) -> Result<Parsed<'_>, Problem> {
     parse(media_type, &Avro::new(), body, RULES).map_err(Problem::from)
@@ -82,9 +81,8 @@ fn an_integer_may_be_written_in_any_way() {
         ("9007199254740993.0", 9_007_199_254_740_993),
         ("-9.223372036854775808e18", i64::MIN),
     ] {
-        let body = format!(
-            r#"{{"namespace":"n","key":"k","delta": {delta},"at":1.700000000123e12}}"#
-        );
+        let body =
+            format!(r#"{{"namespace":"n","key":"k","delta": {delta},"at":1.700000000123e12}}"#);
         let parsed = read(MediaType::Json, body.as_bytes()).unwrap();
         assert_eq!((parsed.items[0].delta, parsed.items[0].at_ms), (expected, NOW_MS), "{body}");
     }
@@ -158,11 +156,7 @@ fn a_bad_field_is_named_with_its_reason() {
         ("delta", json!("1"), "must be an integer, not a string"),
         ("delta", json!(1.5), "must be an integer, not a number with a fraction"),
         ("delta", json!(u64::MAX), "does not fit 64 bits"),
-        (
-            "at",
-            json!(-1),
-            "must not be before 2000-01-01T00:00:00Z (counts.min_event_time)",
-        ),
+        ("at", json!(-1), "must not be before 2000-01-01T00:00:00Z (counts.min_event_time)"),
         (
             "at",
             json!("1999-12-31T23:59:59.9999Z"),
@@ -291,9 +285,7 @@ fn a_byte_order_mark_at_the_start_is_passed_over() {
         assert_eq!(read(media_type, body.as_bytes()).unwrap().items, [item("n", "k")], "{body}");
     }
     let twice = format!("\u{feff}{line}");
-    assert_eq!(
-        read(MediaType::Json, twice.as_bytes()).unwrap_err().code, Code::MalformedBody
-    );
+    assert_eq!(read(MediaType::Json, twice.as_bytes()).unwrap_err().code, Code::MalformedBody);
 }
 
 #[test]

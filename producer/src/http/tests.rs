@@ -401,10 +401,9 @@ async fn a_compressed_body_is_read_and_a_bomb_is_refused() {
     let post = async |encoding: &str, body: Vec<u8>| {
         answer(stack.post().header("content-encoding", encoding).body(body)).await
     };
-    for (encoding, body, bomb) in [
-        ("gzip", gzip(increment), gzip(&bomb)),
-        ("zstd", zstd(increment), zstd(&bomb)),
-    ] {
+    for (encoding, body, bomb) in
+        [("gzip", gzip(increment), gzip(&bomb)), ("zstd", zstd(increment), zstd(&bomb))]
+    {
         let accepted = post(encoding, body).await;
         assert_eq!((accepted.status, &accepted.body["accepted"]), (200, &json!(1)), "{encoding}");
         let refused = post(encoding, bomb).await;
@@ -441,11 +440,8 @@ async fn bodies_that_arrive_slowly_keep_nobody_out() {
 
 #[tokio::test]
 async fn bodies_take_no_more_memory_than_they_may() {
-    let producer = config::Producer {
-        body_limit_bytes: 1000,
-        max_bytes_in_flight: 2000,
-        ..quick()
-    };
+    let producer =
+        config::Producer { body_limit_bytes: 1000, max_bytes_in_flight: 2000, ..quick() };
     let stack = Stack::new(producer).await;
     let half = [stack.begin("content-length: 1000", &[b' '; 990]).await];
     stack.arrived(990).await;
@@ -464,9 +460,10 @@ async fn bodies_take_no_more_memory_than_they_may() {
 async fn a_refusal_reaches_a_client_that_is_still_sending() {
     let stack = Stack::new(quick()).await;
     let bytes = 32 << 20;
-    for (headers, status) in
-        [("", "413 Payload Too Large"), ("content-type: text/plain\r\n", "415 Unsupported Media Type")]
-    {
+    for (headers, status) in [
+        ("", "413 Payload Too Large"),
+        ("content-type: text/plain\r\n", "415 Unsupported Media Type"),
+    ] {
         for framing in [format!("content-length: {bytes}"), "transfer-encoding: chunked".into()] {
             let mut client = stack.begin(&format!("{headers}{framing}"), b"").await;
             if framing.contains("chunked") {

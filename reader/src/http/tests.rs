@@ -278,10 +278,10 @@ async fn a_query_may_be_compressed() {
         assert_eq!(answered.status, status, "{encoding}: {}", answered.body);
     }
     let refused = post("br", query.into_bytes()).await;
-    assert_eq!((refused.status, &refused.headers[header::ACCEPT_ENCODING]), (
-        415,
-        &HeaderValue::from_static("gzip, zstd")
-    ));
+    assert_eq!(
+        (refused.status, &refused.headers[header::ACCEPT_ENCODING]),
+        (415, &HeaderValue::from_static("gzip, zstd"))
+    );
 }
 
 #[tokio::test]
@@ -289,9 +289,8 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     let reader = Reader::start().await;
     let address = reader.url.strip_prefix("http://").unwrap();
     let bytes = BODY_LIMIT_BYTES + 1;
-    let head = format!(
-        "POST /v1/counters/query HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n"
-    );
+    let head =
+        format!("POST /v1/counters/query HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n");
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(head.as_bytes()).await.unwrap();
     // All of it, before a byte of the answer is read.
