@@ -65,7 +65,7 @@ async fn serve(
     };
     signals.abort();
     health_shutdown.cancel();
-    health_server.await?.context("serve health and metrics")?;
+    health_server.await.context("serve health and metrics")?;
     ended
 }
 

@@ -12,6 +12,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use tally_counts::{BucketWidth, Horizon, IdScope, Rules};
@@ -140,6 +141,16 @@ pub struct Counts {
     /// How much later than its record's timestamp in the log an event may be, in seconds; a later
     /// one is rejected. Fixed once the table is there.
     pub max_future_seconds: u32,
+    /// The earliest time an event may have, as RFC 3339 text: a whole second from 1970 on. The
+    /// gateway refuses an earlier one, since that is nearly always a time in another unit.
+    pub min_event_time: Timestamp,
+}
+
+impl Counts {
+    /// The earliest event time, in milliseconds since 1970.
+    pub fn min_event_ms(&self) -> i64 {
+        self.min_event_time.as_millisecond()
+    }
 }
 
 /// How far back an id is recognised, in each partition. Fixed once the table is there.
@@ -162,10 +173,16 @@ pub struct Duplicates {
 pub struct Producer {
     pub listen: SocketAddr,
     pub health: SocketAddr,
-    /// The longest request body, in bytes; a longer one is answered 413.
+    /// Connections at once; on others, requests are answered 503.
+    pub max_connections: usize,
+    /// The longest request body, in bytes, also once it is decompressed; a longer one is answered
+    /// 413.
     pub body_limit_bytes: usize,
-    /// Requests in progress at once; more are answered 503.
+    /// Requests at once whose increments are on their way to the log; more are answered 503.
     pub max_in_flight: usize,
+    /// The bodies of all requests, those that are still arriving and those in flight, in bytes;
+    /// more are answered 503.
+    pub max_bytes_in_flight: usize,
     /// Increments per second that this gateway accepts; more are answered 429. No limit when
     /// absent.
     pub max_increments_per_second: Option<NonZeroU32>,
@@ -226,6 +243,8 @@ pub struct Sink {
 pub struct Reader {
     pub listen: SocketAddr,
     pub health: SocketAddr,
+    /// Connections at once; on others, requests are answered 503.
+    pub max_connections: usize,
     /// Counters kept in memory.
     pub cached_counters: usize,
     /// Deltas that are in the log but not yet in the store, kept in memory, in bytes; when they

@@ -2,10 +2,18 @@
 //! that no handler takes.
 //!
 //! ```text
-//!  bind ─► serve ─► trace span ─► panics to 500 ─► body limit ─┬─► the service's routes
-//!            │                                                 └─► 404, 405 (Refusal ─► Code)
+//!  bind ─► Server ─► trace span ─► panics to 500 ─┬─► the service's routes ─► BodyLimits::receive
+//!            │                                    └─► 404, 405 (Refusal ─► Code)
+//!            ├── beyond max_connections: 503
 //!            └── shutdown: no new connections; requests in progress end, or are cut off
 //! ```
+
+mod body;
+mod connection;
+mod content_encoding;
+mod server;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::io;
@@ -13,18 +21,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
 use crate::problem::{Code, Problem};
+
+pub use body::{BODY_TIMEOUT, BodyLimits, BodyRoom, ReceivedBody};
+pub use server::Server;
 
 #[derive(Debug, thiserror::Error)]
 #[error("listen on {addr} for {purpose}")]
@@ -37,28 +45,6 @@ pub struct BindError {
 /// Takes a port, so that one that is in use is reported before anything else starts.
 pub async fn bind(addr: SocketAddr, purpose: &'static str) -> Result<TcpListener, BindError> {
     TcpListener::bind(addr).await.map_err(|source| BindError { addr, purpose, source })
-}
-
-/// Serves until `shutdown`, then until every request in progress is answered. What is still
-/// connected when `drain_limit`, which starts at `shutdown`, has completed is cut off.
-pub async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    shutdown: &CancellationToken,
-    drain_limit: impl Future<Output = ()>,
-) -> io::Result<()> {
-    // An answer is one small write: it must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::warn!(%error, "set TCP_NODELAY; answers on this connection may be slower");
-        }
-    });
-    let server =
-        axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    tokio::select! {
-        served = server => served,
-        () = async { shutdown.cancelled().await; drain_limit.await } => Ok(()),
-    }
 }
 
 /// What the edge itself refuses, before or after a handler. A service says by [`Code::refuse`] what
@@ -75,30 +61,28 @@ pub enum Refusal {
     BodyTooLarge {
         max_bytes: usize,
     },
-    /// The body did not arrive whole.
+    /// The body did not arrive whole, or is not compressed as its headers say.
     UnreadBody {
         reason: String,
     },
+    BodyTimeout {
+        after: Duration,
+    },
+    /// The bodies of all requests would take more than so many bytes.
+    NoRoom {
+        room_bytes: usize,
+    },
+    /// The body's Content-Encoding is not known.
+    UnsupportedEncoding {
+        given: HeaderValue,
+    },
+    TooManyConnections,
     Panicked,
 }
 
-impl Refusal {
-    /// Why axum could not read a body of at most `max_bytes`.
-    pub fn of_body(rejection: &BytesRejection, max_bytes: usize) -> Refusal {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Refusal::BodyTooLarge { max_bytes }
-        } else {
-            Refusal::UnreadBody { reason: rejection.body_text() }
-        }
-    }
-}
-
 /// Adds to a service's routes what every service has: a trace span for each request, 500 for a
-/// panic, 404 and 405, and a limit of the body's bytes.
-pub fn with_edge<C: Code, S: Clone + Send + Sync + 'static>(
-    routes: Router<S>,
-    body_limit_bytes: usize,
-) -> Router<S> {
+/// panic, 404 and 405.
+pub fn with_edge<C: Code, S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     let trace = TraceLayer::new_for_http()
         .make_span_with(span)
         .on_request(())
@@ -109,9 +93,13 @@ pub fn with_edge<C: Code, S: Clone + Send + Sync + 'static>(
     routes
         .method_not_allowed_fallback(method_not_allowed::<C>)
         .fallback(not_found::<C>)
-        .layer(DefaultBodyLimit::max(body_limit_bytes))
         .layer(CatchPanicLayer::custom(panicked::<C>))
         .layer(trace)
+}
+
+/// What is answered on connections beyond the limit.
+pub fn over_limit<C: Code>() -> Router {
+    Router::new().fallback(async || Problem::<C>::refused(Refusal::TooManyConnections))
 }
 
 async fn method_not_allowed<C: Code>(request: Request) -> Problem<C> {
@@ -148,4 +136,9 @@ fn span(request: &Request) -> Span {
 pub fn essence(content_type: &HeaderValue) -> Option<String> {
     let text = content_type.to_str().ok()?;
     text.split(';').next().map(|essence| essence.trim().to_ascii_lowercase())
+}
+
+/// A text without the byte order mark that some clients write first.
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }

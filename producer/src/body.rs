@@ -15,12 +15,14 @@ mod fields;
 mod json;
 mod json_item;
 mod media_type;
+mod number;
 #[cfg(test)]
 mod tests;
 mod value;
 
 use std::borrow::Cow;
 
+use tally_platform::http::without_byte_order_mark;
 use tally_schemas::Increment;
 
 pub(crate) use avro::Avro;
@@ -33,6 +35,8 @@ pub(crate) use media_type::{MediaType, MediaTypeError};
 pub(crate) struct Rules {
     /// When an event happened that does not say it.
     pub(crate) now_ms: i64,
+    /// The earliest event time, in milliseconds since 1970.
+    pub(crate) min_event_ms: i64,
     pub(crate) counting: tally_counts::Rules,
 }
 
@@ -82,6 +86,10 @@ pub(crate) fn parse<'a>(
     let nothing = || {
         let reason = "there are no increments in it".into();
         Error::Malformed(Fault { reason, ..Fault::default() })
+    };
+    let body = match media_type {
+        MediaType::Json | MediaType::NdJson => without_byte_order_mark(body),
+        MediaType::Avro => body,
     };
     if body.trim_ascii().is_empty() {
         return Err(nothing());

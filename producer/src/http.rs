@@ -2,16 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
 use tally_platform::config::Config;
-use tally_platform::http::{Refusal, with_edge};
+use tally_platform::http::{BODY_TIMEOUT, BodyLimits, with_edge};
 use tally_platform::problem::Code as _;
 use tokio::time::error::Elapsed;
 use uuid::Uuid;
@@ -24,13 +22,11 @@ use crate::metrics::Metrics;
 use crate::prerequisites::Prerequisites;
 use crate::problem::{Code, Problem, not_appended};
 
-/// How long a body may take to arrive: it holds a place among the requests in progress meanwhile.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// What all requests share.
 pub(crate) struct Gateway {
     counting: tally_counts::Rules,
-    body_limit_bytes: usize,
+    min_event_ms: i64,
+    bodies: BodyLimits,
     limits: Limits,
     avro: Avro,
     log: Arc<KafkaLog>,
@@ -52,7 +48,11 @@ impl Gateway {
     pub(crate) fn new(config: &Config, log: Arc<KafkaLog>, metrics: Metrics) -> Gateway {
         Gateway {
             counting: config.rules(),
-            body_limit_bytes: config.producer.body_limit_bytes,
+            min_event_ms: config.counts.min_event_ms(),
+            bodies: BodyLimits::new(
+                config.producer.body_limit_bytes,
+                config.producer.max_bytes_in_flight,
+            ),
             limits: Limits::new(&config.producer),
             avro: Avro::new(),
             log,
@@ -79,7 +79,9 @@ impl Gateway {
     }
 
     async fn append(&self, request: Request) -> Result<Accepted, Problem> {
-        let in_flight = self.limits.enter(&self.metrics)?;
+        // Whoever waits for the end waits for this too, and nothing else is held before the body
+        // is there: a client that sends slowly keeps nobody out.
+        let token = self.limits.token();
         let started = self.started.get().ok_or_else(not_ready)?;
         if self.lost_schemas.load(Ordering::Relaxed) {
             let detail = "the schema registry does not have Tally's schemas any more";
@@ -88,8 +90,10 @@ impl Gateway {
         let media_type = MediaType::of(request.headers())?;
         let id =
             idempotency_key(request.headers()).map_err(message::Error::from)?.map(str::to_owned);
-        let body = self.read(request).await?;
-        let messages = self.messages(media_type, &body, id.as_deref(), started)?;
+        let body = self.bodies.receive(request).await.map_err(Problem::refused)?;
+        let in_flight = self.limits.enter(&self.metrics, token, body.room)?;
+        let messages = self.messages(media_type, &body.bytes, id.as_deref(), started)?;
+        drop(body.bytes);
         let increments = messages.increments();
         self.limits.allow(increments)?;
         let appended = self.log.append(&messages.list, in_flight).await;
@@ -100,17 +104,6 @@ impl Gateway {
         })
     }
 
-    async fn read(&self, request: Request) -> Result<Bytes, Problem> {
-        let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await;
-        let Ok(body) = body else {
-            let detail = format!("it took longer than {BODY_TIMEOUT:?}");
-            return Err(Problem::new(Code::BodyTimeout, detail));
-        };
-        body.map_err(|rejection| {
-            Problem::refused(Refusal::of_body(&rejection, self.body_limit_bytes))
-        })
-    }
-
     fn messages(
         &self,
         media_type: MediaType,
@@ -118,8 +111,11 @@ impl Gateway {
         id: Option<&str>,
         started: &Prerequisites,
     ) -> Result<Messages, Problem> {
-        let rules =
-            Rules { now_ms: jiff::Timestamp::now().as_millisecond(), counting: self.counting };
+        let rules = Rules {
+            now_ms: jiff::Timestamp::now().as_millisecond(),
+            min_event_ms: self.min_event_ms,
+            counting: self.counting,
+        };
         let parsed = body::parse(media_type, &self.avro, body, rules)?;
         let unique = Uuid::now_v7().simple().to_string();
         let partitions = self.log.partitions().ok_or_else(not_ready)?;
@@ -137,7 +133,7 @@ fn not_ready() -> Problem {
 
 pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
     let routes = Router::new().route("/v1/increments", post(append));
-    with_edge::<Code, _>(routes, gateway.body_limit_bytes).with_state(gateway)
+    with_edge::<Code, _>(routes).with_state(gateway)
 }
 
 async fn append(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {

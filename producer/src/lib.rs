@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  POST /v1/increments
-//!    │ limits: requests in progress             ─► 503
+//!    │ the edge: the body arrives, decompressed ─► 408, 413, 415; 503 without room for its bytes
+//!    │ limits: requests in flight               ─► 503
 //!    ▼
-//!  body: JSON, NDJSON or Avro ──► Item…         ─► 400 with every bad item, 413, 415
+//!  body: JSON, NDJSON or Avro ──► Item…         ─► 400 with every bad item
 //!    ▼
 //!  message: one Kafka message, or several      ─► 413
 //!    │ limits: increments a second              ─► 429

@@ -7,8 +7,10 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, InsufficientCapacity, Quota};
 use tally_platform::config;
+use tally_platform::http::BodyRoom;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::metrics::{InFlight, Metrics};
 
@@ -27,7 +29,7 @@ pub(crate) enum Error {
 pub(crate) struct Limits {
     max_in_flight: usize,
     in_flight: Arc<Semaphore>,
-    /// Waits for those in progress.
+    /// Waits for all requests, those too whose body is still arriving.
     tracker: TaskTracker,
     rate: Option<DefaultDirectRateLimiter>,
     clock: DefaultClock,
@@ -46,15 +48,25 @@ impl Limits {
         }
     }
 
-    /// A place among the requests in progress, before anything of it is read.
-    pub(crate) fn enter(&self, metrics: &Metrics) -> Result<InFlight, Error> {
+    /// Keeps [`Limits::idle`] waiting until it is dropped.
+    pub(crate) fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
+    }
+
+    /// A place among the requests in flight, for one whose body is there.
+    pub(crate) fn enter(
+        &self,
+        metrics: &Metrics,
+        token: TaskTrackerToken,
+        room: BodyRoom,
+    ) -> Result<InFlight, Error> {
         match Arc::clone(&self.in_flight).try_acquire_owned() {
-            Ok(permit) => Ok(metrics.in_flight(permit, self.tracker.token())),
+            Ok(permit) => Ok(metrics.in_flight(permit, token, room)),
             Err(_) => Err(Error::TooManyRequests { max: self.max_in_flight }),
         }
     }
 
-    /// Returns once no request is in progress.
+    /// Returns once every token is dropped.
     pub(crate) async fn idle(&self) {
         self.tracker.close();
         self.tracker.wait().await;
@@ -81,6 +93,10 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use axum::extract::Request;
+    use tally_platform::http::BodyLimits;
+
     use super::*;
     use crate::problem::{Code, Problem};
 
@@ -92,16 +108,21 @@ mod tests {
         })
     }
 
-    #[test]
-    fn a_request_that_ends_makes_room_for_another() {
+    #[tokio::test]
+    async fn a_request_that_ends_makes_room_for_another() {
         let limits = limits(2, 0);
         let metrics = Metrics::new();
-        let first = limits.enter(&metrics).unwrap();
-        let _second = limits.enter(&metrics).unwrap();
-        let problem = Problem::from(limits.enter(&metrics).err().unwrap());
+        let bodies = BodyLimits::new(100, 200);
+        let enter = async || {
+            let body = bodies.receive(Request::new(Body::from("{}"))).await.unwrap();
+            limits.enter(&metrics, limits.token(), body.room)
+        };
+        let first = enter().await.unwrap();
+        let _second = enter().await.unwrap();
+        let problem = Problem::from(enter().await.err().unwrap());
         assert_eq!((problem.code, problem.retry_after_s), (Code::Overloaded, Some(1)));
         drop(first);
-        assert!(limits.enter(&metrics).is_ok());
+        assert!(enter().await.is_ok());
     }
 
     #[test]

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
+use tally_platform::http::BodyRoom;
 use tally_platform::problem::Code as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -40,9 +41,7 @@ impl Metrics {
                 .build(),
             in_flight: meter
                 .i64_up_down_counter("tally_producer_requests_in_flight")
-                .with_description(
-                    "Requests whose body is read or whose messages are on their way to Kafka.",
-                )
+                .with_description("Requests whose messages are on their way to Kafka.")
                 .build(),
             delivery: meter
                 .f64_histogram("tally_producer_delivery_seconds")
@@ -63,9 +62,10 @@ impl Metrics {
         &self,
         permit: OwnedSemaphorePermit,
         token: TaskTrackerToken,
+        room: BodyRoom,
     ) -> InFlight {
         self.inner.in_flight.add(1, &[]);
-        InFlight { metrics: self.clone(), _permit: permit, _token: token }
+        InFlight { metrics: self.clone(), _permit: permit, _token: token, _room: room }
     }
 
     pub(crate) fn delivered(&self, increments: usize, took: Duration) {
@@ -100,13 +100,14 @@ impl Drop for Request {
     }
 }
 
-/// A request's place among those in progress; it travels with the message until the log's report,
+/// A request's place among those in flight, and the room that it takes; it travels with the message until the log's report,
 /// so that a client that hangs up makes no room for more than the log takes.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     metrics: Metrics,
     _permit: OwnedSemaphorePermit,
     _token: TaskTrackerToken,
+    _room: BodyRoom,
 }
 
 impl Drop for InFlight {

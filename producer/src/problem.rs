@@ -32,6 +32,7 @@ pub(crate) enum Code {
     MessageTooLarge,
     TooManyIncrements,
     UnsupportedMediaType,
+    UnsupportedContentEncoding,
     RateLimited,
     Overloaded,
     NotReady,
@@ -55,7 +56,9 @@ impl problem::Code for Code {
             Code::BodyTooLarge | Code::MessageTooLarge | Code::TooManyIncrements => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
-            Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code::UnsupportedMediaType | Code::UnsupportedContentEncoding => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Code::Overloaded | Code::NotReady | Code::NotDelivered => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -81,6 +84,7 @@ impl problem::Code for Code {
                 "More increments than the rate limit can ever let through at once"
             }
             Code::UnsupportedMediaType => "The body's media type is not supported",
+            Code::UnsupportedContentEncoding => "The body's content encoding is not supported",
             Code::RateLimited => "The rate limit is reached",
             Code::Overloaded => "Too many requests are in progress",
             Code::NotReady => "The gateway is not ready yet",
@@ -102,6 +106,20 @@ impl problem::Code for Code {
                 format!("it has more than {max_bytes} bytes, the most allowed"),
             ),
             Refusal::UnreadBody { reason } => (Code::MalformedBody, reason),
+            Refusal::BodyTimeout { after } => {
+                (Code::BodyTimeout, format!("it took longer than {after:?}"))
+            }
+            Refusal::NoRoom { room_bytes } => (
+                Code::Overloaded,
+                format!("the bodies of all requests come to {room_bytes} bytes, the most allowed"),
+            ),
+            Refusal::UnsupportedEncoding { given } => (
+                Code::UnsupportedContentEncoding,
+                format!("Content-Encoding {given:?} is none of gzip, zstd, identity"),
+            ),
+            Refusal::TooManyConnections => {
+                (Code::Overloaded, "there are too many connections".to_owned())
+            }
             Refusal::Panicked => (Code::Internal, "the gateway's log tells more".to_owned()),
         }
     }
@@ -126,6 +144,7 @@ impl problem::Code for Code {
                 HeaderName::from_static("accept-post"),
                 "application/json, application/x-ndjson, application/avro",
             )),
+            Code::UnsupportedContentEncoding => Some((header::ACCEPT_ENCODING, "gzip, zstd")),
             Code::MethodNotAllowed => Some((header::ALLOW, "POST")),
             _ => None,
         }

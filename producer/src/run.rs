@@ -1,4 +1,3 @@
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::http::{self, Gateway};
 use crate::kafka_log::KafkaLog;
 use crate::metrics::Metrics;
 use crate::prerequisites::{self, Readiness};
+use crate::problem::Code;
 
 /// How long a last answer may take to be written.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -26,8 +26,6 @@ pub enum Error {
     Client(#[source] KafkaError),
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    #[error("serve increments")]
-    Serve(#[source] io::Error),
     #[error("wait for Kafka's last delivery reports")]
     Flush(#[source] KafkaError),
 }
@@ -51,9 +49,8 @@ pub async fn run(
 
     let ended = shutdown.child_token();
     let serving = async {
-        let served = serve(listener, &gateway, &shutdown).await;
+        serve(listener, config, &gateway, &shutdown).await;
         ended.cancel();
-        served
     };
     let starting = async {
         if let Some(started) =
@@ -67,8 +64,7 @@ pub async fn run(
             );
         }
     };
-    let (served, ()) = tokio::join!(serving, starting);
-    served?;
+    tokio::join!(serving, starting);
 
     let flushed = tokio::task::spawn_blocking(move || log.flush()).await;
     flushed.expect("a flush does not panic").map_err(Error::Flush)?;
@@ -79,9 +75,10 @@ pub async fn run(
 /// Serves until `shutdown`, and then until the last request in progress is answered.
 pub(crate) async fn serve(
     listener: TcpListener,
+    config: &Config,
     gateway: &Arc<Gateway>,
     shutdown: &CancellationToken,
-) -> Result<(), Error> {
+) {
     // What is still connected by then has not sent a whole request, or does not read its answer.
     let drain_limit = async {
         if gateway.idle().await.is_err() {
@@ -89,8 +86,9 @@ pub(crate) async fn serve(
         }
         tokio::time::sleep(ANSWER_LIMIT).await;
     };
-    let routes = http::routes(Arc::clone(gateway));
-    edge::serve(listener, routes, shutdown, drain_limit).await.map_err(Error::Serve)
+    let (routes, over_limit) = (http::routes(Arc::clone(gateway)), edge::over_limit::<Code>());
+    let server = edge::Server::new(routes, over_limit, config.producer.max_connections);
+    server.serve(listener, shutdown, drain_limit).await;
 }
 
 #[cfg(test)]

@@ -5,15 +5,14 @@ mod tests;
 
 use std::sync::{Arc, OnceLock};
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Serialize, Serializer};
-use tally_platform::http::{Refusal, essence, with_edge};
+use tally_platform::http::{BodyLimits, Server, essence, over_limit, with_edge};
 use tally_platform::problem::Code as _;
 
 use crate::cache::Total;
@@ -27,10 +26,19 @@ use crate::verified::LastVerified;
 /// Room for as many counters as one query may ask for, their names as long as they may be.
 const BODY_LIMIT_BYTES: usize = 16 << 20;
 
+/// What the bodies of all queries and their answers may take, those that are still arriving and
+/// those that are not sent yet among them.
+const BODIES_BYTES: usize = 64 << 20;
+
+/// A count is out of date as soon as it is told.
+const NOT_KEPT: (HeaderName, HeaderValue) =
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+
 /// What all requests share.
 pub(crate) struct Api {
     reads: OnceLock<Reads>,
     pub(crate) verified: LastVerified,
+    bodies: BodyLimits,
     metrics: Metrics,
 }
 
@@ -81,7 +89,12 @@ impl<'a> Value<'a> {
 
 impl Api {
     pub(crate) fn new(metrics: Metrics) -> Api {
-        Api { reads: OnceLock::new(), verified: LastVerified::default(), metrics }
+        Api {
+            reads: OnceLock::new(),
+            verified: LastVerified::default(),
+            bodies: BodyLimits::new(BODY_LIMIT_BYTES, BODIES_BYTES),
+            metrics,
+        }
     }
 
     /// Answers reads from now on.
@@ -101,12 +114,17 @@ impl Api {
     }
 }
 
-pub(crate) fn routes(api: Arc<Api>) -> Router {
+/// Serves the calls on at most `max_connections` at once.
+pub(crate) fn server(api: Arc<Api>, max_connections: usize) -> Server {
+    Server::new(routes(api), over_limit::<Code>(), max_connections)
+}
+
+fn routes(api: Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/v1/counters/{namespace}/{key}", get(one))
         .route("/v1/counters/query", post(many))
         .route("/v1/verified", get(verified));
-    with_edge::<Code, _>(routes, BODY_LIMIT_BYTES).with_state(api)
+    with_edge::<Code, _>(routes).with_state(api)
 }
 
 async fn one(
@@ -135,13 +153,16 @@ async fn one(
 async fn many(
     State(api): State<Arc<Api>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Response {
     let answer = async {
-        check_media_type(&headers)?;
+        check_media_type(request.headers())?;
         let numbers = request::numbers(&query_string(pairs)?)?;
-        let query = request::query(&body.map_err(unread)?)?;
+        let body = api.bodies.receive(request).await.map_err(Problem::refused)?;
+        let query = request::query(&body.bytes)?;
+        drop(body.bytes);
+        // The names that were asked for take no more than the body did, whose room they keep.
+        let asked = body.room;
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
         let values = query
             .counters
@@ -149,7 +170,13 @@ async fn many(
             .zip(&answer.totals)
             .map(|(counter, total)| Value::new(counter, *total, numbers));
         let counters = values.collect();
-        Ok(fresh(Many { counters, as_of: answer.as_of.to_string() }))
+        let answer = Many { counters, as_of: answer.as_of.to_string() };
+        let answer = serde_json::to_vec(&answer).expect("counters are JSON");
+        drop(asked);
+        let room = api.bodies.take(answer.len()).map_err(Problem::refused)?;
+        let media_type = HeaderValue::from_static("application/json");
+        let headers = [NOT_KEPT, (header::CONTENT_TYPE, media_type)];
+        Ok((headers, room.hold(answer)).into_response())
     };
     api.respond(answer.await)
 }
@@ -160,9 +187,8 @@ async fn verified(State(api): State<Arc<Api>>) -> Response {
     api.respond(answer.map(fresh))
 }
 
-/// A count is out of date as soon as it is told.
 fn fresh(body: impl Serialize) -> Response {
-    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
+    ([NOT_KEPT], Json(body)).into_response()
 }
 
 fn query_string(
@@ -174,10 +200,6 @@ fn query_string(
 
 fn invalid(field: &str, reason: &str) -> Problem {
     request::Error::invalid(field, reason).into()
-}
-
-fn unread(rejection: BytesRejection) -> Problem {
-    Problem::refused(Refusal::of_body(&rejection, BODY_LIMIT_BYTES))
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {

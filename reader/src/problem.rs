@@ -1,7 +1,7 @@
 //! What is answered instead of 200: the one place that knows which of the reader's errors is which
 //! HTTP status.
 
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode, header};
 use strum::IntoStaticStr;
 use tally_platform::http::Refusal;
 use tally_platform::problem;
@@ -25,8 +25,10 @@ pub(crate) enum Code {
     MalformedBody,
     NotFound,
     MethodNotAllowed,
+    BodyTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
+    UnsupportedContentEncoding,
     NotReady,
     Overloaded,
     StoreUnavailable,
@@ -45,8 +47,11 @@ impl problem::Code for Code {
             Code::InvalidRequest | Code::MalformedBody => StatusCode::BAD_REQUEST,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Code::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code::UnsupportedMediaType | Code::UnsupportedContentEncoding => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Code::NotReady
             | Code::Overloaded
             | Code::StoreUnavailable
@@ -64,10 +69,12 @@ impl problem::Code for Code {
             Code::MalformedBody => "The body cannot be read",
             Code::NotFound => "There is nothing here",
             Code::MethodNotAllowed => "The method is not allowed here",
+            Code::BodyTimeout => "The body did not arrive in time",
             Code::BodyTooLarge => "The body is too large",
             Code::UnsupportedMediaType => "The body's media type is not supported",
+            Code::UnsupportedContentEncoding => "The body's content encoding is not supported",
             Code::NotReady => "The reader is not ready yet",
-            Code::Overloaded => "Too many reads wait for the store",
+            Code::Overloaded => "Too many reads are in progress",
             Code::StoreUnavailable => "The store does not answer",
             Code::StoreBehind => "The store shows less than it did before",
             Code::StoreDamaged => "The store's counts do not prove themselves",
@@ -88,7 +95,28 @@ impl problem::Code for Code {
                 format!("it has more than {max_bytes} bytes, the most allowed"),
             ),
             Refusal::UnreadBody { reason } => (Code::MalformedBody, reason),
+            Refusal::BodyTimeout { after } => {
+                (Code::BodyTimeout, format!("it took longer than {after:?}"))
+            }
+            Refusal::NoRoom { room_bytes } => (
+                Code::Overloaded,
+                format!("the bodies of all requests come to {room_bytes} bytes, the most allowed"),
+            ),
+            Refusal::UnsupportedEncoding { given } => (
+                Code::UnsupportedContentEncoding,
+                format!("Content-Encoding {given:?} is none of gzip, zstd, identity"),
+            ),
+            Refusal::TooManyConnections => {
+                (Code::Overloaded, "there are too many connections".to_owned())
+            }
             Refusal::Panicked => (Code::Internal, "the reader's log tells more".to_owned()),
+        }
+    }
+
+    fn header(self) -> Option<(HeaderName, &'static str)> {
+        match self {
+            Code::UnsupportedContentEncoding => Some((header::ACCEPT_ENCODING, "gzip, zstd")),
+            _ => None,
         }
     }
 

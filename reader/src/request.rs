@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tally_counts::ledger::RESERVED_NAMESPACE;
 use tally_counts::{Fold, NameError, Position, check_name, check_namespace};
+use tally_platform::http::without_byte_order_mark;
 
 use crate::counter::Counter;
 use crate::misses::MAX_COUNTERS;
@@ -139,8 +140,8 @@ pub(crate) fn numbers(pairs: &[(String, String)]) -> Result<Numbers, Error> {
 
 /// Reads the body of a query.
 pub(crate) fn query(body: &[u8]) -> Result<Query, Error> {
-    let body: Value =
-        serde_json::from_slice(body).map_err(|error| Error::Malformed(error.to_string()))?;
+    let body: Value = serde_json::from_slice(without_byte_order_mark(body))
+        .map_err(|error| Error::Malformed(error.to_string()))?;
     let Value::Object(fields) = body else {
         return Err(Error::Malformed("not a JSON object".to_owned()));
     };
@@ -152,6 +153,8 @@ pub(crate) fn query(body: &[u8]) -> Result<Query, Error> {
                 items = Some(given);
                 Ok(())
             }
+            // As if it were not there.
+            ("counters" | "after", Value::Null) => Ok(()),
             ("counters", _) => Err("not an array".to_owned()),
             ("after", Value::String(text)) => position(text).map(|position| after = position),
             ("after", _) => Err("not a string".to_owned()),
@@ -161,7 +164,7 @@ pub(crate) fn query(body: &[u8]) -> Result<Query, Error> {
     }
     let mut counters = Vec::new();
     match items {
-        None if fields.contains_key("counters") => {}
+        None if fields.get("counters").is_some_and(|given| !given.is_null()) => {}
         None => faults.push(Fault::new("counters", "missing")),
         Some(items) if !(1..=MAX_COUNTERS).contains(&items.len()) => {
             faults.push(Fault::new(
@@ -190,8 +193,8 @@ fn named(value: &Value) -> Result<Counter, Fault> {
     }
     let text = |field| match fields.get(field) {
         Some(Value::String(text)) => Ok(text.as_str()),
+        None | Some(Value::Null) => Err(Fault::new(field, "missing")),
         Some(_) => Err(Fault::new(field, "not a string")),
-        None => Err(Fault::new(field, "missing")),
     };
     counter(text("namespace")?, text("key")?)
 }
@@ -281,6 +284,11 @@ mod tests {
             "counters": [{"namespace": "n", "key": "b"}, {"key": "a", "namespace": "n"}]}"#;
         let counters = vec![Counter::new("n", "b"), Counter::new("n", "a")];
         assert_eq!(query(body).unwrap(), Query { counters, after: "0:5".parse().unwrap() });
+        let body = r#"{"after": null, "counters": [{"namespace": "n", "key": "a"}]}"#;
+        let marked = format!("\u{feff}{body}");
+        let counters = vec![Counter::new("n", "a")];
+        let expected = Query { counters, after: Position::default() };
+        assert_eq!(query(marked.as_bytes()).unwrap(), expected);
     }
 
     #[test]
@@ -303,6 +311,10 @@ mod tests {
             ]
         );
         assert_eq!(faults(query(b"{}")), [whole("counters")]);
+        assert_eq!(faults(query(br#"{"counters": null}"#)), [whole("counters")]);
+        let missing = query(br#"{"counters": [{"namespace": null, "key": "a"}]}"#);
+        let fault = Fault { item: Some(0), ..Fault::new("namespace", "missing") };
+        assert_eq!(missing, Err(Error::Invalid(vec![fault])));
         assert_eq!(faults(query(br#"{"counters": []}"#)), [whole("counters")]);
         assert_eq!(
             faults(query(br#"{"counters": {}, "after": 5}"#)),

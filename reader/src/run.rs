@@ -1,4 +1,3 @@
-use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,8 +49,6 @@ pub enum Error {
     Client(#[source] KafkaError),
     #[error("read deltas from where ClickHouse is")]
     Assign(#[source] KafkaError),
-    #[error("serve reads")]
-    Serve(#[source] io::Error),
 }
 
 /// Answers reads until `shutdown`, then finishes those in progress.
@@ -82,10 +79,9 @@ pub async fn run(
             tokio::time::sleep(drain_limit).await;
             tracing::warn!(?drain_limit, "requests are still in progress and are cut off");
         };
-        let routes = http::routes(Arc::clone(&api));
-        let served = edge::serve(listener, routes, &stop, cut_off).await.map_err(Error::Serve);
+        let server = http::server(Arc::clone(&api), config.reader.max_connections);
+        server.serve(listener, &stop, cut_off).await;
         drained.cancel();
-        served
     };
     let working = async {
         let consumer = Arc::new(consumer);
@@ -94,8 +90,8 @@ pub async fn run(
         stop.cancel();
         worked
     };
-    let (served, worked) = tokio::join!(serving, working);
-    served.and(worked)?;
+    let ((), worked) = tokio::join!(serving, working);
+    worked?;
     tracing::info!("drained");
     Ok(())
 }

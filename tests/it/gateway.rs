@@ -1,3 +1,5 @@
+use std::io::Write;
+
 use serde_json::json;
 use tally_counts::Position;
 use tally_platform::store;
@@ -110,6 +112,58 @@ async fn a_request_with_a_bad_item_is_refused_as_a_whole_and_names_it() {
     let mut model = Model::default();
     model.add_all(&good);
     tally.prove(&model).await;
+}
+
+/// Compressed lines after a byte order mark, integers in other notations, nulls, under the media
+/// types that shippers have for them; and one whose times are in seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_shippers_send_is_counted_and_a_time_in_seconds_is_refused() {
+    let tally = Installation::new("shippers").await;
+    let mut services =
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    for service in &mut services {
+        service.ready().await;
+    }
+    let gateway = &services[0];
+    let send = async |media_type: &str, encoding: &str, body: Vec<u8>| {
+        let url = format!("{}/v1/increments", gateway.url());
+        let request = gateway.http().post(url).header("content-type", media_type);
+        gateway.call(request.header("content-encoding", encoding).body(body)).await
+    };
+    let mut model = Model::default();
+    let lines = format!(
+        "\u{feff}{{\"namespace\":\"s\",\"key\":\"k\",\"delta\":1e3,\"at\":{AT_MS}.0}}\r\n\
+         {{\"namespace\":\"s\",\"key\":\"k\",\"delta\":-0,\"at\":{AT_MS},\"id\":null}}\n\
+         {{\"namespace\":\"s\",\"key\":\"k\",\"delta\":9007199254740993.0,\"at\":{AT_MS}}}\n"
+    );
+    for delta in [1000, 0, 9_007_199_254_740_993] {
+        model.add(&Event::new("s", "k", delta, AT_MS));
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(lines.as_bytes()).expect("memory takes all");
+    let lines = gzip.finish().expect("memory takes all");
+    let (status, answer) = send("application/jsonl; charset=utf-8", "gzip", lines).await;
+    assert_eq!((status, &answer["accepted"]), (200, &json!(3)), "{answer}");
+
+    let binary = events("avro", 500);
+    model.add_all(&binary);
+    let batch = zstd::encode_all(&batch_body(&binary)[..], 0).expect("memory takes all");
+    let (status, answer) = send("application/avro", "zstd", batch).await;
+    assert_eq!((status, &answer["accepted"]), (200, &json!(500)), "{answer}");
+
+    let at = AT_MS / 1000;
+    let item = |at: i64| json!({ "namespace": "s", "key": "k", "at": at });
+    let body = json!([item(AT_MS), item(at)]).to_string();
+    let (status, problem) = send("application/json", "identity", body.into_bytes()).await;
+    let [error] = &problem["errors"].as_array().expect("a list")[..] else { panic!("{problem}") };
+    assert_eq!((status, &error["item"], &error["field"]), (400, &json!(1), &json!("at")));
+    let reason = error["reason"].as_str().expect("a text");
+    assert!(reason.contains("2000-01-01T00:00:00Z") && reason.contains("seconds?"), "{reason}");
+
+    tally.prove(&model).await;
+    for service in &mut services {
+        service.terminate().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

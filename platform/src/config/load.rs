@@ -5,6 +5,7 @@ use anyhow::{anyhow, bail, ensure};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::Value;
+use jiff::Timestamp;
 use tally_kafka::{RESERVED_PROPERTIES, canonical_property};
 
 use super::Config;
@@ -93,6 +94,11 @@ fn check(config: &Config) -> anyhow::Result<()> {
         }
     }
     let ranges = [
+        (
+            "counts.min_event_time",
+            is_event_second(config.counts.min_event_time),
+            "must be a whole second from 1970-01-01T00:00:00Z to 2106-02-07T06:28:15Z",
+        ),
         ("kafka.partitions", config.kafka.partitions >= 1, "must be at least 1"),
         ("kafka.replication", config.kafka.replication >= 1, "must be at least 1"),
         ("aggregator.workers", config.aggregator.workers >= 1, "must be at least 1"),
@@ -108,7 +114,20 @@ fn check(config: &Config) -> anyhow::Result<()> {
         ),
         ("sink.queued_batches", config.sink.queued_batches >= 1, "must be at least 1"),
         ("reader.cached_counters", config.reader.cached_counters >= 1, "must be at least 1"),
+        ("producer.max_connections", config.producer.max_connections >= 1, "must be at least 1"),
+        ("reader.max_connections", config.reader.max_connections >= 1, "must be at least 1"),
         ("producer.max_in_flight", config.producer.max_in_flight >= 1, "must be at least 1"),
+        (
+            "producer.body_limit_bytes",
+            (1..=1 << 30).contains(&config.producer.body_limit_bytes),
+            "must be between 1 and 1073741824",
+        ),
+        (
+            "producer.max_bytes_in_flight",
+            config.producer.max_bytes_in_flight / 2 >= config.producer.body_limit_bytes,
+            "must be at least twice producer.body_limit_bytes, since a compressed body is in \
+             memory beside what it comes to",
+        ),
         ("reconciler.parallel", config.reconciler.parallel >= 1, "must be at least 1"),
         (
             "store.database",
@@ -120,6 +139,11 @@ fn check(config: &Config) -> anyhow::Result<()> {
         ensure!(holds, "configuration: {key}: {reason}");
     }
     Ok(())
+}
+
+/// Whether events can have this time: buckets are seconds since 1970 in 32 bits.
+fn is_event_second(time: Timestamp) -> bool {
+    u32::try_from(time.as_second()).is_ok() && time.subsec_nanosecond() == 0
 }
 
 fn is_identifier(name: &str) -> bool {
@@ -184,6 +208,24 @@ mod tests {
         assert!(error.contains("aggregator.workers"), "{error}");
         let error = with("[counts]\nbucket_seconds = 7").unwrap_err().to_string();
         assert!(error.contains("bucket_seconds"), "{error}");
+        let error = with("[producer]\nbody_limit_bytes = 200000000").unwrap_err().to_string();
+        assert!(error.contains("producer.max_bytes_in_flight"), "{error}");
+        for time in
+            ["1969-12-31T23:59:59Z", "2106-02-07T06:28:16Z", "2000-01-01T00:00:00.5Z", "2000"]
+        {
+            let error = with(&format!("[counts]\nmin_event_time = \"{time}\"")).unwrap_err();
+            assert!(error.to_string().contains("min_event_time"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_earliest_event_time_is_the_year_2000_unless_set() {
+        assert_eq!(Config::default().counts.min_event_ms(), 946_684_800_000);
+        let config = with("[counts]\nmin_event_time = \"1970-01-01T01:00:01+01:00\"").unwrap();
+        assert_eq!(config.counts.min_event_ms(), 1000);
+        // Toml's own times are not taken: they need not have an offset.
+        let error = with("[counts]\nmin_event_time = 2000-01-01T00:00:00Z").unwrap_err();
+        assert!(error.to_string().contains("min_event_time"), "{error}");
     }
 
     #[test]

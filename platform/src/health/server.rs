@@ -1,7 +1,6 @@
 //! `/livez`, `/readyz` and `/metrics` over HTTP: on a port of their own, or among a service's other
 //! routes.
 
-use std::io;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,10 +13,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Health;
-use crate::http;
+use crate::http::Server;
 
 /// How long requests in progress may take after shutdown has begun.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// More than any number of probes and scrapers needs.
+const MAX_CONNECTIONS: usize = 64;
 
 #[derive(Clone)]
 struct Sources {
@@ -31,10 +33,12 @@ pub async fn serve(
     health: Health,
     metrics: prometheus::Registry,
     shutdown: CancellationToken,
-) -> io::Result<()> {
+) {
     // Made when it is awaited, so that its time starts at shutdown.
     let drain_limit = async { tokio::time::sleep(DRAIN_LIMIT).await };
-    http::serve(listener, routes(health, metrics), &shutdown, drain_limit).await
+    let over_limit = Router::new().fallback(over_limit);
+    let server = Server::new(routes(health, metrics), over_limit, MAX_CONNECTIONS);
+    server.serve(listener, &shutdown, drain_limit).await;
 }
 
 pub fn routes(health: Health, metrics: prometheus::Registry) -> Router {
@@ -43,6 +47,11 @@ pub fn routes(health: Health, metrics: prometheus::Registry) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
         .with_state(Sources { health, metrics })
+}
+
+async fn over_limit() -> Response {
+    let retry = [(header::RETRY_AFTER, "1")];
+    (StatusCode::SERVICE_UNAVAILABLE, retry, "too many connections").into_response()
 }
 
 async fn live(State(sources): State<Sources>) -> Response {

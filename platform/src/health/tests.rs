@@ -11,7 +11,7 @@ use crate::http::{BindError, bind};
 struct Served {
     addr: SocketAddr,
     shutdown: CancellationToken,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<()>,
 }
 
 impl Served {
@@ -31,7 +31,7 @@ impl Served {
     async fn end(self) {
         self.shutdown.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(10), self.server).await;
-        ended.expect("the server ends after shutdown").unwrap().unwrap();
+        ended.expect("the server ends after shutdown").unwrap();
     }
 }
 

@@ -1,14 +1,20 @@
 //! What each field of an increment must be.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use jiff::Timestamp;
 use tally_counts::Reject;
 
 use super::Rules;
+use super::number::Number;
 use super::value::Value;
 
 const AT_RANGE: &str = "must not be before 1970 or after 2106";
+
+/// What clients give instead of milliseconds, and how many of it are a millisecond; a second is a
+/// thousand milliseconds and stands by itself.
+const SMALLER_UNITS: [(&str, i64); 2] = [("microseconds", 1_000), ("nanoseconds", 1_000_000)];
 
 /// How far the broker's clock, which gives the message its time, may be behind this one's, in
 /// milliseconds: what is answered 200 must not be too late then. Half of what events may be later
@@ -19,19 +25,39 @@ pub(super) fn at(at_ms: i64, rules: Rules) -> Result<(), String> {
     let allowed_ms = i64::from(rules.counting.max_future_s) * 1000;
     let broker_ms = rules.now_ms - CLOCKS_APART_MS.min(allowed_ms / 2);
     let latest_ms = rules.counting.latest_event_ms(Some(broker_ms));
+    if at_ms < rules.min_event_ms {
+        let earliest = Timestamp::from_millisecond(rules.min_event_ms).expect("it is configured");
+        let bound = format!("must not be before {earliest} (counts.min_event_time)");
+        return Err(with_unit(bound, at_ms, rules.min_event_ms..=latest_ms));
+    }
     match rules.counting.bucket(at_ms, latest_ms) {
         Ok(_) => Ok(()),
         Err(Reject::FutureEventTime) => {
             let seconds = (latest_ms - rules.now_ms) / 1000;
             Err(format!("must not be later than now by more than {seconds} s"))
         }
-        Err(_) => Err(AT_RANGE.into()),
+        Err(_) => Err(with_unit(AT_RANGE.into(), at_ms, rules.min_event_ms..=latest_ms)),
     }
 }
 
+/// Adds to what is wrong with a time the unit that it seems to be in: that in which it is among the
+/// times that are `allowed`.
+fn with_unit(bound: String, at_ms: i64, allowed: RangeInclusive<i64>) -> String {
+    let as_seconds = at_ms.checked_mul(1000).filter(|ms| allowed.contains(ms));
+    let unit = as_seconds.map(|_| "seconds").or_else(|| {
+        let mut units = SMALLER_UNITS.into_iter();
+        units.find(|(_, per_ms)| allowed.contains(&(at_ms / per_ms))).map(|(unit, _)| unit)
+    });
+    match unit {
+        Some(unit) => format!("{bound}; {at_ms} is in {unit}? it must be in milliseconds"),
+        None => bound,
+    }
+}
+
+/// Absent and null are the same.
 pub(super) fn required_text(value: Option<Value<'_>>) -> Result<Cow<'_, str>, String> {
     match value {
-        None => Err("is missing".into()),
+        None | Some(Value::Null) => Err("is missing".into()),
         Some(Value::Text(text)) => Ok(text),
         Some(other) => Err(format!("must be a string, not {}", other.kind())),
     }
@@ -50,8 +76,8 @@ pub(super) fn optional_text(value: Option<Value<'_>>) -> Result<Option<Cow<'_, s
 /// dropped.
 pub(super) fn at_ms(value: &Value<'_>) -> Result<i64, String> {
     match value {
-        Value::Integer(at_ms) => Ok(*at_ms),
-        Value::Huge => Err(AT_RANGE.into()),
+        Value::Number(Number::Integer(at_ms)) => Ok(*at_ms),
+        Value::Number(Number::Huge) => Err(AT_RANGE.into()),
         Value::Text(text) => {
             let at: Timestamp = text.parse().map_err(|_| {
                 let shown: String = text.chars().take(64).collect();
@@ -72,8 +98,8 @@ pub(super) fn at_ms(value: &Value<'_>) -> Result<i64, String> {
 
 pub(super) fn delta(value: &Value<'_>) -> Result<i64, String> {
     match value {
-        Value::Integer(delta) => Ok(*delta),
-        Value::Huge => Err("does not fit 64 bits".into()),
+        Value::Number(Number::Integer(delta)) => Ok(*delta),
+        Value::Number(Number::Huge) => Err("does not fit 64 bits".into()),
         other => Err(format!("must be an integer, not {}", other.kind())),
     }
 }

@@ -16,17 +16,22 @@ pub(super) fn json(body: &[u8], rules: Rules) -> Result<Parsed<'_>, Error> {
     let mut findings = Findings::new(rules);
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let shape = if is_array { Shape::Batch } else { Shape::Single };
-    let parsed = match shape {
-        Shape::Batch => whole(body, Items { findings: &mut findings }),
-        Shape::Single => whole(
-            body,
-            OneItem { findings: &mut findings, place: ItemPlace { item: 0, line: None } },
-        ),
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = match shape {
+        Shape::Batch => Items { findings: &mut findings }.deserialize(&mut deserializer),
+        Shape::Single => {
+            let place = ItemPlace { item: 0, line: None };
+            OneItem { findings: &mut findings, place }.deserialize(&mut deserializer)
+        }
     };
-    parsed.map_err(|error| {
-        let reason = format!("malformed JSON at {}", described(&error));
-        let (line, column) = (Some(error.line()), Some(error.column()));
-        Error::Malformed(Fault { line, column, reason, ..Fault::default() })
+    read.map_err(|error| malformed(&error, ""))?;
+    deserializer.end().map_err(|error| {
+        let advice = if begins_a_value(body, &error) {
+            "; if it is NDJSON, send it as application/x-ndjson"
+        } else {
+            ""
+        };
+        malformed(&error, advice)
     })?;
     Ok(Parsed { shape, id: None, items: findings.finish()? })
 }
@@ -62,8 +67,18 @@ fn whole<'de, S: DeserializeSeed<'de>>(
     Ok(value)
 }
 
-fn described(error: &serde_json::Error) -> String {
-    format!("line {}, column {}: {}", error.line(), error.column(), message(error))
+fn malformed(error: &serde_json::Error, advice: &str) -> Error {
+    let (line, column) = (error.line(), error.column());
+    let reason = format!("malformed JSON at line {line}, column {column}: {}", message(error));
+    let reason = reason + advice;
+    Error::Malformed(Fault { line: Some(line), column: Some(column), reason, ..Fault::default() })
+}
+
+/// Whether another object or array begins at the error.
+fn begins_a_value(body: &[u8], error: &serde_json::Error) -> bool {
+    let line = body.split(|byte| *byte == b'\n').nth(error.line() - 1);
+    let first = line.and_then(|line| line.get(error.column().checked_sub(1)?));
+    matches!(first, Some(b'{' | b'['))
 }
 
 /// The error's text without the place that it ends with.

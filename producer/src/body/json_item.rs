@@ -7,7 +7,7 @@ use serde::de::{
 };
 use tally_counts::{check_name, check_namespace};
 
-use super::value::Value;
+use super::value::{Exact, Value};
 use super::{Findings, Item, ItemPlace, fields};
 
 /// How much of an unknown field's name is told.
@@ -48,7 +48,11 @@ impl<'de> Visitor<'de> for OneItem<'_, 'de> {
         while let Some(name) = map.next_key::<Name>()? {
             match name {
                 Name::Known(field) => {
-                    if draft.slot(field).replace(map.next_value()?).is_some() {
+                    let value = match field {
+                        Field::Delta | Field::At => map.next_value::<Exact<'_>>()?.0,
+                        Field::Namespace | Field::Key | Field::Id => map.next_value()?,
+                    };
+                    if draft.slot(field).replace(value).is_some() {
                         findings.fault(place, Some(field.as_str()), || {
                             "is given more than once".into()
                         });
@@ -156,6 +160,11 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+/// Absent and null are the same.
+fn given(value: Option<Value<'_>>) -> Option<Value<'_>> {
+    value.filter(|value| !matches!(value, Value::Null))
+}
+
 /// What an object gives, not checked yet.
 #[derive(Default)]
 struct Draft<'a> {
@@ -188,12 +197,10 @@ impl<'a> Draft<'a> {
         let key = fields::required_text(self.key)
             .and_then(|text| check_name(&text).map(|()| text).map_err(|e| e.to_string()))
             .map_err(|reason| check(Field::Key, reason));
-        let delta = self
-            .delta
+        let delta = given(self.delta)
             .map_or(Ok(1), |value| fields::delta(&value))
             .map_err(|reason| check(Field::Delta, reason));
-        let at_ms = self
-            .at
+        let at_ms = given(self.at)
             .map_or(Ok(rules.now_ms), |value| fields::at_ms(&value))
             .and_then(|at_ms| fields::at(at_ms, rules).map(|()| at_ms))
             .map_err(|reason| check(Field::At, reason));

@@ -3,15 +3,8 @@ use tally_platform::http::essence;
 
 /// Why a body is in no form that the gateway reads.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum MediaTypeError {
-    #[error("Content-Encoding {0:?} is not supported: send the body as it is")]
-    Encoding(HeaderValue),
-    #[error(
-        "Content-Type {0:?} is none of \
-         application/json, application/x-ndjson, application/avro"
-    )]
-    Type(HeaderValue),
-}
+#[error("Content-Type {0:?} is none of application/json, application/x-ndjson, application/avro")]
+pub(crate) struct MediaTypeError(HeaderValue);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MediaType {
@@ -23,19 +16,19 @@ pub(crate) enum MediaType {
 impl MediaType {
     /// What the body is, by its headers; JSON where they do not say.
     pub(crate) fn of(headers: &HeaderMap) -> Result<MediaType, MediaTypeError> {
-        if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-        {
-            return Err(MediaTypeError::Encoding(encoding.clone()));
-        }
         let Some(given) = headers.get(header::CONTENT_TYPE) else {
             return Ok(MediaType::Json);
         };
         match essence(given).as_deref() {
             Some("application/json") => Ok(MediaType::Json),
-            Some("application/x-ndjson") => Ok(MediaType::NdJson),
+            Some(
+                "application/x-ndjson"
+                | "application/ndjson"
+                | "application/jsonl"
+                | "application/x-jsonlines",
+            ) => Ok(MediaType::NdJson),
             Some("application/avro") => Ok(MediaType::Avro),
-            _ => Err(MediaTypeError::Type(given.clone())),
+            _ => Err(MediaTypeError(given.clone())),
         }
     }
 }
@@ -45,8 +38,9 @@ mod tests {
     use super::*;
     use crate::problem::{Code, Problem};
 
-    fn of(name: header::HeaderName, value: &'static str) -> Result<MediaType, Code> {
-        let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+    fn of(value: &'static str) -> Result<MediaType, Code> {
+        let given = HeaderValue::from_static(value);
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, given)]);
         MediaType::of(&headers).map_err(|error| Problem::from(error).code)
     }
 
@@ -56,9 +50,13 @@ mod tests {
             ("application/json", MediaType::Json),
             ("Application/JSON; charset=utf-8", MediaType::Json),
             ("application/x-ndjson", MediaType::NdJson),
+            ("application/x-ndjson; charset=utf-8", MediaType::NdJson),
+            ("application/ndjson", MediaType::NdJson),
+            ("application/jsonl;charset=UTF-8", MediaType::NdJson),
+            ("application/x-jsonlines", MediaType::NdJson),
             ("application/avro;v=1", MediaType::Avro),
         ] {
-            assert_eq!(of(header::CONTENT_TYPE, value), Ok(expected), "{value}");
+            assert_eq!(of(value), Ok(expected), "{value}");
         }
         assert_eq!(MediaType::of(&HeaderMap::new()).unwrap(), MediaType::Json);
     }
@@ -72,9 +70,7 @@ mod tests {
             "application/jsonx",
             "application/json/",
         ] {
-            assert_eq!(of(header::CONTENT_TYPE, value), Err(Code::UnsupportedMediaType), "{value}");
+            assert_eq!(of(value), Err(Code::UnsupportedMediaType), "{value}");
         }
-        assert_eq!(of(header::CONTENT_ENCODING, "gzip"), Err(Code::UnsupportedMediaType));
-        assert_eq!(of(header::CONTENT_ENCODING, "identity"), Ok(MediaType::Json));
     }
 }

@@ -14,7 +14,9 @@ const COUNTING: tally_counts::Rules = tally_counts::Rules {
     horizon: Horizon::MILLION,
     max_future_s: 3600,
 };
-const RULES: Rules = Rules { now_ms: NOW_MS, counting: COUNTING };
+/// The year 2000.
+const MIN_EVENT_MS: i64 = 946_684_800_000;
+const RULES: Rules = Rules { now_ms: NOW_MS, min_event_ms: MIN_EVENT_MS, counting: COUNTING };
 
 fn read(media_type: MediaType, body: &[u8]) -> Result<Parsed<'_>, Problem> {
     parse(media_type, &Avro::new(), body, RULES).map_err(Problem::from)
@@ -58,7 +60,7 @@ fn strings_are_borrowed_unless_they_are_escaped() {
 #[test]
 fn times_are_rfc_3339_or_milliseconds() {
     for (at, at_ms) in [
-        (json!("1970-01-01T00:00:00Z"), 0),
+        (json!("2000-01-01T00:00:00Z"), MIN_EVENT_MS),
         (json!("2001-01-31T09:30:00Z"), 980_933_400_000),
         (json!("2001-01-31T10:30:00.0019+01:00"), 980_933_400_001),
         (json!(980_933_400_000i64), 980_933_400_000),
@@ -71,25 +73,95 @@ fn times_are_rfc_3339_or_milliseconds() {
 }
 
 #[test]
+fn an_integer_may_be_written_in_any_way() {
+    for (delta, expected) in [
+        ("-0", 0),
+        ("1.0", 1),
+        ("1e3", 1000),
+        ("9007199254740993.0", 9_007_199_254_740_993),
+        ("-9.223372036854775808e18", i64::MIN),
+    ] {
+        let body =
+            format!(r#"{{"namespace":"n","key":"k","delta": {delta},"at":1.700000000123e12}}"#);
+        let parsed = read(MediaType::Json, body.as_bytes()).unwrap();
+        assert_eq!((parsed.items[0].delta, parsed.items[0].at_ms), (expected, NOW_MS), "{body}");
+    }
+    for (field, number, reason) in [
+        ("delta", "1.5", "must be an integer, not a number with a fraction"),
+        ("delta", "1e-1", "must be an integer, not a number with a fraction"),
+        ("delta", "1e30", "does not fit 64 bits"),
+        ("delta", "9223372036854775808.0", "does not fit 64 bits"),
+        ("at", "1e400", "must not be before 1970 or after 2106"),
+        (
+            "at",
+            "0.5",
+            "must be RFC 3339 text or an integer of milliseconds since 1970, \
+             not a number with a fraction",
+        ),
+    ] {
+        let body = format!(r#"{{"namespace":"n","key":"k","{field}":{number}}}"#);
+        let [fault] = &faults(MediaType::Json, &body)[..] else { panic!("{body}") };
+        assert_eq!((fault.field.as_deref(), &*fault.reason), (Some(field), reason));
+    }
+}
+
+#[test]
+fn null_is_the_same_as_absent() {
+    let body = br#"{"namespace":"n","key":"k","delta":null,"at":null,"id":null}"#;
+    assert_eq!(read(MediaType::Json, body).unwrap().items, [item("n", "k")]);
+    for field in ["namespace", "key"] {
+        let mut body = json!({"namespace": "n", "key": "k"});
+        body[field] = Value::Null;
+        assert_eq!(fault(body), (Some(field.to_owned()), "is missing".to_owned()));
+    }
+}
+
+#[test]
+fn a_time_in_another_unit_is_refused_and_the_unit_is_guessed() {
+    let before = "must not be before 2000-01-01T00:00:00Z (counts.min_event_time)";
+    let outside = "must not be before 1970 or after 2106";
+    let at = NOW_MS / 1000;
+    for (at, bound, unit) in [
+        (at, before, Some("seconds")),
+        (at * 1_000_000, outside, Some("microseconds")),
+        (at * 1_000_000_000, outside, Some("nanoseconds")),
+        // In seconds, before 2000 and after now.
+        (MIN_EVENT_MS / 1000 - 1, before, None),
+        (at * 2, before, None),
+        (0, before, None),
+    ] {
+        let reason = match unit {
+            Some(unit) => format!("{bound}; {at} is in {unit}? it must be in milliseconds"),
+            None => bound.to_owned(),
+        };
+        let named = (Some("at".to_owned()), reason);
+        assert_eq!(fault(json!({"namespace": "n", "key": "k", "at": at})), named);
+        let avro = batch(&[&item("n", "k"), &Item { at_ms: at, ..item("n", "k") }], None);
+        let problem = read(MediaType::Avro, &avro).unwrap_err();
+        let [fault] = &problem.errors[..] else { panic!("{:?}", problem.errors) };
+        assert_eq!((fault.item, (fault.field.clone(), fault.reason.clone())), (Some(1), named));
+    }
+}
+
+#[test]
 fn a_bad_field_is_named_with_its_reason() {
     let long = "x".repeat(Fold::MAX_NAME_BYTES + 1);
     for (field, value, reason) in [
         ("namespace", json!(""), "must not be empty"),
-        ("namespace", json!(7), "must be a string, not an integer"),
+        ("namespace", json!(7), "must be a string, not a number"),
         ("namespace", json!("__tally"), "\"__tally\" is reserved"),
-        ("namespace", json!(null), "must be a string, not null"),
+        ("namespace", json!(null), "is missing"),
         ("key", json!(long), "must not be longer than 4096 bytes of UTF-8; it has 4097"),
         ("key", json!(["a", {"b": 1}]), "must be a string, not an array"),
         ("delta", json!("1"), "must be an integer, not a string"),
-        (
-            "delta",
-            json!(1.0),
-            "must be an integer, not a number with a fraction, an exponent or more than 64 bits",
-        ),
-        ("delta", json!(null), "must be an integer, not null"),
+        ("delta", json!(1.5), "must be an integer, not a number with a fraction"),
         ("delta", json!(u64::MAX), "does not fit 64 bits"),
-        ("at", json!(-1), "must not be before 1970 or after 2106"),
-        ("at", json!("1969-12-31T23:59:59.9999Z"), "must not be before 1970 or after 2106"),
+        ("at", json!(-1), "must not be before 2000-01-01T00:00:00Z (counts.min_event_time)"),
+        (
+            "at",
+            json!("1999-12-31T23:59:59.9999Z"),
+            "must not be before 2000-01-01T00:00:00Z (counts.min_event_time)",
+        ),
         ("at", json!("2106-02-07T06:28:16Z"), "must not be before 1970 or after 2106"),
         ("at", json!(u64::MAX), "must not be before 1970 or after 2106"),
         ("at", json!(NOW_MS + 3_540_001), "must not be later than now by more than 3540 s"),
@@ -166,7 +238,7 @@ fn broken_json_is_told_with_its_place() {
     assert_eq!(problem.detail, "malformed JSON at line 2, column 9: expected `:`");
     assert_eq!((problem.errors[0].line, problem.errors[0].column), (Some(2), Some(9)));
     for body in
-        ["{", "[{}", "[{}]x", "{\"namespace\":\"n\",\"key\":\"k\"}{}", "\u{feff}{}", "nul", "[1,]"]
+        ["{", "[{}", "[{}]x", "{\"namespace\":\"n\",\"key\":\"k\"}{}", " \u{feff}{}", "nul", "[1,]"]
     {
         assert_eq!(
             read(MediaType::Json, body.as_bytes()).unwrap_err().code,
@@ -178,8 +250,42 @@ fn broken_json_is_told_with_its_place() {
         read(MediaType::Json, b"{\"namespace\":\"\xff\"}").unwrap_err().code,
         Code::MalformedBody
     );
+    // Half a surrogate pair, in a field that is text and in one that may be.
+    for field in ["key", "at"] {
+        let body = format!("{{\"namespace\":\"n\",\"{field}\":\"\\ud800\"}}");
+        let code = read(MediaType::Json, body.as_bytes()).unwrap_err().code;
+        assert_eq!(code, Code::MalformedBody, "{body}");
+    }
     let deep = format!("{{\"at\":{}", "[".repeat(1_000_000));
     assert_eq!(read(MediaType::Json, deep.as_bytes()).unwrap_err().code, Code::MalformedBody);
+}
+
+#[test]
+fn lines_of_json_sent_as_json_are_told_apart() {
+    let line = r#"{"namespace":"n","key":"k"}"#;
+    for body in [format!("{line}\n{line}\n"), format!("{line}{line}"), format!("{line}\r\n[]")] {
+        let problem = read(MediaType::Json, body.as_bytes()).unwrap_err();
+        assert_eq!(problem.code, Code::MalformedBody);
+        assert!(problem.detail.starts_with("malformed JSON at line "), "{}", problem.detail);
+        let advice = "if it is NDJSON, send it as application/x-ndjson";
+        assert!(problem.detail.ends_with(advice), "{}", problem.detail);
+    }
+    let noise = read(MediaType::Json, format!("{line}x").as_bytes()).unwrap_err();
+    assert!(noise.detail.ends_with("trailing characters"), "{}", noise.detail);
+}
+
+#[test]
+fn a_byte_order_mark_at_the_start_is_passed_over() {
+    let line = "\u{feff}{\"namespace\":\"n\",\"key\":\"k\"}";
+    for (media_type, body) in [
+        (MediaType::Json, line.to_owned()),
+        (MediaType::Json, format!("\u{feff}[{}]", &line[3..])),
+        (MediaType::NdJson, format!("{line}\n")),
+    ] {
+        assert_eq!(read(media_type, body.as_bytes()).unwrap().items, [item("n", "k")], "{body}");
+    }
+    let twice = format!("\u{feff}{line}");
+    assert_eq!(read(MediaType::Json, twice.as_bytes()).unwrap_err().code, Code::MalformedBody);
 }
 
 #[test]
@@ -188,6 +294,7 @@ fn nothing_at_all_is_refused() {
     for (media_type, body) in [
         (MediaType::Json, &b""[..]),
         (MediaType::Json, b" \n"),
+        (MediaType::Json, b"\xef\xbb\xbf"),
         (MediaType::Json, b"[]"),
         (MediaType::NdJson, b"\n\r\n"),
         (MediaType::Avro, b""),
@@ -267,7 +374,7 @@ fn batch(items: &[&Item<'_>], id: Option<&str>) -> Vec<u8> {
 
 fn any_item() -> impl Strategy<Value = Item<'static>> {
     let name = "\\PC{1,12}|[\\x00-\\x1f\"\\\\]{1,4}";
-    let at_ms = 0..=NOW_MS + 3_540_000;
+    let at_ms = MIN_EVENT_MS..=NOW_MS + 3_540_000;
     (name, name, any::<i64>(), at_ms, proptest::option::of(name)).prop_map(
         |(namespace, key, delta, at_ms, id)| Item {
             namespace: namespace.into(),

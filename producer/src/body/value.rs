@@ -2,17 +2,18 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::number::Number;
 
 /// Any JSON value, as far as a field needs it: a value of the wrong type is a fault of its item,
 /// not the end of the parse.
 pub(super) enum Value<'a> {
     Null,
     Boolean,
-    Integer(i64),
-    /// An integer beyond 64 bits with a sign.
-    Huge,
-    /// With a fraction or an exponent, or too large to be held as an integer at all.
-    Float,
+    Number(Number),
+    /// Not looked at closer, since no number is right here.
+    AnyNumber,
     Text(Cow<'a, str>),
     Array,
     Object,
@@ -23,9 +24,10 @@ impl Value<'_> {
         match self {
             Value::Null => "null",
             Value::Boolean => "a boolean",
-            Value::Integer(_) => "an integer",
-            Value::Huge => "an integer beyond 64 bits",
-            Value::Float => "a number with a fraction, an exponent or more than 64 bits",
+            Value::Number(Number::Integer(_)) => "an integer",
+            Value::Number(Number::Huge) => "an integer beyond 64 bits",
+            Value::Number(Number::Fraction) => "a number with a fraction",
+            Value::AnyNumber => "a number",
             Value::Text(_) => "a string",
             Value::Array => "an array",
             Value::Object => "an object",
@@ -36,6 +38,21 @@ impl Value<'_> {
 impl<'de> Deserialize<'de> for Value<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value<'de>, D::Error> {
         deserializer.deserialize_any(AnyValue)
+    }
+}
+
+/// A value where a number may be right: it is read exactly.
+pub(super) struct Exact<'a>(pub(super) Value<'a>);
+
+impl<'de> Deserialize<'de> for Exact<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Exact<'de>, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+            return Ok(Exact(Value::Number(Number::of(text))));
+        }
+        // What the grammar allows and cannot be read is a text with half a surrogate pair.
+        let value = serde_json::from_str(text).map_err(|_| D::Error::custom("broken text"))?;
+        Ok(Exact(value))
     }
 }
 
@@ -56,16 +73,16 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(Value::Boolean)
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Integer(number))
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Value<'de>, E> {
+        Ok(Value::AnyNumber)
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Value<'de>, E> {
-        Ok(i64::try_from(number).map_or(Value::Huge, Value::Integer))
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Value<'de>, E> {
+        Ok(Value::AnyNumber)
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Value<'de>, E> {
-        Ok(Value::Float)
+        Ok(Value::AnyNumber)
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Value<'de>, E> {

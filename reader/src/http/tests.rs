@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tally_counts::{ChainError, StoredOffsets};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::counter::Name;
@@ -17,6 +19,7 @@ use crate::store::Store;
 use crate::vector::Vector;
 use crate::window::{Arrival, Delta, Packer};
 
+const MAX_CONNECTIONS: usize = 100;
 const MAX_WAIT: Duration = Duration::from_millis(300);
 
 struct Reader {
@@ -55,7 +58,10 @@ impl Reader {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         // Ends with the test's runtime.
-        tokio::spawn(axum::serve(listener, routes(Arc::clone(&api))).into_future());
+        let server = server(Arc::clone(&api), MAX_CONNECTIONS);
+        tokio::spawn(async move {
+            server.serve(listener, &CancellationToken::new(), std::future::pending()).await;
+        });
         Reader { url, http: reqwest::Client::new(), state, api }
     }
 
@@ -247,6 +253,68 @@ async fn what_cannot_be_asked_is_named() {
             + 1
     ]);
     assert_eq!(reader.send(large).await.status, 413);
+}
+
+#[tokio::test]
+async fn a_query_may_be_compressed() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    let query = json!({"counters": [{"namespace": "ns", "key": "a"}]}).to_string();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, query.as_bytes()).unwrap();
+    let url = format!("{}/v1/counters/query", reader.url);
+    let post = async |encoding: &str, body: Vec<u8>| {
+        let request = reader.http.post(&url).header(header::CONTENT_ENCODING, encoding);
+        reader.send(request.body(body)).await
+    };
+    let bomb = zstd::encode_all(&vec![b' '; BODY_LIMIT_BYTES + 1][..], 0).unwrap();
+    for (encoding, body, status) in [
+        ("gzip", gzip.finish().unwrap(), 200),
+        ("zstd", zstd::encode_all(query.as_bytes(), 0).unwrap(), 200),
+        ("zstd", bomb, 413),
+        ("gzip", query.clone().into_bytes(), 400),
+    ] {
+        let answered = post(encoding, body).await;
+        assert_eq!(answered.status, status, "{encoding}: {}", answered.body);
+    }
+    let refused = post("br", query.into_bytes()).await;
+    assert_eq!(
+        (refused.status, &refused.headers[header::ACCEPT_ENCODING]),
+        (415, &HeaderValue::from_static("gzip, zstd"))
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let reader = Reader::start().await;
+    let address = reader.url.strip_prefix("http://").unwrap();
+    let bytes = BODY_LIMIT_BYTES + 1;
+    let head =
+        format!("POST /v1/counters/query HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(head.as_bytes()).await.unwrap();
+    // All of it, before a byte of the answer is read.
+    client.write_all(&vec![b' '; bytes]).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_when_to_come_again() {
+    let reader = Reader::start().await;
+    let address = reader.url.strip_prefix("http://").unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let refused = reader.get("/v1/verified").await;
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (503, &json!("urn:tally:problem:overloaded"))
+    );
+    assert_eq!(refused.headers[header::RETRY_AFTER], "1");
+    drop(silent);
 }
 
 #[tokio::test]
