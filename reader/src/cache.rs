@@ -59,6 +59,11 @@ impl Cache {
         self.entries.put(counter, entry);
     }
 
+    /// Lets go of everything.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

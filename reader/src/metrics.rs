@@ -11,6 +11,7 @@ pub(crate) struct Metrics {
     entries: Gauge<u64>,
     unstored_bytes: Gauge<u64>,
     tail_lag: Gauge<i64>,
+    standing_still: Gauge<u64>,
     query_seconds: Histogram<f64>,
 }
 
@@ -44,6 +45,12 @@ impl Metrics {
                     "Offsets of deltas not tailed yet, by partition, transaction markers included",
                 )
                 .build(),
+            standing_still: meter
+                .u64_gauge("tally_reader_partition_stands_still")
+                .with_description(
+                    "Whether a partition's batches of deltas are not counted in: 1, or 0",
+                )
+                .build(),
             query_seconds: meter
                 .f64_histogram("tally_reader_query_seconds")
                 .with_description("How long queries of the store take, by how they end")
@@ -67,6 +74,11 @@ impl Metrics {
 
     pub(crate) fn tail_lag(&self, partition: i32, offsets: i64) {
         self.tail_lag.record(offsets, &[KeyValue::new("partition", i64::from(partition))]);
+    }
+
+    pub(crate) fn stands_still(&self, partition: i32, stands_still: bool) {
+        let of = [KeyValue::new("partition", i64::from(partition))];
+        self.standing_still.record(u64::from(stands_still), &of);
     }
 
     pub(crate) fn queried(&self, took: Duration, is_answered: bool) {

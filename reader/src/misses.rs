@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
-use crate::counter_memory::{Broken, Recall, SnapshotError, TotalsAsOf, Wanted};
+use crate::counter_memory::{Recall, SnapshotError, TotalsAsOf, Unreadable, Wanted};
 use crate::shared_memory::{FinishError, SharedMemory};
 use crate::store::{Store, StoreError};
 
@@ -36,7 +36,7 @@ pub(crate) enum LookupError {
     #[error(transparent)]
     Snapshot(SnapshotError),
     #[error(transparent)]
-    Broken(Arc<Broken>),
+    Unreadable(Arc<Unreadable>),
 }
 
 /// What one request misses, at most [`MAX_COUNTERS`].
@@ -97,7 +97,7 @@ fn still_missing(state: &SharedMemory, job: Job) -> Option<Job> {
     match state.recall(&job.counters) {
         Ok(Recall::Found(answer)) => reply(job, Ok(answer)),
         Ok(Recall::Missing(_) | Recall::Apart) => return Some(job),
-        Err(broken) => reply(job, Err(Arc::new(LookupError::Broken(broken)))),
+        Err(unreadable) => reply(job, Err(Arc::new(LookupError::Unreadable(unreadable)))),
     }
     None
 }
@@ -148,7 +148,9 @@ pub(crate) async fn look_up(
             Ok(answer) => return Ok(answer),
             Err(FinishError::Snapshot(SnapshotError::Behind { .. })) if tries < TRIES => {}
             Err(FinishError::Snapshot(error)) => return Err(LookupError::Snapshot(error)),
-            Err(FinishError::Broken(broken)) => return Err(LookupError::Broken(broken)),
+            Err(FinishError::Unreadable(unreadable)) => {
+                return Err(LookupError::Unreadable(unreadable));
+            }
         }
         tries += 1;
         tokio::time::sleep(TRY_AGAIN_AFTER).await;

@@ -33,6 +33,7 @@ pub(crate) enum Code {
     StoreBehind,
     StoreDamaged,
     LogBroken,
+    PartitionStandsStill,
     NotReached,
     Internal,
 }
@@ -52,7 +53,8 @@ impl problem::Code for Code {
             | Code::StoreUnavailable
             | Code::StoreBehind
             | Code::StoreDamaged
-            | Code::LogBroken => StatusCode::SERVICE_UNAVAILABLE,
+            | Code::LogBroken
+            | Code::PartitionStandsStill => StatusCode::SERVICE_UNAVAILABLE,
             Code::NotReached => StatusCode::GATEWAY_TIMEOUT,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -71,7 +73,8 @@ impl problem::Code for Code {
             Code::StoreUnavailable => "The store does not answer",
             Code::StoreBehind => "The store shows less than it did before",
             Code::StoreDamaged => "The store's counts do not prove themselves",
-            Code::LogBroken => "The log's counts do not follow each other",
+            Code::LogBroken => "The log cannot be read",
+            Code::PartitionStandsStill => "A partition of the log stands still",
             Code::NotReached => "The position was not reached in time",
             Code::Internal => "The reader failed",
         }
@@ -100,6 +103,7 @@ impl problem::Code for Code {
                 | Code::Overloaded
                 | Code::StoreUnavailable
                 | Code::StoreBehind
+                | Code::PartitionStandsStill
                 | Code::NotReached
         );
         may_pass.then_some(RETRY_AFTER_S)
@@ -135,9 +139,10 @@ impl From<reads::Error> for Problem {
             reads::Error::Stopping => Code::NotReady,
             reads::Error::NotReached { .. } => Code::NotReached,
             reads::Error::Timeout => Code::StoreUnavailable,
-            reads::Error::Broken(_) => Code::LogBroken,
+            reads::Error::StandsStill { .. } => Code::PartitionStandsStill,
+            reads::Error::Unreadable(_) => Code::LogBroken,
             reads::Error::Lookup(lookup) => match &**lookup {
-                LookupError::Broken(_) => Code::LogBroken,
+                LookupError::Unreadable(_) => Code::LogBroken,
                 LookupError::Snapshot(SnapshotError::Behind { .. }) => Code::StoreBehind,
                 LookupError::Snapshot(SnapshotError::Disagrees { .. }) => Code::StoreDamaged,
                 LookupError::Store(StoreError::Unavailable { .. } | StoreError::Slow) => {

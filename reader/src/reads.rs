@@ -8,7 +8,7 @@ use tally_counts::Position;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::counter::Counter;
-use crate::counter_memory::{Broken, Recall, TotalsAsOf, Wanted};
+use crate::counter_memory::{Recall, TotalsAsOf, Unreadable, Wanted};
 use crate::metrics::Metrics;
 use crate::misses::{Job, LookupError, look_up};
 use crate::shared_memory::{SharedMemory, WaitError};
@@ -34,10 +34,13 @@ pub(crate) enum Error {
     Stopping,
     #[error("`after` is {after}, but the log is read up to {reached}")]
     NotReached { after: Position, reached: Arc<Position> },
+    /// The read asks for a position of a partition that stands still.
+    #[error("`after` is {after}, but the log is read up to {reached}: {why}")]
+    StandsStill { after: Position, reached: Arc<Position>, why: String },
     #[error("no answer within {STORE_WAIT:?}")]
     Timeout,
     #[error(transparent)]
-    Broken(Arc<Broken>),
+    Unreadable(Arc<Unreadable>),
     #[error("{0}")]
     Lookup(Arc<LookupError>),
 }
@@ -106,20 +109,29 @@ impl Reads {
     }
 
     async fn reach(&self, after: &Position) -> Result<(), Error> {
-        let partitions = self.state.partitions();
-        let is_known =
-            |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
-        if let Some((partition, _)) = after.iter().find(|(partition, _)| !is_known(*partition)) {
-            return Err(Error::UnknownPartition { partition, partitions });
-        }
         self.state.reach(after, self.max_wait).await.map_err(|error| match error {
-            WaitError::Late { reached } => Error::NotReached { after: after.clone(), reached },
-            WaitError::Broken(broken) => Error::Broken(broken),
+            WaitError::Late { reached } => self.late(after, reached),
+            WaitError::StandsStill { reached, why } => {
+                Error::StandsStill { after: after.clone(), reached, why }
+            }
+            WaitError::Unreadable(unreadable) => Error::Unreadable(unreadable),
         })
     }
 
+    /// A partition that was not known might have been added just then, so it is waited for as any
+    /// other.
+    fn late(&self, after: &Position, reached: Arc<Position>) -> Error {
+        let partitions = self.state.partitions();
+        let is_known =
+            |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
+        match after.iter().find(|(partition, _)| !is_known(*partition)) {
+            Some((partition, _)) => Error::UnknownPartition { partition, partitions },
+            None => Error::NotReached { after: after.clone(), reached },
+        }
+    }
+
     fn recall(&self, counters: &[Counter]) -> Result<Recall, Error> {
-        self.state.recall(counters).map_err(Error::Broken)
+        self.state.recall(counters).map_err(Error::Unreadable)
     }
 
     async fn ask(&self, counters: Vec<Counter>) -> Result<TotalsAsOf, Error> {

@@ -396,13 +396,42 @@ fn counters_ahead_of_the_tail_by_different_snapshots_are_apart_until_the_tail_is
 fn the_window_is_full_only_for_batches_that_must_be_kept() {
     let mut memory = CounterMemory::new(place(0, 0), CACHED);
     let (first, second) = (batch(0, 0, 10), batch(1, 10, 20));
-    assert!(memory.has_room(&first, 1), "a batch may have the window to itself");
+    let bytes = second.bytes();
+    let has_room = |memory: &CounterMemory, budget| memory.has_room(0, 1, bytes, budget);
+    assert!(memory.has_room(0, 0, bytes, 1), "a batch may have the window to itself");
     memory.apply(first.clone()).unwrap();
-    assert!(!memory.has_room(&second, first.bytes() + second.bytes() - 1));
-    assert!(memory.has_room(&second, first.bytes() + second.bytes()));
+    assert!(!has_room(&memory, first.bytes() + bytes - 1));
+    assert!(has_room(&memory, 2 * (first.bytes() + bytes)));
     let flight = memory.begin();
     memory.learn(&place(2, 20));
-    assert!(!memory.has_room(&second, 1), "a query in flight may still lack it");
+    assert!(!has_room(&memory, 1), "a query in flight may still lack it");
     memory.end(flight);
-    assert!(memory.has_room(&second, 1), "every snapshot to come has it");
+    assert!(has_room(&memory, 1), "every snapshot to come has it");
+}
+
+#[test]
+fn a_partition_that_begins_anew_takes_nothing_along() {
+    let mut memory = CounterMemory::new(place(0, 0), CACHED);
+    memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(0, 0)).unwrap();
+    memory.apply(batch(0, 0, 10)).unwrap();
+    let flight = memory.begin();
+    memory.restart(0, StoredOffsets { deltas: 5, increments: 90 });
+    assert_eq!((memory.position().to_string().as_str(), memory.unstored_bytes()), ("0:90", 0));
+    assert!(matches!(memory.recall(&[counter(0)]), Recall::Missing(_)));
+    let refused = memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(3, 70)).unwrap_err();
+    assert_eq!(refused, SnapshotError::Behind { partition: 0, at: 3, floor: 5 });
+    memory.end(flight);
+    memory.apply(batch(5, 90, 100)).unwrap();
+    let answer = memory.finish(Wanted::Counters(&[counter(0)]), &snapshot(5, 90)).unwrap();
+    assert_eq!((answer.totals[0].sum, answer.as_of.to_string().as_str()), (1, "0:100"));
+}
+
+#[test]
+fn a_store_that_has_something_else_at_the_tail_is_noticed() {
+    let mut memory = CounterMemory::new(place(0, 0), CACHED);
+    memory.apply(batch(0, 0, 10)).unwrap();
+    assert_eq!(memory.disagreements(&place(0, 0)), []);
+    assert_eq!(memory.disagreements(&place(1, 10)), []);
+    let disagrees = Broken::Disagrees { partition: 0, at: 1, stored: 9, logged: 10 };
+    assert_eq!(memory.disagreements(&place(1, 9)), [(0, disagrees)]);
 }
