@@ -19,7 +19,6 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tally_counts::{ChainError, Position, StoredOffsets, check_chain, next_offset};
 
-use crate::cache::{Cache, Entry, Total};
+use crate::cache::{Cache, CacheLimits, Entry, Total};
 use crate::counter::{Counter, Named};
 use crate::vector::{Vector, number};
 use crate::window::{Arrival, Sought, Window};
@@ -138,7 +137,7 @@ pub(crate) struct CounterMemory {
 
 impl CounterMemory {
     /// Starts where the store is.
-    pub(crate) fn new(start: Vector, cached: NonZeroUsize) -> CounterMemory {
+    pub(crate) fn new(start: Vector, cached: CacheLimits) -> CounterMemory {
         CounterMemory {
             position: Arc::new(start.position()),
             window: Window::new(&start),
@@ -165,6 +164,11 @@ impl CounterMemory {
 
     pub(crate) fn entries(&self) -> usize {
         self.cache.len()
+    }
+
+    /// What the cached counters take.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cache.bytes()
     }
 
     pub(crate) fn unstored_bytes(&self) -> usize {
@@ -354,8 +358,11 @@ impl CounterMemory {
 
     fn remember(&mut self, counters: &[Counter], totals: &[Total], vector: &Arc<Vector>) {
         let read_at = (!vector.is_within(&self.tail)).then_some(vector);
+        let share = read_at.map_or(0, |vector| vector.bytes() / counters.len().max(1));
+        let vector_share = u32::try_from(share).expect("a vector is shorter than 4 GiB");
         for (counter, total) in counters.iter().zip(totals) {
-            self.cache.put(counter.clone(), Entry { total: *total, read_at: read_at.cloned() });
+            let entry = Entry { total: *total, read_at: read_at.cloned(), vector_share };
+            self.cache.put(counter.clone(), entry);
         }
     }
 

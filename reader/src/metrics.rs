@@ -3,12 +3,15 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 
+use crate::shared_memory::Holding;
+
 #[derive(Clone)]
 pub(crate) struct Metrics {
     requests: Counter<u64>,
     hits: Counter<u64>,
     misses: Counter<u64>,
     entries: Gauge<u64>,
+    cached_bytes: Gauge<u64>,
     unstored_bytes: Gauge<u64>,
     tail_lag: Gauge<i64>,
     standing_still: Gauge<u64>,
@@ -34,6 +37,10 @@ impl Metrics {
             entries: meter
                 .u64_gauge("tally_reader_entries")
                 .with_description("Counters in memory")
+                .build(),
+            cached_bytes: meter
+                .u64_gauge("tally_reader_cached_bytes")
+                .with_description("What the counters in memory take, at most reader.cached_bytes")
                 .build(),
             unstored_bytes: meter
                 .u64_gauge("tally_reader_unstored_bytes")
@@ -67,8 +74,10 @@ impl Metrics {
         self.misses.add(misses as u64, &[]);
     }
 
-    pub(crate) fn holds(&self, entries: usize, unstored_bytes: usize) {
+    pub(crate) fn holds(&self, holding: Holding) {
+        let Holding { entries, cached_bytes, unstored_bytes } = holding;
         self.entries.record(entries as u64, &[]);
+        self.cached_bytes.record(cached_bytes as u64, &[]);
         self.unstored_bytes.record(unstored_bytes as u64, &[]);
     }
 

@@ -1,5 +1,4 @@
 use std::io;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use tally_platform::registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::CacheLimits;
 use crate::counter_memory::{Broken, Unreadable};
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
@@ -48,8 +48,6 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("reader.cached_counters must not be 0")]
-    NoCache,
     #[error(transparent)]
     Bind(#[from] edge::BindError),
     #[error(transparent)]
@@ -67,7 +65,6 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let signs = Signs::new(&health);
-    let cached = NonZeroUsize::new(config.reader.cached_counters).ok_or(Error::NoCache)?;
     let listener = edge::bind(config.reader.listen, "reads").await?;
     let consumer = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, CLIENT_ID)
         .create()
@@ -96,7 +93,7 @@ pub async fn run(
     let working = async {
         let consumer = Arc::new(consumer);
         let worker = Worker { config, consumer, batches, metrics, signs };
-        worker.work(cached, &api, &drained).await;
+        worker.work(&api, &drained).await;
         stop.cancel();
     };
     let (served, ()) = tokio::join!(serving, working);
@@ -134,7 +131,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    async fn work(self, cached: NonZeroUsize, api: &Api, stop: &CancellationToken) {
+    async fn work(self, api: &Api, stop: &CancellationToken) {
         let none = self.signs.health.condition("no partition stands still");
         let begun =
             starting_point(self.config, &self.consumer, &self.metrics, &self.signs.start, stop)
@@ -147,6 +144,8 @@ impl Worker<'_> {
         );
 
         let reader = &self.config.reader;
+        let cached =
+            CacheLimits { counters: reader.cached_counters, bytes: reader.cached_bytes };
         let state = Arc::new(SharedMemory::new(vector, cached, reader.unstored_bytes));
         let standstills = Standstills::new(none, self.metrics.clone(), Arc::clone(&state));
         let (misses, jobs) = misses::queue();
@@ -244,8 +243,7 @@ impl Worker<'_> {
                     }
                 }
             }
-            let holding = state.holding();
-            self.metrics.holds(holding.entries, holding.unstored_bytes);
+            self.metrics.holds(state.holding());
         }
     }
 

@@ -1,13 +1,13 @@
 //! The memory, shared: by the tail that counts batches in, the requests that read it, and the
 //! queries in flight.
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tally_counts::{Position, StoredOffsets};
 use tokio::sync::watch;
 
+use crate::cache::CacheLimits;
 use crate::counter::Counter;
 use crate::counter_memory::{
     Broken, CounterMemory, FlightId, Recall, Snapshot, SnapshotError, TotalsAsOf, Unreadable,
@@ -65,16 +65,17 @@ pub(crate) enum Applied {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holding {
     pub(crate) entries: usize,
+    pub(crate) cached_bytes: usize,
     pub(crate) unstored_bytes: usize,
 }
 
 impl SharedMemory {
     pub(crate) fn new(
         start: Vector,
-        cached_counters: NonZeroUsize,
+        cached: CacheLimits,
         unstored_bytes: usize,
     ) -> SharedMemory {
-        let memory = CounterMemory::new(start, cached_counters);
+        let memory = CounterMemory::new(start, cached);
         let progress = Progress {
             position: Arc::clone(memory.position()),
             standing: Arc::default(),
@@ -103,7 +104,11 @@ impl SharedMemory {
 
     pub(crate) fn holding(&self) -> Holding {
         let memory = self.memory();
-        Holding { entries: memory.entries(), unstored_bytes: memory.unstored_bytes() }
+        Holding {
+            entries: memory.entries(),
+            cached_bytes: memory.cached_bytes(),
+            unstored_bytes: memory.unstored_bytes(),
+        }
     }
 
     /// Counts in the next batch of a partition, if the window has room for it.

@@ -18,6 +18,11 @@ impl Vector {
         self.0.get(partition).copied().unwrap_or_default()
     }
 
+    /// What it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Vector>() + self.0.capacity() * size_of::<StoredOffsets>()
+    }
+
     pub(crate) fn set(&mut self, partition: usize, place: StoredOffsets) {
         self.0[partition] = place;
     }

@@ -108,6 +108,11 @@ fn check(config: &Config) -> anyhow::Result<()> {
         ),
         ("sink.queued_batches", config.sink.queued_batches >= 1, "must be at least 1"),
         ("reader.cached_counters", config.reader.cached_counters >= 1, "must be at least 1"),
+        (
+            "reader.cached_bytes",
+            config.reader.cached_bytes >= 1 << 20,
+            "must be at least 1048576, since a counter's names may have 16 KiB",
+        ),
         ("producer.max_in_flight", config.producer.max_in_flight >= 1, "must be at least 1"),
         ("reconciler.parallel", config.reconciler.parallel >= 1, "must be at least 1"),
         (

@@ -1,7 +1,6 @@
 //! Real requests to a reader whose store is down: what the memory knows is answered, and nothing is
 //! made up.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use tally_platform::health::Health;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::cache::CacheLimits;
 use crate::counter::Name;
 use crate::counter_memory::{Broken, Snapshot, Unreadable, Wanted};
 use crate::standstills::Standstills;
@@ -52,7 +52,8 @@ impl Reader {
     /// A reader that has not started yet.
     async fn closed() -> Reader {
         let start = Vector::new(vec![StoredOffsets::default(); 2]);
-        let state = Arc::new(Shared::new(start, NonZeroUsize::new(10).unwrap(), 1 << 20));
+        let cached = CacheLimits { counters: 80, bytes: 1 << 20 };
+        let state = Arc::new(Shared::new(start, cached, 1 << 20));
         let api = Arc::new(Api::new(Metrics::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
