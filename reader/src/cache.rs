@@ -23,7 +23,11 @@ const ENTRY_BYTES: usize = size_of::<(Counter, Entry)>() + 2 * 8 + 2 * 17 + 2 * 
 /// The share of the bounds that is for counters without counts.
 const UNKNOWN_SHARE: usize = 8;
 
-/// What a counter came to. Wider than the store's 64 bits, so that adding up buckets never wraps.
+/// Stands for what does not fit 128 bits, and stays whatever is added: one that wraps, or that
+/// comes back from there, would be a wrong number.
+const BEYOND: i128 = i128::MAX;
+
+/// What a counter came to. Wider than a delta's 64 bits, so that adding up buckets never wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Total {
     pub(crate) sum: i128,
@@ -34,9 +38,25 @@ impl Total {
     pub(crate) const ZERO: Total = Total { sum: 0, events: 0 };
 
     pub(crate) fn add(&mut self, sum: i64, events: i64) {
-        self.sum += i128::from(sum);
-        self.events += i128::from(events);
+        self.add_total(Total { sum: sum.into(), events: events.into() });
     }
+
+    pub(crate) fn add_total(&mut self, other: Total) {
+        self.sum = plus(self.sum, other.sum);
+        self.events = plus(self.events, other.events);
+    }
+
+    /// Whether the numbers are what the counter came to.
+    pub(crate) fn is_exact(self) -> bool {
+        self.sum != BEYOND && self.events != BEYOND
+    }
+}
+
+fn plus(one: i128, other: i128) -> i128 {
+    if one == BEYOND || other == BEYOND {
+        return BEYOND;
+    }
+    one.checked_add(other).unwrap_or(BEYOND)
 }
 
 /// What the cache may hold.
@@ -187,6 +207,19 @@ mod tests {
 
     fn counter(number: usize) -> Counter {
         Counter::new("ns", &format!("{number:0>8192}"))
+    }
+
+    #[test]
+    fn what_does_not_fit_128_bits_is_never_told_as_a_number() {
+        for far in [i128::MAX - 5, i128::MIN + 5] {
+            let mut total = Total { sum: far, events: 1 };
+            let away = if far > 0 { 10 } else { -10 };
+            total.add(away / 5, 1);
+            assert!(total.is_exact(), "{total:?}");
+            total.add(away, 1);
+            total.add(-away, 1);
+            assert!(!total.is_exact(), "{total:?}");
+        }
     }
 
     #[test]

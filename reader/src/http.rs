@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,22 +15,31 @@ use axum::{Json, Router};
 use serde::{Serialize, Serializer};
 use tally_platform::http::{Refusal, essence, with_edge};
 use tally_platform::problem::Code as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::cache::Total;
 use crate::counter::Counter;
 use crate::metrics::Metrics;
 use crate::problem::{Code, Problem};
 use crate::reads::Reads;
-use crate::request::{self, Numbers};
+use crate::request::{self, Numbers, OddCounter};
 use crate::verified::LastVerified;
 
 /// Room for as many counters as one query may ask for, their names as long as they may be.
 const BODY_LIMIT_BYTES: usize = 16 << 20;
 
+/// What the bodies of all queries in progress may come to. A body whose length is not announced
+/// counts as the longest.
+const BODIES_KIB: u32 = 64 << 10;
+
+const OVERFLOW: &str = "what ClickHouse has of the counter comes to more than 128 bits";
+
 /// What all requests share.
 pub(crate) struct Api {
     reads: OnceLock<Reads>,
     pub(crate) verified: LastVerified,
+    /// In KiB.
+    bodies: Semaphore,
     metrics: Metrics,
 }
 
@@ -43,8 +52,24 @@ struct One<'a> {
 
 #[derive(Serialize)]
 struct Many<'a> {
-    counters: Vec<Value<'a>>,
+    counters: Vec<Item<'a>>,
     as_of: String,
+}
+
+/// A counter of a query: its value, or why it has none.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item<'a> {
+    Value(Value<'a>),
+    Error { namespace: &'a str, key: &'a str, error: ItemError<'a> },
+}
+
+#[derive(Serialize)]
+struct ItemError<'a> {
+    r#type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -67,6 +92,27 @@ impl Serialize for Number {
     }
 }
 
+impl<'a> Item<'a> {
+    fn new(counter: &'a Counter, total: Total, numbers: Numbers) -> Item<'a> {
+        if total.is_exact() {
+            return Item::Value(Value::new(counter, total, numbers));
+        }
+        let error = ItemError::new(Code::ValueOverflow, None, OVERFLOW);
+        Item::Error { namespace: counter.namespace(), key: counter.key(), error }
+    }
+
+    fn odd(OddCounter { namespace, key, fault }: &'a OddCounter) -> Item<'a> {
+        let error = ItemError::new(Code::InvalidRequest, Some(&fault.field), &fault.reason);
+        Item::Error { namespace, key, error }
+    }
+}
+
+impl<'a> ItemError<'a> {
+    fn new(code: Code, field: Option<&'a str>, reason: &'a str) -> ItemError<'a> {
+        ItemError { r#type: format!("urn:tally:problem:{}", code.name()), field, reason }
+    }
+}
+
 impl<'a> Value<'a> {
     fn new(counter: &'a Counter, total: Total, numbers: Numbers) -> Value<'a> {
         let number = |value| Number(value, numbers);
@@ -81,7 +127,8 @@ impl<'a> Value<'a> {
 
 impl Api {
     pub(crate) fn new(metrics: Metrics) -> Api {
-        Api { reads: OnceLock::new(), verified: LastVerified::default(), metrics }
+        let bodies = Semaphore::new(BODIES_KIB as usize);
+        Api { reads: OnceLock::new(), verified: LastVerified::default(), bodies, metrics }
     }
 
     /// Answers reads from now on.
@@ -92,6 +139,16 @@ impl Api {
     fn reads(&self) -> Result<&Reads, Problem> {
         let detail = "the log or the store has not answered yet";
         self.reads.get().ok_or_else(|| Problem::new(Code::NotReady, detail))
+    }
+
+    /// Room for a body, until the request is answered.
+    fn room(&self, headers: &HeaderMap) -> Result<SemaphorePermit<'_>, Problem> {
+        let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let bytes = announced.and_then(|length| length.parse().ok()).unwrap_or(BODY_LIMIT_BYTES);
+        // What is longer is refused before it is read.
+        let kib = u32::try_from(bytes.min(BODY_LIMIT_BYTES).div_ceil(1024)).unwrap_or(BODIES_KIB);
+        let detail = "the bodies of other queries take all the room there is for them";
+        self.bodies.try_acquire_many(kib).map_err(|_| Problem::new(Code::Overloaded, detail))
     }
 
     fn respond(&self, answer: Result<Response, Problem>) -> Response {
@@ -118,14 +175,16 @@ async fn one(
         let Path((namespace, key)) =
             path.map_err(|rejection| invalid("path", &rejection.body_text()))?;
         let pairs = query_string(pairs)?;
-        let counter = request::counter(&namespace, &key)
-            .map_err(|fault| request::Error::Invalid(vec![fault]))?;
+        let counter = request::counter(&namespace, &key).map_err(request::Error::from)?;
         let options = request::options(&pairs)?;
         let reads = api.reads()?;
         let answer = match &options.buckets {
             Some(buckets) => reads.range(&counter, buckets, &options.after).await?,
             None => reads.counters(std::slice::from_ref(&counter), &options.after).await?,
         };
+        if !answer.totals[0].is_exact() {
+            return Err(Problem::new(Code::ValueOverflow, OVERFLOW));
+        }
         let value = Value::new(&counter, answer.totals[0], options.numbers);
         Ok(fresh(One { counter: value, as_of: answer.as_of.to_string() }))
     };
@@ -135,20 +194,25 @@ async fn one(
 async fn many(
     State(api): State<Arc<Api>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Response {
     let answer = async {
-        check_media_type(&headers)?;
+        check_media_type(request.headers())?;
         let numbers = request::numbers(&query_string(pairs)?)?;
-        let query = request::query(&body.map_err(unread)?)?;
+        let _room = api.room(request.headers())?;
+        let body = Bytes::from_request(request, &()).await.map_err(unread)?;
+        let query = request::query(&body)?;
+        drop(body);
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
-        let values = query
-            .counters
-            .iter()
-            .zip(&answer.totals)
-            .map(|(counter, total)| Value::new(counter, *total, numbers));
-        let counters = values.collect();
+        let mut values = query.counters.iter().zip(&answer.totals);
+        let item = |place| match query.odd.get(&place) {
+            Some(odd) => Item::odd(odd),
+            None => {
+                let (counter, total) = values.next().expect("each counter is odd or has a total");
+                Item::new(counter, *total, numbers)
+            }
+        };
+        let counters = (0..query.counters.len() + query.odd.len()).map(item).collect();
         Ok(fresh(Many { counters, as_of: answer.as_of.to_string() }))
     };
     api.respond(answer.await)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
@@ -23,6 +23,9 @@ pub(crate) const MAX_COUNTERS: usize = 1000;
 
 /// Jobs that wait while a query is in flight.
 const QUEUED_JOBS: usize = 1024;
+
+/// What the names in jobs may take, also in those that nobody waits for any more, in KiB.
+pub(crate) const QUEUED_KIB: u32 = 64 << 10;
 
 /// How often a replica that lags is asked again, and how long after.
 const TRIES: usize = 4;
@@ -43,6 +46,8 @@ pub(crate) enum LookupError {
 pub(crate) struct Job {
     pub(crate) counters: Vec<Counter>,
     pub(crate) reply: oneshot::Sender<Result<TotalsAsOf, Arc<LookupError>>>,
+    /// Given back when the job is done with.
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 pub(crate) fn queue() -> (mpsc::Sender<Job>, mpsc::Receiver<Job>) {

@@ -9,7 +9,7 @@ use tally_platform::problem;
 use crate::counter_memory::SnapshotError;
 use crate::misses::LookupError;
 use crate::reads;
-use crate::request::{self, Fault};
+use crate::request::{self, Fault, Faults};
 use crate::store::StoreError;
 
 pub(crate) type Problem = problem::Problem<Code>;
@@ -35,6 +35,7 @@ pub(crate) enum Code {
     LogBroken,
     PartitionStandsStill,
     NotReached,
+    ValueOverflow,
     Internal,
 }
 
@@ -56,7 +57,7 @@ impl problem::Code for Code {
             | Code::LogBroken
             | Code::PartitionStandsStill => StatusCode::SERVICE_UNAVAILABLE,
             Code::NotReached => StatusCode::GATEWAY_TIMEOUT,
-            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::ValueOverflow | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -69,13 +70,14 @@ impl problem::Code for Code {
             Code::BodyTooLarge => "The body is too large",
             Code::UnsupportedMediaType => "The body's media type is not supported",
             Code::NotReady => "The reader is not ready yet",
-            Code::Overloaded => "Too many reads wait for the store",
+            Code::Overloaded => "Too many reads are in progress",
             Code::StoreUnavailable => "The store does not answer",
             Code::StoreBehind => "The store shows less than it did before",
             Code::StoreDamaged => "The store's counts do not prove themselves",
             Code::LogBroken => "The log cannot be read",
             Code::PartitionStandsStill => "A partition of the log stands still",
             Code::NotReached => "The position was not reached in time",
+            Code::ValueOverflow => "The counter's value is beyond what can be told",
             Code::Internal => "The reader failed",
         }
     }
@@ -114,15 +116,16 @@ impl From<request::Error> for Problem {
     fn from(error: request::Error) -> Problem {
         match error {
             request::Error::Malformed(reason) => Problem::new(Code::MalformedBody, reason),
-            request::Error::Invalid(errors) => {
+            request::Error::Invalid(Faults { listed: errors, omitted }) => {
                 let detail = match errors.as_slice() {
                     [Fault { item: None, field, reason }] => format!("`{field}`: {reason}"),
                     [Fault { item: Some(item), field, reason }] => {
                         format!("counters[{item}], `{field}`: {reason}")
                     }
-                    _ => format!("{} errors", errors.len()),
+                    _ => format!("{} errors", errors.len() + omitted),
                 };
-                Problem { errors, ..Problem::new(Code::InvalidRequest, detail) }
+                let problem = Problem::new(Code::InvalidRequest, detail);
+                Problem { errors, errors_omitted: omitted, ..problem }
             }
         }
     }
@@ -135,7 +138,9 @@ impl From<reads::Error> for Problem {
                 let reason = format!("there is no partition {partition}: deltas has {partitions}");
                 return Problem::from(request::Error::invalid("after", reason));
             }
-            reads::Error::TooManyRanges | reads::Error::QueueFull => Code::Overloaded,
+            reads::Error::TooManyRanges | reads::Error::TooManyWaits | reads::Error::QueueFull => {
+                Code::Overloaded
+            }
             reads::Error::Stopping => Code::NotReady,
             reads::Error::NotReached { .. } => Code::NotReached,
             reads::Error::Timeout => Code::StoreUnavailable,

@@ -10,12 +10,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::counter::Counter;
 use crate::counter_memory::{Recall, TotalsAsOf, Unreadable, Wanted};
 use crate::metrics::Metrics;
-use crate::misses::{Job, LookupError, look_up};
+use crate::misses::{Job, LookupError, QUEUED_KIB, look_up};
 use crate::shared_memory::{SharedMemory, WaitError};
 use crate::store::Store;
 
 /// Queries of ranges in flight at once, which nothing remembers and nothing joins.
 const RANGE_QUERIES: usize = 8;
+
+/// Reads that wait for a position at once.
+const WAITS: usize = 8192;
 
 /// How long a read waits for the store, the reads before it included.
 const STORE_WAIT: Duration = Duration::from_secs(15);
@@ -28,6 +31,8 @@ pub(crate) enum Error {
     UnknownPartition { partition: i32, partitions: usize },
     #[error("{RANGE_QUERIES} ranges are being read")]
     TooManyRanges,
+    #[error("{WAITS} reads wait for a position")]
+    TooManyWaits,
     #[error("the queue of reads that wait for the store is full")]
     QueueFull,
     #[error("the reader is stopping")]
@@ -49,7 +54,10 @@ pub(crate) struct Reads {
     state: Arc<SharedMemory>,
     store: Store,
     misses: mpsc::Sender<Job>,
+    /// What the names in the queue may take, in KiB.
+    queued: Arc<Semaphore>,
     ranges: Semaphore,
+    waits: Semaphore,
     max_wait: Duration,
     metrics: Metrics,
 }
@@ -62,7 +70,9 @@ impl Reads {
         max_wait: Duration,
         metrics: Metrics,
     ) -> Reads {
-        Reads { state, store, misses, ranges: Semaphore::new(RANGE_QUERIES), max_wait, metrics }
+        let queued = Arc::new(Semaphore::new(QUEUED_KIB as usize));
+        let (ranges, waits) = (Semaphore::new(RANGE_QUERIES), Semaphore::new(WAITS));
+        Reads { state, store, misses, queued, ranges, waits, max_wait, metrics }
     }
 
     /// The counters' totals, all as of one position, which includes `after`.
@@ -109,6 +119,10 @@ impl Reads {
     }
 
     async fn reach(&self, after: &Position) -> Result<(), Error> {
+        if self.state.has_reached(after) {
+            return Ok(());
+        }
+        let Ok(_permit) = self.waits.try_acquire() else { return Err(Error::TooManyWaits) };
         self.state.reach(after, self.max_wait).await.map_err(|error| match error {
             WaitError::Late { reached } => self.late(after, reached),
             WaitError::StandsStill { reached, why } => {
@@ -136,10 +150,16 @@ impl Reads {
 
     async fn ask(&self, counters: Vec<Counter>) -> Result<TotalsAsOf, Error> {
         let (reply, answered) = oneshot::channel();
-        self.misses.try_send(Job { counters, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Error::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
-        })?;
+        let bytes: usize = counters.iter().map(Counter::name_bytes).sum();
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.queued).try_acquire_many_owned(kib);
+        let Ok(room) = room else { return Err(Error::QueueFull) };
+        self.misses.try_send(Job { counters, reply, _room: room }).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(_) => Error::QueueFull,
+                mpsc::error::TrySendError::Closed(_) => Error::Stopping,
+            },
+        )?;
         match tokio::time::timeout(STORE_WAIT, answered).await {
             Ok(Ok(answer)) => answer.map_err(Error::Lookup),
             Ok(Err(_)) => Err(Error::Stopping),

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::CacheLimits;
 use crate::counter_memory::{Broken, Unreadable};
 use crate::http::{self, Api};
+use crate::inquiry::Inquiry;
 use crate::metrics::Metrics;
 use crate::reads::Reads;
 use crate::shared_memory::SharedMemory;
-use crate::inquiry::Inquiry;
 use crate::standstills::Standstills;
 use crate::starting_point::{StartingPoint, bounds, partitions, starting_point};
 use crate::store::Store;
@@ -144,8 +144,7 @@ impl Worker<'_> {
         );
 
         let reader = &self.config.reader;
-        let cached =
-            CacheLimits { counters: reader.cached_counters, bytes: reader.cached_bytes };
+        let cached = CacheLimits { counters: reader.cached_counters, bytes: reader.cached_bytes };
         let state = Arc::new(SharedMemory::new(vector, cached, reader.unstored_bytes));
         let standstills = Standstills::new(none, self.metrics.clone(), Arc::clone(&state));
         let (misses, jobs) = misses::queue();
@@ -231,8 +230,10 @@ impl Worker<'_> {
             let Some(read) = stop.run_until_cancelled(store.places()).await else { return };
             tell(&mut log, "ClickHouse", read.as_ref().err().map(|error| error as _));
             if let Ok(places) = read {
-                let damaged: Vec<String> =
-                    places.iter().filter_map(|place| Some(place.as_ref().err()?.to_string())).collect();
+                let damaged: Vec<String> = places
+                    .iter()
+                    .filter_map(|place| Some(place.as_ref().err()?.to_string()))
+                    .collect();
                 self.signs.ledger.set(damaged.is_empty(), damaged.join("; "));
                 // Nothing is known of a partition whose ledger is damaged.
                 let stored = places.into_iter().map(Result::unwrap_or_default);

@@ -36,9 +36,14 @@ struct Progress {
 #[derive(Debug)]
 pub(crate) enum WaitError {
     /// The time was up when the tail was here.
-    Late { reached: Arc<Position> },
+    Late {
+        reached: Arc<Position>,
+    },
     /// A partition that has to go on does not.
-    StandsStill { reached: Arc<Position>, why: String },
+    StandsStill {
+        reached: Arc<Position>,
+        why: String,
+    },
     Unreadable(Arc<Unreadable>),
 }
 
@@ -70,11 +75,7 @@ pub(crate) struct Holding {
 }
 
 impl SharedMemory {
-    pub(crate) fn new(
-        start: Vector,
-        cached: CacheLimits,
-        unstored_bytes: usize,
-    ) -> SharedMemory {
+    pub(crate) fn new(start: Vector, cached: CacheLimits, unstored_bytes: usize) -> SharedMemory {
         let memory = CounterMemory::new(start, cached);
         let progress = Progress {
             position: Arc::clone(memory.position()),
@@ -191,6 +192,11 @@ impl SharedMemory {
         Flight { id: self.memory().begin(), state: Arc::clone(self) }
     }
 
+    /// Whether a read of `position` need not wait.
+    pub(crate) fn has_reached(&self, position: &Position) -> bool {
+        position.is_empty() || self.progress.borrow().position.includes(position)
+    }
+
     /// Waits until the tail includes `position`, but not longer than `limit`, and not for a
     /// partition that stands still.
     pub(crate) async fn reach(
@@ -198,15 +204,10 @@ impl SharedMemory {
         position: &Position,
         limit: Duration,
     ) -> Result<(), WaitError> {
-        if position.is_empty() {
-            return Ok(());
-        }
         let mut progress = self.progress.subscribe();
         let decided = progress.wait_for(|progress| progress.decide(position).is_some());
         let decision = match tokio::time::timeout(limit, decided).await {
-            Ok(decided) => {
-                decided.expect("the sender lives as long as the state").decide(position)
-            }
+            Ok(decided) => decided.expect("the sender lives as long as the state").decide(position),
             Err(_) => None,
         };
         let late = || WaitError::Late { reached: Arc::clone(&self.progress.borrow().position) };

@@ -169,8 +169,7 @@ impl Scan {
         if row.namespace != RESERVED_NAMESPACE {
             let total =
                 self.totals.entry(Counter::new(&row.namespace, &row.key)).or_insert(Total::ZERO);
-            total.sum += row.total;
-            total.events += row.occurred;
+            total.add_total(Total { sum: row.total, events: row.occurred });
             return;
         }
         // Differences that come to more than 64 bits are as wrong when they are cut to the largest

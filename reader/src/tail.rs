@@ -90,7 +90,11 @@ enum Reading {
     /// The same, after it stood still for a reason that is over once a batch was counted in.
     TriesAgain(Stop),
     /// Its next batch waits for room in the window.
-    Full { bytes: usize, kept: usize, since: Instant },
+    Full {
+        bytes: usize,
+        kept: usize,
+        since: Instant,
+    },
     /// Its next batch was not understood, and the registry is asked for its schema.
     AsksForSchema(Stop),
     Stands(Stop),
@@ -166,10 +170,7 @@ impl Running<'_> {
     fn count_in(&mut self, message: &BorrowedMessage<'_>) {
         let (number, offset) = (message.partition(), message.offset());
         let partition = usize::try_from(number).expect("Kafka counts partitions from 0");
-        if !matches!(
-            self.partitions.get(partition),
-            Some(Reading::Goes | Reading::TriesAgain(_))
-        ) {
+        if !matches!(self.partitions.get(partition), Some(Reading::Goes | Reading::TriesAgain(_))) {
             // It was fetched before the partition was given up.
             return;
         }
@@ -223,8 +224,9 @@ impl Running<'_> {
     /// A stop for this reason, due to be tried again: later, if it was tried for the same reason
     /// before.
     fn stop(&mut self, partition: usize, broken: Broken) -> Stop {
-        let (Reading::TriesAgain(before) | Reading::AsksForSchema(before) | Reading::Stands(before)) =
-            &self.partitions[partition]
+        let (Reading::TriesAgain(before)
+        | Reading::AsksForSchema(before)
+        | Reading::Stands(before)) = &self.partitions[partition]
         else {
             return Stop { broken, again: Instant::now(), look: u64::MAX, has_restarted: false };
         };
@@ -371,7 +373,8 @@ impl Running<'_> {
             }
         }
         if self.lost.is_some_and(|lost| lost <= look) {
-            let is_told = places.len() >= self.partitions.len() && places.iter().all(Option::is_some);
+            let is_told =
+                places.len() >= self.partitions.len() && places.iter().all(Option::is_some);
             self.lost = if is_told { None } else { Some(self.ask_for_look()) };
         }
     }
@@ -392,8 +395,7 @@ impl Running<'_> {
     fn try_again(&mut self, partition: usize, mut stop: Stop, place: Place) {
         let tail = self.tail.memory.tail(partition);
         let stored = place.stored.unwrap_or(tail);
-        let next =
-            go_on(partition, &stop.broken, stop.has_restarted, tail, stored, place.bounds);
+        let next = go_on(partition, &stop.broken, stop.has_restarted, tail, stored, place.bounds);
         let GoOn { restart, offset } = match next {
             Ok(next) => next,
             Err(broken) => {

@@ -200,9 +200,8 @@ impl Model {
         answer: &TotalsAsOf,
     ) -> Result<(), TestCaseError> {
         prop_assert!(answer.as_of.includes(&self.vector(self.tailed).position()));
-        let included = |batch: &&Arrival| {
-            batch.to <= answer.as_of.get(number(batch.partition)).unwrap_or(0)
-        };
+        let included =
+            |batch: &&Arrival| batch.to <= answer.as_of.get(number(batch.partition)).unwrap_or(0);
         for (counter, total) in counters.iter().zip(&answer.totals) {
             let expected = Model::sum(self.log.iter().flatten().filter(included), counter, buckets);
             prop_assert_eq!(
@@ -252,7 +251,8 @@ impl Model {
                 self.write(*partition, *markers, *messages, deltas);
             }
             Step::Store(p) => self.stored[*p] = (self.stored[*p] + 1).min(self.log[*p].len()),
-            Step::Tail(p) | Step::Restart { partition: p, .. } if *p >= self.memory.partitions() => {}
+            Step::Tail(p) | Step::Restart { partition: p, .. }
+                if *p >= self.memory.partitions() => {}
             Step::Restart { partition, lag } => {
                 let stored = self.stored[*partition].saturating_sub(*lag);
                 self.memory.restart(*partition, self.place(*partition, stored));

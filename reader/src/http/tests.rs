@@ -12,9 +12,9 @@ use super::*;
 use crate::cache::CacheLimits;
 use crate::counter::Name;
 use crate::counter_memory::{Broken, Snapshot, Unreadable, Wanted};
-use crate::standstills::Standstills;
 use crate::misses;
 use crate::shared_memory::{Applied, SharedMemory as Shared};
+use crate::standstills::Standstills;
 use crate::store::Store;
 use crate::vector::Vector;
 use crate::window::{Arrival, Delta, Packer};
@@ -261,6 +261,53 @@ async fn a_value_beyond_64_bits_is_told_exactly() {
     let url = format!("{}/v1/counters/query?numbers=string", reader.url);
     let answered = reader.send(reader.http.post(url).json(&many)).await;
     assert_eq!(answered.body["counters"][0]["value"], json!("9223372036854775808"));
+}
+
+#[tokio::test]
+async fn an_odd_counter_in_a_query_leaves_the_others_their_values() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    reader.remember("ns", "far");
+    let far = Total { sum: i128::MAX, events: 1 };
+    let vector = Arc::new(Vector::new(vec![StoredOffsets::default(); 2]));
+    let totals = [(Counter::new("ns", "far"), far)].into_iter().collect();
+    let counters = [Counter::new("ns", "far")];
+    let snapshot = Snapshot { vector, totals };
+    reader.state.begin().finish(Wanted::Counters(&counters), &snapshot).unwrap();
+    reader.tail(0, (0, 5), "a", 4).unwrap();
+
+    let counter = |namespace, key| json!({"namespace": namespace, "key": key});
+    let asked = [counter("", "a"), counter("ns", "a"), counter("ns", "far"), counter("ns", "a")];
+    let answered = reader.query(&json!({ "counters": asked })).await;
+    let value = json!({"namespace": "ns", "key": "a", "value": 4, "events": 1});
+    let error = |code: &str| format!("urn:tally:problem:{code}");
+    assert_eq!(answered.status, 200);
+    let counters = answered.body["counters"].as_array().unwrap();
+    assert_eq!(counters[0]["error"]["type"], json!(error("invalid_request")));
+    assert_eq!(counters[0]["error"]["field"], json!("namespace"));
+    assert_eq!(counters[2]["error"]["type"], json!(error("value_overflow")));
+    assert!(counters[2].get("value").is_none(), "{}", counters[2]);
+    assert_eq!([&counters[1], &counters[3]], [&value, &value]);
+    assert_eq!(answered.body["as_of"], json!("0:0,1:5"));
+
+    let alone = reader.get("/v1/counters/ns/far").await;
+    assert_eq!((alone.status, &alone.body["type"]), (500, &json!(error("value_overflow"))));
+}
+
+#[tokio::test]
+async fn the_bodies_of_queries_in_progress_are_bounded_together() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    let query = json!({"counters": [{"namespace": "ns", "key": "a"}]});
+    let taken = reader.api.bodies.try_acquire_many(BODIES_KIB).unwrap();
+    let refused = reader.query(&query).await;
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (503, &json!("urn:tally:problem:overloaded"))
+    );
+    drop(taken);
+    assert_eq!(reader.query(&query).await.status, 200);
+    assert_eq!(reader.api.bodies.available_permits(), BODIES_KIB as usize);
 }
 
 #[tokio::test]

@@ -33,7 +33,8 @@ pub(crate) fn go_on(
 ) -> Result<GoOn, Broken> {
     let is_ahead = stored.deltas > tail.deltas;
     let disagrees = stored.deltas == tail.deltas && stored.increments != tail.increments;
-    let is_doubtful = matches!(broken, Broken::Chain { .. } | Broken::Disagrees { .. }) && !has_restarted;
+    let is_doubtful =
+        matches!(broken, Broken::Chain { .. } | Broken::Disagrees { .. }) && !has_restarted;
     let goes_back = stored.deltas < tail.deltas && stored.deltas >= low;
     let restart = is_ahead || disagrees || (goes_back && (is_doubtful || tail.deltas > high));
     let restart = restart.then_some(stored);
@@ -82,7 +83,11 @@ mod tests {
         let next = |has_restarted, low| go_on(0, &hole(), has_restarted, at(5), at(3), (low, 12));
         assert_eq!(next(false, 0), Ok(GoOn { restart: Some(at(3)), offset: 3 }));
         assert_eq!(next(true, 0), Ok(GoOn { restart: None, offset: 5 }));
-        assert_eq!(next(false, 4), Ok(GoOn { restart: None, offset: 5 }), "Kafka has lost offset 3");
+        assert_eq!(
+            next(false, 4),
+            Ok(GoOn { restart: None, offset: 5 }),
+            "Kafka has lost offset 3"
+        );
     }
 
     #[test]
