@@ -11,7 +11,7 @@ pub fn next_offset(offset: i64) -> i64 {
 }
 
 /// Why a delta batch does not follow the one before it.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChainError {
     #[error("hole: offsets {expected}..{from} are missing")]
     Hole { expected: i64, from: i64 },

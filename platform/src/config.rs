@@ -247,6 +247,9 @@ pub struct Reader {
     pub max_connections: usize,
     /// Counters kept in memory.
     pub cached_counters: usize,
+    /// What these counters may take, their names included, in bytes. An eighth of both bounds is
+    /// for counters that were asked for and do not exist.
+    pub cached_bytes: usize,
     /// Deltas that are in the log but not yet in the store, kept in memory, in bytes; when they
     /// would be more, answers fall behind the log instead.
     pub unstored_bytes: usize,

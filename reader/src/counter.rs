@@ -96,6 +96,11 @@ impl Counter {
         &self.text[..self.namespace_bytes as usize]
     }
 
+    /// How long namespace and key are together.
+    pub(crate) fn name_bytes(&self) -> usize {
+        self.text.len()
+    }
+
     pub(crate) fn key(&self) -> &str {
         &self.text[self.namespace_bytes as usize..]
     }

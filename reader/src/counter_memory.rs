@@ -8,6 +8,7 @@
 //!                                              + window from the vector on
 //!  a hit:   recall ──► answer
 //!  the ledger's positions ──learn──► floor, up to what every query in flight must have
+//!  a partition goes on from elsewhere ──restart──► tail, window; the cache begins anew
 //! ```
 //!
 //! A value is what the store had at the snapshot's vector V and, of each partition, every batch
@@ -18,7 +19,6 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
@@ -26,28 +26,46 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tally_counts::{ChainError, Position, StoredOffsets, check_chain, next_offset};
 
-use crate::cache::{Cache, Entry, Total};
+use crate::cache::{Cache, CacheLimits, Entry, Total};
 use crate::counter::{Counter, Named};
 use crate::vector::{Vector, number};
 use crate::window::{Arrival, Sought, Window};
 
-/// Why the tail cannot go on. What it has counted stands, but what comes after is not known.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a partition's tail cannot go on. What it has counted stands, but what comes after is not
+/// known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
     #[error(
         "deltas, partition {partition}, offset {offset}: \
-         the batch does not follow the one before it"
+         the batch does not follow the one before it: {source}"
     )]
     Chain { partition: i32, offset: i64, source: ChainError },
     #[error("deltas, partition {partition}, offset {offset}: {reason}")]
     Undecodable { partition: i32, offset: i64, reason: String },
     #[error(
-        "deltas, partition {partition}: \
-         the store is at offset {stored}, but the log has offsets {low} to {high}"
+        "deltas, partition {partition}, offset {offset}: the batch is not by this version's \
+         schema, and the schema registry does not say by which: {reason}"
     )]
-    Log { partition: i32, stored: i64, low: i64, high: i64 },
-    #[error("deltas cannot be read: {reason}")]
-    Unreadable { reason: String },
+    UnknownSchema { partition: i32, offset: i64, reason: String },
+    #[error(
+        "deltas, partition {partition}: \
+         offset {next} is to be read next, but Kafka has {low} up to {high}"
+    )]
+    Log { partition: i32, next: i64, low: i64, high: i64 },
+    #[error(
+        "deltas, partition {partition}: at offset {at} ClickHouse includes increments up to \
+         {stored}, Kafka's batches up to {logged}"
+    )]
+    Disagrees { partition: i32, at: i64, stored: i64, logged: i64 },
+    #[error("deltas, partition {partition}: Kafka's client does not read it: {reason}")]
+    Unassigned { partition: i32, reason: String },
+}
+
+/// Why nothing of the log can be read any more, by this client.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("deltas cannot be read: {reason}")]
+pub(crate) struct Unreadable {
+    pub(crate) reason: String,
 }
 
 /// Why a snapshot gives no answer.
@@ -114,12 +132,12 @@ pub(crate) struct CounterMemory {
     /// For each query in flight, what was known as it began: its snapshot cannot be older.
     flights: BTreeMap<FlightId, Vec<i64>>,
     next_flight: FlightId,
-    broken: Option<Arc<Broken>>,
+    unreadable: Option<Arc<Unreadable>>,
 }
 
 impl CounterMemory {
     /// Starts where the store is.
-    pub(crate) fn new(start: Vector, cached: NonZeroUsize) -> CounterMemory {
+    pub(crate) fn new(start: Vector, cached: CacheLimits) -> CounterMemory {
         CounterMemory {
             position: Arc::new(start.position()),
             window: Window::new(&start),
@@ -127,7 +145,7 @@ impl CounterMemory {
             known: start.iter().map(|(_, place)| place.deltas).collect(),
             flights: BTreeMap::new(),
             next_flight: FlightId(0),
-            broken: None,
+            unreadable: None,
             tail: start,
         }
     }
@@ -148,26 +166,57 @@ impl CounterMemory {
         self.cache.len()
     }
 
+    /// What the cached counters take.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
     pub(crate) fn unstored_bytes(&self) -> usize {
         self.window.bytes()
     }
 
-    /// Whether `arrival` fits into a window of `limit` bytes: a batch that need not be kept always
-    /// does, and so does one that has the window to itself.
-    pub(crate) fn has_room(&self, arrival: &Arrival, limit: usize) -> bool {
-        let kept = self.window.bytes();
-        arrival.offset < self.window.floor(arrival.partition)
-            || kept == 0
-            || kept + arrival.bytes() <= limit
+    /// What the window keeps of one partition.
+    pub(crate) fn unstored_bytes_of(&self, partition: usize) -> usize {
+        self.window.bytes_of(partition)
+    }
+
+    /// Whether a batch of `bytes` at `offset` fits into its partition's share of a window of
+    /// `budget` bytes; one that need not be kept always does.
+    pub(crate) fn has_room(
+        &self,
+        partition: usize,
+        offset: i64,
+        bytes: usize,
+        budget: usize,
+    ) -> bool {
+        offset < self.window.floor(partition) || self.window.has_room(partition, bytes, budget)
     }
 
     /// Nothing is answered from now on.
-    pub(crate) fn break_off(&mut self, broken: Arc<Broken>) {
-        self.broken.get_or_insert(broken);
+    pub(crate) fn break_off(&mut self, unreadable: Arc<Unreadable>) {
+        self.unreadable.get_or_insert(unreadable);
     }
 
-    pub(crate) fn broken(&self) -> Option<&Arc<Broken>> {
-        self.broken.as_ref()
+    pub(crate) fn unreadable(&self) -> Option<&Arc<Unreadable>> {
+        self.unreadable.as_ref()
+    }
+
+    /// The topic has at least as many partitions. Of one that is new nothing was counted in yet, so
+    /// that everything in memory is as of its beginning.
+    pub(crate) fn grow(&mut self, partitions: usize) {
+        self.tail.grow(partitions);
+        self.window.grow(partitions);
+        self.known.resize(self.tail.partitions(), 0);
+        self.position = Arc::new(self.tail.position());
+    }
+
+    /// The partition is read from `place` on, which is not where its tail is. No counter in memory
+    /// includes exactly what is before it, so all of them are looked up anew.
+    pub(crate) fn restart(&mut self, partition: usize, place: StoredOffsets) {
+        self.tail.set(partition, place);
+        self.window.restart(partition, place.deltas);
+        self.cache.clear();
+        self.position = Arc::new(self.tail.position());
     }
 
     /// Counts in the next batch of a partition.
@@ -234,10 +283,21 @@ impl CounterMemory {
         self.trim();
     }
 
+    /// The partitions of which the store, at the tail's own offset of `deltas`, has something else.
+    pub(crate) fn disagreements(&self, vector: &Vector) -> Vec<(usize, Broken)> {
+        let disagrees = |(p, tail): (usize, StoredOffsets)| {
+            let (stored, logged) = (vector.at(p).increments, tail.increments);
+            let (partition, at) = (number(p), tail.deltas);
+            let is_so = vector.at(p).deltas == at && stored != logged;
+            is_so.then_some((p, Broken::Disagrees { partition, at, stored, logged }))
+        };
+        self.tail.iter().filter_map(disagrees).collect()
+    }
+
     /// The store was seen at these next offsets of `deltas`, by a query that has finished.
     pub(crate) fn learn(&mut self, vector: &Vector) {
-        for (partition, place) in vector.iter() {
-            self.known[partition] = self.known[partition].max(place.deltas);
+        for (partition, known) in self.known.iter_mut().enumerate() {
+            *known = (*known).max(vector.at(partition).deltas);
         }
         self.trim();
     }
@@ -246,8 +306,9 @@ impl CounterMemory {
     /// needed.
     fn trim(&mut self) {
         for (partition, known) in self.known.iter().enumerate() {
-            let floor =
-                self.flights.values().map(|at_start| at_start[partition]).fold(*known, i64::min);
+            // A flight that began before the partition was known may lack all of it.
+            let at_start = |known: &Vec<i64>| known.get(partition).copied().unwrap_or(0);
+            let floor = self.flights.values().map(at_start).fold(*known, i64::min);
             self.window.trim(partition, floor);
         }
     }
@@ -297,15 +358,19 @@ impl CounterMemory {
 
     fn remember(&mut self, counters: &[Counter], totals: &[Total], vector: &Arc<Vector>) {
         let read_at = (!vector.is_within(&self.tail)).then_some(vector);
+        let share = read_at.map_or(0, |vector| vector.bytes() / counters.len().max(1));
+        let vector_share = u32::try_from(share).expect("a vector is shorter than 4 GiB");
         for (counter, total) in counters.iter().zip(totals) {
-            self.cache.put(counter.clone(), Entry { total: *total, read_at: read_at.cloned() });
+            let entry = Entry { total: *total, read_at: read_at.cloned(), vector_share };
+            self.cache.put(counter.clone(), entry);
         }
     }
 
     /// Whether a snapshot at `vector` can be made whole.
     fn check(&self, vector: &Vector) -> Result<(), SnapshotError> {
-        for (p, stored) in vector.iter() {
-            let (tail, floor, partition) = (self.tail.at(p), self.window.floor(p), number(p));
+        for p in 0..self.tail.partitions().max(vector.partitions()) {
+            let (stored, tail) = (vector.at(p), self.tail.at(p));
+            let (floor, partition) = (self.window.floor(p), number(p));
             if stored.deltas < floor {
                 return Err(SnapshotError::Behind { partition, at: stored.deltas, floor });
             }

@@ -20,7 +20,7 @@ use crate::counter::Counter;
 use crate::metrics::Metrics;
 use crate::problem::{Code, Problem};
 use crate::reads::Reads;
-use crate::request::{self, Numbers};
+use crate::request::{self, Numbers, OddCounter};
 use crate::verified::LastVerified;
 
 /// Room for as many counters as one query may ask for, their names as long as they may be.
@@ -33,6 +33,8 @@ const BODIES_BYTES: usize = 64 << 20;
 /// A count is out of date as soon as it is told.
 const NOT_KEPT: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+
+const OVERFLOW: &str = "what ClickHouse has of the counter comes to more than 128 bits";
 
 /// What all requests share.
 pub(crate) struct Api {
@@ -51,8 +53,24 @@ struct One<'a> {
 
 #[derive(Serialize)]
 struct Many<'a> {
-    counters: Vec<Value<'a>>,
+    counters: Vec<Item<'a>>,
     as_of: String,
+}
+
+/// A counter of a query: its value, or why it has none.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item<'a> {
+    Value(Value<'a>),
+    Error { namespace: &'a str, key: &'a str, error: ItemError<'a> },
+}
+
+#[derive(Serialize)]
+struct ItemError<'a> {
+    r#type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -72,6 +90,27 @@ impl Serialize for Number {
             Numbers::Number => to.serialize_i128(self.0),
             Numbers::String => to.collect_str(&self.0),
         }
+    }
+}
+
+impl<'a> Item<'a> {
+    fn new(counter: &'a Counter, total: Total, numbers: Numbers) -> Item<'a> {
+        if total.is_exact() {
+            return Item::Value(Value::new(counter, total, numbers));
+        }
+        let error = ItemError::new(Code::ValueOverflow, None, OVERFLOW);
+        Item::Error { namespace: counter.namespace(), key: counter.key(), error }
+    }
+
+    fn odd(OddCounter { namespace, key, fault }: &'a OddCounter) -> Item<'a> {
+        let error = ItemError::new(Code::InvalidRequest, Some(&fault.field), &fault.reason);
+        Item::Error { namespace, key, error }
+    }
+}
+
+impl<'a> ItemError<'a> {
+    fn new(code: Code, field: Option<&'a str>, reason: &'a str) -> ItemError<'a> {
+        ItemError { r#type: format!("urn:tally:problem:{}", code.name()), field, reason }
     }
 }
 
@@ -136,14 +175,16 @@ async fn one(
         let Path((namespace, key)) =
             path.map_err(|rejection| invalid("path", &rejection.body_text()))?;
         let pairs = query_string(pairs)?;
-        let counter = request::counter(&namespace, &key)
-            .map_err(|fault| request::Error::Invalid(vec![fault]))?;
+        let counter = request::counter(&namespace, &key).map_err(request::Error::from)?;
         let options = request::options(&pairs)?;
         let reads = api.reads()?;
         let answer = match &options.buckets {
             Some(buckets) => reads.range(&counter, buckets, &options.after).await?,
             None => reads.counters(std::slice::from_ref(&counter), &options.after).await?,
         };
+        if !answer.totals[0].is_exact() {
+            return Err(Problem::new(Code::ValueOverflow, OVERFLOW));
+        }
         let value = Value::new(&counter, answer.totals[0], options.numbers);
         Ok(fresh(One { counter: value, as_of: answer.as_of.to_string() }))
     };
@@ -164,12 +205,15 @@ async fn many(
         // The names that were asked for take no more than the body did, whose room they keep.
         let asked = body.room;
         let answer = api.reads()?.counters(&query.counters, &query.after).await?;
-        let values = query
-            .counters
-            .iter()
-            .zip(&answer.totals)
-            .map(|(counter, total)| Value::new(counter, *total, numbers));
-        let counters = values.collect();
+        let mut values = query.counters.iter().zip(&answer.totals);
+        let item = |place| match query.odd.get(&place) {
+            Some(odd) => Item::odd(odd),
+            None => {
+                let (counter, total) = values.next().expect("each counter is odd or has a total");
+                Item::new(counter, *total, numbers)
+            }
+        };
+        let counters = (0..query.counters.len() + query.odd.len()).map(item).collect();
         let answer = Many { counters, as_of: answer.as_of.to_string() };
         let answer = serde_json::to_vec(&answer).expect("counters are JSON");
         drop(asked);

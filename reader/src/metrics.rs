@@ -3,14 +3,18 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 
+use crate::shared_memory::Holding;
+
 #[derive(Clone)]
 pub(crate) struct Metrics {
     requests: Counter<u64>,
     hits: Counter<u64>,
     misses: Counter<u64>,
     entries: Gauge<u64>,
+    cached_bytes: Gauge<u64>,
     unstored_bytes: Gauge<u64>,
     tail_lag: Gauge<i64>,
+    standing_still: Gauge<u64>,
     query_seconds: Histogram<f64>,
 }
 
@@ -34,6 +38,10 @@ impl Metrics {
                 .u64_gauge("tally_reader_entries")
                 .with_description("Counters in memory")
                 .build(),
+            cached_bytes: meter
+                .u64_gauge("tally_reader_cached_bytes")
+                .with_description("What the counters in memory take, at most reader.cached_bytes")
+                .build(),
             unstored_bytes: meter
                 .u64_gauge("tally_reader_unstored_bytes")
                 .with_description("Deltas in memory that the store may lack")
@@ -42,6 +50,12 @@ impl Metrics {
                 .i64_gauge("tally_reader_tail_lag")
                 .with_description(
                     "Offsets of deltas not tailed yet, by partition, transaction markers included",
+                )
+                .build(),
+            standing_still: meter
+                .u64_gauge("tally_reader_partition_stands_still")
+                .with_description(
+                    "Whether a partition's batches of deltas are not counted in: 1, or 0",
                 )
                 .build(),
             query_seconds: meter
@@ -60,13 +74,20 @@ impl Metrics {
         self.misses.add(misses as u64, &[]);
     }
 
-    pub(crate) fn holds(&self, entries: usize, unstored_bytes: usize) {
+    pub(crate) fn holds(&self, holding: Holding) {
+        let Holding { entries, cached_bytes, unstored_bytes } = holding;
         self.entries.record(entries as u64, &[]);
+        self.cached_bytes.record(cached_bytes as u64, &[]);
         self.unstored_bytes.record(unstored_bytes as u64, &[]);
     }
 
     pub(crate) fn tail_lag(&self, partition: i32, offsets: i64) {
         self.tail_lag.record(offsets, &[KeyValue::new("partition", i64::from(partition))]);
+    }
+
+    pub(crate) fn stands_still(&self, partition: i32, stands_still: bool) {
+        let of = [KeyValue::new("partition", i64::from(partition))];
+        self.standing_still.record(u64::from(stands_still), &of);
     }
 
     pub(crate) fn queried(&self, took: Duration, is_answered: bool) {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::counter::Counter;
-use crate::counter_memory::{Broken, Recall, SnapshotError, TotalsAsOf, Wanted};
+use crate::counter_memory::{Recall, SnapshotError, TotalsAsOf, Unreadable, Wanted};
 use crate::shared_memory::{FinishError, SharedMemory};
 use crate::store::{Store, StoreError};
 
@@ -23,6 +23,9 @@ pub(crate) const MAX_COUNTERS: usize = 1000;
 
 /// Jobs that wait while a query is in flight.
 const QUEUED_JOBS: usize = 1024;
+
+/// What the names in jobs may take, also in those that nobody waits for any more, in KiB.
+pub(crate) const QUEUED_KIB: u32 = 64 << 10;
 
 /// How often a replica that lags is asked again, and how long after.
 const TRIES: usize = 4;
@@ -36,13 +39,15 @@ pub(crate) enum LookupError {
     #[error(transparent)]
     Snapshot(SnapshotError),
     #[error(transparent)]
-    Broken(Arc<Broken>),
+    Unreadable(Arc<Unreadable>),
 }
 
 /// What one request misses, at most [`MAX_COUNTERS`].
 pub(crate) struct Job {
     pub(crate) counters: Vec<Counter>,
     pub(crate) reply: oneshot::Sender<Result<TotalsAsOf, Arc<LookupError>>>,
+    /// Given back when the job is done with.
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 pub(crate) fn queue() -> (mpsc::Sender<Job>, mpsc::Receiver<Job>) {
@@ -97,7 +102,7 @@ fn still_missing(state: &SharedMemory, job: Job) -> Option<Job> {
     match state.recall(&job.counters) {
         Ok(Recall::Found(answer)) => reply(job, Ok(answer)),
         Ok(Recall::Missing(_) | Recall::Apart) => return Some(job),
-        Err(broken) => reply(job, Err(Arc::new(LookupError::Broken(broken)))),
+        Err(unreadable) => reply(job, Err(Arc::new(LookupError::Unreadable(unreadable)))),
     }
     None
 }
@@ -148,7 +153,9 @@ pub(crate) async fn look_up(
             Ok(answer) => return Ok(answer),
             Err(FinishError::Snapshot(SnapshotError::Behind { .. })) if tries < TRIES => {}
             Err(FinishError::Snapshot(error)) => return Err(LookupError::Snapshot(error)),
-            Err(FinishError::Broken(broken)) => return Err(LookupError::Broken(broken)),
+            Err(FinishError::Unreadable(unreadable)) => {
+                return Err(LookupError::Unreadable(unreadable));
+            }
         }
         tries += 1;
         tokio::time::sleep(TRY_AGAIN_AFTER).await;

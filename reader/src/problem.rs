@@ -9,7 +9,7 @@ use tally_platform::problem;
 use crate::counter_memory::SnapshotError;
 use crate::misses::LookupError;
 use crate::reads;
-use crate::request::{self, Fault};
+use crate::request::{self, Fault, Faults};
 use crate::store::StoreError;
 
 pub(crate) type Problem = problem::Problem<Code>;
@@ -35,7 +35,9 @@ pub(crate) enum Code {
     StoreBehind,
     StoreDamaged,
     LogBroken,
+    PartitionStandsStill,
     NotReached,
+    ValueOverflow,
     Internal,
 }
 
@@ -57,9 +59,10 @@ impl problem::Code for Code {
             | Code::StoreUnavailable
             | Code::StoreBehind
             | Code::StoreDamaged
-            | Code::LogBroken => StatusCode::SERVICE_UNAVAILABLE,
+            | Code::LogBroken
+            | Code::PartitionStandsStill => StatusCode::SERVICE_UNAVAILABLE,
             Code::NotReached => StatusCode::GATEWAY_TIMEOUT,
-            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::ValueOverflow | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -78,8 +81,10 @@ impl problem::Code for Code {
             Code::StoreUnavailable => "The store does not answer",
             Code::StoreBehind => "The store shows less than it did before",
             Code::StoreDamaged => "The store's counts do not prove themselves",
-            Code::LogBroken => "The log's counts do not follow each other",
+            Code::LogBroken => "The log cannot be read",
+            Code::PartitionStandsStill => "A partition of the log stands still",
             Code::NotReached => "The position was not reached in time",
+            Code::ValueOverflow => "The counter's value is beyond what can be told",
             Code::Internal => "The reader failed",
         }
     }
@@ -128,6 +133,7 @@ impl problem::Code for Code {
                 | Code::Overloaded
                 | Code::StoreUnavailable
                 | Code::StoreBehind
+                | Code::PartitionStandsStill
                 | Code::NotReached
         );
         may_pass.then_some(RETRY_AFTER_S)
@@ -138,15 +144,16 @@ impl From<request::Error> for Problem {
     fn from(error: request::Error) -> Problem {
         match error {
             request::Error::Malformed(reason) => Problem::new(Code::MalformedBody, reason),
-            request::Error::Invalid(errors) => {
+            request::Error::Invalid(Faults { listed: errors, omitted }) => {
                 let detail = match errors.as_slice() {
                     [Fault { item: None, field, reason }] => format!("`{field}`: {reason}"),
                     [Fault { item: Some(item), field, reason }] => {
                         format!("counters[{item}], `{field}`: {reason}")
                     }
-                    _ => format!("{} errors", errors.len()),
+                    _ => format!("{} errors", errors.len() + omitted),
                 };
-                Problem { errors, ..Problem::new(Code::InvalidRequest, detail) }
+                let problem = Problem::new(Code::InvalidRequest, detail);
+                Problem { errors, errors_omitted: omitted, ..problem }
             }
         }
     }
@@ -159,13 +166,16 @@ impl From<reads::Error> for Problem {
                 let reason = format!("there is no partition {partition}: deltas has {partitions}");
                 return Problem::from(request::Error::invalid("after", reason));
             }
-            reads::Error::TooManyRanges | reads::Error::QueueFull => Code::Overloaded,
+            reads::Error::TooManyRanges | reads::Error::TooManyWaits | reads::Error::QueueFull => {
+                Code::Overloaded
+            }
             reads::Error::Stopping => Code::NotReady,
             reads::Error::NotReached { .. } => Code::NotReached,
             reads::Error::Timeout => Code::StoreUnavailable,
-            reads::Error::Broken(_) => Code::LogBroken,
+            reads::Error::StandsStill { .. } => Code::PartitionStandsStill,
+            reads::Error::Unreadable(_) => Code::LogBroken,
             reads::Error::Lookup(lookup) => match &**lookup {
-                LookupError::Broken(_) => Code::LogBroken,
+                LookupError::Unreadable(_) => Code::LogBroken,
                 LookupError::Snapshot(SnapshotError::Behind { .. }) => Code::StoreBehind,
                 LookupError::Snapshot(SnapshotError::Disagrees { .. }) => Code::StoreDamaged,
                 LookupError::Store(StoreError::Unavailable { .. } | StoreError::Slow) => {

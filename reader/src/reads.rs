@@ -8,14 +8,17 @@ use tally_counts::Position;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::counter::Counter;
-use crate::counter_memory::{Broken, Recall, TotalsAsOf, Wanted};
+use crate::counter_memory::{Recall, TotalsAsOf, Unreadable, Wanted};
 use crate::metrics::Metrics;
-use crate::misses::{Job, LookupError, look_up};
+use crate::misses::{Job, LookupError, QUEUED_KIB, look_up};
 use crate::shared_memory::{SharedMemory, WaitError};
 use crate::store::Store;
 
 /// Queries of ranges in flight at once, which nothing remembers and nothing joins.
 const RANGE_QUERIES: usize = 8;
+
+/// Reads that wait for a position at once.
+const WAITS: usize = 8192;
 
 /// How long a read waits for the store, the reads before it included.
 const STORE_WAIT: Duration = Duration::from_secs(15);
@@ -28,16 +31,21 @@ pub(crate) enum Error {
     UnknownPartition { partition: i32, partitions: usize },
     #[error("{RANGE_QUERIES} ranges are being read")]
     TooManyRanges,
+    #[error("{WAITS} reads wait for a position")]
+    TooManyWaits,
     #[error("the queue of reads that wait for the store is full")]
     QueueFull,
     #[error("the reader is stopping")]
     Stopping,
     #[error("`after` is {after}, but the log is read up to {reached}")]
     NotReached { after: Position, reached: Arc<Position> },
+    /// The read asks for a position of a partition that stands still.
+    #[error("`after` is {after}, but the log is read up to {reached}: {why}")]
+    StandsStill { after: Position, reached: Arc<Position>, why: String },
     #[error("no answer within {STORE_WAIT:?}")]
     Timeout,
     #[error(transparent)]
-    Broken(Arc<Broken>),
+    Unreadable(Arc<Unreadable>),
     #[error("{0}")]
     Lookup(Arc<LookupError>),
 }
@@ -46,7 +54,10 @@ pub(crate) struct Reads {
     state: Arc<SharedMemory>,
     store: Store,
     misses: mpsc::Sender<Job>,
+    /// What the names in the queue may take, in KiB.
+    queued: Arc<Semaphore>,
     ranges: Semaphore,
+    waits: Semaphore,
     max_wait: Duration,
     metrics: Metrics,
 }
@@ -59,7 +70,9 @@ impl Reads {
         max_wait: Duration,
         metrics: Metrics,
     ) -> Reads {
-        Reads { state, store, misses, ranges: Semaphore::new(RANGE_QUERIES), max_wait, metrics }
+        let queued = Arc::new(Semaphore::new(QUEUED_KIB as usize));
+        let (ranges, waits) = (Semaphore::new(RANGE_QUERIES), Semaphore::new(WAITS));
+        Reads { state, store, misses, queued, ranges, waits, max_wait, metrics }
     }
 
     /// The counters' totals, all as of one position, which includes `after`.
@@ -106,28 +119,47 @@ impl Reads {
     }
 
     async fn reach(&self, after: &Position) -> Result<(), Error> {
-        let partitions = self.state.partitions();
-        let is_known =
-            |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
-        if let Some((partition, _)) = after.iter().find(|(partition, _)| !is_known(*partition)) {
-            return Err(Error::UnknownPartition { partition, partitions });
+        if self.state.has_reached(after) {
+            return Ok(());
         }
+        let Ok(_permit) = self.waits.try_acquire() else { return Err(Error::TooManyWaits) };
         self.state.reach(after, self.max_wait).await.map_err(|error| match error {
-            WaitError::Late { reached } => Error::NotReached { after: after.clone(), reached },
-            WaitError::Broken(broken) => Error::Broken(broken),
+            WaitError::Late { reached } => self.late(after, reached),
+            WaitError::StandsStill { reached, why } => {
+                Error::StandsStill { after: after.clone(), reached, why }
+            }
+            WaitError::Unreadable(unreadable) => Error::Unreadable(unreadable),
         })
     }
 
+    /// A partition that was not known might have been added just then, so it is waited for as any
+    /// other.
+    fn late(&self, after: &Position, reached: Arc<Position>) -> Error {
+        let partitions = self.state.partitions();
+        let is_known =
+            |partition: i32| usize::try_from(partition).is_ok_and(|number| number < partitions);
+        match after.iter().find(|(partition, _)| !is_known(*partition)) {
+            Some((partition, _)) => Error::UnknownPartition { partition, partitions },
+            None => Error::NotReached { after: after.clone(), reached },
+        }
+    }
+
     fn recall(&self, counters: &[Counter]) -> Result<Recall, Error> {
-        self.state.recall(counters).map_err(Error::Broken)
+        self.state.recall(counters).map_err(Error::Unreadable)
     }
 
     async fn ask(&self, counters: Vec<Counter>) -> Result<TotalsAsOf, Error> {
         let (reply, answered) = oneshot::channel();
-        self.misses.try_send(Job { counters, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Error::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
-        })?;
+        let bytes: usize = counters.iter().map(Counter::name_bytes).sum();
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.queued).try_acquire_many_owned(kib);
+        let Ok(room) = room else { return Err(Error::QueueFull) };
+        self.misses.try_send(Job { counters, reply, _room: room }).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(_) => Error::QueueFull,
+                mpsc::error::TrySendError::Closed(_) => Error::Stopping,
+            },
+        )?;
         match tokio::time::timeout(STORE_WAIT, answered).await {
             Ok(Ok(answer)) => answer.map_err(Error::Lookup),
             Ok(Err(_)) => Err(Error::Stopping),

@@ -1,16 +1,25 @@
 //! What is asked: query strings and bodies, checked, every fault named by item and field.
+//!
+//! A counter of a query that no increment can have is an answer of its own: the others have theirs.
 
+mod body;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 use tally_counts::ledger::RESERVED_NAMESPACE;
 use tally_counts::{Fold, NameError, Position, check_name, check_namespace};
 use tally_platform::http::without_byte_order_mark;
 
 use crate::counter::Counter;
-use crate::misses::MAX_COUNTERS;
+
+/// Faults that an answer lists; it counts those beyond.
+const MAX_FAULTS: usize = 100;
+
+/// What an answer repeats of a name or a value that is wrong, in characters.
+const MAX_REPEATED: usize = 500;
 
 /// Past the last second that the store's times can hold: 2106-02-07T06:28:16Z.
 const END_OF_TIME_S: u64 = 1 << 32;
@@ -21,13 +30,48 @@ pub(crate) enum Error {
     /// The body cannot be read.
     Malformed(String),
     /// All that is wrong with it.
-    Invalid(Vec<Fault>),
+    Invalid(Faults),
 }
 
 impl Error {
     /// One thing is wrong.
     pub(crate) fn invalid(field: &str, reason: impl Into<String>) -> Error {
-        Error::Invalid(vec![Fault::new(field, reason)])
+        Fault::new(field, reason).into()
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Error {
+        let mut faults = Faults::default();
+        faults.push(fault);
+        Error::Invalid(faults)
+    }
+}
+
+/// What is wrong with a request, as far as an answer lists it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Faults {
+    pub(crate) listed: Vec<Fault>,
+    pub(crate) omitted: usize,
+}
+
+impl Faults {
+    fn push(&mut self, fault: Fault) {
+        if self.listed.len() < MAX_FAULTS {
+            self.listed.push(fault);
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    fn or<T>(self, value: T) -> Result<T, Error> {
+        if self.listed.is_empty() { Ok(value) } else { Err(Error::Invalid(self)) }
+    }
+}
+
+impl Extend<Fault> for Faults {
+    fn extend<I: IntoIterator<Item = Fault>>(&mut self, faults: I) {
+        faults.into_iter().for_each(|fault| self.push(fault));
     }
 }
 
@@ -42,7 +86,18 @@ pub(crate) struct Fault {
 
 impl Fault {
     fn new(field: &str, reason: impl Into<String>) -> Fault {
-        Fault { item: None, field: field.to_owned(), reason: reason.into() }
+        let mut reason = reason.into();
+        clip(&mut reason);
+        let mut field = field.to_owned();
+        clip(&mut field);
+        Fault { item: None, field, reason }
+    }
+}
+
+fn clip(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(MAX_REPEATED) {
+        text.truncate(end);
+        text.push('…');
     }
 }
 
@@ -69,7 +124,17 @@ pub(crate) enum Numbers {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Query {
     pub(crate) counters: Vec<Counter>,
+    /// By their places among all that were asked for.
+    pub(crate) odd: BTreeMap<usize, OddCounter>,
     pub(crate) after: Position,
+}
+
+/// A counter that no increment can have, as it was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OddCounter {
+    pub(crate) namespace: String,
+    pub(crate) key: String,
+    pub(crate) fault: Fault,
 }
 
 /// Checks a name that was asked for. A name that no increment can have is a mistake rather than a
@@ -91,7 +156,7 @@ pub(crate) fn counter(namespace: &str, key: &str) -> Result<Counter, Fault> {
 
 /// Reads the pairs of a query string.
 pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Error> {
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     let (mut from, mut to, mut after, mut numbers) = (None, None, None, None);
     for (field, value) in pairs {
         let taken = match field.as_str() {
@@ -108,9 +173,7 @@ pub(crate) fn options(pairs: &[(String, String)]) -> Result<Options, Error> {
     {
         faults.push(Fault::new("to", format!("{to} is not after `from`, {from}")));
     }
-    if !faults.is_empty() {
-        return Err(Error::Invalid(faults));
-    }
+    faults.or(())?;
     let buckets = (from.is_some() || to.is_some())
         .then(|| from.map_or(0, first_second)..to.map_or(END_OF_TIME_S, first_second));
     let (after, numbers) = (after.unwrap_or_else(Position::default), numbers.unwrap_or_default());
@@ -140,63 +203,7 @@ pub(crate) fn numbers(pairs: &[(String, String)]) -> Result<Numbers, Error> {
 
 /// Reads the body of a query.
 pub(crate) fn query(body: &[u8]) -> Result<Query, Error> {
-    let body: Value = serde_json::from_slice(without_byte_order_mark(body))
-        .map_err(|error| Error::Malformed(error.to_string()))?;
-    let Value::Object(fields) = body else {
-        return Err(Error::Malformed("not a JSON object".to_owned()));
-    };
-    let mut faults = Vec::new();
-    let (mut items, mut after) = (None, Position::default());
-    for (field, value) in &fields {
-        let taken = match (field.as_str(), value) {
-            ("counters", Value::Array(given)) => {
-                items = Some(given);
-                Ok(())
-            }
-            // As if it were not there.
-            ("counters" | "after", Value::Null) => Ok(()),
-            ("counters", _) => Err("not an array".to_owned()),
-            ("after", Value::String(text)) => position(text).map(|position| after = position),
-            ("after", _) => Err("not a string".to_owned()),
-            _ => Err("unknown; there are `counters` and `after`".to_owned()),
-        };
-        faults.extend(taken.err().map(|reason| Fault::new(field, reason)));
-    }
-    let mut counters = Vec::new();
-    match items {
-        None if fields.get("counters").is_some_and(|given| !given.is_null()) => {}
-        None => faults.push(Fault::new("counters", "missing")),
-        Some(items) if !(1..=MAX_COUNTERS).contains(&items.len()) => {
-            faults.push(Fault::new(
-                "counters",
-                format!("{} items, but it has 1 to {MAX_COUNTERS}", items.len()),
-            ));
-        }
-        Some(items) => {
-            for (item, value) in items.iter().enumerate() {
-                match named(value) {
-                    Ok(counter) => counters.push(counter),
-                    Err(fault) => faults.push(Fault { item: Some(item), ..fault }),
-                }
-            }
-        }
-    }
-    if faults.is_empty() { Ok(Query { counters, after }) } else { Err(Error::Invalid(faults)) }
-}
-
-/// `{"namespace": …, "key": …}`, and nothing else.
-fn named(value: &Value) -> Result<Counter, Fault> {
-    let Value::Object(fields) = value else { return Err(Fault::new("counters", "not an object")) };
-    if let Some(field) = fields.keys().find(|field| !["namespace", "key"].contains(&field.as_str()))
-    {
-        return Err(Fault::new(field, "unknown; there are `namespace` and `key`"));
-    }
-    let text = |field| match fields.get(field) {
-        Some(Value::String(text)) => Ok(text.as_str()),
-        None | Some(Value::Null) => Err(Fault::new(field, "missing")),
-        Some(_) => Err(Fault::new(field, "not a string")),
-    };
-    counter(text("namespace")?, text("key")?)
+    body::read(without_byte_order_mark(body))
 }
 
 fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), String> {
@@ -244,6 +251,7 @@ mod tests {
     fn faults(result: Result<impl std::fmt::Debug, Error>) -> Vec<(Option<usize>, String)> {
         let problem = Problem::from(result.unwrap_err());
         assert_eq!(problem.code, Code::InvalidRequest);
+        assert_eq!(problem.errors_omitted, 0);
         problem.errors.into_iter().map(|fault| (fault.item, fault.field)).collect()
     }
 
@@ -283,11 +291,12 @@ mod tests {
         let body = br#"{"after": "0:5",
             "counters": [{"namespace": "n", "key": "b"}, {"key": "a", "namespace": "n"}]}"#;
         let counters = vec![Counter::new("n", "b"), Counter::new("n", "a")];
-        assert_eq!(query(body).unwrap(), Query { counters, after: "0:5".parse().unwrap() });
+        let after = "0:5".parse().unwrap();
+        assert_eq!(query(body).unwrap(), Query { counters, odd: BTreeMap::new(), after });
         let body = r#"{"after": null, "counters": [{"namespace": "n", "key": "a"}]}"#;
         let marked = format!("\u{feff}{body}");
         let counters = vec![Counter::new("n", "a")];
-        let expected = Query { counters, after: Position::default() };
+        let expected = Query { counters, odd: BTreeMap::new(), after: Position::default() };
         assert_eq!(query(marked.as_bytes()).unwrap(), expected);
     }
 
@@ -297,7 +306,7 @@ mod tests {
         let whole = |field: &str| (None, field.to_owned());
         let body = br#"{"counters": [
             {"namespace": "n"}, {"namespace": "n", "key": "a"}, 7, {"namespace": 1, "key": "a"},
-            {"namespace": "__tally", "key": "deltas"}, {"namespace": "n", "key": ""},
+            {"namespace": "n", "key": ["a", {"b": null}]}, {"namespace": "n", "key": null},
             {"namespace": "n", "key": "a", "at": 1}]}"#;
         assert_eq!(
             faults(query(body)),
@@ -305,7 +314,7 @@ mod tests {
                 at(0, "key"),
                 at(2, "counters"),
                 at(3, "namespace"),
-                at(4, "namespace"),
+                at(4, "key"),
                 at(5, "key"),
                 at(6, "at")
             ]
@@ -314,14 +323,61 @@ mod tests {
         assert_eq!(faults(query(br#"{"counters": null}"#)), [whole("counters")]);
         let missing = query(br#"{"counters": [{"namespace": null, "key": "a"}]}"#);
         let fault = Fault { item: Some(0), ..Fault::new("namespace", "missing") };
-        assert_eq!(missing, Err(Error::Invalid(vec![fault])));
+        assert_eq!(missing, Err(Error::from(fault)));
         assert_eq!(faults(query(br#"{"counters": []}"#)), [whole("counters")]);
         assert_eq!(
             faults(query(br#"{"counters": {}, "after": 5}"#)),
             [whole("after"), whole("counters")]
         );
+        assert_eq!(faults(query(br#"{"counters": 1.5, "x": [], "y": true}"#)).len(), 3);
         let code = |body: &[u8]| Problem::from(query(body).unwrap_err()).code;
         assert_eq!(code(b"[]"), Code::MalformedBody);
         assert_eq!(code(b"{"), Code::MalformedBody);
+    }
+
+    #[test]
+    fn a_counter_that_no_increment_can_have_fails_itself_alone() {
+        let long = "k".repeat(Fold::MAX_NAME_BYTES + 1);
+        let body = format!(
+            r#"{{"counters": [{{"namespace": "n", "key": "a"}}, {{"namespace": "n", "key": ""}},
+                {{"namespace": "__tally", "key": "deltas"}}, {{"namespace": "n", "key": "{long}"}},
+                {{"namespace": "n", "key": "b"}}]}}"#
+        );
+        let Query { counters, odd, .. } = query(body.as_bytes()).unwrap();
+        assert_eq!(counters, [Counter::new("n", "a"), Counter::new("n", "b")]);
+        assert!(odd.keys().eq(&[1, 2, 3]));
+        let odd = |item: usize| &odd[&item];
+        assert_eq!((odd(1).key.as_str(), odd(1).fault.field.as_str()), ("", "key"));
+        let reserved = (odd(2).namespace.as_str(), odd(2).fault.field.as_str());
+        assert_eq!(reserved, ("__tally", "namespace"));
+        assert_eq!((&odd(3).key, odd(3).fault.field.as_str()), (&long, "key"));
+    }
+
+    #[test]
+    fn an_answer_lists_no_more_faults_and_repeats_no_more_of_them_than_it_may() {
+        let problem = |error: Error| Problem::from(error);
+        let items = ["7"; 1000].join(",");
+        let many = problem(query(format!(r#"{{"counters": [{items}]}}"#).as_bytes()).unwrap_err());
+        assert_eq!((many.errors.len(), many.errors_omitted), (MAX_FAULTS, 900));
+        assert!(many.detail.contains("1000 errors"), "{}", many.detail);
+        let items = ["7"; 1001].join(",");
+        let most = problem(query(format!(r#"{{"counters": [{items}]}}"#).as_bytes()).unwrap_err());
+        assert_eq!(most.errors.len(), 1, "items beyond the most are not looked at");
+        assert!(most.errors[0].reason.contains("1001 items"), "{}", most.errors[0].reason);
+
+        let long = "x".repeat(1 << 20);
+        for body in [
+            format!(r#"{{"counters": [{{"namespace": "n", "key": "a", "{long}": 1}}]}}"#),
+            format!(r#"{{"counters": [{{"namespace": "n", "key": "a"}}], "{long}": 1}}"#),
+            format!(r#"{{"counters": [{{"namespace": "n", "key": "a"}}], "after": "{long}"}}"#),
+        ] {
+            let problem = problem(query(body.as_bytes()).unwrap_err());
+            let repeated = problem.errors[0].field.len() + problem.errors[0].reason.len();
+            assert!(repeated < 2 * MAX_REPEATED, "{repeated}");
+            assert!(problem.detail.len() < 3 * MAX_REPEATED);
+        }
+        let fields: Vec<_> = (0..500).map(|n| (format!("f{n}"), String::new())).collect();
+        let many = problem(options(&fields).unwrap_err());
+        assert_eq!((many.errors.len(), many.errors_omitted), (MAX_FAULTS, 400));
     }
 }

@@ -1,26 +1,30 @@
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
+use tally_kafka::TopicError;
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
 use tally_platform::http as edge;
 use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry;
-use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::counter_memory::Broken;
+use crate::cache::CacheLimits;
+use crate::counter_memory::{Broken, Unreadable};
 use crate::http::{self, Api};
+use crate::inquiry::Inquiry;
 use crate::metrics::Metrics;
 use crate::reads::Reads;
 use crate::shared_memory::SharedMemory;
-use crate::starting_point::{StartingPoint, bounds, starting_point};
+use crate::standstills::Standstills;
+use crate::starting_point::{StartingPoint, bounds, partitions, starting_point};
 use crate::store::Store;
-use crate::vector::number;
+use crate::tail::{News, Questions, Tail};
+use crate::vector::{Vector, number};
 use crate::{misses, tail, verified};
 
 const CLIENT_ID: &str = "tally-reader";
@@ -31,24 +35,24 @@ const MAX_SILENCE: Duration = Duration::from_secs(30);
 /// How often the store's positions are read, so that the window can let go of what is stored.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the log is looked at, for the lag.
+/// How often the topic is looked at, for partitions that were added, and for the lag.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What was found out for the tail and waits for it.
+const QUEUED_NEWS: usize = 64;
 
 /// How long requests in progress may take after shutdown has begun, beyond the wait for a position.
 const DRAIN_MARGIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("reader.cached_counters must not be 0")]
-    NoCache,
     #[error(transparent)]
     Bind(#[from] edge::BindError),
     #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error("make a Kafka consumer")]
     Client(#[source] KafkaError),
-    #[error("read deltas from where ClickHouse is")]
-    Assign(#[source] KafkaError),
 }
 
 /// Answers reads until `shutdown`, then finishes those in progress.
@@ -58,7 +62,6 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let signs = Signs::new(&health);
-    let cached = NonZeroUsize::new(config.reader.cached_counters).ok_or(Error::NoCache)?;
     let listener = edge::bind(config.reader.listen, "reads").await?;
     let consumer = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, CLIENT_ID)
         .create()
@@ -86,12 +89,10 @@ pub async fn run(
     let working = async {
         let consumer = Arc::new(consumer);
         let worker = Worker { config, consumer, batches, metrics, signs };
-        let worked = worker.work(cached, &api, &drained).await;
+        worker.work(&api, &drained).await;
         stop.cancel();
-        worked
     };
-    let ((), worked) = tokio::join!(serving, working);
-    worked?;
+    tokio::join!(serving, working);
     tracing::info!("drained");
     Ok(())
 }
@@ -101,16 +102,17 @@ struct Signs {
     health: Health,
     /// The store's positions are known, and the log is read from there.
     start: Condition,
-    /// Every batch so far followed the one before it.
-    chain: Condition,
     /// The log answers.
     log: Condition,
+    /// What is stored proves itself.
+    ledger: Condition,
 }
 
 impl Signs {
     fn new(health: &Health) -> Signs {
-        let (start, chain) = (health.condition("start"), health.condition("chain"));
-        Signs { health: health.clone(), start, chain, log: health.condition("log") }
+        let [start, log, ledger] =
+            ["start", "log", "ClickHouse's ledger"].map(|name| health.condition(name));
+        Signs { health: health.clone(), start, log, ledger }
     }
 }
 
@@ -124,16 +126,12 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    async fn work(
-        self,
-        cached: NonZeroUsize,
-        api: &Api,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
+    async fn work(self, api: &Api, stop: &CancellationToken) {
+        let none = self.signs.health.condition("no partition stands still");
         let begun =
             starting_point(self.config, &self.consumer, &self.metrics, &self.signs.start, stop)
                 .await;
-        let Some(StartingPoint { store, vector, offsets }) = begun else { return Ok(()) };
+        let Some(StartingPoint { store, vector, offsets }) = begun else { return };
         tracing::info!(
             position = %vector.position(),
             partitions = vector.partitions(),
@@ -141,20 +139,9 @@ impl Worker<'_> {
         );
 
         let reader = &self.config.reader;
-        let partitions = vector.partitions();
+        let cached = CacheLimits { counters: reader.cached_counters, bytes: reader.cached_bytes };
         let state = Arc::new(SharedMemory::new(vector, cached, reader.unstored_bytes));
-        let offsets = match offsets {
-            Ok(offsets) => {
-                tail::assign(&self.consumer, &self.config.kafka.deltas, &offsets)
-                    .map_err(Error::Assign)?;
-                self.signs.chain.set(true, "");
-                Some(offsets)
-            }
-            Err(broken) => {
-                self.break_off(&state, broken);
-                None
-            }
-        };
+        let standstills = Standstills::new(none, self.metrics.clone(), Arc::clone(&state));
         let (misses, jobs) = misses::queue();
         let max_wait = Duration::from_millis(reader.max_wait_ms);
         api.open(Reads::new(
@@ -166,74 +153,157 @@ impl Worker<'_> {
         ));
         self.signs.start.set(true, "");
 
+        let (news, told) = mpsc::channel(QUEUED_NEWS);
+        let (looks, wanted) = watch::channel(0);
+        let (schemas, asked) = mpsc::channel(QUEUED_NEWS);
+        let questions = Questions { looks, schemas };
         let tailing = async {
-            if offsets.is_some() {
-                self.tail(&state, stop).await;
+            if let Err(unreadable) =
+                self.tail(&state, standstills, questions, offsets, told, stop).await
+            {
+                tracing::error!(error = %unreadable, "no read is answered from now on");
+                self.signs.log.set(false, unreadable.to_string());
+                state.break_off(Arc::new(unreadable));
             }
+        };
+        let inquiry = Inquiry {
+            kafka: &self.config.kafka,
+            consumer: &self.consumer,
+            store: &store,
+            batches: &self.batches,
+            news: &news,
+            stop,
         };
         tokio::join!(
             tailing,
             misses::serve(&state, &store, jobs, stop),
-            self.follow_store(&state, &store, stop),
-            self.follow_log(&state, stop),
-            verified::follow(&self.config.kafka, number(partitions), &api.verified, stop),
+            self.follow_store(&state, &store, &news, stop),
+            self.follow_log(&state, &news, stop),
+            inquiry.look(wanted),
+            inquiry.ask_for_schemas(asked),
+            verified::follow(&self.config.kafka, &state, &api.verified, stop),
         );
-        Ok(())
     }
 
-    async fn tail(&self, state: &Arc<SharedMemory>, stop: &CancellationToken) {
-        let (consumer, tailed, stopped) =
+    async fn tail(
+        &self,
+        state: &Arc<SharedMemory>,
+        standstills: Standstills,
+        questions: Questions,
+        offsets: Vec<Result<i64, Broken>>,
+        news: mpsc::Receiver<News>,
+        stop: &CancellationToken,
+    ) -> Result<(), Unreadable> {
+        let (consumer, memory, stop) =
             (Arc::clone(&self.consumer), Arc::clone(state), stop.clone());
         let heartbeat = self.signs.health.heartbeat("tail", MAX_SILENCE);
-        let (batches, runtime) = (self.batches.clone(), Handle::current());
-        let tail = move || tail::run(&consumer, &batches, &runtime, &tailed, &heartbeat, &stopped);
-        let ended = tokio::task::spawn_blocking(tail).await.expect("the tail does not panic");
-        if let Err(broken) = ended {
-            self.break_off(state, broken);
-        }
+        let (batches, topic) = (self.batches.clone(), self.config.kafka.deltas.clone());
+        let tail = move || {
+            let tail = Tail {
+                consumer: &consumer,
+                topic: &topic,
+                batches: &batches,
+                memory: &memory,
+                standstills,
+                questions,
+            };
+            tail::run(tail, offsets, news, &heartbeat, &stop)
+        };
+        tokio::task::spawn_blocking(tail).await.expect("the tail does not panic")
     }
 
-    fn break_off(&self, state: &SharedMemory, broken: Broken) {
-        tracing::error!(error = %broken, "no read is answered from now on");
-        self.signs.chain.set(false, broken.to_string());
-        state.break_off(Arc::new(broken));
-    }
-
-    async fn follow_store(&self, state: &SharedMemory, store: &Store, stop: &CancellationToken) {
+    async fn follow_store(
+        &self,
+        state: &SharedMemory,
+        store: &Store,
+        news: &mpsc::Sender<News>,
+        stop: &CancellationToken,
+    ) {
+        self.signs.ledger.set(true, "");
         let mut log = QuietLog::once();
         while stop.run_until_cancelled(tokio::time::sleep(LEDGER_INTERVAL)).await.is_some() {
-            let Some(read) = stop.run_until_cancelled(store.vector()).await else { return };
-            if let Ok(vector) = &read {
-                state.learn(vector);
-            }
+            let Some(read) = stop.run_until_cancelled(store.places()).await else { return };
             tell(&mut log, "ClickHouse", read.as_ref().err().map(|error| error as _));
-            let holding = state.holding();
-            self.metrics.holds(holding.entries, holding.unstored_bytes);
+            if let Ok(places) = read {
+                let damaged: Vec<String> = places
+                    .iter()
+                    .filter_map(|place| Some(place.as_ref().err()?.to_string()))
+                    .collect();
+                self.signs.ledger.set(damaged.is_empty(), damaged.join("; "));
+                // Nothing is known of a partition whose ledger is damaged.
+                let stored = places.into_iter().map(Result::unwrap_or_default);
+                for (partition, broken) in state.learn(&Vector::new(stored.collect())) {
+                    let disagrees = News::Disagrees { partition, broken };
+                    if stop.run_until_cancelled(news.send(disagrees)).await.is_none() {
+                        return;
+                    }
+                }
+            }
+            self.metrics.holds(state.holding());
         }
     }
 
-    async fn follow_log(&self, state: &SharedMemory, stop: &CancellationToken) {
+    /// Looks at the topic: whether it has partitions that were added, and the lag of each.
+    async fn follow_log(
+        &self,
+        state: &SharedMemory,
+        news: &mpsc::Sender<News>,
+        stop: &CancellationToken,
+    ) {
         let mut log = QuietLog::once();
+        let mut lag_is_due = Instant::now();
         loop {
-            let bounds = bounds(&self.consumer, &self.config.kafka.deltas, state.partitions());
-            let Some(asked) = stop.run_until_cancelled(bounds).await else { return };
-            match &asked {
-                Ok(bounds) => {
+            let lag = Instant::now() >= lag_is_due;
+            if lag {
+                lag_is_due = Instant::now() + LAG_INTERVAL;
+            }
+            let Some(looked) = stop.run_until_cancelled(self.look_at_log(state, lag)).await else {
+                return;
+            };
+            tell(&mut log, "Kafka", looked.as_ref().err().map(|error| error as _));
+            match looked {
+                Ok(added) => {
                     self.signs.log.set(true, "");
-                    for (partition, (_, high)) in bounds.iter().enumerate() {
-                        self.metrics.tail_lag(
-                            number(partition),
-                            (high - state.tail(partition).deltas).max(0),
-                        );
+                    let added = (!added.is_empty()).then_some(News::Added(added));
+                    if let Some(added) = added
+                        && stop.run_until_cancelled(news.send(added)).await.is_none()
+                    {
+                        return;
                     }
                 }
                 Err(error) => self.signs.log.set(false, error.to_string()),
             }
-            tell(&mut log, "Kafka", asked.as_ref().err().map(|error| error as _));
-            if stop.run_until_cancelled(tokio::time::sleep(LAG_INTERVAL)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(LOG_INTERVAL)).await.is_none() {
                 return;
             }
         }
+    }
+
+    /// The bounds of partitions that were added.
+    async fn look_at_log(
+        &self,
+        state: &SharedMemory,
+        lag: bool,
+    ) -> Result<Vec<(i64, i64)>, TopicError> {
+        let deltas = &self.config.kafka.deltas;
+        let known = state.partitions();
+        let partitions = partitions(&self.consumer, deltas).await?;
+        let added = bounds(&self.consumer, deltas, known..partitions.max(known)).await;
+        let added: Vec<(i64, i64)> = added.into_iter().collect::<Result<_, _>>()?;
+        let mut last_error = None;
+        if lag {
+            let bounds = bounds(&self.consumer, deltas, 0..known).await;
+            for (partition, bounds) in bounds.into_iter().enumerate() {
+                match bounds {
+                    Ok((_, high)) => {
+                        let lag = (high - state.tail(partition).deltas).max(0);
+                        self.metrics.tail_lag(number(partition), lag);
+                    }
+                    Err(error) => last_error = Some(error),
+                }
+            }
+        }
+        last_error.map_or(Ok(added), Err)
     }
 }
 

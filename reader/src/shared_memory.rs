@@ -1,34 +1,35 @@
 //! The memory, shared: by the tail that counts batches in, the requests that read it, and the
 //! queries in flight.
 
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tally_counts::{Position, StoredOffsets};
 use tokio::sync::watch;
 
+use crate::cache::CacheLimits;
 use crate::counter::Counter;
 use crate::counter_memory::{
-    Broken, CounterMemory, FlightId, Recall, Snapshot, SnapshotError, TotalsAsOf, Wanted,
+    Broken, CounterMemory, FlightId, Recall, Snapshot, SnapshotError, TotalsAsOf, Unreadable,
+    Wanted,
 };
+use crate::standstills::Standing;
 use crate::vector::Vector;
 use crate::window::Arrival;
 
 pub(crate) struct SharedMemory {
     memory: Mutex<CounterMemory>,
-    /// Told when the window has let go of something.
-    trimmed: Condvar,
     progress: watch::Sender<Progress>,
     /// The most that the window may take.
     unstored_bytes: usize,
 }
 
-/// How far the tail is.
+/// How far the tail is, and what of it stands still.
 #[derive(Clone, Debug)]
 struct Progress {
     position: Arc<Position>,
-    broken: Option<Arc<Broken>>,
+    standing: Arc<Standing>,
+    unreadable: Option<Arc<Unreadable>>,
 }
 
 /// Why a position was not waited for to the end.
@@ -38,34 +39,51 @@ pub(crate) enum WaitError {
     Late {
         reached: Arc<Position>,
     },
-    Broken(Arc<Broken>),
+    /// A partition that has to go on does not.
+    StandsStill {
+        reached: Arc<Position>,
+        why: String,
+    },
+    Unreadable(Arc<Unreadable>),
 }
 
 /// Why a query's snapshot gave no answer.
 #[derive(Debug)]
 pub(crate) enum FinishError {
     Snapshot(SnapshotError),
-    Broken(Arc<Broken>),
+    Unreadable(Arc<Unreadable>),
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applied {
+    Counted,
+    /// The window has no room for it; it is to be read again.
+    NoRoom {
+        bytes: usize,
+    },
+    /// It was counted in before.
+    Known,
 }
 
 /// What the reader holds in memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holding {
     pub(crate) entries: usize,
+    pub(crate) cached_bytes: usize,
     pub(crate) unstored_bytes: usize,
 }
 
 impl SharedMemory {
-    pub(crate) fn new(
-        start: Vector,
-        cached_counters: NonZeroUsize,
-        unstored_bytes: usize,
-    ) -> SharedMemory {
-        let memory = CounterMemory::new(start, cached_counters);
-        let progress = Progress { position: Arc::clone(memory.position()), broken: None };
+    pub(crate) fn new(start: Vector, cached: CacheLimits, unstored_bytes: usize) -> SharedMemory {
+        let memory = CounterMemory::new(start, cached);
+        let progress = Progress {
+            position: Arc::clone(memory.position()),
+            standing: Arc::default(),
+            unreadable: None,
+        };
         SharedMemory {
             memory: Mutex::new(memory),
-            trimmed: Condvar::new(),
             progress: watch::Sender::new(progress),
             unstored_bytes,
         }
@@ -87,44 +105,83 @@ impl SharedMemory {
 
     pub(crate) fn holding(&self) -> Holding {
         let memory = self.memory();
-        Holding { entries: memory.entries(), unstored_bytes: memory.unstored_bytes() }
+        Holding {
+            entries: memory.entries(),
+            cached_bytes: memory.cached_bytes(),
+            unstored_bytes: memory.unstored_bytes(),
+        }
     }
 
-    /// Counts in the next batch of a partition, if the window has room for it within `patience`;
-    /// else gives it back.
-    pub(crate) fn apply(
-        &self,
-        arrival: Arrival,
-        patience: Duration,
-    ) -> Result<Option<Arrival>, Broken> {
-        let full = |memory: &mut CounterMemory| !memory.has_room(&arrival, self.unstored_bytes);
-        let waited = self.trimmed.wait_timeout_while(self.memory(), patience, full);
-        let (mut memory, waited) = waited.expect("nobody panicked while changing the memory");
-        if waited.timed_out() {
-            return Ok(Some(arrival));
+    /// Counts in the next batch of a partition, if the window has room for it.
+    pub(crate) fn apply(&self, arrival: Arrival) -> Result<Applied, Broken> {
+        let (partition, offset, bytes) = (arrival.partition, arrival.offset, arrival.bytes());
+        let mut memory = self.memory();
+        if offset < memory.tail(partition).deltas {
+            return Ok(Applied::Known);
+        }
+        if !memory.has_room(partition, offset, bytes, self.unstored_bytes) {
+            return Ok(Applied::NoRoom { bytes });
         }
         memory.apply(arrival)?;
+        self.tell_position(memory);
+        Ok(Applied::Counted)
+    }
+
+    /// Whether a batch of `bytes` that comes next in a partition has room in the window by now.
+    pub(crate) fn has_room(&self, partition: usize, bytes: usize) -> bool {
+        let memory = self.memory();
+        let next = memory.tail(partition).deltas;
+        memory.has_room(partition, next, bytes, self.unstored_bytes)
+    }
+
+    /// What the window keeps of one partition.
+    pub(crate) fn unstored_bytes_of(&self, partition: usize) -> usize {
+        self.memory().unstored_bytes_of(partition)
+    }
+
+    /// The topic has at least as many partitions.
+    pub(crate) fn grow(&self, partitions: usize) {
+        let mut memory = self.memory();
+        memory.grow(partitions);
+        self.tell_position(memory);
+    }
+
+    /// The partition is read from `place` on, which is not where its tail is.
+    pub(crate) fn restart(&self, partition: usize, place: StoredOffsets) {
+        let mut memory = self.memory();
+        memory.restart(partition, place);
+        self.tell_position(memory);
+    }
+
+    fn tell_position(&self, memory: MutexGuard<'_, CounterMemory>) {
         let position = Arc::clone(memory.position());
         drop(memory);
         self.progress.send_modify(|progress| progress.position = position);
-        Ok(None)
+    }
+
+    /// Says what stands still, to those that wait for it to go on.
+    pub(crate) fn tell_standing(&self, standing: Arc<Standing>) {
+        self.progress.send_modify(|progress| progress.standing = standing);
     }
 
     /// Nothing is answered from now on.
-    pub(crate) fn break_off(&self, broken: Arc<Broken>) {
-        self.memory().break_off(Arc::clone(&broken));
-        self.progress.send_modify(|progress| progress.broken = Some(broken));
+    pub(crate) fn break_off(&self, unreadable: Arc<Unreadable>) {
+        self.memory().break_off(Arc::clone(&unreadable));
+        self.progress.send_modify(|progress| progress.unreadable = Some(unreadable));
     }
 
-    pub(crate) fn learn(&self, vector: &Vector) {
-        self.memory().learn(vector);
-        self.trimmed.notify_all();
-    }
-
-    pub(crate) fn recall(&self, counters: &[Counter]) -> Result<Recall, Arc<Broken>> {
+    /// The store was seen at `vector`. Returns the partitions of which it has something else than
+    /// the log at the same place.
+    pub(crate) fn learn(&self, vector: &Vector) -> Vec<(usize, Broken)> {
         let mut memory = self.memory();
-        match memory.broken() {
-            Some(broken) => Err(Arc::clone(broken)),
+        memory.learn(vector);
+        memory.disagreements(vector)
+    }
+
+    pub(crate) fn recall(&self, counters: &[Counter]) -> Result<Recall, Arc<Unreadable>> {
+        let mut memory = self.memory();
+        match memory.unreadable() {
+            Some(unreadable) => Err(Arc::clone(unreadable)),
             None => Ok(memory.recall(counters)),
         }
     }
@@ -135,26 +192,44 @@ impl SharedMemory {
         Flight { id: self.memory().begin(), state: Arc::clone(self) }
     }
 
-    /// Waits until the tail includes `position`, but not longer than `limit`.
+    /// Whether a read of `position` need not wait.
+    pub(crate) fn has_reached(&self, position: &Position) -> bool {
+        position.is_empty() || self.progress.borrow().position.includes(position)
+    }
+
+    /// Waits until the tail includes `position`, but not longer than `limit`, and not for a
+    /// partition that stands still.
     pub(crate) async fn reach(
         &self,
         position: &Position,
         limit: Duration,
     ) -> Result<(), WaitError> {
         let mut progress = self.progress.subscribe();
-        let decided =
-            |progress: &Progress| progress.broken.is_some() || progress.position.includes(position);
-        let waited =
-            tokio::time::timeout(limit, progress.wait_for(|progress| decided(progress))).await;
-        match waited {
-            Ok(decided) => match &decided.expect("the sender lives as long as the state").broken {
-                Some(broken) => Err(WaitError::Broken(Arc::clone(broken))),
-                None => Ok(()),
-            },
-            Err(_) => {
-                Err(WaitError::Late { reached: Arc::clone(&self.progress.borrow().position) })
-            }
+        let decided = progress.wait_for(|progress| progress.decide(position).is_some());
+        let decision = match tokio::time::timeout(limit, decided).await {
+            Ok(decided) => decided.expect("the sender lives as long as the state").decide(position),
+            Err(_) => None,
+        };
+        let late = || WaitError::Late { reached: Arc::clone(&self.progress.borrow().position) };
+        decision.unwrap_or_else(|| Err(late()))
+    }
+}
+
+impl Progress {
+    /// What a read that waits for `position` is told, if it need not wait longer.
+    fn decide(&self, position: &Position) -> Option<Result<(), WaitError>> {
+        if let Some(unreadable) = &self.unreadable {
+            return Some(Err(WaitError::Unreadable(Arc::clone(unreadable))));
         }
+        if self.position.includes(position) {
+            return Some(Ok(()));
+        }
+        let lacks = |partition: i32| {
+            position.get(partition).is_some_and(|next| self.position.get(partition) < Some(next))
+        };
+        let (_, why) = self.standing.iter().find(|(partition, _)| lacks(**partition))?;
+        let (reached, why) = (Arc::clone(&self.position), why.to_string());
+        Some(Err(WaitError::StandsStill { reached, why }))
     }
 }
 
@@ -171,8 +246,8 @@ impl Flight {
         snapshot: &Snapshot,
     ) -> Result<TotalsAsOf, FinishError> {
         let mut memory = self.state.memory();
-        match memory.broken() {
-            Some(broken) => Err(FinishError::Broken(Arc::clone(broken))),
+        match memory.unreadable() {
+            Some(unreadable) => Err(FinishError::Unreadable(Arc::clone(unreadable))),
             None => memory.finish(wanted, snapshot).map_err(FinishError::Snapshot),
         }
     }
@@ -185,6 +260,5 @@ impl Drop for Flight {
         if let Ok(mut memory) = self.state.memory.lock() {
             memory.end(self.id);
         }
-        self.state.trimmed.notify_all();
     }
 }

@@ -4,10 +4,12 @@
 //! A broker or a store that is down is asked again until it answers. Meanwhile the reader listens
 //! and says that it is not ready.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use tally_counts::StoredOffsets;
 use tally_kafka::{TopicError, partition_count, watermarks};
 use tally_platform::config::Config;
 use tally_platform::health::Condition;
@@ -28,8 +30,9 @@ pub(crate) struct StartingPoint {
     pub(crate) store: Store,
     /// How far the store is.
     pub(crate) vector: Vector,
-    /// The offsets of `deltas` to read from, or why what the log has cannot be what comes next.
-    pub(crate) offsets: Result<Vec<i64>, Broken>,
+    /// The offset of `deltas` to read each partition from, or why what the log has of it cannot be
+    /// what comes next.
+    pub(crate) offsets: Vec<Result<i64, Broken>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,8 @@ enum StartingPointError {
     Log(#[from] TopicError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("ClickHouse has counts of {stored} partitions, but {topic} has {partitions} in Kafka")]
+    Partitions { stored: usize, topic: String, partitions: usize },
 }
 
 /// Asks until both answer; `None` if `stop` comes first.
@@ -62,36 +67,63 @@ async fn try_starting_point(
     consumer: &Arc<BaseConsumer>,
     metrics: &Metrics,
 ) -> Result<StartingPoint, StartingPointError> {
-    let topic = config.kafka.deltas.clone();
-    let partitions =
-        ask(consumer, move |consumer| partition_count(consumer.client(), &topic)).await?;
-    let partitions = usize::try_from(partitions).expect("a topic has partitions");
-    let store = Store::new(store::client(&config.store), partitions, metrics.clone());
+    let topic = &config.kafka.deltas;
+    let partitions = partitions(consumer, topic).await?;
+    let store = Store::new(store::client(&config.store), metrics.clone());
     // The store first: the log can only be further.
-    let vector = store.vector().await?;
-    let bounds = bounds(consumer, &config.kafka.deltas, partitions).await?;
-    let offsets = vector.iter().zip(bounds).map(|((partition, place), (low, high))| {
-        let stored = place.deltas;
-        // Nothing stored yet, and the beginning of the log gone; or another log than the one that
-        // was stored.
-        if (stored == 0 && low > 0) || high < stored {
-            return Err(Broken::Log { partition: number(partition), stored, low, high });
-        }
-        // If batches are missing between the two, the first one read will not follow.
-        Ok(stored.max(low))
+    let mut vector = store.vector().await?;
+    if vector.partitions() > partitions {
+        let (stored, topic) = (vector.partitions(), topic.clone());
+        return Err(StartingPointError::Partitions { stored, topic, partitions });
+    }
+    vector.grow(partitions);
+    let bounds = bounds(consumer, topic, 0..partitions).await;
+    let offsets = vector.iter().zip(bounds).map(|((partition, place), bounds)| {
+        Ok::<_, TopicError>(first_offset(partition, place, bounds?))
     });
-    Ok(StartingPoint { store, offsets: offsets.collect(), vector })
+    let offsets = offsets.collect::<Result<_, _>>()?;
+    Ok(StartingPoint { store, offsets, vector })
 }
 
-/// The first and the next offset of each partition.
+/// The offset of `deltas` to read a partition from where everything before `place` is included
+/// already, and Kafka has the offsets from `low` up to `high`; or why what Kafka has cannot be what
+/// comes next.
+pub(crate) fn first_offset(
+    partition: usize,
+    place: StoredOffsets,
+    (low, high): (i64, i64),
+) -> Result<i64, Broken> {
+    let next = place.deltas;
+    // Nothing stored yet, and the beginning of the log gone; or another log than the one that was
+    // stored.
+    if (next == 0 && low > 0) || high < next {
+        return Err(Broken::Log { partition: number(partition), next, low, high });
+    }
+    // If batches are missing between the two, the first one read will not follow.
+    Ok(next.max(low))
+}
+
+/// How many partitions the topic has.
+pub(crate) async fn partitions(
+    consumer: &Arc<BaseConsumer>,
+    topic: &str,
+) -> Result<usize, TopicError> {
+    let topic = topic.to_owned();
+    let partitions =
+        ask(consumer, move |consumer| partition_count(consumer.client(), &topic)).await?;
+    Ok(usize::try_from(partitions).expect("a topic has partitions"))
+}
+
+/// The first and the next offset of each of these partitions. One whose broker does not answer
+/// keeps nobody from knowing the others'.
 pub(crate) async fn bounds(
     consumer: &Arc<BaseConsumer>,
     topic: &str,
-    partitions: usize,
-) -> Result<Vec<(i64, i64)>, TopicError> {
+    partitions: Range<usize>,
+) -> Vec<Result<(i64, i64), TopicError>> {
     let topic = topic.to_owned();
     let of_each = move |consumer: &BaseConsumer| {
-        (0..partitions)
+        partitions
             .map(|partition| watermarks(consumer.client(), &topic, number(partition)))
             .collect()
     };
@@ -101,8 +133,8 @@ pub(crate) async fn bounds(
 /// The log's client blocks.
 async fn ask<T: Send + 'static>(
     consumer: &Arc<BaseConsumer>,
-    question: impl FnOnce(&BaseConsumer) -> Result<T, TopicError> + Send + 'static,
-) -> Result<T, TopicError> {
+    question: impl FnOnce(&BaseConsumer) -> T + Send + 'static,
+) -> T {
     let consumer = Arc::clone(consumer);
     let asked = tokio::task::spawn_blocking(move || question(&consumer)).await;
     asked.expect("asking the log does not panic")

@@ -23,6 +23,10 @@ use crate::vector::Vector;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_EXECUTION_TIME_S: &str = "9";
 
+/// More than a Kafka cluster has of all topics: a table that names more is not what a sink left
+/// there, and a vector of so many would take memory for nothing.
+const MAX_PARTITIONS: u32 = 1 << 18;
+
 /// Room for the names of as many counters as one query asks for, escaped.
 const MAX_QUERY_BYTES: &str = "33554432";
 
@@ -38,16 +42,18 @@ pub(crate) enum StoreError {
     #[error("partition {partition}: the store has counts, but no positions beside them")]
     NoLedger { partition: u32 },
     #[error(
-        "the store has counts of partition {partition}, \
-         but when the reader started, deltas had {partitions} partitions"
+        "the store has counts of partition {partition}, and no topic has {MAX_PARTITIONS} \
+         partitions"
     )]
-    UnknownPartition { partition: u32, partitions: usize },
+    UnknownPartition { partition: u32 },
 }
+
+/// How far the store is in each partition, up to the last that has a ledger.
+pub(crate) type Places = Vec<Result<StoredOffsets, StoreError>>;
 
 #[derive(Clone)]
 pub(crate) struct Store {
     client: Client,
-    partitions: usize,
     metrics: Metrics,
 }
 
@@ -63,16 +69,24 @@ struct Summed {
 }
 
 impl Store {
-    /// `partitions`: how many `deltas` has.
-    pub(crate) fn new(client: Client, partitions: usize, metrics: Metrics) -> Store {
+    pub(crate) fn new(client: Client, metrics: Metrics) -> Store {
         let client = client
             .with_setting("max_execution_time", MAX_EXECUTION_TIME_S)
             .with_setting("max_query_size", MAX_QUERY_BYTES);
-        Store { client, partitions, metrics }
+        Store { client, metrics }
     }
 
     /// How far the store is.
     pub(crate) async fn vector(&self) -> Result<Vector, StoreError> {
+        self.ledger().await?.vector()
+    }
+
+    /// How far the store is in each partition; one whose ledger is damaged hides no other's.
+    pub(crate) async fn places(&self) -> Result<Places, StoreError> {
+        self.ledger().await?.places()
+    }
+
+    async fn ledger(&self) -> Result<Scan, StoreError> {
         let ledgers = self.timed(ledgers(&self.client)).await?;
         let mut scan = Scan::default();
         for (partition, ledger) in ledgers {
@@ -80,7 +94,7 @@ impl Store {
                 LedgerRows { deltas: Some(ledger.deltas), increments: Some(ledger.increments) };
             scan.ledger.insert(partition.cast_unsigned(), positions);
         }
-        scan.vector(self.partitions)
+        Ok(scan)
     }
 
     pub(crate) async fn snapshot(&self, wanted: Wanted<'_>) -> Result<Snapshot, StoreError> {
@@ -104,7 +118,7 @@ impl Store {
         for row in rows {
             scan.take(row);
         }
-        Ok(Snapshot { vector: Arc::new(scan.vector(self.partitions)?), totals: scan.totals })
+        Ok(Snapshot { vector: Arc::new(scan.vector()?), totals: scan.totals })
     }
 
     async fn timed<T>(
@@ -155,8 +169,7 @@ impl Scan {
         if row.namespace != RESERVED_NAMESPACE {
             let total =
                 self.totals.entry(Counter::new(&row.namespace, &row.key)).or_insert(Total::ZERO);
-            total.sum += row.total;
-            total.events += row.occurred;
+            total.add_total(Total { sum: row.total, events: row.occurred });
             return;
         }
         // Differences that come to more than 64 bits are as wrong when they are cut to the largest
@@ -170,25 +183,38 @@ impl Scan {
         }
     }
 
-    /// The positions of all partitions: at the beginning where nothing is stored yet.
-    fn vector(&self, partitions: usize) -> Result<Vector, StoreError> {
-        let mut places = vec![StoredOffsets::default(); partitions];
-        for (&partition, LedgerRows { deltas, increments }) in &self.ledger {
-            let (Some(deltas), Some(increments)) = (deltas, increments) else {
-                return Err(StoreError::NoLedger { partition });
-            };
-            let position = |topic, stored: &SumAndHigh| {
-                stored.position().map_err(|source| StoreError::Damaged { partition, topic, source })
-            };
-            let place = places
-                .get_mut(partition as usize)
-                .ok_or(StoreError::UnknownPartition { partition, partitions })?;
-            *place = StoredOffsets {
-                deltas: position(ledger::DELTAS, deltas)?,
-                increments: position(ledger::INCREMENTS, increments)?,
-            };
+    /// The positions of all partitions that anything is stored of.
+    fn vector(&self) -> Result<Vector, StoreError> {
+        let places: Result<_, _> = self.places()?.into_iter().collect();
+        Ok(Vector::new(places?))
+    }
+
+    fn places(&self) -> Result<Places, StoreError> {
+        let mut places = Places::new();
+        for (&partition, rows) in &self.ledger {
+            if partition >= MAX_PARTITIONS {
+                return Err(StoreError::UnknownPartition { partition });
+            }
+            // Partitions between those that have a ledger are at their beginning.
+            places.resize_with(partition as usize, || Ok(StoredOffsets::default()));
+            places.push(rows.place(partition));
         }
-        Ok(Vector::new(places))
+        Ok(places)
+    }
+}
+
+impl LedgerRows {
+    fn place(&self, partition: u32) -> Result<StoredOffsets, StoreError> {
+        let (Some(deltas), Some(increments)) = (&self.deltas, &self.increments) else {
+            return Err(StoreError::NoLedger { partition });
+        };
+        let position = |topic, stored: &SumAndHigh| {
+            stored.position().map_err(|source| StoreError::Damaged { partition, topic, source })
+        };
+        Ok(StoredOffsets {
+            deltas: position(ledger::DELTAS, deltas)?,
+            increments: position(ledger::INCREMENTS, increments)?,
+        })
     }
 }
 
@@ -226,26 +252,33 @@ mod tests {
         let counts = [row(0, "ns", "a", max, 0), row(2, "ns", "a", max, 0)];
         let scan = scan(ledger(0, 5, 50).into_iter().chain(ledger(2, 7, 70)).chain(counts));
         assert_eq!(scan.totals[&Counter::new("ns", "a")], Total { sum: 2 * max, events: 2 });
-        assert_eq!(scan.vector(3).unwrap().position().to_string(), "0:50,1:0,2:70");
+        assert_eq!(scan.vector().unwrap().position().to_string(), "0:50,1:0,2:70");
     }
 
     #[test]
     fn a_table_that_does_not_prove_itself_gives_no_position() {
         let doubled = row(1, RESERVED_NAMESPACE, ledger::DELTAS, 10, 5);
         let [_, increments] = ledger(1, 5, 50);
-        let error = scan([doubled, increments]).vector(2).unwrap_err();
+        let error = scan([doubled, increments]).vector().unwrap_err();
         assert!(
             matches!(error, StoreError::Damaged { partition: 1, topic: "deltas", .. }),
             "{error}"
         );
 
-        let error = scan([row(1, "ns", "a", 3, 0)]).vector(2).unwrap_err();
+        let error = scan([row(1, "ns", "a", 3, 0)]).vector().unwrap_err();
         assert!(matches!(error, StoreError::NoLedger { partition: 1 }), "{error}");
 
-        let error = scan(ledger(2, 5, 50)).vector(2).unwrap_err();
-        assert!(
-            matches!(error, StoreError::UnknownPartition { partition: 2, partitions: 2 }),
-            "{error}"
-        );
+        let error = scan(ledger(MAX_PARTITIONS, 5, 50)).vector().unwrap_err();
+        assert!(matches!(error, StoreError::UnknownPartition { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_ledger_hides_no_other_partitions_position() {
+        let doubled = row(1, RESERVED_NAMESPACE, ledger::DELTAS, 10, 5);
+        let [_, increments] = ledger(1, 5, 50);
+        let places = scan(ledger(2, 7, 70).into_iter().chain([doubled, increments])).places();
+        let places: Vec<_> = places.unwrap().into_iter().map(Result::ok).collect();
+        let place = |deltas, increments| Some(StoredOffsets { deltas, increments });
+        assert_eq!(places, [place(0, 0), None, place(7, 70)]);
     }
 }

@@ -15,6 +15,8 @@ use tally_platform::verified::{self, Verified};
 use tokio_util::sync::CancellationToken;
 
 use crate::run::tell;
+use crate::shared_memory::SharedMemory;
+use crate::vector::number;
 
 const CLIENT_ID: &str = "tally-reader-verified";
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -72,7 +74,7 @@ impl LastVerified {
 /// Reads what is said every few seconds, until `stop`.
 pub(crate) async fn follow(
     kafka: &config::Kafka,
-    partitions: i32,
+    memory: &SharedMemory,
     last: &LastVerified,
     stop: &CancellationToken,
 ) {
@@ -88,6 +90,8 @@ pub(crate) async fn follow(
     let mut log = QuietLog::once();
     loop {
         let (consumer, increments) = (Arc::clone(&consumer), kafka.increments.clone());
+        // There may be more than last time.
+        let partitions = number(memory.partitions());
         let read = tokio::task::spawn_blocking(move || {
             verified::read(&consumer, &increments, partitions, TIMEOUT)
         });

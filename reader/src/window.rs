@@ -41,7 +41,7 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// What it takes in the window.
     pub(crate) fn bytes(&self) -> usize {
-        self.deltas.bytes()
+        size_of::<Arrival>() - size_of::<Deltas>() + self.deltas.bytes()
     }
 }
 
@@ -50,26 +50,59 @@ pub(crate) struct Window {
     bytes: usize,
 }
 
+#[derive(Default)]
 struct Partition {
     /// The next offset of `deltas` below which nothing is kept.
     floor: i64,
     /// In the order of their offsets.
     batches: VecDeque<Arrival>,
+    /// What the batches take.
+    bytes: usize,
 }
 
 impl Window {
     pub(crate) fn new(start: &Vector) -> Window {
-        let partition = |floor| Partition { floor, batches: VecDeque::new() };
+        let partition = |floor| Partition { floor, ..Partition::default() };
         let partitions = start.iter().map(|(_, place)| partition(place.deltas)).collect();
         Window { partitions, bytes: 0 }
     }
 
+    /// Has at least as many partitions, those that are new at their beginning.
+    pub(crate) fn grow(&mut self, partitions: usize) {
+        let partitions = self.partitions.len().max(partitions);
+        self.partitions.resize_with(partitions, Partition::default);
+    }
+
     pub(crate) fn floor(&self, partition: usize) -> i64 {
-        self.partitions[partition].floor
+        self.partitions.get(partition).map_or(0, |partition| partition.floor)
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What is kept of one partition.
+    pub(crate) fn bytes_of(&self, partition: usize) -> usize {
+        self.partitions[partition].bytes
+    }
+
+    /// Whether `partition` may keep `bytes` more, where all together may keep `budget`.
+    ///
+    /// Half of the budget is the partitions' own, in equal shares. The other half is lent to those
+    /// that need more, and to none more of it than is left for the others: so partitions that the
+    /// store does not take never leave the others without room. A batch that has its partition's
+    /// window to itself always fits, or else a large one would never be read.
+    pub(crate) fn has_room(&self, partition: usize, bytes: usize, budget: usize) -> bool {
+        let own = budget / 2 / self.partitions.len();
+        let kept = self.partitions[partition].bytes;
+        if kept == 0 || kept + bytes <= own {
+            return true;
+        }
+        let is_other = |(other, _): &(usize, &Partition)| *other != partition;
+        let others = self.partitions.iter().enumerate().filter(is_other);
+        let lent: usize = others.map(|(_, other)| other.bytes.saturating_sub(own)).sum();
+        let borrowed = kept + bytes - own;
+        borrowed <= (budget / 2).saturating_sub(lent + borrowed)
     }
 
     /// Keeps a batch, unless every snapshot to come has it.
@@ -77,6 +110,7 @@ impl Window {
         let partition = &mut self.partitions[arrival.partition];
         if arrival.offset >= partition.floor {
             self.bytes += arrival.bytes();
+            partition.bytes += arrival.bytes();
             partition.batches.push_back(arrival);
         }
     }
@@ -89,7 +123,17 @@ impl Window {
             partition.batches.pop_front_if(|batch| batch.offset < partition.floor)
         {
             self.bytes -= batch.bytes();
+            partition.bytes -= batch.bytes();
         }
+    }
+
+    /// Lets go of all batches of a partition: those from `next` on are read again, and no snapshot
+    /// below that can be made whole.
+    pub(crate) fn restart(&mut self, partition: usize, next: i64) {
+        let partition = &mut self.partitions[partition];
+        partition.batches.clear();
+        self.bytes -= std::mem::take(&mut partition.bytes);
+        partition.floor = partition.floor.max(next);
     }
 
     /// Gives `found` each delta of the counters that are sought, with the counter's place among
@@ -100,7 +144,8 @@ impl Window {
         vector: &Vector,
         mut found: impl FnMut(usize, Delta<'_>),
     ) {
-        for (partition, (_, place)) in self.partitions.iter().zip(vector.iter()) {
+        for (number, partition) in self.partitions.iter().enumerate() {
+            let place = vector.at(number);
             debug_assert!(
                 place.deltas >= partition.floor,
                 "a snapshot below the floor cannot be made whole"
@@ -171,5 +216,50 @@ mod tests {
         assert_eq!(window.bytes(), 0, "what is below the floor is not kept");
         window.trim(0, 1);
         assert_eq!(window.floor(0), 3, "a floor never sinks");
+    }
+
+    #[test]
+    fn partitions_that_are_full_leave_the_others_their_share() {
+        let start = Vector::new(vec![StoredOffsets::default(); 4]);
+        let mut window = Window::new(&start);
+        let batch = |partition, offset| Arrival { partition, ..arrival(offset, &[("a", 0, 1)]) };
+        let bytes = batch(0, 0).bytes();
+        // 10 batches are each partition's own, and 40 are lent.
+        let budget = 80 * bytes;
+        let mut fill = |partition| {
+            let mut kept = 0;
+            while window.has_room(partition, bytes, budget) {
+                window.push(batch(partition, kept));
+                kept += 1;
+            }
+            kept
+        };
+        assert_eq!([fill(0), fill(1), fill(2), fill(3)], [30, 20, 15, 12]);
+        assert!(window.bytes() <= budget);
+        window.trim(1, 20);
+        assert!(window.has_room(1, bytes, budget), "what was trimmed is room again");
+        assert_eq!((window.bytes_of(1), window.bytes_of(0)), (0, 30 * bytes));
+        assert!(window.has_room(1, budget, budget), "a large batch may have the window to itself");
+    }
+
+    #[test]
+    fn a_partition_that_is_read_again_keeps_nothing_and_its_floor_does_not_sink() {
+        let mut window = Window::new(&at(0));
+        window.push(arrival(0, &[("a", 0, 1)]));
+        window.push(arrival(1, &[("a", 0, 2)]));
+        window.restart(0, 1);
+        assert_eq!((window.bytes(), window.bytes_of(0), window.floor(0)), (0, 0, 1));
+        window.push(arrival(1, &[("a", 0, 2)]));
+        assert_eq!(sums(&window, ["a"], &at(1)), [2]);
+        window.restart(0, 0);
+        assert_eq!(window.floor(0), 1);
+    }
+
+    #[test]
+    fn a_partition_that_was_added_begins_at_its_beginning() {
+        let mut window = Window::new(&at(5));
+        window.grow(2);
+        window.push(Arrival { partition: 1, ..arrival(0, &[("a", 0, 1)]) });
+        assert_eq!(sums(&window, ["a"], &at(5)), [1], "the snapshot lacks all of partition 1");
     }
 }

@@ -51,6 +51,7 @@ mod older_format;
 mod outages;
 mod proof;
 mod python;
+mod reader_standstills;
 mod reading;
 mod rebalance;
 mod registry;

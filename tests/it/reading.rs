@@ -15,7 +15,12 @@ use crate::service::{Service, ServiceProcess};
 const MOST_COUNTERS: usize = 1_000;
 
 /// A counter's path, its names escaped.
-fn counter_url(reader: &ServiceProcess, namespace: &str, key: &str, query: &str) -> reqwest::Url {
+pub(crate) fn counter_url(
+    reader: &ServiceProcess,
+    namespace: &str,
+    key: &str,
+    query: &str,
+) -> reqwest::Url {
     let mut url = reqwest::Url::parse(&reader.url()).expect("an address makes a URL");
     url.path_segments_mut().expect("it has a path").extend(["v1", "counters", namespace, key]);
     url.set_query((!query.is_empty()).then_some(query));
@@ -42,7 +47,11 @@ pub(crate) fn total(answer: &Value) -> (i128, i64) {
 }
 
 /// Every counter of the model in the model's order, as many in a call as it takes, as of `after`.
-async fn read_all(reader: &ServiceProcess, model: &Model, after: &str) -> Vec<(i128, i64)> {
+pub(crate) async fn read_all(
+    reader: &ServiceProcess,
+    model: &Model,
+    after: &str,
+) -> Vec<(i128, i64)> {
     let names: Vec<_> = model.counters().into_keys().collect();
     let mut totals = Vec::new();
     for names in names.chunks(MOST_COUNTERS) {

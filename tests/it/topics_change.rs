@@ -54,7 +54,7 @@ async fn make_again(tally: &Installation) {
     .await;
 }
 
-async fn add_partitions(tally: &Installation, topic: &str, count: usize) {
+pub(crate) async fn add_partitions(tally: &Installation, topic: &str, count: usize) {
     let new = NewPartitions::new(topic, count);
     let added = admin(&tally.config.kafka).create_partitions([&new], &AdminOptions::new()).await;
     added.expect("the broker answers")[0].as_ref().expect("partitions are added");

@@ -116,6 +116,11 @@ fn check(config: &Config) -> anyhow::Result<()> {
         ("reader.cached_counters", config.reader.cached_counters >= 1, "must be at least 1"),
         ("producer.max_connections", config.producer.max_connections >= 1, "must be at least 1"),
         ("reader.max_connections", config.reader.max_connections >= 1, "must be at least 1"),
+        (
+            "reader.cached_bytes",
+            config.reader.cached_bytes >= 1 << 20,
+            "must be at least 1048576, since a counter's names may have 16 KiB",
+        ),
         ("producer.max_in_flight", config.producer.max_in_flight >= 1, "must be at least 1"),
         (
             "producer.body_limit_bytes",

@@ -1,20 +1,22 @@
 //! Real requests to a reader whose store is down: what the memory knows is answered, and nothing is
 //! made up.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tally_counts::{ChainError, StoredOffsets};
+use tally_platform::health::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::cache::CacheLimits;
 use crate::counter::Name;
-use crate::counter_memory::{Broken, Snapshot, Wanted};
+use crate::counter_memory::{Broken, Snapshot, Unreadable, Wanted};
 use crate::misses;
-use crate::shared_memory::SharedMemory as Shared;
+use crate::shared_memory::{Applied, SharedMemory as Shared};
+use crate::standstills::Standstills;
 use crate::store::Store;
 use crate::vector::Vector;
 use crate::window::{Arrival, Delta, Packer};
@@ -42,7 +44,7 @@ impl Reader {
         let reader = Reader::closed().await;
         let (state, metrics) = (Arc::clone(&reader.state), Metrics::new());
         let client = clickhouse::Client::default().with_url(nobody().await);
-        let store = Store::new(client, 2, metrics.clone());
+        let store = Store::new(client, metrics.clone());
         let (sender, jobs) = misses::queue();
         reader.api.open(Reads::new(Arc::clone(&state), store.clone(), sender, MAX_WAIT, metrics));
         // Ends with the test's runtime.
@@ -53,7 +55,8 @@ impl Reader {
     /// A reader that has not started yet.
     async fn closed() -> Reader {
         let start = Vector::new(vec![StoredOffsets::default(); 2]);
-        let state = Arc::new(Shared::new(start, NonZeroUsize::new(10).unwrap(), 1 << 20));
+        let cached = CacheLimits { counters: 80, bytes: 1 << 20 };
+        let state = Arc::new(Shared::new(start, cached, 1 << 20));
         let api = Arc::new(Api::new(Metrics::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -77,8 +80,7 @@ impl Reader {
         let mut packer = Packer::with_room(1, 0);
         packer.push(Delta { name: Name::new("ns", key), bucket_s: 0, sum, events: 1 });
         let arrival = Arrival { partition: 1, offset, from, to, deltas: packer.finish() };
-        let waiting = self.state.apply(arrival, Duration::ZERO)?;
-        assert!(waiting.is_none(), "the window has room");
+        assert_eq!(self.state.apply(arrival)?, Applied::Counted, "the window has room");
         Ok(())
     }
 
@@ -178,7 +180,7 @@ async fn a_read_waits_for_its_position_and_not_for_ever() {
 }
 
 #[tokio::test]
-async fn a_broken_log_answers_nothing_any_more() {
+async fn a_partition_that_stands_still_is_not_waited_for_and_what_was_counted_is_answered() {
     let reader = Reader::start().await;
     reader.remember("ns", "a");
     reader.tail(0, (0, 5), "a", 8).unwrap();
@@ -186,8 +188,58 @@ async fn a_broken_log_answers_nothing_any_more() {
     let hole = ChainError::Hole { expected: 5, from: 6 };
     assert_eq!(broken, Broken::Chain { partition: 1, offset: 1, source: hole });
 
+    let health = Health::new();
+    let none = health.condition("no partition stands still");
+    let mut standstills = Standstills::new(none, Metrics::new(), Arc::clone(&reader.state));
     let waiting = reader.get("/v1/counters/ns/a?after=1:7");
-    let (waited, ()) = tokio::join!(waiting, async { reader.state.break_off(Arc::new(broken)) });
+    let stand = async { standstills.stands_still(1, &broken.to_string()) };
+    let (waited, ()) = tokio::join!(waiting, stand);
+    assert_eq!(
+        (waited.status, &waited.body["type"]),
+        (503, &json!("urn:tally:problem:partition_stands_still"))
+    );
+    let detail = waited.body["detail"].as_str().unwrap();
+    assert!(detail.contains("partition 1, offset 1") && detail.contains("(since 20"), "{detail}");
+    let not_ready = health.ready().unwrap_err();
+    assert!(not_ready.contains("offsets 5..6 are missing (since 20"), "{not_ready}");
+
+    let answered = reader.get("/v1/counters/ns/a?after=1:5").await;
+    assert_eq!(answered.body["value"], json!(8), "what the partition got to is exact");
+    assert_eq!(answered.body["as_of"], json!("0:0,1:5"));
+    let other = reader.get("/v1/counters/ns/a?after=0:1").await;
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (504, &json!("urn:tally:problem:not_reached")),
+        "another partition is waited for"
+    );
+
+    standstills.goes_on(1);
+    assert_eq!(health.ready(), Ok(()));
+    reader.tail(1, (5, 7), "a", 1).unwrap();
+    assert_eq!(reader.get("/v1/counters/ns/a?after=1:7").await.body["value"], json!(9));
+}
+
+#[tokio::test]
+async fn a_partition_that_was_added_is_waited_for() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    let added = async {
+        tokio::time::sleep(MAX_WAIT / 10).await;
+        reader.state.grow(3);
+        let deltas = Packer::with_room(0, 0).finish();
+        reader.state.apply(Arrival { partition: 2, offset: 0, from: 0, to: 5, deltas }).unwrap();
+    };
+    let (answered, ()) = tokio::join!(reader.get("/v1/counters/ns/a?after=2:5"), added);
+    assert_eq!((answered.status, &answered.body["as_of"]), (200, &json!("0:0,1:0,2:5")));
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_at_all_answers_nothing_any_more() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    let waiting = reader.get("/v1/counters/ns/a?after=1:7");
+    let unreadable = Arc::new(Unreadable { reason: "the client is broken".to_owned() });
+    let (waited, ()) = tokio::join!(waiting, async { reader.state.break_off(unreadable) });
     for answered in
         [waited, reader.get("/v1/counters/ns/a").await, reader.get("/v1/counters/ns/unknown").await]
     {
@@ -215,6 +267,53 @@ async fn a_value_beyond_64_bits_is_told_exactly() {
     let url = format!("{}/v1/counters/query?numbers=string", reader.url);
     let answered = reader.send(reader.http.post(url).json(&many)).await;
     assert_eq!(answered.body["counters"][0]["value"], json!("9223372036854775808"));
+}
+
+#[tokio::test]
+async fn an_odd_counter_in_a_query_leaves_the_others_their_values() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    reader.remember("ns", "far");
+    let far = Total { sum: i128::MAX, events: 1 };
+    let vector = Arc::new(Vector::new(vec![StoredOffsets::default(); 2]));
+    let totals = [(Counter::new("ns", "far"), far)].into_iter().collect();
+    let counters = [Counter::new("ns", "far")];
+    let snapshot = Snapshot { vector, totals };
+    reader.state.begin().finish(Wanted::Counters(&counters), &snapshot).unwrap();
+    reader.tail(0, (0, 5), "a", 4).unwrap();
+
+    let counter = |namespace, key| json!({"namespace": namespace, "key": key});
+    let asked = [counter("", "a"), counter("ns", "a"), counter("ns", "far"), counter("ns", "a")];
+    let answered = reader.query(&json!({ "counters": asked })).await;
+    let value = json!({"namespace": "ns", "key": "a", "value": 4, "events": 1});
+    let error = |code: &str| format!("urn:tally:problem:{code}");
+    assert_eq!(answered.status, 200);
+    let counters = answered.body["counters"].as_array().unwrap();
+    assert_eq!(counters[0]["error"]["type"], json!(error("invalid_request")));
+    assert_eq!(counters[0]["error"]["field"], json!("namespace"));
+    assert_eq!(counters[2]["error"]["type"], json!(error("value_overflow")));
+    assert!(counters[2].get("value").is_none(), "{}", counters[2]);
+    assert_eq!([&counters[1], &counters[3]], [&value, &value]);
+    assert_eq!(answered.body["as_of"], json!("0:0,1:5"));
+
+    let alone = reader.get("/v1/counters/ns/far").await;
+    assert_eq!((alone.status, &alone.body["type"]), (500, &json!(error("value_overflow"))));
+}
+
+#[tokio::test]
+async fn the_bodies_of_queries_in_progress_are_bounded_together() {
+    let reader = Reader::start().await;
+    reader.remember("ns", "a");
+    let query = json!({"counters": [{"namespace": "ns", "key": "a"}]});
+    let taken = reader.api.bodies.take(BODIES_BYTES).unwrap();
+    let refused = reader.query(&query).await;
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (503, &json!("urn:tally:problem:overloaded"))
+    );
+    drop(taken);
+    assert_eq!(reader.query(&query).await.status, 200);
+    assert_eq!(reader.api.bodies.taken_bytes(), 0);
 }
 
 #[tokio::test]
