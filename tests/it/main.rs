@@ -56,6 +56,7 @@ mod rebalance;
 mod rejects;
 mod resume;
 mod sleeping;
+mod slow_clients;
 mod store_back;
 mod tampering;
 mod topics_change;
