@@ -58,6 +58,7 @@ mod registry;
 mod rejects;
 mod resume;
 mod sleeping;
+mod slow_clients;
 mod store_back;
 mod tampering;
 mod topics_change;

@@ -53,6 +53,11 @@ impl ServiceProcess {
         format!("http://{}", self.launch.listen)
     }
 
+    /// Where it serves health and metrics.
+    pub(crate) fn health(&self) -> SocketAddr {
+        self.launch.health
+    }
+
     /// `/readyz`: the reason why it is not ready, if so.
     pub(crate) async fn readiness(&self) -> Result<(), String> {
         let (status, body) = self.get("/readyz").await?;

@@ -40,8 +40,8 @@ const MAX_REFUSALS: usize = 64;
 /// How long a connection beyond the limit may take for its one request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is said that connections are refused, at most.
-const REFUSAL_REMINDER: Duration = Duration::from_secs(60);
+/// How often the same trouble is said, at most.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// How long nothing is accepted after the process or the system had no room for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -108,7 +108,11 @@ impl Server {
     ) {
         let places = Arc::new(Semaphore::new(self.max_connections));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        let mut log = QuietLog::every(REFUSAL_REMINDER);
+        let (mut unaccepted, mut refused) = (QuietLog::every(REMINDER), QuietLog::every(REMINDER));
+        let refused_total = opentelemetry::global::meter("tally")
+            .u64_counter("tally_http_refused_connections_total")
+            .with_description("Connections beyond the limit, answered 503.")
+            .build();
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.timeouts.idle)
@@ -117,7 +121,7 @@ impl Server {
         once.keep_alive(false);
         loop {
             let slot = Slot::next(&places, &refusals).await;
-            let socket = accepted(&listener).await;
+            let socket = accepted(&listener, &mut unaccepted).await;
             while let Some(ended) = connections.try_join_next() {
                 tell(ended);
             }
@@ -131,7 +135,8 @@ impl Server {
                     });
                 }
                 Slot::Refusal(refusal) => {
-                    if let Some(refused) = log.failed(Instant::now()) {
+                    refused_total.add(1, &[]);
+                    if let Some(refused) = refused.failed(Instant::now()) {
                         tracing::warn!(
                             refused,
                             max_connections = self.max_connections,
@@ -175,7 +180,7 @@ impl Slot {
     }
 }
 
-async fn accepted(listener: &TcpListener) -> TcpStream {
+async fn accepted(listener: &TcpListener, log: &mut QuietLog) -> TcpStream {
     loop {
         let error = match listener.accept().await {
             Ok((socket, _)) => return socket,
@@ -190,7 +195,9 @@ async fn accepted(listener: &TcpListener) -> TcpStream {
         ) {
             continue;
         }
-        tracing::warn!(%error, "accept a connection; others are accepted in a second");
+        if let Some(failures) = log.failed(Instant::now()) {
+            tracing::warn!(%error, failures, "accept a connection; trying again every second");
+        }
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
