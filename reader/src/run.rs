@@ -100,7 +100,7 @@ pub async fn run(
 /// Readiness, condition by condition.
 struct Signs {
     health: Health,
-    /// The store's positions are known, and the log is read from there.
+    /// The store's positions are known, and the log is read from there; its client still can.
     start: Condition,
     /// The log answers.
     log: Condition,
@@ -162,7 +162,7 @@ impl Worker<'_> {
                 self.tail(&state, standstills, questions, offsets, told, stop).await
             {
                 tracing::error!(error = %unreadable, "no read is answered from now on");
-                self.signs.log.set(false, unreadable.to_string());
+                self.signs.start.set(false, unreadable.to_string());
                 state.break_off(Arc::new(unreadable));
             }
         };
@@ -252,26 +252,26 @@ impl Worker<'_> {
     ) {
         let mut log = QuietLog::once();
         let mut lag_is_due = Instant::now();
+        let mut untold: Option<TopicError> = None;
         loop {
-            let lag = Instant::now() >= lag_is_due;
-            if lag {
-                lag_is_due = Instant::now() + LAG_INTERVAL;
-            }
-            let Some(looked) = stop.run_until_cancelled(self.look_at_log(state, lag)).await else {
-                return;
-            };
-            tell(&mut log, "Kafka", looked.as_ref().err().map(|error| error as _));
-            match looked {
-                Ok(added) => {
-                    self.signs.log.set(true, "");
-                    let added = (!added.is_empty()).then_some(News::Added(added));
-                    if let Some(added) = added
-                        && stop.run_until_cancelled(news.send(added)).await.is_none()
-                    {
-                        return;
-                    }
+            let looking = async {
+                let added = self.added(state).await;
+                if Instant::now() >= lag_is_due {
+                    lag_is_due = Instant::now() + LAG_INTERVAL;
+                    untold = self.tell_lags(state).await.err();
                 }
-                Err(error) => self.signs.log.set(false, error.to_string()),
+                added
+            };
+            let Some(added) = stop.run_until_cancelled(looking).await else { return };
+            let error = added.as_ref().err().or(untold.as_ref());
+            tell(&mut log, "Kafka", error.map(|error| error as _));
+            self.signs
+                .log
+                .set(error.is_none(), error.map(TopicError::to_string).unwrap_or_default());
+            if let Ok(Some(added)) = added
+                && stop.run_until_cancelled(news.send(added)).await.is_none()
+            {
+                return;
             }
             if stop.run_until_cancelled(tokio::time::sleep(LOG_INTERVAL)).await.is_none() {
                 return;
@@ -279,31 +279,33 @@ impl Worker<'_> {
         }
     }
 
-    /// The bounds of partitions that were added.
-    async fn look_at_log(
-        &self,
-        state: &SharedMemory,
-        lag: bool,
-    ) -> Result<Vec<(i64, i64)>, TopicError> {
+    /// What partitions the topic has besides those that are known.
+    async fn added(&self, state: &SharedMemory) -> Result<Option<News>, TopicError> {
         let deltas = &self.config.kafka.deltas;
-        let known = state.partitions();
+        let from = state.partitions();
         let partitions = partitions(&self.consumer, deltas).await?;
-        let added = bounds(&self.consumer, deltas, known..partitions.max(known)).await;
-        let added: Vec<(i64, i64)> = added.into_iter().collect::<Result<_, _>>()?;
-        let mut last_error = None;
-        if lag {
-            let bounds = bounds(&self.consumer, deltas, 0..known).await;
-            for (partition, bounds) in bounds.into_iter().enumerate() {
-                match bounds {
-                    Ok((_, high)) => {
-                        let lag = (high - state.tail(partition).deltas).max(0);
-                        self.metrics.tail_lag(number(partition), lag);
-                    }
-                    Err(error) => last_error = Some(error),
+        if partitions <= from {
+            return Ok(None);
+        }
+        let bounds = bounds(&self.consumer, deltas, from..partitions).await;
+        Ok(Some(News::Added { from, bounds: bounds.into_iter().collect::<Result<_, _>>()? }))
+    }
+
+    /// Tells the lag of each partition that answers; the error is of one that does not.
+    async fn tell_lags(&self, state: &SharedMemory) -> Result<(), TopicError> {
+        let partitions = 0..state.partitions();
+        let bounds = bounds(&self.consumer, &self.config.kafka.deltas, partitions).await;
+        let mut told = Ok(());
+        for (partition, bounds) in bounds.into_iter().enumerate() {
+            match bounds {
+                Ok((_, high)) => {
+                    let lag = (high - state.tail(partition).deltas).max(0);
+                    self.metrics.tail_lag(number(partition), lag);
                 }
+                Err(error) => told = Err(error),
             }
         }
-        last_error.map_or(Ok(added), Err)
+        told
     }
 }
 
