@@ -149,11 +149,7 @@ pub(crate) fn run(
             }
             // It is not said of which partition. One that the look in progress does not see yet
             // is read again, and says so again.
-            Some(Err(error)) if is_lost(&error) => {
-                if running.lost.is_none() {
-                    running.find_the_lost();
-                }
-            }
+            Some(Err(error)) if is_lost(&error) => running.find_the_lost(),
             Some(Err(error)) => tracing::warn!(%error, "read deltas"),
         }
     }
@@ -395,6 +391,9 @@ impl Running<'_> {
     }
 
     fn find_the_lost(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
         let next = |partition| self.tail.memory.tail(partition).deltas;
         let next = (0..self.partitions.len()).map(next).collect();
         self.lost = Some(Lost { look: self.ask_for_look(), next });
