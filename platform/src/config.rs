@@ -250,8 +250,8 @@ pub struct Reader {
     /// What these counters may take, their names included, in bytes. An eighth of both bounds is
     /// for counters that were asked for and do not exist.
     pub cached_bytes: usize,
-    /// Deltas that are in the log but not yet in the store, kept in memory, in bytes; when they
-    /// would be more, answers fall behind the log instead.
+    /// Deltas that are in the log but not yet in the store, kept in memory, in bytes. A partition
+    /// that would take more than its share falls behind the log instead, and no other with it.
     pub unstored_bytes: usize,
     /// The longest that a read with `after` waits, in milliseconds.
     pub max_wait_ms: u64,

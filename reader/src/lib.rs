@@ -4,12 +4,14 @@
 //!  requests ──http, request──► reads ──► memory (cache + unstored window) ──► answer
 //!                                │          ▲ apply          ▲ snapshots
 //!                                │        tail ◄── deltas    │
+//!                                │          ▲ inquiry: where ClickHouse and Kafka are, schemas
 //!                                └──misses──► one query for many ──► store ◄── ClickHouse
 //! ```
 //!
 //! `counter_memory` is the core: pure, and the one place that decides what an answer includes.
 //! Around it, `shared_memory` shares it between threads, `tail` reads the log, `store` queries
-//! ClickHouse, `misses` joins what is missed, [`run`] ties them.
+//! ClickHouse, `misses` joins what is missed, [`run`] ties them. A partition whose tail cannot go
+//! on stops alone, and `standstills` tells of it.
 
 mod cache;
 mod counter;

@@ -147,8 +147,9 @@ pub(crate) fn run(
             Some(Err(error)) if is_final(&error) => {
                 return Err(Unreadable { reason: error.to_string() });
             }
-            // It is not said of which partition.
-            Some(Err(error)) if is_lost(&error) => running.lost = Some(running.ask_for_look()),
+            // It is not said of which partition. One that the look in progress does not see yet
+            // is read again, and says so again.
+            Some(Err(error)) if is_lost(&error) => running.find_the_lost(),
             Some(Err(error)) => tracing::warn!(%error, "read deltas"),
         }
     }
@@ -160,9 +161,15 @@ struct Running<'a> {
     partitions: Vec<Reading>,
     /// The look that was asked for last.
     look: u64,
-    /// The look that tells which partitions Kafka does not have the next offset of, while one is
-    /// wanted.
-    lost: Option<u64>,
+    /// Kafka did not have some partition's next offset, and it is not known yet whose.
+    lost: Option<Lost>,
+}
+
+struct Lost {
+    /// The look that tells.
+    look: u64,
+    /// The next offsets when it was asked for: a partition that is further by then is not it.
+    next: Vec<i64>,
 }
 
 impl Running<'_> {
@@ -366,25 +373,39 @@ impl Running<'_> {
                     let stop = stop.clone();
                     self.try_again(partition, stop, *place);
                 }
-                Reading::Goes | Reading::TriesAgain(_)
-                    if self.lost.is_some_and(|lost| lost <= look) =>
-                {
-                    self.find(partition, *place);
-                }
                 _ => {}
             }
         }
-        if self.lost.is_some_and(|lost| lost <= look) {
-            let is_told =
-                places.len() >= self.partitions.len() && places.iter().all(Option::is_some);
-            self.lost = if is_told { None } else { Some(self.ask_for_look()) };
+        if let Some(lost) = self.lost.take_if(|lost| lost.look <= look) {
+            let mut is_told = true;
+            for (partition, next) in lost.next.into_iter().enumerate() {
+                match places.get(partition).copied().flatten() {
+                    Some(place) => self.judge(partition, next, place.bounds),
+                    None => is_told = false,
+                }
+            }
+            if !is_told {
+                self.find_the_lost();
+            }
         }
     }
 
-    /// Kafka did not have some partition's next offset: if it is this one's, the partition stands
-    /// still; if not, it is read on as it was.
-    fn find(&mut self, partition: usize, Place { bounds: (low, high), .. }: Place) {
-        let next = self.tail.memory.tail(partition).deltas;
+    fn find_the_lost(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
+        let next = |partition| self.tail.memory.tail(partition).deltas;
+        let next = (0..self.partitions.len()).map(next).collect();
+        self.lost = Some(Lost { look: self.ask_for_look(), next });
+    }
+
+    /// If Kafka does not have what is next in this partition, it stands still; if not, it is read
+    /// on as it was.
+    fn judge(&mut self, partition: usize, next: i64, (low, high): (i64, i64)) {
+        let is_read = matches!(self.partitions[partition], Reading::Goes | Reading::TriesAgain(_));
+        if !is_read || self.tail.memory.tail(partition).deltas != next {
+            return;
+        }
         if (low..=high).contains(&next) {
             self.leave(partition);
             self.read_from(partition, next);

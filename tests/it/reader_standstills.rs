@@ -8,6 +8,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::admin::AdminOptions;
 use serde_json::{Value, json};
 use tally_counts::Position;
+use tally_schemas::wire;
 
 use crate::dice::Dice;
 use crate::feeder::random_events;
@@ -142,9 +143,10 @@ async fn a_partition_that_clickhouse_does_not_take_leaves_the_others_fresh() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chain_that_broke_goes_on_from_clickhouses_position() {
-    let mut tally = Installation::new("broken_chain").await;
+/// A message that is no batch, or none that follows, stops the partition alone until ClickHouse is
+/// past it. `forge` puts it on `deltas` and returns its offset.
+async fn goes_on_once_clickhouse_is_past(name: &str, forge: impl AsyncFnOnce(&Forger) -> i64) {
+    let mut tally = Installation::new(name).await;
     tally.allow("the partition stops; the others go on");
     tally.allow(STANDS_STILL);
     let (mut aggregator, mut sink, mut reader) = start(&tally, &[]).await;
@@ -156,14 +158,13 @@ async fn a_chain_that_broke_goes_on_from_clickhouses_position() {
     let answer = read(&reader, "web", "one", &format!("after={}", log_end(&tally).await)).await;
     assert_eq!(total(&answer), (15, 15), "it is in memory from now on");
 
-    let forger = Forger::new(&tally.config).await;
-    let offset = forger.batch(header(VICTIM, 7, 7), &[]).await;
+    let offset = forge(&Forger::new(&tally.config).await).await;
     sink.logs("the partition stops; the others go on").await;
     stands_still(&reader, &format!("partition {VICTIM}, offset {offset}")).await;
     add_ones(&source, &mut model, VICTIM, 5).await;
     others_are_fresh(&tally, &source, &reader, &mut model).await;
 
-    // A person has ClickHouse pass over the batch, which counts nothing.
+    // A person has ClickHouse pass over the message, which counts nothing.
     let ledgers = tally_platform::store::ledgers(tally.store()).await.expect("it answers");
     let stored = ledgers[&VICTIM].deltas.position().expect("the ledger is whole");
     let next = tally_counts::next_offset(offset);
@@ -182,6 +183,19 @@ async fn a_chain_that_broke_goes_on_from_clickhouses_position() {
     for service in [&mut aggregator, &mut sink, &mut reader] {
         service.terminate().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_that_broke_goes_on_from_clickhouses_position() {
+    let forge = async |forger: &Forger| forger.batch(header(VICTIM, 7, 7), &[]).await;
+    goes_on_once_clickhouse_is_past("broken_chain", forge).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_by_a_schema_that_nobody_knows_goes_on_from_clickhouses_position() {
+    let payload = [wire::prefix(999_999).as_slice(), b"no batch"].concat();
+    let forge = async |forger: &Forger| forger.delta_message(VICTIM, &payload).await;
+    goes_on_once_clickhouse_is_past("unknown_batch", forge).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

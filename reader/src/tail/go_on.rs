@@ -3,7 +3,7 @@
 //! ```text
 //!  ClickHouse further than the tail         from there: it has taken what the tail could not
 //!  both at one offset, and they disagree    from ClickHouse's position
-//!  the chain broke, or the log was cut off  once from ClickHouse's position, if Kafka still has it:
+//!  the chain broke, or the log was cut off  once from ClickHouse's position, if Kafka has that:
 //!                                           the tail may hold what Kafka lost
 //!  else                                     from the tail once more
 //! ```
