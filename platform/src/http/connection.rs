@@ -54,21 +54,22 @@ impl Default for Timeouts {
     }
 }
 
-/// How far the request is that is on a connection; the socket, the service and the body tell each
-/// other by it.
+/// How far the request is that is on a connection. The service and the request's body tell it, and
+/// the socket goes by it.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// The service has got a head that the socket does not know of yet.
+    /// The service was given a request since the socket asked last.
     has_new_head: AtomicBool,
-    /// Its head is known to the service, and it is not answered.
+    /// The service has a request and has not answered it.
     is_handled: AtomicBool,
-    /// It is answered or arrives, and its end has not come.
+    /// A request has begun to come, and its last byte was not read.
     is_unread: AtomicBool,
 }
 
 impl Progress {
-    pub(super) fn head_is_there(&self, has_body: bool) {
-        self.is_unread.store(has_body, Ordering::Relaxed);
+    /// The service is given a request, of which more is to come if it has a body.
+    pub(super) fn begin(&self, body: &Incoming) {
+        self.is_unread.store(!body.is_end_stream(), Ordering::Relaxed);
         self.is_handled.store(true, Ordering::Relaxed);
         self.has_new_head.store(true, Ordering::Relaxed);
     }
