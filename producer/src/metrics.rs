@@ -100,8 +100,9 @@ impl Drop for Request {
     }
 }
 
-/// A request's place among those in flight, and the room that it takes; it travels with the message until the log's report,
-/// so that a client that hangs up makes no room for more than the log takes.
+/// A request's place among those in flight, and the room that it takes; it travels with the message
+/// until the log's report, so that a client that hangs up makes no room for more than the log
+/// takes.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     metrics: Metrics,

@@ -151,6 +151,14 @@ async fn what_shippers_send_is_counted_and_a_time_in_seconds_is_refused() {
     let (status, answer) = send("application/avro", "zstd", batch).await;
     assert_eq!((status, &answer["accepted"]), (200, &json!(500)), "{answer}");
 
+    // Some kilobytes that come to a gibibyte.
+    let blank = vec![b' '; 64 << 20];
+    let bomb = zstd::encode_all(&blank[..], 0).expect("memory takes all").repeat(16);
+    let (status, problem) = send("application/json", "zstd", bomb).await;
+    assert_eq!((status, &problem["outcome"]), (413, &json!("not_applied")), "{problem}");
+    let bytes = gateway.peak_memory_bytes();
+    assert!(bytes < 200 << 20, "the gateway took {bytes} bytes");
+
     let at = AT_MS / 1000;
     let item = |at: i64| json!({ "namespace": "s", "key": "k", "at": at });
     let body = json!([item(AT_MS), item(at)]).to_string();

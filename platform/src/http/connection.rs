@@ -35,7 +35,7 @@ pub(super) struct Timeouts {
     pub(super) head: Duration,
     /// From one request's answer to the next request.
     pub(super) idle: Duration,
-    /// Any progress with sending an answer.
+    /// Until the client has taken an answer, from when it no longer fits the socket's buffers.
     pub(super) write: Duration,
     /// Until a client that was answered early has sent the rest of its request.
     pub(super) linger: Duration,
@@ -48,27 +48,28 @@ impl Default for Timeouts {
             // Longer than load balancers keep idle connections, so that they close first and never
             // send on a connection that is being closed.
             idle: Duration::from_secs(75),
-            write: Duration::from_secs(30),
+            write: Duration::from_secs(60),
             linger: Duration::from_secs(10),
         }
     }
 }
 
-/// How far the request is that is on a connection; the socket, the service and the body tell each
-/// other by it.
+/// How far the request is that is on a connection. The service and the request's body tell it, and
+/// the socket goes by it.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// The service has got a head that the socket does not know of yet.
+    /// The service was given a request since the socket asked last.
     has_new_head: AtomicBool,
-    /// Its head is known to the service, and it is not answered.
+    /// The service has a request and has not answered it.
     is_handled: AtomicBool,
-    /// It is answered or arrives, and its end has not come.
+    /// A request has begun to come, and its last byte was not read.
     is_unread: AtomicBool,
 }
 
 impl Progress {
-    pub(super) fn head_is_there(&self, has_body: bool) {
-        self.is_unread.store(has_body, Ordering::Relaxed);
+    /// The service is given a request, of which more is to come if it has a body.
+    pub(super) fn begin(&self, body: &Incoming) {
+        self.is_unread.store(!body.is_end_stream(), Ordering::Relaxed);
         self.is_handled.store(true, Ordering::Relaxed);
         self.has_new_head.store(true, Ordering::Relaxed);
     }
@@ -123,7 +124,7 @@ pub(super) struct Connection<S> {
     timeouts: Timeouts,
     /// Until when a request's head has to be there, while one is awaited.
     head: Option<Pin<Box<Sleep>>>,
-    /// Until when some of the answer has to be taken, while the client takes none.
+    /// Until when the answer has to be taken, once some of it had to wait for the client.
     write: Option<Pin<Box<Sleep>>>,
     closing: Closing,
 }
@@ -145,14 +146,14 @@ impl<S> Connection<S> {
         Connection { socket, progress, timeouts, head, write: None, closing: Closing::Open }
     }
 
-    /// Passes on what came of a write, unless the client has taken nothing for too long.
+    /// Passes on what came of a write, unless the client takes too long. Some progress is not
+    /// enough: a byte now and then would keep the answer in memory.
     fn written<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.write = None;
             return written;
         }
         let limit = self.timeouts.write;
@@ -218,6 +219,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.socket).poll_flush(context);
+        if flushed.is_ready() {
+            // The server flushes once it has written all that it has.
+            self.write = None;
+        }
         self.written(context, flushed)
     }
 

@@ -163,7 +163,8 @@ mod tests {
         }
     }
 
-    /// Some kilobytes that come to 64 MiB, by frames that say how much it is and by one that does not.
+    /// Some kilobytes that come to 64 MiB, by frames that say how much it is and by one that does
+    /// not.
     #[test]
     fn a_bomb_is_too_large() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

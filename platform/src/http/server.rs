@@ -17,7 +17,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -55,11 +55,11 @@ pub struct Server {
     timeouts: Timeouts,
 }
 
-/// Why a connection was accepted.
+/// What a connection is accepted for.
 enum Slot {
-    /// It is within the limit.
+    /// Its requests: it is within the limit.
     Place(OwnedSemaphorePermit),
-    /// It is beyond the limit, and told so.
+    /// An answer that says that it is beyond the limit.
     Refusal(OwnedSemaphorePermit),
 }
 
@@ -235,7 +235,7 @@ async fn answer(
     mut routes: Router,
     progress: Arc<Progress>,
 ) -> Result<Response, Infallible> {
-    progress.head_is_there(!request.body().is_end_stream());
+    progress.begin(request.body());
     let body = |body| Body::new(RequestBody { body, progress: Arc::clone(&progress) });
     let mut response = routes.call(request.map(body)).await?;
     if progress.is_unread() {

@@ -241,11 +241,26 @@ async fn a_client_that_never_ends_its_request_is_let_go() {
 #[tokio::test]
 async fn a_client_that_does_not_take_its_answer_is_let_go() {
     let served = Served::new(1, Timeouts { write: SHORT, ..PATIENT }).await;
+    let free = async || while served.status().await != "HTTP/1.1 200 OK" {};
     let mut client = served.connect().await;
     client.send(b"GET /much HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    let free = async { while served.status().await != "HTTP/1.1 200 OK" {} };
-    within(free).await;
+    within(free()).await;
     drop(client);
+
+    let mut client = served.connect().await;
+    client.send(b"GET /much HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let trickle = async {
+        let mut some = vec![0; 1 << 20];
+        loop {
+            tokio::time::sleep(SHORT / 10).await;
+            // What the kernel still has of a connection that is closed is read as well.
+            let _ = client.0.read(&mut some).await;
+        }
+    };
+    tokio::select! {
+        () = within(free()) => {}
+        () = trickle => {}
+    }
     served.end().await;
 }
 
