@@ -33,6 +33,8 @@ struct OwnSchema {
 struct Outline(String);
 
 impl Outline {
+    /// What is no JSON, or no record, has an outline too: one that none of Tally's schemas has, so
+    /// that the registry is not taken for ours.
     fn of(schema: &str) -> Outline {
         let json: Value = serde_json::from_str(schema).unwrap_or_default();
         let name = |of: &Value| of["name"].as_str().unwrap_or("?").to_owned();

@@ -1,3 +1,5 @@
+//! From a message of `deltas` to a batch that is known to be sound.
+
 use tally_counts::BatchCheck;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_schemas::DeltaBatch;
