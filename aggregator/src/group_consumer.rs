@@ -18,7 +18,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::Bookmark;
-use tally_kafka::{FetchedMessage, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable};
+use tally_kafka::{
+    FetchedMessage, Fetcher, Member, Membership, Rebalance, TopicError, Unreadable, Unserved,
+};
 
 use crate::Error;
 use crate::locator::{Answer, Locator};
@@ -51,6 +53,11 @@ impl<'c> GroupConsumer<'c> {
     /// The next message of any partition, if one is there; or that a partition cannot be read on.
     pub(crate) fn fetch(&mut self) -> Option<Result<FetchedMessage<'_>, Unreadable>> {
         self.fetcher.fetch()
+    }
+
+    /// The partitions that Kafka does not serve for long.
+    pub(crate) fn unserved(&self) -> Vec<Unserved> {
+        self.fetcher.unserved()
     }
 
     /// Why a partition stops that cannot be read on; an error if the trouble is the whole topic's.

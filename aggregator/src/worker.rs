@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tally_kafka::{Rebalance, Unreadable};
 use tally_platform::health::{Condition, Heartbeat};
+use tally_platform::unserved::UnservedPartitions;
 use tokio_util::sync::CancellationToken;
 
 use self::standstills::Standstills;
@@ -52,6 +53,7 @@ struct Worker<'c> {
     ready: Condition,
     commits: Condition,
     standstills: Standstills,
+    unserved: UnservedPartitions,
     heartbeat: Heartbeat,
 }
 
@@ -75,6 +77,7 @@ impl Worker<'_> {
             self.start_located()?;
             self.take_schemas()?;
             self.flush_if_due()?;
+            self.unserved.tell(|| self.consumer.unserved());
             wait = if self.fold_messages()? { Duration::ZERO } else { IDLE };
         }
         self.leave()

@@ -43,7 +43,7 @@ use uuid::Uuid;
 use self::leaders::Leaders;
 use self::record_batches::{MessageRanges, RecordBatches};
 use self::shared::{Partition, Shared};
-use super::{FetchedMessage, KeptMessage, Membership, Unreadable};
+use super::{FetchedMessage, KeptMessage, Membership, Unreadable, Unserved};
 
 pub(super) struct DirectFetcher {
     shared: Arc<Shared>,
@@ -134,7 +134,7 @@ impl DirectFetcher {
 
     /// Stops reading a partition: nothing more comes of it.
     pub(super) fn stop(&mut self, partition: i32) {
-        self.shared.lock().partitions.remove(&partition);
+        self.shared.lock().remove(partition);
         self.runs.remove(&partition);
         self.drop_current(partition);
     }
@@ -146,9 +146,7 @@ impl DirectFetcher {
         if let Some((_, batches)) = self.current.take_if(|(of, _)| *of == partition) {
             reader.waiting.push_front(Ok(batches));
         }
-        if let Some(partition) = self.shared.lock().partitions.get_mut(&partition) {
-            partition.is_paused = true;
-        }
+        self.shared.lock().pause(partition);
     }
 
     /// Resumes a partition where it was paused. More of it is asked for only once what waits is
@@ -159,6 +157,12 @@ impl DirectFetcher {
         if reader.waiting.is_empty() {
             self.shared.ask_again(partition);
         }
+    }
+
+    /// The partitions that Kafka does not serve for long.
+    pub(super) fn unserved(&self) -> Vec<Unserved> {
+        // From there on nobody is asked.
+        if self.shared.unread.is_enough() { Vec::new() } else { self.shared.lock().unserved() }
     }
 
     /// The next message, if one is there; never waits. A partition that cannot be read on says so

@@ -6,6 +6,7 @@
 //! says so, messages come out of librdkafka's queues ([`super::queues`]).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use rdkafka::consumer::BaseConsumer;
@@ -59,6 +60,16 @@ pub struct KeptMessage {
     /// In milliseconds since the Unix epoch, if the message has one.
     pub timestamp_ms: Option<i64>,
     pub payload: Option<Bytes>,
+}
+
+/// A partition that Kafka does not serve for more than ten seconds. It is asked for again and
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unserved {
+    pub partition: i32,
+    pub since: Instant,
+    /// What the broker says, or that there is none.
+    pub reason: String,
 }
 
 /// Why a partition cannot be read on.
@@ -154,6 +165,14 @@ impl Fetcher {
         match &mut self.0 {
             Backend::Direct(direct) => direct.resume(partition),
             Backend::Queues(queues) => queues.resume(partition),
+        }
+    }
+
+    /// The partitions that Kafka does not serve; librdkafka does not tell of any.
+    pub fn unserved(&self) -> Vec<Unserved> {
+        match &self.0 {
+            Backend::Direct(direct) => direct.unserved(),
+            Backend::Queues(_) => Vec::new(),
         }
     }
 

@@ -13,7 +13,7 @@ mod topics;
 
 pub use buffer_pool::BufferPool;
 pub use cluster::{Cluster, RESERVED_PROPERTIES, canonical_property};
-pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unfit, Unreadable};
+pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unfit, Unreadable, Unserved};
 pub use member::{Member, group_metadata};
 pub use membership::{Membership, Rebalance, let_go, take_on};
 pub use settings::{

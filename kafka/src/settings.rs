@@ -32,6 +32,9 @@ const METADATA_REFRESH: Duration = Duration::from_secs(10);
 pub fn client(cluster: &Cluster, client_id: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("client.id", client_id);
+    // Topics are made by `tally init`, as counting needs them. A producer's metadata calls would
+    // have a broker that may make topics make them of its defaults.
+    config.set("allow.auto.create.topics", "false");
     for (name, value) in &cluster.properties {
         config.set(canonical_property(name), value);
     }

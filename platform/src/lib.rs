@@ -18,4 +18,5 @@ pub mod retry;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod unserved;
 pub mod verified;

@@ -12,6 +12,7 @@ use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
+use tally_platform::unserved::UnservedPartitions;
 use tally_platform::{retry, store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,7 @@ pub(crate) fn run(
     let assigned = health.condition("partitions assigned");
     let whole = health.condition("every partition whole");
     whole.set(true, "");
+    let unserved = UnservedPartitions::new(health, "sink");
     let store_health = StoreHealth::new(health.condition("ClickHouse takes blocks"));
     let heartbeat = health.heartbeat("consumer loop", MAX_SILENCE);
     let thread = ConsumerThread { heartbeat, stop, runtime };
@@ -93,6 +95,7 @@ pub(crate) fn run(
         inserters,
         metrics,
         assigned,
+        unserved,
         thread,
     };
     let ended = sink.run();
@@ -121,6 +124,7 @@ struct Sink<'c> {
     inserters: Inserters,
     metrics: Metrics,
     assigned: Condition,
+    unserved: UnservedPartitions,
     thread: ConsumerThread<'c>,
 }
 
@@ -147,6 +151,7 @@ impl Sink<'_> {
             self.topic.look_if_due()?;
             self.check_ledger();
             self.resume_partitions();
+            self.unserved.tell(|| self.fetcher.unserved());
             wait = if self.queue_batches()? { Duration::ZERO } else { IDLE };
             if Instant::now() >= next_commit {
                 self.commit()?;

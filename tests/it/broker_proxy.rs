@@ -10,6 +10,8 @@
 //! - Once it is told to: each batch of `deltas` is answered with NOT_LEADER_OR_FOLLOWER, as by a
 //!   leader that was replaced while its followers took the batch, until the next offsets of a
 //!   transaction are answered with ILLEGAL_GENERATION.
+//! - As long as it is told to: fetches of a partition are answered with KAFKA_STORAGE_ERROR, as by
+//!   a broker whose disk cannot be read.
 //!
 //! The start of a request and of an answer, [from the protocol
 //! guide](https://kafka.apache.org/protocol#protocol_messages): its length i32; then api key i16,
@@ -18,7 +20,10 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use kafka_protocol::messages::{ApiKey, FetchResponse, ResponseHeader};
+use kafka_protocol::protocol::Decodable;
 use tally_platform::config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -36,6 +41,9 @@ const FLEXIBLE_PRODUCE: i16 = 9;
 const FLEXIBLE_TXN_OFFSET_COMMIT: i16 = 3;
 const NOT_LEADER_OR_FOLLOWER: [u8; 2] = 6_i16.to_be_bytes();
 const ILLEGAL_GENERATION: [u8; 2] = 22_i16.to_be_bytes();
+const KAFKA_STORAGE_ERROR: [u8; 2] = 56_i16.to_be_bytes();
+/// The partition that is served badly, if none is.
+const NONE: i32 = -1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -58,6 +66,7 @@ struct Shared {
     increments: String,
     deltas: String,
     stage: watch::Sender<Stage>,
+    unreadable: AtomicI32,
 }
 
 impl BrokerProxy {
@@ -69,6 +78,7 @@ impl BrokerProxy {
             increments: kafka.increments.clone(),
             deltas: kafka.deltas.clone(),
             stage: watch::Sender::new(Stage::Honest),
+            unreadable: AtomicI32::new(NONE),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
         BrokerProxy { shared, task }
@@ -76,6 +86,15 @@ impl BrokerProxy {
 
     pub(crate) fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.shared.port)
+    }
+
+    /// From now on nothing of this partition can be read, of any topic.
+    pub(crate) fn break_disk(&self, partition: i32) {
+        self.shared.unreadable.store(partition, Ordering::Relaxed);
+    }
+
+    pub(crate) fn mend_disk(&self) {
+        self.shared.unreadable.store(NONE, Ordering::Relaxed);
     }
 
     /// Refuses what the next transaction appends, and then its offsets; waits until that is done.
@@ -157,7 +176,7 @@ impl Shared {
                 TXN_OFFSET_COMMIT => {
                     self.refuse_offsets(&mut answer, version >= FLEXIBLE_TXN_OFFSET_COMMIT)
                 }
-                FETCH => {}
+                FETCH => self.refuse_fetch(&mut answer, version),
                 _ => self.stand_in(&mut answer),
             }
             to.write_all(&answer).await.ok()?;
@@ -175,6 +194,29 @@ impl Shared {
             if found == broker {
                 found.copy_from_slice(&proxy);
             }
+        }
+    }
+
+    fn refuse_fetch(&self, answer: &mut [u8], version: i16) {
+        let partition = self.unreadable.load(Ordering::Relaxed);
+        if partition == NONE {
+            return;
+        }
+        let mut body = &answer[4..];
+        let header = ApiKey::Fetch.response_header_version(version);
+        ResponseHeader::decode(&mut body, header).expect("a broker's answer has a header");
+        let fetched = FetchResponse::decode(&mut body, version).expect("a broker's answer");
+        let all = fetched.responses.iter().flat_map(|topic| &topic.partitions);
+        for data in all.filter(|data| data.partition_index == partition) {
+            // These fields stand side by side, and have the same lengths in all versions.
+            let number = partition.to_be_bytes();
+            let offsets = [data.high_watermark, data.last_stable_offset, data.log_start_offset];
+            let offsets = offsets.map(i64::to_be_bytes).concat();
+            let found = [&number[..], &data.error_code.to_be_bytes(), &offsets].concat();
+            let changed = [&number[..], &KAFKA_STORAGE_ERROR, &offsets].concat();
+            let at = answer.windows(found.len()).position(|window| window == found);
+            let at = at.expect("an answer has what was read from it");
+            answer[at..at + changed.len()].copy_from_slice(&changed);
         }
     }
 

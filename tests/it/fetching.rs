@@ -9,8 +9,9 @@ use rdkafka::producer::Producer;
 use tally_kafka::Fetch;
 use tally_platform::config::Compression;
 
+use crate::broker_proxy::BrokerProxy;
 use crate::dice::Dice;
-use crate::feeder::random_events;
+use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::model::{Event, Model};
 use crate::service::Service;
@@ -269,4 +270,51 @@ async fn increments_that_are_damaged_on_the_brokers_disk_stop_their_partition_al
 async fn increments_that_librdkafka_finds_damaged_stop_their_partition_alone() {
     let why = "the partition stops; the others go on";
     damaged_increments_stop_their_partition_alone("damaged_there", Fetch::Librdkafka, why).await;
+}
+
+/// A broker whose disk cannot be read for one partition serves the others, and its answer for that
+/// one sounds as if it passed by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_a_broker_cannot_serve_is_told_of_and_the_others_go_on() {
+    let mut tally = Installation::new("disk").await;
+    tally.allow("Kafka does not serve the partition");
+    let broker = BrokerProxy::start(&tally.config.kafka).await;
+    let bootstrap = broker.bootstrap();
+    let through = [("TALLY_KAFKA__BOOTSTRAP", bootstrap.as_str())];
+    let mut aggregator = tally.start_with(Service::Aggregator, "a", &through);
+    let mut sink = tally.start_with(Service::Sink, "a", &through);
+    let load = Feeder::start(&tally.source().await, 21);
+    sink.counts_beyond(30.0, BATCHES, "").await;
+
+    broker.break_disk(VICTIM);
+    for service in [&aggregator, &sink] {
+        until("readiness to tell of the partition", async || {
+            let Err(why) = service.readiness().await else { return Err(String::from("ready")) };
+            let is_told = why.contains(&format!("partition {VICTIM}: Kafka broker 1"))
+                && why.contains("KafkaStorageError")
+                && !why.contains("partition 0");
+            if is_told { Ok(()) } else { Err(why) }
+        })
+        .await;
+        service.logs("Kafka does not serve the partition").await;
+    }
+    for (service, metric) in [
+        (&aggregator, "tally_aggregator_partition_unserved"),
+        (&sink, "tally_sink_partition_unserved"),
+    ] {
+        let unserved = |partition| format!("partition=\"{partition}\"");
+        assert_eq!(service.metric(metric, &unserved(VICTIM)).await, Ok(1.0));
+        assert_eq!(service.metric(metric, &unserved(0)).await, Ok(0.0));
+    }
+    let stored = sink.metric(BATCHES, "").await.expect("a metric");
+    sink.counts_beyond(stored + 30.0, BATCHES, "").await;
+
+    broker.mend_disk();
+    for service in [&mut aggregator, &mut sink] {
+        service.ready().await;
+        service.logs("Kafka serves the partition again").await;
+    }
+    tally.prove(&load.stop().await).await;
+    aggregator.terminate().await;
+    sink.terminate().await;
 }

@@ -1,10 +1,14 @@
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 use tally_counts::BucketWidth;
 use tally_platform::registry::Registry;
 
 use crate::installation::Installation;
+use crate::own_broker::OwnBroker;
 use crate::service::Service;
 use crate::topics;
+use crate::wait::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn init_may_be_repeated_and_changes_nothing() {
@@ -192,4 +196,36 @@ async fn without_init_a_service_says_what_to_run() {
         assert_ne!(service.ended().await.code(), Some(0));
         service.logs("run `tally init`").await;
     }
+}
+
+/// Kafka makes a topic of its defaults for whoever asks for one that is not there, if it may: one
+/// partition, whose messages are deleted after a week.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_init_no_service_makes_a_topic_and_none_is_ready() {
+    let broker = OwnBroker::start("auto_create", &[("auto.create.topics.enable", "true")]).await;
+    let mut tally = Installation::bare("no_topics");
+    tally.allow("run `tally init`");
+    // The registry and the store are the shared ones, and know this installation.
+    tally.tally(&["init"]).await.expect_code(0);
+    tally.configure(|config| config.kafka.bootstrap = broker.address.to_string());
+
+    let gateway = tally.start(Service::Producer, "a");
+    gateway.logs("run `tally init`").await;
+    let why = gateway.readiness().await.expect_err("the topic is not there");
+    assert!(why.contains("run `tally init`"), "{why}");
+    for kind in [Service::Aggregator, Service::Sink] {
+        let mut service = tally.start(kind, "a");
+        assert_ne!(service.ended().await.code(), Some(0));
+        service.logs("run `tally init`").await;
+    }
+    for kind in [Service::Reader, Service::Watch] {
+        let service = tally.start(kind, "a");
+        service.logs("run `tally init`").await;
+        service.readiness().await.expect_err("the topics are not there");
+    }
+    assert_eq!(topics::names(&tally.config.kafka).await, BTreeSet::new());
+
+    tally.tally(&["init"]).await.expect_code(0);
+    let is_ready = async || gateway.readiness().await;
+    until("the gateway to be ready", is_ready).await;
 }

@@ -22,6 +22,7 @@ mod forger;
 mod installation;
 mod intercept;
 mod model;
+mod own_broker;
 mod ports;
 mod proxy;
 mod run;

@@ -69,6 +69,19 @@ pub(crate) async fn messages(kafka: &config::Kafka, topic: &str) -> Vec<OwnedMes
     .await
 }
 
+/// The topics that there are, without those that Kafka has for itself.
+pub(crate) async fn names(kafka: &config::Kafka) -> BTreeSet<String> {
+    let kafka = kafka.clone();
+    blocking(move || {
+        let client: BaseConsumer =
+            tally_kafka::client(&kafka.cluster(), "tally-it").create().expect("a client is made");
+        let metadata = client.fetch_metadata(None, PATIENCE).expect("the broker answers");
+        let names = metadata.topics().iter().map(|topic| topic.name());
+        names.filter(|name| !name.starts_with("__")).map(str::to_owned).collect()
+    })
+    .await
+}
+
 /// The topic's own settings, without what it has from the broker.
 pub(crate) async fn settings(kafka: &config::Kafka, topic: &str) -> BTreeMap<String, String> {
     let topic = ResourceSpecifier::Topic(topic);

@@ -11,6 +11,7 @@ use tally_platform::plans::Plans;
 use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry::{self, Registry};
 use tally_platform::retry::{Backoff, until_brokers_answer, until_ok};
+use tally_platform::unserved::UnservedPartitions;
 use tally_schemas::avsc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -91,6 +92,7 @@ pub(crate) fn run(
     let metrics = Metrics::new();
     let none = health.condition("no partition stands still");
     let standstills = Standstills::new(none, metrics.clone());
+    let unserved = UnservedPartitions::new(health, "aggregator");
     let worker = Worker {
         schema_id,
         committer,
@@ -104,6 +106,7 @@ pub(crate) fn run(
         ready,
         commits: health.condition("flushes commit"),
         standstills,
+        unserved,
         heartbeat,
     };
     worker.run(stop)

@@ -91,7 +91,10 @@ pub(super) async fn run(shared: Arc<Shared>, broker: i32, host: String, port: u1
         Err(error) => error,
     };
     // A broker that is down is tried ten times a second.
-    let is_news = shared.lock().is_news(Trouble::Broker(broker));
+    let mut state = shared.lock();
+    let is_news = state.is_news(Trouble::Broker(broker));
+    state.broker_fails(broker, &format!("Kafka broker {broker} at {host}:{port}: {error}"));
+    drop(state);
     if is_news {
         tracing::warn!(%error, broker, host, port, "{LOST}");
     } else {
@@ -192,10 +195,15 @@ impl BrokerFetcher {
                 |partition: &&mut Partition| partition.run == run && partition.next == from;
             let Some(partition) = state.partitions.get_mut(&id).filter(is_next) else { continue };
             match take_partition(partition, data, from) {
-                Ok(None) => {}
-                Ok(Some((records, aborted))) => {
+                Ok(Taken::Nothing) => state.served(id),
+                Ok(Taken::Refused(error)) => {
+                    let broker = self.broker;
+                    state.not_served(id, &format!("Kafka broker {broker} refuses it: {error}"));
+                }
+                Ok(Taken::Records(records, aborted)) => {
                     self.shared.unread.add(records.len());
                     let next = partition.next;
+                    state.served(id);
                     received.push(ReceivedRecords {
                         partition: id,
                         run,
@@ -206,7 +214,7 @@ impl BrokerFetcher {
                     });
                 }
                 Err(unreadable) => {
-                    state.partitions.remove(&id);
+                    state.remove(id);
                     self.send(PartitionFetch { partition: id, run, content: Err(unreadable) });
                 }
             }
@@ -252,23 +260,28 @@ impl BrokerFetcher {
     }
 }
 
-type Records = (Bytes, Vec<AbortedTransaction>);
+/// What an answer has of a partition.
+enum Taken {
+    Nothing,
+    /// The broker does not serve it now. Whether the topic is still the same is for the caller to
+    /// look at.
+    Refused(ResponseError),
+    Records(Bytes, Vec<AbortedTransaction>),
+}
 
 fn take_partition(
     partition: &mut Partition,
     data: PartitionData,
     from: i64,
-) -> Result<Option<Records>, Unreadable> {
+) -> Result<Taken, Unreadable> {
     let id = data.partition_index;
     match ResponseError::try_from_code(data.error_code) {
         None => {}
         Some(ResponseError::OffsetOutOfRange) => return Err(Unreadable::out_of_range(id, from)),
-        // The error passes once the brokers agree on who leads the partition. Whether the topic is
-        // still the same is for the caller to look at.
+        // Most often it passes once the brokers agree on who leads the partition.
         Some(error) if passes(error) => {
-            tracing::debug!(%error, partition = id, "the Kafka broker does not serve it now");
             partition.leader = None;
-            return Ok(None);
+            return Ok(Taken::Refused(error));
         }
         Some(error) => return Err(Unreadable::damaged(id, error.to_string())),
     }
@@ -279,13 +292,15 @@ fn take_partition(
         );
         return Err(Unreadable::damaged(id, reason));
     }
-    let Some(records) = data.records.filter(|records| !records.is_empty()) else { return Ok(None) };
+    let Some(records) = data.records.filter(|records| !records.is_empty()) else {
+        return Ok(Taken::Nothing);
+    };
     let end = record_batches::end(&records).map_err(|damage| {
         Unreadable::damaged(id, format!("batches from offset {from} on: {damage}"))
     })?;
     // A batch that is cut off is asked for again, and comes whole when it is the first of an
     // answer.
-    let Some(end) = end else { return Ok(None) };
+    let Some(end) = end else { return Ok(Taken::Nothing) };
     partition.next = end.next;
     partition.leader_epoch = end.leader_epoch;
     // After a batch that is longer than what is asked for, one of two things follows. Another batch
@@ -304,7 +319,7 @@ fn take_partition(
             producer_id: aborted.producer_id.0,
         }
     });
-    Ok(Some((records, aborted.collect())))
+    Ok(Taken::Records(records, aborted.collect()))
 }
 
 fn passes(error: ResponseError) -> bool {

@@ -77,14 +77,7 @@ impl Leaders {
             }
         }
         let mut state = self.shared.lock();
-        let leaderless = state.set_leaders(&leaders);
-        if !leaderless.is_empty() {
-            tracing::warn!(
-                topic = self.topic,
-                partitions = ?leaderless,
-                "no Kafka broker leads these partitions; looking for their leaders again"
-            );
-        }
+        state.set_leaders(&leaders);
         for broker in metadata.brokers() {
             let is_wanted =
                 state.partitions.values().any(|partition| partition.leader == Some(broker.id()));

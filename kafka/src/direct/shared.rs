@@ -12,13 +12,14 @@ use uuid::Uuid;
 
 use super::PartitionFetch;
 use super::broker_fetcher::PARTITION_BYTES;
+use crate::Unserved;
 use crate::buffer_pool::BufferPool;
 
 /// The most that buffers for later answers take up.
 const BUFFER_POOL_BYTES: usize = 96 << 20;
 
-/// Between two log lines about the same trouble, and how long a partition may be without a leader
-/// before there is a line about it.
+/// Between two log lines about the same trouble, and how long a partition may go unserved before
+/// that is told: leaders change within seconds.
 const REMINDER: Duration = Duration::from_secs(10);
 
 pub(super) struct Shared {
@@ -44,6 +45,8 @@ pub(super) struct State {
     pub(super) is_closed: bool,
     /// When a broker's or partition's trouble was last logged.
     logged: BTreeMap<Trouble, Instant>,
+    /// The partitions that were asked for, or have nobody to ask, and were not served since.
+    unserved: BTreeMap<i32, Unserved>,
 }
 
 /// A partition that is read.
@@ -53,8 +56,6 @@ pub(super) struct Partition {
     /// earlier run are out of date.
     pub(super) run: u64,
     pub(super) leader: Option<i32>,
-    /// Since when no broker is known to lead it.
-    pub(super) leaderless: Option<Instant>,
     /// Whether nothing more is to be asked for at present.
     pub(super) is_paused: bool,
     /// The offset that is to be asked for next, and the leader epoch of the batch before it.
@@ -70,7 +71,6 @@ impl Partition {
         Partition {
             run,
             leader,
-            leaderless: None,
             is_paused: false,
             next,
             leader_epoch: -1,
@@ -131,7 +131,7 @@ impl Shared {
 pub(super) enum Trouble {
     /// The connection to this broker ended.
     Broker(i32),
-    /// This partition has no leader.
+    /// This partition is not served.
     Partition(i32),
 }
 
@@ -145,24 +145,75 @@ impl State {
         is_news
     }
 
-    /// Sets the leaders of the partitions that are read. Returns those that nobody has led for
-    /// long, each only now and then.
-    pub(super) fn set_leaders(&mut self, leaders: &BTreeMap<i32, i32>) -> Vec<i32> {
-        let mut long = Vec::new();
+    /// Sets the leaders of the partitions that are read.
+    pub(super) fn set_leaders(&mut self, leaders: &BTreeMap<i32, i32>) {
+        let mut leaderless = Vec::new();
         for (id, partition) in &mut self.partitions {
             partition.leader = leaders.get(id).copied();
-            match partition.leader {
-                Some(_) => partition.leaderless = None,
-                None => {
-                    let since = partition.leaderless.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= REMINDER {
-                        long.push(*id);
-                    }
-                }
+            if partition.leader.is_none() {
+                leaderless.push(*id);
             }
         }
-        long.retain(|id| self.is_news(Trouble::Partition(*id)));
-        long
+        for id in leaderless {
+            self.not_served(id, "no Kafka broker leads it");
+        }
+    }
+
+    /// Notes that a partition is not served, for this reason. It is asked for again all the same.
+    pub(super) fn not_served(&mut self, partition: i32, reason: &str) {
+        let unserved = self.unserved.entry(partition).or_insert_with(|| Unserved {
+            partition,
+            since: Instant::now(),
+            reason: String::new(),
+        });
+        reason.clone_into(&mut unserved.reason);
+        let since = unserved.since.elapsed();
+        if since >= REMINDER && self.is_news(Trouble::Partition(partition)) {
+            tracing::warn!(
+                partition,
+                reason,
+                ?since,
+                "Kafka does not serve the partition; asking for it again, the others go on"
+            );
+        }
+    }
+
+    /// As [`State::not_served`], for all partitions that this broker is asked for.
+    pub(super) fn broker_fails(&mut self, broker: i32, reason: &str) {
+        let is_asked_for =
+            |partition: &Partition| partition.leader == Some(broker) && !partition.is_paused;
+        let led = self.partitions.iter().filter(|(_, partition)| is_asked_for(partition));
+        let led: Vec<i32> = led.map(|(id, _)| *id).collect();
+        led.into_iter().for_each(|partition| self.not_served(partition, reason));
+    }
+
+    /// Notes that a broker has answered for the partition.
+    pub(super) fn served(&mut self, partition: i32) {
+        if self.unserved.remove(&partition).is_some()
+            && self.logged.remove(&Trouble::Partition(partition)).is_some()
+        {
+            tracing::info!(partition, "Kafka serves the partition again");
+        }
+    }
+
+    /// Asks for nothing more of a partition.
+    pub(super) fn pause(&mut self, partition: i32) {
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            partition.is_paused = true;
+        }
+        self.unserved.remove(&partition);
+    }
+
+    /// Takes a partition off those that are read.
+    pub(super) fn remove(&mut self, partition: i32) {
+        self.partitions.remove(&partition);
+        self.unserved.remove(&partition);
+    }
+
+    /// The partitions that are not served for long.
+    pub(super) fn unserved(&self) -> Vec<Unserved> {
+        let long = self.unserved.values().filter(|unserved| unserved.since.elapsed() >= REMINDER);
+        long.cloned().collect()
     }
 
     /// Whether a partition has no leader that there is a fetcher for.
