@@ -318,3 +318,48 @@ async fn a_partition_that_a_broker_cannot_serve_is_told_of_and_the_others_go_on(
     aggregator.terminate().await;
     sink.terminate().await;
 }
+
+/// Nobody who reads what is committed gets beyond a transaction that is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_a_transaction_holds_is_told_of_and_the_others_go_on() {
+    let mut tally = Installation::new("held").await;
+    tally.allow("Kafka does not serve the partition");
+    let id = format!("{}-open", tally.config.kafka.increments);
+    let properties = [("transactional.id", id.as_str()), ("transaction.timeout.ms", "600000")];
+    let (plain, source) = (tally.source().await, Source::with(&tally.config, &properties).await);
+    let aggregator = tally.start(Service::Aggregator, "a");
+    let mut sink = tally.start(Service::Sink, "a");
+    let open = source.producer().clone();
+    let init = move || open.init_transactions(PATIENCE).expect("the coordinator answers");
+    tokio::task::spawn_blocking(init).await.expect("no panic");
+
+    source.producer().begin_transaction().expect("none is open");
+    let aborted = random_events(&mut Dice(3), 10);
+    let begins_at = source.batch(VICTIM, &aborted).await;
+    let events = random_events(&mut Dice(4), 100);
+    let mut model = Model::default();
+    for partition in 0..plain.partitions() {
+        plain.batch(partition, &events).await;
+        model.add_all(&events);
+    }
+    until("readiness to tell of the transaction", async || {
+        let Err(why) = aggregator.readiness().await else { return Err(String::from("ready")) };
+        let told = format!("partition {VICTIM}: a transaction that a client has left open");
+        let at = format!("at offset {begins_at}, and it goes up to {}", begins_at + 2);
+        if why.contains(&told) && why.contains(&at) { Ok(()) } else { Err(why) }
+    })
+    .await;
+    // The other two are there.
+    sink.counts_beyond(1.0, BATCHES, "").await;
+
+    let open = source.producer().clone();
+    let abort = move || open.abort_transaction(PATIENCE).expect("the transaction ends");
+    tokio::task::spawn_blocking(abort).await.expect("no panic");
+    until("the aggregator to be ready", async || aggregator.readiness().await).await;
+    sink.counts_beyond(2.0, BATCHES, "").await;
+    // The partition must not end with a marker: the ledger's position is after the last message.
+    plain.batch(VICTIM, &events).await;
+    model.add_all(&events);
+    tally.prove(&model).await;
+    sink.terminate().await;
+}

@@ -200,6 +200,13 @@ impl BrokerFetcher {
                     let broker = self.broker;
                     state.not_served(id, &format!("Kafka broker {broker} refuses it: {error}"));
                 }
+                Ok(Taken::Held { at, end }) => state.not_served(
+                    id,
+                    &format!(
+                        "a transaction that a client has left open holds it at offset {at}, and \
+                         it goes up to {end}; Kafka aborts the transaction once it times out"
+                    ),
+                ),
                 Ok(Taken::Records(records, aborted)) => {
                     self.shared.unread.add(records.len());
                     let next = partition.next;
@@ -266,6 +273,11 @@ enum Taken {
     /// The broker does not serve it now. Whether the topic is still the same is for the caller to
     /// look at.
     Refused(ResponseError),
+    /// Nothing that is committed: a transaction is open from the offset `at` on.
+    Held {
+        at: i64,
+        end: i64,
+    },
     Records(Bytes, Vec<AbortedTransaction>),
 }
 
@@ -293,7 +305,8 @@ fn take_partition(
         return Err(Unreadable::damaged(id, reason));
     }
     let Some(records) = data.records.filter(|records| !records.is_empty()) else {
-        return Ok(Taken::Nothing);
+        let (at, end) = (data.last_stable_offset, data.high_watermark);
+        return Ok(if at < end && at <= from { Taken::Held { at, end } } else { Taken::Nothing });
     };
     let end = record_batches::end(&records).map_err(|damage| {
         Unreadable::damaged(id, format!("batches from offset {from} on: {damage}"))
