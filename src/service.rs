@@ -1,13 +1,14 @@
 //! Runs one service: telemetry, health, the service itself, and a drained end on SIGTERM or Ctrl-C.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use tally_platform::causes::with_causes;
 use tally_platform::config::Config;
 use tally_platform::exit::Failure;
 use tally_platform::health::{self, Health};
-use tally_platform::process::{runtime, signals};
+use tally_platform::process::{EndSignal, runtime, signals_after};
 use tally_platform::service::Service;
 use tally_platform::{http, telemetry};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +50,17 @@ async fn serve(
     let health_shutdown = CancellationToken::new();
     let health_server =
         tokio::spawn(health::serve(listener, health.clone(), metrics, health_shutdown.clone()));
-    let signals = tokio::spawn(signals(shutdown.clone()));
+    let leave = {
+        let (health, grace) = (health.clone(), grace(service, config));
+        async move |signal| {
+            health.end();
+            // Nobody waits at a terminal, and no balancer has to notice.
+            if signal == EndSignal::Terminate {
+                tokio::time::sleep(grace).await;
+            }
+        }
+    };
+    let signals = tokio::spawn(signals_after(shutdown.clone(), leave));
     let ended: anyhow::Result<()> = match service {
         Service::Producer => {
             tally_producer::run(config, health, shutdown).await.map_err(Into::into)
@@ -67,6 +78,16 @@ async fn serve(
     health_shutdown.cancel();
     health_server.await.context("serve health and metrics")?;
     ended
+}
+
+/// How long others may need to notice that the service is not ready any more, before it takes no
+/// more requests.
+fn grace(service: Service, config: &Config) -> Duration {
+    Duration::from_millis(match service {
+        Service::Producer => config.producer.shutdown_grace_ms,
+        Service::Reader => config.reader.shutdown_grace_ms,
+        Service::Aggregator | Service::Sink | Service::Watch => 0,
+    })
 }
 
 /// The configured name of this process, or the host's.

@@ -55,7 +55,7 @@ macro_rules! defaults {
 }
 
 defaults!(Kafka of kafka, Registry of registry, Store of store, Producer of producer);
-defaults!(Aggregator of aggregator, Sink of sink, Telemetry of telemetry);
+defaults!(Aggregator of aggregator, Sink of sink, Reader of reader, Telemetry of telemetry);
 
 impl Config {
     /// What decides what counts.
@@ -188,6 +188,9 @@ pub struct Producer {
     pub max_increments_per_second: Option<NonZeroU32>,
     /// How long a request waits for the log before it is answered 503 or 504, in milliseconds.
     pub delivery_timeout_ms: u64,
+    /// How long requests are still taken after SIGTERM, in milliseconds. Readiness says no from the
+    /// signal on, so that a balancer sends no more.
+    pub shutdown_grace_ms: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -255,6 +258,9 @@ pub struct Reader {
     pub unstored_bytes: usize,
     /// The longest that a read with `after` waits, in milliseconds.
     pub max_wait_ms: u64,
+    /// How long reads are still taken after SIGTERM, in milliseconds. Readiness says no from the
+    /// signal on, so that a balancer sends no more.
+    pub shutdown_grace_ms: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -14,7 +14,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ struct Inner {
     /// Heartbeats are measured from here.
     origin: Instant,
     conditions: Mutex<Vec<Arc<ConditionState>>>,
+    ends: AtomicBool,
     heartbeats: Mutex<Vec<Arc<HeartbeatState>>>,
 }
 
@@ -60,6 +61,7 @@ impl Health {
         let inner = Inner {
             origin: Instant::now(),
             conditions: Mutex::default(),
+            ends: AtomicBool::new(false),
             heartbeats: Mutex::default(),
         };
         Health { inner: Arc::new(inner) }
@@ -84,8 +86,16 @@ impl Health {
         Heartbeat { health: Arc::clone(&self.inner), state }
     }
 
+    /// From now on the service is not ready, whatever holds: it is about to end.
+    pub fn end(&self) {
+        self.inner.ends.store(true, Ordering::Relaxed);
+    }
+
     /// Ready, or a line for each condition that does not hold.
     pub fn ready(&self) -> Result<(), String> {
+        if self.inner.ends.load(Ordering::Relaxed) {
+            return Err("the service was asked to end".to_owned());
+        }
         let conditions = locked(&self.inner.conditions);
         if conditions.is_empty() {
             return Err("no condition is declared yet".to_owned());

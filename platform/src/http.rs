@@ -31,7 +31,7 @@ use tracing::Span;
 
 use crate::problem::{Code, Problem};
 
-pub use body::{BODY_TIMEOUT, BodyLimits, BodyRoom, ReceivedBody};
+pub use body::{BodyLimits, BodyRoom, ReceivedBody};
 pub use server::Server;
 
 #[derive(Debug, thiserror::Error)]

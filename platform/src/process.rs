@@ -13,17 +13,42 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
+/// What asks a process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndSignal {
+    /// SIGTERM, of a service manager.
+    Terminate,
+    /// SIGINT, as by Ctrl-C.
+    Interrupt,
+}
+
 /// Cancels `shutdown` at the first SIGTERM or Ctrl-C, and ends the process at the second.
 pub async fn signals(shutdown: CancellationToken) -> std::io::Result<()> {
+    signals_after(shutdown, async |_| {}).await
+}
+
+/// As [`signals`], but `first` is done before `shutdown` is cancelled.
+pub async fn signals_after(
+    shutdown: CancellationToken,
+    first: impl AsyncFnOnce(EndSignal),
+) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut next = async || {
-        tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
+        tokio::select! {
+            _ = terminate.recv() => EndSignal::Terminate,
+            _ = interrupt.recv() => EndSignal::Interrupt,
+        }
     };
-    let name = next().await;
-    tracing::info!(signal = name, "draining; once more ends at once");
-    shutdown.cancel();
-    next().await;
+    let signal = next().await;
+    tracing::info!(?signal, "draining; once more ends at once");
+    tokio::select! {
+        () = first(signal) => {
+            shutdown.cancel();
+            next().await;
+        }
+        _ = next() => {}
+    }
     std::process::exit(INTERRUPTED);
 }
 

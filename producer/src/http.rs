@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -9,7 +10,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
 use tally_platform::config::Config;
-use tally_platform::http::{BODY_TIMEOUT, BodyLimits, with_edge};
+use tally_platform::http::{BodyLimits, with_edge};
 use tally_platform::problem::Code as _;
 use tokio::time::error::Elapsed;
 use uuid::Uuid;
@@ -21,6 +22,9 @@ use crate::message::{self, Messages, idempotency_key};
 use crate::metrics::Metrics;
 use crate::prerequisites::Prerequisites;
 use crate::problem::{Code, Problem, not_appended};
+
+/// How long a body may still take that arrives while the gateway drains.
+const LAST_BODY: Duration = Duration::from_secs(10);
 
 /// What all requests share.
 pub(crate) struct Gateway {
@@ -72,10 +76,10 @@ impl Gateway {
         self.lost_schemas.store(!allowed, Ordering::Relaxed);
     }
 
-    /// Returns once no request is in progress and no message is on its way, but after the longest
-    /// that one can take at the latest.
+    /// Returns once no request is in progress and no message is on its way; at the latest after the
+    /// longest that one can take whose body comes in time.
     pub(crate) async fn idle(&self) -> Result<(), Elapsed> {
-        tokio::time::timeout(BODY_TIMEOUT + self.log.report_timeout(), self.limits.idle()).await
+        tokio::time::timeout(LAST_BODY + self.log.report_timeout(), self.limits.idle()).await
     }
 
     async fn append(&self, request: Request) -> Result<Accepted, Problem> {

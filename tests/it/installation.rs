@@ -26,6 +26,8 @@ const PARTITIONS: i32 = 3;
 /// The least that the broker allows.
 const SESSION_TIMEOUT_MS: u64 = 6_000;
 const FLUSH_INTERVAL_MS: u64 = 200;
+/// No balancer has to notice.
+const SHUTDOWN_GRACE_MS: u64 = 0;
 /// What is warned of in the course of things, and goes on.
 const ALWAYS_ALLOWED: [&str; 8] = [
     // A producer comes up while the coordinator loads, or while it ends the transaction of the
@@ -98,6 +100,14 @@ impl Installation {
                 group: format!("sink-{name}"),
                 session_timeout_ms: SESSION_TIMEOUT_MS,
                 ..config::Sink::default()
+            },
+            producer: config::Producer {
+                shutdown_grace_ms: SHUTDOWN_GRACE_MS,
+                ..config::Producer::default()
+            },
+            reader: config::Reader {
+                shutdown_grace_ms: SHUTDOWN_GRACE_MS,
+                ..config::Reader::default()
             },
             telemetry: config::Telemetry {
                 log_format: LogFormat::Json,

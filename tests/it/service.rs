@@ -125,10 +125,15 @@ impl ServiceProcess {
 
     /// SIGTERM, which every service answers with a drained end and exit code 0.
     pub(crate) async fn terminate(&mut self) {
-        assert!(self.has_ended().is_none(), "{} ended before it was asked to", self.log_name());
-        sys::terminate(&self.child).expect("a running child takes a signal");
+        self.ask_to_end();
         let status = self.ended().await;
         assert_eq!(status.code(), Some(0), "{} did not drain: {status}", self.log_name());
+    }
+
+    /// SIGTERM, and nothing more.
+    pub(crate) fn ask_to_end(&mut self) {
+        assert!(self.has_ended().is_none(), "{} ended before it was asked to", self.log_name());
+        sys::terminate(&self.child).expect("a running child takes a signal");
     }
 
     /// SIGSTOP: it does nothing more, but the kernel still holds its connections.

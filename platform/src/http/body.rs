@@ -18,7 +18,7 @@ use super::Refusal;
 use super::content_encoding::ContentEncoding;
 
 /// How long a body may take to arrive.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What bounds the bodies of a service's requests.
 #[derive(Debug)]
