@@ -159,6 +159,14 @@ impl DirectFetcher {
         }
     }
 
+    /// The offset up to which there is nothing that was not handed over: beyond the last message
+    /// too, where transaction markers follow it.
+    pub(super) fn position(&self, partition: i32) -> Option<i64> {
+        let is_current = self.current.as_ref().is_some_and(|(of, _)| *of == partition);
+        let run = self.runs.get(&partition).filter(|run| run.waiting.is_empty() && !is_current)?;
+        Some(run.next)
+    }
+
     /// The partitions that Kafka does not serve for long.
     pub(super) fn unserved(&self) -> Vec<Unserved> {
         // From there on nobody is asked.

@@ -168,6 +168,16 @@ impl Fetcher {
         }
     }
 
+    /// The offset up to which there is nothing in a partition that was not handed over, beyond
+    /// transaction markers too; `None` while there is, and where librdkafka fetches, which does not
+    /// tell of markers.
+    pub fn position(&self, partition: i32) -> Option<i64> {
+        match &self.0 {
+            Backend::Direct(direct) => direct.position(partition),
+            Backend::Queues(_) => None,
+        }
+    }
+
     /// The partitions that Kafka does not serve; librdkafka does not tell of any.
     pub fn unserved(&self) -> Vec<Unserved> {
         match &self.0 {

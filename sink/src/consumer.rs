@@ -318,7 +318,9 @@ impl Sink<'_> {
     /// Tells Kafka how far partitions are stored: for dashboards of lag, and nothing else.
     fn commit(&mut self) -> Result<(), Error> {
         let mut moved = TopicPartitionList::new();
-        for (partition, stored) in self.inserters.take_moved() {
+        for (partition, stored) in
+            self.inserters.take_moved(|partition| self.fetcher.position(partition))
+        {
             moved
                 .add_partition_offset(self.topic.topic(), partition, Offset::Offset(stored))
                 .map_err(Error::kafka("list partitions"))?;

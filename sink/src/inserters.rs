@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tally_counts::StoredOffsets;
+use tally_counts::{StoredOffsets, next_offset};
 use tally_kafka::KeptMessage;
 use tally_platform::health::Condition;
 use tokio::runtime::Handle;
@@ -41,6 +41,8 @@ struct RunningInserter {
     is_paused: bool,
     /// The next offset of `deltas` to be stored.
     stored: watch::Receiver<i64>,
+    /// The next offset after the last batch that was queued.
+    queued: i64,
     /// What Kafka was told of that.
     committed: i64,
     attempt: u32,
@@ -93,6 +95,7 @@ impl Inserters {
             batches,
             is_paused: false,
             stored: stored_receiver,
+            queued: stored.deltas,
             committed: -1,
             attempt,
             halt,
@@ -134,6 +137,7 @@ impl Inserters {
         else {
             return Queue::HasRoom;
         };
+        inserter.queued = next_offset(batch.offset);
         match inserter.batches.try_send(batch) {
             Ok(()) if inserter.batches.capacity() > 0 => Queue::HasRoom,
             Ok(()) => {
@@ -190,10 +194,15 @@ impl Inserters {
         running.collect()
     }
 
-    /// The stored offsets that have moved since the last call.
-    pub(crate) fn take_moved(&mut self) -> Vec<(i32, i64)> {
+    /// The stored offsets that have moved since the last call. Where all that was fetched is
+    /// stored, that is up to `fetched`: else a dashboard would show a lag for ever, of the markers
+    /// that follow the last batch.
+    pub(crate) fn take_moved(&mut self, fetched: impl Fn(i32) -> Option<i64>) -> Vec<(i32, i64)> {
         let moved = self.running_mut().filter_map(|(partition, inserter)| {
-            let stored = *inserter.stored.borrow();
+            let mut stored = *inserter.stored.borrow();
+            if stored >= inserter.queued {
+                stored = fetched(partition).map_or(stored, |fetched| fetched.max(stored));
+            }
             let has_moved = stored > 0 && stored != inserter.committed;
             has_moved.then(|| {
                 inserter.committed = stored;

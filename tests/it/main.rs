@@ -46,6 +46,7 @@ mod go_verifier;
 mod init;
 mod judging;
 mod kills;
+mod lag;
 mod local;
 mod merges;
 mod odd_registry;

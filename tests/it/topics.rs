@@ -31,6 +31,25 @@ pub(crate) async fn ends(kafka: &config::Kafka, topic: &str) -> Vec<i64> {
     .await
 }
 
+/// The offset of each partition that the group has committed; -1 where it has none.
+pub(crate) async fn committed(kafka: &config::Kafka, group: &str, topic: &str) -> Vec<i64> {
+    let (kafka, group, topic) = (kafka.clone(), group.to_owned(), topic.to_owned());
+    blocking(move || {
+        let consumer: BaseConsumer = tally_kafka::consumer(&kafka.cluster(), "tally-it", &group)
+            .create()
+            .expect("a consumer is made");
+        let mut all = TopicPartitionList::new();
+        all.add_partition_range(&topic, 0, kafka.partitions - 1);
+        let committed = consumer.committed_offsets(all, PATIENCE).expect("the group is known");
+        let offset = |partition| match committed.find_partition(&topic, partition)?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        (0..kafka.partitions).map(|partition| offset(partition).unwrap_or(-1)).collect()
+    })
+    .await
+}
+
 /// Every committed message of the topic, partition by partition.
 pub(crate) async fn messages(kafka: &config::Kafka, topic: &str) -> Vec<OwnedMessage> {
     let (kafka, topic) = (kafka.clone(), topic.to_owned());
