@@ -1,6 +1,7 @@
 //! One connection to one broker: requests and answers of Kafka's protocol.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,7 +11,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::time::timeout;
 
 use crate::buffer_pool::BufferPool;
@@ -21,8 +22,11 @@ const OLDEST: i16 = 13;
 /// The newest that is understood here.
 const NEWEST: i16 = 17;
 const API_VERSIONS: i16 = 3;
-/// How long connecting and agreeing on a version may take.
+/// How long connecting and agreeing on a version may take. A broker's addresses share it, so that
+/// one that nobody answers at leaves the others their time.
 const OPEN: Duration = Duration::from_secs(5);
+/// What each address has of it at least, however many there are.
+const LEAST_SHARE: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer before it counts as gone. It holds a fetch back for far
 /// less than that.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -34,7 +38,7 @@ const MAX_ANSWER: usize = 128 << 20;
 pub(super) enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("the Kafka broker gave no answer for {} s", .0.as_secs())]
+    #[error("the Kafka broker gave no answer for {:.1} s", .0.as_secs_f32())]
     Timeout(Duration),
     #[error(
         "the Kafka broker speaks versions {min} to {max} of Fetch, and {OLDEST} to {NEWEST} are \
@@ -54,22 +58,42 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and agrees with the broker on a version.
+    /// Connects to the first of the broker's addresses that answers, and agrees with the broker on
+    /// a version.
     pub(super) async fn open(
-        address: (&str, u16),
+        broker: impl ToSocketAddrs,
         client_id: &str,
         buffers: BufferPool,
     ) -> Result<Connection, Error> {
-        let open = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let client_id = StrBytes::from_string(client_id.to_owned());
-            let mut connection =
-                Connection { stream, client_id, version: NEWEST, correlation: 0, buffers };
-            connection.greet().await?;
-            Ok(connection)
-        };
-        timeout(OPEN, open).await.unwrap_or(Err(Error::Timeout(OPEN)))
+        let addresses: Vec<SocketAddr> = within(OPEN, lookup_host(broker)).await?.collect();
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let share = (OPEN / count.max(1)).max(LEAST_SHARE);
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address").into();
+        for address in addresses {
+            let open = Connection::open_at(address, client_id, buffers.clone());
+            match within(share, open).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    tracing::debug!(%error, %address, "no Kafka broker here; trying the next");
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn open_at(
+        address: SocketAddr,
+        client_id: &str,
+        buffers: BufferPool,
+    ) -> Result<Connection, Error> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let client_id = StrBytes::from_string(client_id.to_owned());
+        let mut connection =
+            Connection { stream, client_id, version: NEWEST, correlation: 0, buffers };
+        connection.greet().await?;
+        Ok(connection)
     }
 
     async fn greet(&mut self) -> Result<(), Error> {
@@ -147,6 +171,20 @@ impl Connection {
     }
 }
 
+/// What is done within this time; else the broker counts as silent.
+async fn within<T, E: Into<Error>>(
+    time: Duration,
+    what: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error> {
+    match timeout(time, what).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(Error::Timeout(time)),
+    }
+}
+
 fn protocol_error(error: impl std::fmt::Display) -> Error {
     Error::Protocol(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;
