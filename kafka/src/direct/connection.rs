@@ -10,7 +10,7 @@ use kafka_protocol::messages::{
     ResponseHeader,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::time::timeout;
 
@@ -27,9 +27,13 @@ const API_VERSIONS: i16 = 3;
 const OPEN: Duration = Duration::from_secs(5);
 /// What each address has of it at least, however many there are.
 const LEAST_SHARE: Duration = Duration::from_secs(1);
-/// How long a broker may take to answer before it counts as gone. It holds a fetch back for far
-/// less than that.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long a broker may be silent before it counts as gone. It holds a fetch back for far less
+/// than that. An answer that comes slowly is no silence: thrown away, it would be asked for again,
+/// and come as slowly.
+const SILENCE: Duration = Duration::from_secs(10);
+/// An answer may come no more slowly than this, in bytes a second: a few bytes now and then hold
+/// up all partitions of the broker.
+const SLOWEST: usize = 4 << 10;
 /// The longest answer that is taken. A broker sends more than it was asked for only where one batch
 /// alone is longer.
 const MAX_ANSWER: usize = 128 << 20;
@@ -113,13 +117,11 @@ impl Connection {
 
     /// Sends a fetch. Its answer must be taken before the next one is sent.
     pub(super) async fn fetch(&mut self, request: &FetchRequest) -> Result<(), Error> {
-        let send = self.send(ApiKey::Fetch, self.version, request);
-        timeout(ANSWER, send).await.unwrap_or(Err(Error::Timeout(ANSWER)))
+        within(SILENCE, self.send(ApiKey::Fetch, self.version, request)).await
     }
 
     pub(super) async fn answer(&mut self) -> Result<FetchResponse, Error> {
-        let receive = self.receive(ApiKey::Fetch, self.version);
-        timeout(ANSWER, receive).await.unwrap_or(Err(Error::Timeout(ANSWER)))
+        self.receive(ApiKey::Fetch, self.version).await
     }
 
     async fn send(
@@ -145,7 +147,7 @@ impl Connection {
     }
 
     async fn receive<A: Decodable>(&mut self, api: ApiKey, version: i16) -> Result<A, Error> {
-        let mut frame = self.receive_frame().await?;
+        let mut frame = receive_frame(&mut self.stream, &self.buffers).await?;
         let header = ResponseHeader::decode(&mut frame, api.response_header_version(version))
             .map_err(protocol_error)?;
         if header.correlation_id != self.correlation {
@@ -153,22 +155,34 @@ impl Connection {
         }
         A::decode(&mut frame, version).map_err(protocol_error)
     }
+}
 
-    async fn receive_frame(&mut self) -> Result<Bytes, Error> {
-        let length = self.stream.read_i32().await?;
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= MAX_ANSWER)
-            .ok_or_else(|| Error::Protocol(format!("it says that it is {length} bytes long")))?;
-        let mut frame = self.buffers.take(length);
+/// An answer without the length that comes before it.
+async fn receive_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffers: &BufferPool,
+) -> Result<Bytes, Error> {
+    let length = within(SILENCE, stream.read_i32()).await?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= MAX_ANSWER)
+        .ok_or_else(|| Error::Protocol(format!("it says that it is {length} bytes long")))?;
+    let mut frame = buffers.take(length);
+    let longest = SILENCE + Duration::from_secs((length / SLOWEST) as u64);
+    let fill = async {
         while frame.len() < length {
             let left = length - frame.len();
-            if self.stream.read_buf(&mut (&mut frame).limit(left)).await? == 0 {
+            if within(SILENCE, stream.read_buf(&mut (&mut frame).limit(left))).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
-        Ok(self.buffers.lend(frame))
-    }
+        Ok::<(), Error>(())
+    };
+    timeout(longest, fill).await.unwrap_or_else(|_| {
+        let slow = format!("an answer of {length} bytes came at less than {SLOWEST} bytes/s");
+        Err(io::Error::new(io::ErrorKind::TimedOut, slow).into())
+    })?;
+    Ok(buffers.lend(frame))
 }
 
 /// What is done within this time; else the broker counts as silent.

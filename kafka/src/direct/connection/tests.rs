@@ -60,3 +60,40 @@ async fn a_broker_whose_first_address_is_dead_is_reached_at_the_next() {
     assert_eq!(connection.stream.peer_addr().expect("it is connected"), alive);
     broker.abort();
 }
+
+/// Sends an answer in pieces, with a pause before each.
+async fn receive_in_pieces(bytes: usize, piece: usize, pause: Duration) -> Result<Bytes, Error> {
+    let (mut broker, mut client) = tokio::io::duplex(bytes + 4);
+    let send = tokio::spawn(async move {
+        broker.write_i32(i32::try_from(bytes).expect("short")).await?;
+        let answer = vec![7; bytes];
+        for piece in answer.chunks(piece) {
+            tokio::time::sleep(pause).await;
+            broker.write_all(piece).await?;
+        }
+        // It says no more, and does not hang up.
+        std::future::pending::<io::Result<()>>().await
+    });
+    let received = receive_frame(&mut client, &BufferPool::new(0)).await;
+    send.abort();
+    received
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_slowly_is_taken_whole() {
+    // For a minute, where ten seconds of silence are too many.
+    let answer = receive_in_pieces(60 * SLOWEST, SLOWEST, Duration::from_secs(1)).await;
+    assert_eq!(answer.expect("it came").len(), 60 * SLOWEST);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_says_no_more_counts_as_gone() {
+    let answer = receive_in_pieces(1 << 20, 1 << 19, SILENCE + Duration::from_secs(1)).await;
+    assert!(matches!(answer, Err(Error::Timeout(SILENCE))), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_a_few_bytes_now_and_then_is_given_up() {
+    let answer = receive_in_pieces(1 << 20, 1, SILENCE / 2).await;
+    assert!(answer.is_err_and(|error| error.to_string().contains("bytes/s")));
+}
