@@ -154,13 +154,16 @@ pub(crate) struct PendingFlush {
     deltas: u64,
     rejected: Vec<Reject>,
     duplicates: Duplicates,
+    /// What it holds, encoded.
+    bytes: usize,
 }
 
 impl PendingFlush {
     /// A flush that holds these rejected messages, and no batch yet.
     pub(crate) fn of(rejected: &[Rejected]) -> PendingFlush {
+        let bytes = rejected.iter().map(Rejected::bytes).sum();
         let rejected = rejected.iter().map(|rejected| rejected.reason).collect();
-        PendingFlush { rejected, ..PendingFlush::default() }
+        PendingFlush { rejected, bytes, ..PendingFlush::default() }
     }
 
     /// Adds what one partition's batch counted.
@@ -169,5 +172,10 @@ impl PendingFlush {
         self.increments += batch.increments;
         self.deltas += batch.sums.len() as u64;
         self.duplicates.merge(&batch.duplicates);
+        self.bytes += batch.sums.encoded_bytes();
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 }

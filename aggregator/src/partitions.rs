@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use tally_counts::{Bookmark, Envelope, Flush, Fold, Reject, Rules, Sums};
 use tally_schemas::{Increment, delta_batch, wire};
 
+mod flush_size;
 mod resume;
 mod state;
 
+use self::flush_size::FlushSize;
 use self::resume::Restore;
 pub(crate) use self::resume::{Gone, OtherRules, Restored, ResumePoint};
 pub(crate) use self::state::{Action, Event, State, Ticket};
@@ -47,7 +49,7 @@ pub(crate) struct Rejected {
 }
 
 impl Rejected {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.payload.as_ref().map_or(0, Vec::len)
             + self.key.as_ref().map_or(0, Vec::len)
             + self.detail.len()
@@ -77,6 +79,8 @@ pub(crate) struct Remembered {
 pub(crate) struct Partitions {
     rules: Rules,
     limits: Limits,
+    /// What is to be flushed at most at once; no more than the limit.
+    flush_size: FlushSize,
     /// The state of each partition that the group gave and has not taken back.
     states: BTreeMap<i32, State>,
     /// The ticket of the next request to the locator.
@@ -97,6 +101,7 @@ impl Partitions {
         Partitions {
             rules,
             limits,
+            flush_size: FlushSize::new(limits.total_bytes),
             states: BTreeMap::new(),
             ticket: Ticket(0),
             restored: Vec::new(),
@@ -307,7 +312,7 @@ impl Partitions {
             self.cut.push((partition, fold.take()));
         }
         self.dirty_since.get_or_insert(now);
-        if self.cut.len() > cuts_before {
+        if self.cut.len() > cuts_before || self.flush_size.is_reduced() {
             self.measure();
         }
         counted.map(drop)
@@ -319,14 +324,18 @@ impl Partitions {
         self.rejected_bytes += rejected.bytes();
         self.rejected.push(rejected);
         self.dirty_since.get_or_insert(now);
-        self.full |= self.rejected_bytes >= self.limits.total_bytes;
+        self.full |= self.rejected_bytes >= self.flush_size.bytes();
+        if self.flush_size.is_reduced() {
+            self.measure();
+        }
     }
 
-    /// Looks at the total, which is too dear to do for each message.
+    /// Looks at the total, which is too dear to do for each message, but where flushes are kept
+    /// short.
     pub(crate) fn measure(&mut self) {
         let open = self.folds().map(|(_, fold)| fold.sums().encoded_bytes()).sum::<usize>();
         let cut = self.cut.iter().map(|(_, flush)| flush.sums.encoded_bytes()).sum::<usize>();
-        self.full = open + cut + self.rejected_bytes >= self.limits.total_bytes;
+        self.full = open + cut + self.rejected_bytes >= self.flush_size.bytes();
         if self.cut.is_empty() && self.folds().all(|(_, fold)| fold.is_clean()) {
             self.dirty_since = None;
         }
@@ -338,6 +347,11 @@ impl Partitions {
             Some(_) if self.full => Due::Now,
             Some(since) => Due::At(since + self.limits.interval),
         }
+    }
+
+    /// How many bytes the next flush may hold.
+    pub(crate) fn flush_size(&mut self) -> &mut FlushSize {
+        &mut self.flush_size
     }
 
     /// Gives the memory of a flush back, once it is encoded.

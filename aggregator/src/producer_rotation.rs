@@ -48,6 +48,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// from first counts so many first.
 const TAKEOVERS: usize = 3;
 const TAKEOVERS_WITHIN: Duration = Duration::from_secs(60);
+/// A call gives up so long before its time is over, at most.
+const EARLY: Duration = Duration::from_secs(1);
 
 /// What one transaction commits: all that a flush came to.
 pub(crate) struct FlushJob {
@@ -67,6 +69,9 @@ pub(crate) enum FlushOutcome {
     /// The flush did not commit, or its outcome is not known, for this reason. By now the
     /// coordinator has decided, so the committed offsets tell.
     NotCommitted(String),
+    /// The same, of a flush that took all of a transaction's time: one that holds less may get
+    /// through.
+    Late(String),
     /// The flush may still commit, because the worker was stopped before the coordinator decided:
     /// nothing must be read on. Holds the reason.
     Undecided(String),
@@ -199,8 +204,13 @@ impl ProducerRotation {
             return Ok(FlushOutcome::Undecided(reason.to_owned()));
         };
         self.overdue.within(self.patience.longest() + self.margin);
+        let begun = Instant::now();
         let outcome = self.commit(producer, job);
-        self.settle(turn, outcome)
+        let is_late = begun.elapsed() + EARLY >= self.patience.fill;
+        match self.settle(turn, outcome)? {
+            FlushOutcome::NotCommitted(reason) if is_late => Ok(FlushOutcome::Late(reason)),
+            outcome => Ok(outcome),
+        }
     }
 
     /// Keeps the turn's producer, or replaces it before anything else is done. A producer is

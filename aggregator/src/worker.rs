@@ -7,7 +7,7 @@ mod startup;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tally_kafka::{Rebalance, Unreadable};
+use tally_kafka::{Rebalance, TRANSACTION_TIMEOUT, Unreadable};
 use tally_platform::health::{Condition, Heartbeat};
 use tally_platform::unserved::UnservedPartitions;
 use tokio_util::sync::CancellationToken;
@@ -278,6 +278,7 @@ impl Worker<'_> {
 
     fn settle(&mut self, outcome: FlushOutcome) -> Result<(), Error> {
         let (pending, started) = self.pending.take().expect("a flush was in flight");
+        self.fit_flushes(&outcome, pending.bytes(), started.elapsed());
         match outcome {
             FlushOutcome::Committed => {
                 self.commits.set(true, "");
@@ -288,7 +289,7 @@ impl Worker<'_> {
                 Ok(())
             }
             // Every sum is dropped, and the partitions are read on from the committed offsets.
-            FlushOutcome::NotCommitted(reason) => {
+            FlushOutcome::NotCommitted(reason) | FlushOutcome::Late(reason) => {
                 self.metrics.not_committed();
                 self.commits.set(false, reason);
                 self.step_all(&self.partitions.located(), || Event::Rewound)
@@ -300,6 +301,25 @@ impl Worker<'_> {
                 self.commits.set(false, reason);
                 self.step_all(&self.partitions.held(), || Event::Parked)
             }
+        }
+    }
+
+    /// Fits the size of the next flushes to what gets through to Kafka within a transaction's time.
+    fn fit_flushes(&mut self, outcome: &FlushOutcome, held_bytes: usize, took: Duration) {
+        let size = self.partitions.flush_size();
+        match outcome {
+            FlushOutcome::Late(_) if size.reduce(held_bytes) => tracing::warn!(
+                held_bytes,
+                most_bytes = size.bytes(),
+                timeout_s = TRANSACTION_TIMEOUT.as_secs(),
+                "a flush did not get through to Kafka within its transaction's time; the next ones \
+                 hold fewer bytes, and more again once they get through quickly"
+            ),
+            FlushOutcome::Committed if size.grow(held_bytes, took) => tracing::info!(
+                most_bytes = size.bytes(),
+                "flushes hold as many bytes as configured again"
+            ),
+            _ => {}
         }
     }
 

@@ -12,6 +12,8 @@
 //!   transaction are answered with ILLEGAL_GENERATION.
 //! - As long as it is told to: fetches of a partition are answered with KAFKA_STORAGE_ERROR, as by
 //!   a broker whose disk cannot be read.
+//! - Where it is started so: requests or fetched messages go through slowly, each connection by
+//!   itself.
 //!
 //! The start of a request and of an answer, [from the protocol
 //! guide](https://kafka.apache.org/protocol#protocol_messages): its length i32; then api key i16,
@@ -21,6 +23,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use kafka_protocol::messages::{ApiKey, FetchResponse, ResponseHeader};
 use kafka_protocol::protocol::Decodable;
@@ -30,6 +33,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 use crate::wait::until;
 
@@ -55,6 +59,14 @@ enum Stage {
     Done,
 }
 
+/// How fast bytes go through, in bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Fast,
+    SlowRequests(usize),
+    SlowFetches(usize),
+}
+
 pub(crate) struct BrokerProxy {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -65,18 +77,24 @@ struct Shared {
     broker: SocketAddr,
     increments: String,
     deltas: String,
+    link: Link,
     stage: watch::Sender<Stage>,
     unreadable: AtomicI32,
 }
 
 impl BrokerProxy {
     pub(crate) async fn start(kafka: &config::Kafka) -> BrokerProxy {
+        BrokerProxy::start_on(Link::Fast, kafka).await
+    }
+
+    pub(crate) async fn start_on(link: Link, kafka: &config::Kafka) -> BrokerProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let shared = Arc::new(Shared {
             port: listener.local_addr().expect("it listens").port(),
             broker: kafka.bootstrap.parse().expect("the stack's broker has an address"),
             increments: kafka.increments.clone(),
             deltas: kafka.deltas.clone(),
+            link,
             stage: watch::Sender::new(Stage::Honest),
             unreadable: AtomicI32::new(NONE),
         });
@@ -156,7 +174,11 @@ impl Shared {
                     self.stage.subscribe(),
                 ));
             } else {
-                to.lock().await.write_all(&request).await.ok()?;
+                let rate = match self.link {
+                    Link::SlowRequests(rate) => Some(rate),
+                    Link::Fast | Link::SlowFetches(_) => None,
+                };
+                pass(&mut *to.lock().await, &request, rate).await?;
             }
         }
     }
@@ -179,7 +201,11 @@ impl Shared {
                 FETCH => self.refuse_fetch(&mut answer, version),
                 _ => self.stand_in(&mut answer),
             }
-            to.write_all(&answer).await.ok()?;
+            let rate = match self.link {
+                Link::SlowFetches(rate) if api == FETCH => Some(rate),
+                _ => None,
+            };
+            pass(&mut to, &answer, rate).await?;
         }
     }
 
@@ -260,6 +286,21 @@ fn first_code<'a>(answer: &'a mut [u8], topic: &str, is_flexible: bool) -> Optio
     let name = answer.windows(topic.len()).position(|window| window == topic.as_bytes())?;
     let code = name + topic.len() + if is_flexible { 1 } else { 4 } + 4;
     answer.get_mut(code..code + 2)
+}
+
+/// Passes a message on, at this rate if there is one; `None` at an error.
+async fn pass(to: &mut OwnedWriteHalf, message: &[u8], rate: Option<usize>) -> Option<()> {
+    /// A second's bytes go out in so many pieces.
+    const PIECES: u32 = 10;
+    let Some(rate) = rate else { return to.write_all(message).await.ok() };
+    for piece in message.chunks(rate / PIECES as usize) {
+        to.write_all(piece).await.ok()?;
+        // A short message, as most are, takes no time worth a wait.
+        if piece.len() == rate / PIECES as usize {
+            sleep(Duration::from_secs(1) / PIECES).await;
+        }
+    }
+    Some(())
 }
 
 /// A message with its length, or `None` at an end or an error.

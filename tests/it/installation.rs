@@ -29,7 +29,7 @@ const FLUSH_INTERVAL_MS: u64 = 200;
 /// No balancer has to notice.
 const SHUTDOWN_GRACE_MS: u64 = 0;
 /// What is warned of in the course of things, and goes on.
-const ALWAYS_ALLOWED: [&str; 8] = [
+const ALWAYS_ALLOWED: [&str; 9] = [
     // A producer comes up while the coordinator loads, or while it ends the transaction of the
     // producer before.
     "librdkafka: GETPID",
@@ -47,6 +47,7 @@ const ALWAYS_ALLOWED: [&str; 8] = [
     "librdkafka: TXNERR",
     "librdkafka: FATAL",
     "a flush did not commit; its partitions are read again from the committed offsets",
+    "a flush did not get through to Kafka within its transaction's time",
     // The sink's offsets, which are for dashboards only, of a generation of the group that has just
     // ended.
     "librdkafka: COMMITFAIL",

@@ -62,6 +62,7 @@ mod rejects;
 mod resume;
 mod sleeping;
 mod slow_clients;
+mod slow_link;
 mod store_back;
 mod tampering;
 mod topics_change;

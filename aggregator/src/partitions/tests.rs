@@ -98,6 +98,40 @@ fn partitions_that_reach_the_limit_together_are_due_at_once() {
 }
 
 #[test]
+fn after_a_flush_that_was_late_the_next_ones_hold_less_and_follow_each_other() {
+    const MOST: usize = 40_000;
+    let limits = Limits { batch_bytes: 4 * MOST, total_bytes: 4 * MOST, ..LIMITS };
+    let (mut partitions, now) = (Partitions::new(Rules::default(), limits), Instant::now());
+    for partition in 0..2 {
+        take_on(&mut partitions, ResumePoint::afresh(partition, 0), now);
+    }
+    partitions.flush_size().reduce(2 * MOST);
+    let mut ends = [0; 2];
+    for _ in 0..3 {
+        let mut held = 0;
+        let mut offset = ends[0];
+        while partitions.due() != Due::Now {
+            let key = format!("{offset:01000}");
+            for partition in 0..2 {
+                partitions.count(partition, &at(offset), &[increment(&key, 1)], now).unwrap();
+                partitions.reject(rejected(partition, offset + 1), b"", now);
+            }
+            offset += 2;
+        }
+        let (flushes, rejects) = partitions.take(|_| true);
+        held += rejects.iter().map(Rejected::bytes).sum::<usize>();
+        for (partition, flush) in flushes {
+            let end = &mut ends[partition as usize];
+            assert_eq!(flush.from, *end, "the chain is unbroken");
+            *end = flush.to;
+            held += flush.sums.encoded_bytes();
+        }
+        assert!((MOST / 2..MOST + 4_000).contains(&held), "{held} bytes");
+    }
+    assert_eq!(ends[0], ends[1]);
+}
+
+#[test]
 fn a_revoked_partition_is_flushed_alone() {
     let (mut partitions, now) = (partitions(), Instant::now());
     take_on(&mut partitions, ResumePoint::afresh(0, 0), Instant::now());

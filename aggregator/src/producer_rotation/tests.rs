@@ -279,6 +279,20 @@ fn a_fence_after_the_transactions_time_is_the_coordinators_timeout() {
 }
 
 #[test]
+fn only_a_flush_that_took_all_of_its_time_is_late() {
+    let mut bench = TestRotation::new();
+    let refused = |bench: &mut TestRotation| {
+        bench.mock.request_errors(Api::TxnOffsetCommit, &[RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION]);
+        bench.rotation.run(&bench.job()).unwrap()
+    };
+    let outcome = refused(&mut bench);
+    assert!(matches!(outcome, FlushOutcome::NotCommitted(_)), "{outcome:?}");
+    bench.rotation.patience.fill = Duration::ZERO;
+    let outcome = refused(&mut bench);
+    assert!(matches!(outcome, FlushOutcome::Late(_)), "{outcome:?}");
+}
+
+#[test]
 fn a_commit_that_is_not_answered_in_time_is_unknown() {
     let mut bench = TestRotation::new();
     bench.rotation.patience.commit = Duration::from_secs(1);

@@ -77,7 +77,8 @@ impl Drop for Registration {
 /// Reads from one broker until it fails, or is aborted.
 pub(super) async fn run(shared: Arc<Shared>, broker: i32, host: String, port: u16) {
     let _registration = Registration { shared: Arc::clone(&shared), broker };
-    let opened = Connection::open((&host, port), &shared.client_id, shared.buffers.clone()).await;
+    let opened =
+        Connection::open((host.as_str(), port), &shared.client_id, shared.buffers.clone()).await;
     let mut fetcher = BrokerFetcher {
         shared: Arc::clone(&shared),
         broker,

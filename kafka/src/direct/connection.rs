@@ -1,6 +1,7 @@
 //! One connection to one broker: requests and answers of Kafka's protocol.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -9,8 +10,8 @@ use kafka_protocol::messages::{
     ResponseHeader,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::time::timeout;
 
 use crate::buffer_pool::BufferPool;
@@ -21,11 +22,18 @@ const OLDEST: i16 = 13;
 /// The newest that is understood here.
 const NEWEST: i16 = 17;
 const API_VERSIONS: i16 = 3;
-/// How long connecting and agreeing on a version may take.
+/// How long connecting and agreeing on a version may take. A broker's addresses share it, so that
+/// one that nobody answers at leaves the others their time.
 const OPEN: Duration = Duration::from_secs(5);
-/// How long a broker may take to answer before it counts as gone. It holds a fetch back for far
-/// less than that.
-const ANSWER: Duration = Duration::from_secs(10);
+/// What each address has of it at least, however many there are.
+const LEAST_SHARE: Duration = Duration::from_secs(1);
+/// How long a broker may be silent before it counts as gone. It holds a fetch back for far less
+/// than that. An answer that comes slowly is no silence: thrown away, it would be asked for again,
+/// and come as slowly.
+const SILENCE: Duration = Duration::from_secs(10);
+/// An answer may come no more slowly than this, in bytes a second: a few bytes now and then hold
+/// up all partitions of the broker.
+const SLOWEST: usize = 4 << 10;
 /// The longest answer that is taken. A broker sends more than it was asked for only where one batch
 /// alone is longer.
 const MAX_ANSWER: usize = 128 << 20;
@@ -34,7 +42,7 @@ const MAX_ANSWER: usize = 128 << 20;
 pub(super) enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("the Kafka broker gave no answer for {} s", .0.as_secs())]
+    #[error("the Kafka broker gave no answer for {:.1} s", .0.as_secs_f32())]
     Timeout(Duration),
     #[error(
         "the Kafka broker speaks versions {min} to {max} of Fetch, and {OLDEST} to {NEWEST} are \
@@ -54,22 +62,42 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and agrees with the broker on a version.
+    /// Connects to the first of the broker's addresses that answers, and agrees with the broker on
+    /// a version.
     pub(super) async fn open(
-        address: (&str, u16),
+        broker: impl ToSocketAddrs,
         client_id: &str,
         buffers: BufferPool,
     ) -> Result<Connection, Error> {
-        let open = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let client_id = StrBytes::from_string(client_id.to_owned());
-            let mut connection =
-                Connection { stream, client_id, version: NEWEST, correlation: 0, buffers };
-            connection.greet().await?;
-            Ok(connection)
-        };
-        timeout(OPEN, open).await.unwrap_or(Err(Error::Timeout(OPEN)))
+        let addresses: Vec<SocketAddr> = within(OPEN, lookup_host(broker)).await?.collect();
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let share = (OPEN / count.max(1)).max(LEAST_SHARE);
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address").into();
+        for address in addresses {
+            let open = Connection::open_at(address, client_id, buffers.clone());
+            match within(share, open).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    tracing::debug!(%error, %address, "no Kafka broker here; trying the next");
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn open_at(
+        address: SocketAddr,
+        client_id: &str,
+        buffers: BufferPool,
+    ) -> Result<Connection, Error> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let client_id = StrBytes::from_string(client_id.to_owned());
+        let mut connection =
+            Connection { stream, client_id, version: NEWEST, correlation: 0, buffers };
+        connection.greet().await?;
+        Ok(connection)
     }
 
     async fn greet(&mut self) -> Result<(), Error> {
@@ -89,13 +117,11 @@ impl Connection {
 
     /// Sends a fetch. Its answer must be taken before the next one is sent.
     pub(super) async fn fetch(&mut self, request: &FetchRequest) -> Result<(), Error> {
-        let send = self.send(ApiKey::Fetch, self.version, request);
-        timeout(ANSWER, send).await.unwrap_or(Err(Error::Timeout(ANSWER)))
+        within(SILENCE, self.send(ApiKey::Fetch, self.version, request)).await
     }
 
     pub(super) async fn answer(&mut self) -> Result<FetchResponse, Error> {
-        let receive = self.receive(ApiKey::Fetch, self.version);
-        timeout(ANSWER, receive).await.unwrap_or(Err(Error::Timeout(ANSWER)))
+        self.receive(ApiKey::Fetch, self.version).await
     }
 
     async fn send(
@@ -121,7 +147,7 @@ impl Connection {
     }
 
     async fn receive<A: Decodable>(&mut self, api: ApiKey, version: i16) -> Result<A, Error> {
-        let mut frame = self.receive_frame().await?;
+        let mut frame = receive_frame(&mut self.stream, &self.buffers).await?;
         let header = ResponseHeader::decode(&mut frame, api.response_header_version(version))
             .map_err(protocol_error)?;
         if header.correlation_id != self.correlation {
@@ -129,24 +155,50 @@ impl Connection {
         }
         A::decode(&mut frame, version).map_err(protocol_error)
     }
+}
 
-    async fn receive_frame(&mut self) -> Result<Bytes, Error> {
-        let length = self.stream.read_i32().await?;
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= MAX_ANSWER)
-            .ok_or_else(|| Error::Protocol(format!("it says that it is {length} bytes long")))?;
-        let mut frame = self.buffers.take(length);
+/// An answer without the length that comes before it.
+async fn receive_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffers: &BufferPool,
+) -> Result<Bytes, Error> {
+    let length = within(SILENCE, stream.read_i32()).await?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= MAX_ANSWER)
+        .ok_or_else(|| Error::Protocol(format!("it says that it is {length} bytes long")))?;
+    let mut frame = buffers.take(length);
+    let longest = SILENCE + Duration::from_secs((length / SLOWEST) as u64);
+    let fill = async {
         while frame.len() < length {
             let left = length - frame.len();
-            if self.stream.read_buf(&mut (&mut frame).limit(left)).await? == 0 {
+            if within(SILENCE, stream.read_buf(&mut (&mut frame).limit(left))).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
-        Ok(self.buffers.lend(frame))
+        Ok::<(), Error>(())
+    };
+    timeout(longest, fill).await.unwrap_or_else(|_| {
+        let slow = format!("an answer of {length} bytes came at less than {SLOWEST} bytes/s");
+        Err(io::Error::new(io::ErrorKind::TimedOut, slow).into())
+    })?;
+    Ok(buffers.lend(frame))
+}
+
+/// What is done within this time; else the broker counts as silent.
+async fn within<T, E: Into<Error>>(
+    time: Duration,
+    what: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error> {
+    match timeout(time, what).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(Error::Timeout(time)),
     }
 }
 
 fn protocol_error(error: impl std::fmt::Display) -> Error {
     Error::Protocol(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

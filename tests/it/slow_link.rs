@@ -1,0 +1,55 @@
+//! A link to Kafka that is far slower than what is to be carried: the counts come late, and whole.
+
+use crate::broker_proxy::{BrokerProxy, Link};
+use crate::dice::Dice;
+use crate::installation::Installation;
+use crate::model::{Event, Model};
+use crate::service::Service;
+
+/// Bytes a second. Much of what a flush or a fetch may hold takes longer than ten seconds.
+const RATE: usize = 100_000;
+/// What all of them take on the way is more than [`RATE`] carries in ten seconds: names of 200
+/// random bytes hardly compress.
+const EVENTS: usize = 8_000;
+
+/// Increments of as many counters.
+fn long_names(seed: u64) -> Vec<Event> {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut dice = Dice(seed);
+    let mut name = || (0..200).map(|_| char::from(LETTERS[dice.roll(64)])).collect::<String>();
+    (0..EVENTS).map(|_| Event::new("slow", &name(), 1, 1_780_000_000_000)).collect()
+}
+
+async fn counts_over(name: &str, link: Link, log: Option<&str>) {
+    let mut tally = Installation::new(name).await;
+    tally.allow("connection to the Kafka broker lost");
+    // The first flush is to hold all that is there.
+    tally.configure(|config| config.aggregator.flush_interval_ms = 2_000);
+    let events = long_names(91);
+    tally.source().await.spread(&events, 20).await;
+    let mut model = Model::default();
+    model.add_all(&events);
+
+    let broker = BrokerProxy::start_on(link, &tally.config.kafka).await;
+    let bootstrap = broker.bootstrap();
+    let mut aggregator =
+        tally.start_with(Service::Aggregator, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
+    let mut sink = tally.start(Service::Sink, "a");
+    tally.prove(&model).await;
+    if let Some(log) = log {
+        aggregator.logs(log).await;
+    }
+    sink.terminate().await;
+    aggregator.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_that_does_not_get_through_in_time_is_tried_with_less() {
+    let shrinks = "the next ones hold fewer bytes";
+    counts_over("slow_requests", Link::SlowRequests(RATE), Some(shrinks)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_whose_answer_comes_slowly_is_taken_whole() {
+    counts_over("slow_fetches", Link::SlowFetches(RATE), None).await;
+}
