@@ -71,7 +71,7 @@ async fn try_starting_point(
     let partitions = partitions(consumer, topic).await?;
     let store = Store::new(store::client(&config.store), metrics.clone());
     // The store first: the log can only be further.
-    let mut vector = store.vector().await?;
+    let mut vector = store.vector(partitions).await?;
     if vector.partitions() > partitions {
         let (stored, topic) = (vector.partitions(), topic.clone());
         return Err(StartingPointError::Partitions { stored, topic, partitions });

@@ -102,7 +102,7 @@ struct Watch {
     publisher: Arc<BaseConsumer>,
     publishing: QuietLog,
     /// Of each partition, in the last round.
-    verdicts: BTreeMap<i32, Verdict>,
+    verdicts: BTreeMap<i64, Verdict>,
 }
 
 impl Watch {
@@ -159,7 +159,7 @@ impl Watch {
                 (false, _) => 0,
             };
             let note = Note { agrees, at_ms, through_ms: p.through_ms.filter(|_| agrees) };
-            Some((p.partition, Verified { through, note }))
+            Some((p.in_kafka()?, Verified { through, note }))
         });
         let (said, publisher): (BTreeMap<_, _>, _) = (said.collect(), Arc::clone(&self.publisher));
         let increments = config.kafka.increments.clone();
@@ -185,6 +185,11 @@ impl Watch {
 
     /// Says what has changed since the last round.
     fn tell(&mut self, report: &Report) {
+        let is_there = |partition: i64| report.partitions.iter().any(|p| p.partition == partition);
+        for (partition, _) in self.verdicts.extract_if(.., |partition, _| !is_there(*partition)) {
+            tracing::info!(partition, "ClickHouse has no rows of the partition any more");
+            self.metrics.gone(partition);
+        }
         for p in &report.partitions {
             let before = self.verdicts.insert(p.partition, p.verdict);
             if before.unwrap_or(Verdict::Agrees) != p.verdict {

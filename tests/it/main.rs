@@ -62,5 +62,6 @@ mod slow_clients;
 mod store_back;
 mod tampering;
 mod topics_change;
+mod unknown_partitions;
 mod watching;
 mod wide_sums;
