@@ -17,6 +17,7 @@ use rdkafka::consumer::BaseConsumer;
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health};
 use tally_platform::quiet_log::QuietLog;
+use tally_platform::store::SupportError;
 use tally_platform::verified::{self, Note, Verified};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,7 @@ pub async fn watch(
                 error @ (Error::TopicMadeAgain { .. }
                 | Error::OtherRules { .. }
                 | Error::OtherFormat { .. }
+                | Error::Support(SupportError::Unsupported(_))
                 | Error::Key(_)),
             ) => return Err(error),
             Err(error) => {

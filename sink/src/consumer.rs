@@ -72,7 +72,7 @@ pub(crate) fn run(
     let Some(partitions) = partitions else { return Ok(()) };
     let client = store::client(&config.store);
     let endpoint = Endpoint::new(&config.store)?;
-    if !proof::wait_until_proven(&client, &endpoint, &thread, &proven)? {
+    if !proof::wait_until_proven(&config.store, &client, &endpoint, &thread, &proven)? {
         return Ok(());
     }
     let metrics = Metrics::new();

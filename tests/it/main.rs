@@ -57,6 +57,7 @@ mod rebalance;
 mod registry;
 mod rejects;
 mod resume;
+mod single_server;
 mod sleeping;
 mod slow_clients;
 mod store_back;
