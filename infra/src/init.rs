@@ -14,6 +14,7 @@ use std::fmt;
 use tally_platform::checkpoint_key::{CheckpointKey, KeyError};
 use tally_platform::config::Config;
 use tally_platform::registry;
+use tally_platform::store::Unsupported;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -27,6 +28,8 @@ pub enum Error {
     Key(#[from] KeyError),
     #[error("the store at {url}: {what}: {source}")]
     Store { url: String, what: &'static str, source: clickhouse::error::Error },
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     #[error("table {table} is there with {have}, but the configuration says {want}{advice}")]
     TableContradicts { table: String, have: String, want: String, advice: &'static str },
 }

@@ -8,6 +8,8 @@ mod ledger;
 mod ledger_row;
 mod part_counts;
 mod rules;
+mod support;
+mod unknown_partitions;
 
 use clickhouse::Client;
 
@@ -19,6 +21,8 @@ pub use fingerprints::{
 pub use ledger::{Ledger, ledger, ledgers};
 pub use part_counts::PartCounts;
 pub use rules::{TableRules, rules};
+pub use support::{SupportError, Unsupported, check_support};
+pub use unknown_partitions::{UnknownPartitions, unknown_partitions};
 
 /// The name of the table, and of the view that users read.
 pub const COUNTS: &str = "counts";

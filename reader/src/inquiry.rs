@@ -68,7 +68,7 @@ impl Inquiry<'_> {
         let deltas = &self.kafka.deltas;
         let partitions = partitions(self.consumer, deltas).await?;
         // The store first: the log can only be further.
-        let mut stored = self.store.places().await?.into_iter();
+        let mut stored = self.store.places(partitions).await?.into_iter();
         let bounds = bounds(self.consumer, deltas, 0..partitions).await;
         let places = bounds.into_iter().map(|bounds| {
             let stored = stored.next().map_or(Some(Default::default()), Result::ok);

@@ -148,7 +148,8 @@ pub(crate) async fn look_up(
     let mut tries = 1;
     loop {
         let flight = state.begin();
-        let snapshot = store.snapshot(wanted).await.map_err(LookupError::Store)?;
+        let snapshot =
+            store.snapshot(wanted, state.partitions()).await.map_err(LookupError::Store)?;
         match flight.finish(wanted, &snapshot) {
             Ok(answer) => return Ok(answer),
             Err(FinishError::Snapshot(SnapshotError::Behind { .. })) if tries < TRIES => {}

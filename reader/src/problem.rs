@@ -181,11 +181,9 @@ impl From<reads::Error> for Problem {
                 LookupError::Store(StoreError::Unavailable { .. } | StoreError::Slow) => {
                     Code::StoreUnavailable
                 }
-                LookupError::Store(
-                    StoreError::Damaged { .. }
-                    | StoreError::NoLedger { .. }
-                    | StoreError::UnknownPartition { .. },
-                ) => Code::StoreDamaged,
+                LookupError::Store(StoreError::Damaged { .. } | StoreError::NoLedger { .. }) => {
+                    Code::StoreDamaged
+                }
             },
         };
         Problem::new(code, error.to_string())

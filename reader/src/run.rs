@@ -10,6 +10,7 @@ use tally_platform::health::{Condition, Health};
 use tally_platform::http as edge;
 use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry;
+use tally_platform::store::UnknownPartitions;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -221,8 +222,13 @@ impl Worker<'_> {
     ) {
         self.signs.ledger.set(true, "");
         let mut log = QuietLog::once();
+        let mut unknown = UnknownPartitions::default();
         while stop.run_until_cancelled(tokio::time::sleep(LEDGER_INTERVAL)).await.is_some() {
-            let Some(read) = stop.run_until_cancelled(store.places()).await else { return };
+            let looking = async {
+                self.look_for_unknown(state, store, &mut unknown).await;
+                store.places(state.partitions()).await
+            };
+            let Some(read) = stop.run_until_cancelled(looking).await else { return };
             tell(&mut log, "ClickHouse", read.as_ref().err().map(|error| error as _));
             if let Ok(places) = read {
                 let damaged: Vec<String> = places
@@ -240,6 +246,22 @@ impl Worker<'_> {
                 }
             }
             self.metrics.holds(state.holding());
+        }
+    }
+
+    /// Looks for rows of partitions that the topic does not have. They change no answer; where
+    /// Kafka or ClickHouse does not tell, another look will.
+    async fn look_for_unknown(
+        &self,
+        state: &SharedMemory,
+        store: &Store,
+        unknown: &mut UnknownPartitions,
+    ) {
+        let Ok(found) = store.unknown_partitions(state.partitions()).await else { return };
+        if unknown.is_news(&found)
+            && let Ok(count) = partitions(&self.consumer, &self.config.kafka.deltas).await
+        {
+            unknown.tell(found, number(count));
         }
     }
 

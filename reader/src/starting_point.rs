@@ -14,7 +14,7 @@ use tally_kafka::{TopicError, partition_count, watermarks};
 use tally_platform::config::Config;
 use tally_platform::health::Condition;
 use tally_platform::retry::{Backoff, until_ok};
-use tally_platform::store;
+use tally_platform::store::{self, SupportError};
 use tokio_util::sync::CancellationToken;
 
 use crate::counter_memory::Broken;
@@ -39,6 +39,8 @@ pub(crate) struct StartingPoint {
 enum StartingPointError {
     #[error(transparent)]
     Log(#[from] TopicError),
+    #[error(transparent)]
+    Support(#[from] SupportError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("ClickHouse has counts of {stored} partitions, but {topic} has {partitions} in Kafka")]
@@ -69,9 +71,10 @@ async fn try_starting_point(
 ) -> Result<StartingPoint, StartingPointError> {
     let topic = &config.kafka.deltas;
     let partitions = partitions(consumer, topic).await?;
+    store::check_support(&config.store).await?;
     let store = Store::new(store::client(&config.store), metrics.clone());
     // The store first: the log can only be further.
-    let mut vector = store.vector().await?;
+    let mut vector = store.vector(partitions).await?;
     if vector.partitions() > partitions {
         let (stored, topic) = (vector.partitions(), topic.clone());
         return Err(StartingPointError::Partitions { stored, topic, partitions });

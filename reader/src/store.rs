@@ -10,20 +10,20 @@ use serde::Deserialize;
 use tally_counts::StoredOffsets;
 use tally_counts::ledger::{self, LedgerError, RESERVED_NAMESPACE, SumAndHigh};
 use tally_platform::causes::with_causes;
-use tally_platform::store::{COUNTS, ledgers};
+use tally_platform::store::{COUNTS, ledgers, unknown_partitions};
 
 use crate::cache::Total;
 use crate::counter::Counter;
 use crate::counter_memory::{Snapshot, Wanted};
 use crate::metrics::Metrics;
-use crate::vector::Vector;
+use crate::vector::{Vector, number};
 
 /// How long one query may take; the server gives up a little earlier, so that it does not work for
 /// nobody.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_EXECUTION_TIME_S: &str = "9";
 
-/// More than a Kafka cluster has of all topics: a table that names more is not what a sink left
+/// More than a Kafka cluster has of all topics: rows of a partition beyond are not what a sink left
 /// there, and a vector of so many would take memory for nothing.
 const MAX_PARTITIONS: u32 = 1 << 18;
 
@@ -41,11 +41,6 @@ pub(crate) enum StoreError {
     Damaged { partition: u32, topic: &'static str, source: LedgerError },
     #[error("partition {partition}: the store has counts, but no positions beside them")]
     NoLedger { partition: u32 },
-    #[error(
-        "the store has counts of partition {partition}, and no topic has {MAX_PARTITIONS} \
-         partitions"
-    )]
-    UnknownPartition { partition: u32 },
 }
 
 /// How far the store is in each partition, up to the last that has a ledger.
@@ -76,19 +71,27 @@ impl Store {
         Store { client, metrics }
     }
 
-    /// How far the store is.
-    pub(crate) async fn vector(&self) -> Result<Vector, StoreError> {
-        self.ledger().await?.vector()
+    /// How far the store is; the topic has so many partitions, as far as is known.
+    pub(crate) async fn vector(&self, partitions: usize) -> Result<Vector, StoreError> {
+        self.ledger(partitions).await?.vector()
     }
 
     /// How far the store is in each partition; one whose ledger is damaged hides no other's.
-    pub(crate) async fn places(&self) -> Result<Places, StoreError> {
-        self.ledger().await?.places()
+    pub(crate) async fn places(&self, partitions: usize) -> Result<Places, StoreError> {
+        Ok(self.ledger(partitions).await?.places())
     }
 
-    async fn ledger(&self) -> Result<Scan, StoreError> {
+    /// The partitions beyond those of the topic that the store has rows of.
+    pub(crate) async fn unknown_partitions(
+        &self,
+        partitions: usize,
+    ) -> Result<Vec<u32>, StoreError> {
+        self.timed(unknown_partitions(&self.client, number(partitions))).await
+    }
+
+    async fn ledger(&self, partitions: usize) -> Result<Scan, StoreError> {
         let ledgers = self.timed(ledgers(&self.client)).await?;
-        let mut scan = Scan::default();
+        let mut scan = Scan::new(partitions);
         for (partition, ledger) in ledgers {
             let positions =
                 LedgerRows { deltas: Some(ledger.deltas), increments: Some(ledger.increments) };
@@ -97,7 +100,11 @@ impl Store {
         Ok(scan)
     }
 
-    pub(crate) async fn snapshot(&self, wanted: Wanted<'_>) -> Result<Snapshot, StoreError> {
+    pub(crate) async fn snapshot(
+        &self,
+        wanted: Wanted<'_>,
+        partitions: usize,
+    ) -> Result<Snapshot, StoreError> {
         let query = match wanted {
             Wanted::Counters(counters) => {
                 let names = counters.iter().map(|counter| (counter.namespace(), counter.key()));
@@ -114,11 +121,11 @@ impl Store {
             }
         };
         let rows = self.timed(query.fetch_all::<Summed>()).await?;
-        let mut scan = Scan::default();
+        let mut scan = Scan::new(partitions);
         for row in rows {
             scan.take(row);
         }
-        Ok(Snapshot { vector: Arc::new(scan.vector()?), totals: scan.totals })
+        Ok(Snapshot { vector: Arc::new(scan.vector()?), totals: scan.into_totals() })
     }
 
     async fn timed<T>(
@@ -150,10 +157,16 @@ fn sql(condition: &str) -> String {
 }
 
 /// What one scan found: the ledger by partition, and the counters over all of them.
-#[derive(Default)]
+///
+/// Rows of a partition that the topic is not known to have are a sink's if they have a whole
+/// ledger: the partition was added just then. All others were written by hand, and are passed over.
 struct Scan {
+    /// The topic has so many, as far as is known.
+    partitions: u32,
     ledger: BTreeMap<u32, LedgerRows>,
     totals: HashMap<Counter, Total>,
+    /// Counters in partitions beyond those that are known.
+    beyond: Vec<Summed>,
 }
 
 /// The rows of one partition's ledger, as far as they were read.
@@ -164,12 +177,23 @@ struct LedgerRows {
 }
 
 impl Scan {
+    fn new(partitions: usize) -> Scan {
+        Scan {
+            partitions: number(partitions).cast_unsigned(),
+            ledger: BTreeMap::new(),
+            totals: HashMap::new(),
+            beyond: Vec::new(),
+        }
+    }
+
     fn take(&mut self, row: Summed) {
+        if row.namespace != RESERVED_NAMESPACE && row.partition >= self.partitions {
+            self.beyond.push(row);
+            return;
+        }
         let positions = self.ledger.entry(row.partition).or_default();
         if row.namespace != RESERVED_NAMESPACE {
-            let total =
-                self.totals.entry(Counter::new(&row.namespace, &row.key)).or_insert(Total::ZERO);
-            total.add_total(Total { sum: row.total, events: row.occurred });
+            add_to(&mut self.totals, &row);
             return;
         }
         // Differences that come to more than 64 bits are as wrong when they are cut to the largest
@@ -185,22 +209,45 @@ impl Scan {
 
     /// The positions of all partitions that anything is stored of.
     fn vector(&self) -> Result<Vector, StoreError> {
-        let places: Result<_, _> = self.places()?.into_iter().collect();
+        let places: Result<_, _> = self.places().into_iter().collect();
         Ok(Vector::new(places?))
     }
 
-    fn places(&self) -> Result<Places, StoreError> {
+    fn places(&self) -> Places {
         let mut places = Places::new();
         for (&partition, rows) in &self.ledger {
-            if partition >= MAX_PARTITIONS {
-                return Err(StoreError::UnknownPartition { partition });
+            if self.is_by_hand(partition) {
+                continue;
             }
             // Partitions between those that have a ledger are at their beginning.
             places.resize_with(partition as usize, || Ok(StoredOffsets::default()));
             places.push(rows.place(partition));
         }
-        Ok(places)
+        places
     }
+
+    /// Whether no sink wrote what there is of the partition.
+    fn is_by_hand(&self, partition: u32) -> bool {
+        let has_place = || {
+            let rows = self.ledger.get(&partition);
+            rows.is_some_and(|rows| rows.place(partition).is_ok())
+        };
+        partition >= self.partitions && (partition >= MAX_PARTITIONS || !has_place())
+    }
+
+    fn into_totals(mut self) -> HashMap<Counter, Total> {
+        for row in std::mem::take(&mut self.beyond) {
+            if !self.is_by_hand(row.partition) {
+                add_to(&mut self.totals, &row);
+            }
+        }
+        self.totals
+    }
+}
+
+fn add_to(totals: &mut HashMap<Counter, Total>, row: &Summed) {
+    let total = totals.entry(Counter::new(&row.namespace, &row.key)).or_insert(Total::ZERO);
+    total.add_total(Total { sum: row.total, events: row.occurred });
 }
 
 impl LedgerRows {
@@ -233,8 +280,9 @@ mod tests {
         }
     }
 
+    /// A scan where the topic has three partitions.
     fn scan(rows: impl IntoIterator<Item = Summed>) -> Scan {
-        let mut scan = Scan::default();
+        let mut scan = Scan::new(3);
         rows.into_iter().for_each(|row| scan.take(row));
         scan
     }
@@ -251,8 +299,8 @@ mod tests {
         let max = i128::from(i64::MAX);
         let counts = [row(0, "ns", "a", max, 0), row(2, "ns", "a", max, 0)];
         let scan = scan(ledger(0, 5, 50).into_iter().chain(ledger(2, 7, 70)).chain(counts));
-        assert_eq!(scan.totals[&Counter::new("ns", "a")], Total { sum: 2 * max, events: 2 });
         assert_eq!(scan.vector().unwrap().position().to_string(), "0:50,1:0,2:70");
+        assert_eq!(scan.into_totals()[&Counter::new("ns", "a")], Total { sum: 2 * max, events: 2 });
     }
 
     #[test]
@@ -267,9 +315,17 @@ mod tests {
 
         let error = scan([row(1, "ns", "a", 3, 0)]).vector().unwrap_err();
         assert!(matches!(error, StoreError::NoLedger { partition: 1 }), "{error}");
+    }
 
-        let error = scan(ledger(MAX_PARTITIONS, 5, 50)).vector().unwrap_err();
-        assert!(matches!(error, StoreError::UnknownPartition { .. }), "{error}");
+    #[test]
+    fn what_was_written_by_hand_of_an_unknown_partition_is_passed_over_and_an_added_one_is_not() {
+        let [half, _] = ledger(4, 5, 50);
+        let rows = ledger(0, 5, 50).into_iter().chain(ledger(3, 7, 70)).chain([half]);
+        let rows = rows.chain(ledger(MAX_PARTITIONS, 5, 50)).chain(ledger(u32::MAX, 5, 50));
+        let counts = [0, 3, 4, 9, MAX_PARTITIONS, u32::MAX].map(|p| row(p, "ns", "a", 1, 0));
+        let scan = scan(rows.chain(counts));
+        assert_eq!(scan.vector().unwrap().position().to_string(), "0:50,1:0,2:0,3:70");
+        assert_eq!(scan.into_totals()[&Counter::new("ns", "a")], Total { sum: 2, events: 2 });
     }
 
     #[test]
@@ -277,7 +333,7 @@ mod tests {
         let doubled = row(1, RESERVED_NAMESPACE, ledger::DELTAS, 10, 5);
         let [_, increments] = ledger(1, 5, 50);
         let places = scan(ledger(2, 7, 70).into_iter().chain([doubled, increments])).places();
-        let places: Vec<_> = places.unwrap().into_iter().map(Result::ok).collect();
+        let places: Vec<_> = places.into_iter().map(Result::ok).collect();
         let place = |deltas, increments| Some(StoredOffsets { deltas, increments });
         assert_eq!(places, [place(0, 0), None, place(7, 70)]);
     }

@@ -4,6 +4,7 @@ use rdkafka::error::KafkaError;
 use tally_counts::Rules;
 use tally_platform::checkpoint_key::KeyError;
 use tally_platform::registry;
+use tally_platform::store::SupportError;
 
 /// Why the counts could not be verified. A mismatch is no error: it is a finding of the report.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,8 @@ pub enum Error {
     Store(#[from] clickhouse::error::Error),
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Support(#[from] SupportError),
     #[error(
         "the counts in ClickHouse were made by other rules: {have}, but the configuration says \
          {want}"

@@ -57,6 +57,11 @@ impl Metrics {
         self.rounds.add(1, &[KeyValue::new("outcome", "failed")]);
     }
 
+    /// Nothing is wrong any more with a partition that Kafka does not have.
+    pub(crate) fn gone(&self, partition: i64) {
+        self.mismatch.record(0, &[KeyValue::new("partition", partition)]);
+    }
+
     pub(crate) fn ended(&self, report: &Report, took: Duration) {
         let outcome = match report.verdict {
             Verdict::Agrees => "agrees",
@@ -66,7 +71,7 @@ impl Metrics {
         self.rounds.add(1, &[KeyValue::new("outcome", outcome)]);
         self.round_seconds.record(took.as_secs_f64(), &[]);
         for p in &report.partitions {
-            let of = [KeyValue::new("partition", i64::from(p.partition))];
+            let of = [KeyValue::new("partition", p.partition)];
             self.lag.record(p.lag(), &of);
             self.mismatch.record(u64::from(p.verdict == Verdict::Mismatch), &of);
             self.not_proven.record(u64::from(p.verdict == Verdict::NotProven), &of);

@@ -31,7 +31,8 @@ pub enum Verdict {
 /// What Kafka and ClickHouse say of one partition, as of one ledger position.
 #[derive(Clone, Debug, Serialize)]
 pub struct PartitionReport {
-    pub partition: i32,
+    /// As ClickHouse numbers it, which may be beyond what Kafka can have.
+    pub partition: i64,
     pub verdict: Verdict,
     /// The ledger's position in `increments`, the next offset: all before it is proven, if the
     /// partition agrees.
@@ -74,6 +75,38 @@ impl PartitionReport {
     /// Offsets in Kafka that are not in ClickHouse yet: messages and transaction markers.
     pub fn lag(&self) -> i64 {
         self.end - self.position
+    }
+
+    /// Of rows in ClickHouse whose partition Kafka, which has so many, does not have.
+    pub(crate) fn unknown(partition: u32, partitions: i32) -> PartitionReport {
+        let finding = Finding::UnknownPartition { partitions };
+        PartitionReport {
+            partition: partition.into(),
+            verdict: finding.verdict(),
+            position: 0,
+            end: 0,
+            replayed_from: 0,
+            checkpoint: None,
+            through_ms: None,
+            messages: 0,
+            counted: 0,
+            duplicate: 0,
+            rejected: 0,
+            rejected_by_reason: BTreeMap::new(),
+            increments: 0,
+            compared_events: 0,
+            findings: vec![finding],
+            more_findings: 0,
+        }
+    }
+
+    /// The partition's number in Kafka; `None` where Kafka does not have it.
+    pub(crate) fn in_kafka(&self) -> Option<i32> {
+        let is_unknown = |finding: &Finding| matches!(finding, Finding::UnknownPartition { .. });
+        if self.findings.iter().any(is_unknown) {
+            return None;
+        }
+        i32::try_from(self.partition).ok()
     }
 
     /// Whether all before the position is proven: what is only behind is, as far as it goes.
@@ -233,7 +266,11 @@ impl fmt::Display for Finding {
                 write!(f, "the counters that differ could not be told: {reason}")
             }
             Finding::UnknownPartition { partitions } => {
-                write!(f, "ClickHouse has rows of it, but Kafka has {partitions} partitions only")
+                write!(
+                    f,
+                    "ClickHouse has rows of it, but Kafka has {partitions} partitions only: no \
+                     sink wrote them"
+                )
             }
             Finding::DeltasBegin { begins, stored } => write!(
                 f,

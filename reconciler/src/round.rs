@@ -175,21 +175,16 @@ impl Rounds {
         let asked = begun.elapsed();
         let count = readers.partition_count(&kafka.increments)?;
         self.rejected.read_on(kafka, &mut readers)?;
-        // A partition that only the ledger has is no longer in Kafka: it must not be overlooked.
-        let known: BTreeSet<i32> = (0..count)
-            .chain(stored.keys().copied())
-            .filter(|partition| self.options.scope.has_partition(*partition))
-            .collect();
+        // A partition that only ClickHouse has must not be overlooked.
+        let unknown = self.unknown_partitions(count, &readers)?;
+        let known: BTreeSet<i32> =
+            (0..count).filter(|partition| self.options.scope.has_partition(*partition)).collect();
         let (mut parts, mut ends) = (BTreeMap::new(), BTreeMap::new());
         let mut unreadable = BTreeMap::new();
         for partition in &known {
             // Without rows nothing is stored yet. Where the position contradicts itself, the replay
             // goes as far as the counts ever did.
             let position = stored.entry(*partition).or_default().ledger.increments.high;
-            if *partition >= count {
-                unreadable.insert(*partition, Finding::UnknownPartition { partitions: count });
-                continue;
-            }
             let (begins, end) = match readers.watermarks(&kafka.increments, *partition) {
                 Ok(watermarks) => watermarks,
                 Err(error) => {
@@ -273,7 +268,7 @@ impl Rounds {
             }
             let (replayed_from, checkpoint) = used.get(&partition).cloned().unwrap_or((0, None));
             partitions.push(PartitionReport {
-                partition,
+                partition: partition.into(),
                 verdict: findings.verdict(),
                 position: stored.ledger.increments.high,
                 end,
@@ -292,9 +287,10 @@ impl Rounds {
             });
         }
         self.limit_rejected(&mut partitions);
+        partitions.extend(unknown);
         let verdict = partitions.iter().map(|p| p.verdict).max().unwrap_or(Verdict::NotProven);
         let mismatched = partitions.iter().filter(|p| p.verdict == Verdict::Mismatch);
-        let mismatched = mismatched.map(|p| p.partition);
+        let mismatched = mismatched.filter_map(PartitionReport::in_kafka);
         self.mismatched = mismatched.filter(|partition| !suspects.contains(partition)).collect();
         let replay_seconds = replaying.as_secs_f64();
         Ok((Report { verdict, partitions, replay_seconds, notes: Vec::new() }, suspects))
@@ -364,7 +360,7 @@ impl Rounds {
         let agree = report.partitions.iter().filter(|p| p.verdict == Verdict::Agrees);
         let signed_ms = jiff::Timestamp::now().as_millisecond();
         agree
-            .filter_map(|p| self.unsigned.get(&p.partition))
+            .filter_map(|p| self.unsigned.get(&p.in_kafka()?))
             .filter(|unsigned| {
                 let before = self.checkpoints.newest.get(&unsigned.partition);
                 unsigned.position > before.map_or(0, |before| before.position)

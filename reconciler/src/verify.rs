@@ -71,6 +71,7 @@ pub async fn verify(
 
 /// Refuses a table that this version, by this configuration, does not count into.
 pub(crate) async fn check_rules(config: &Config) -> Result<(), Error> {
+    store::check_support(&config.store).await?;
     let (have, want) = (store::rules(&store::client(&config.store)).await?, config.rules());
     match have {
         None => Err(Error::NoTable),

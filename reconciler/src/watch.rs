@@ -17,6 +17,7 @@ use rdkafka::consumer::BaseConsumer;
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health};
 use tally_platform::quiet_log::QuietLog;
+use tally_platform::store::SupportError;
 use tally_platform::verified::{self, Note, Verified};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,7 @@ pub async fn watch(
                 error @ (Error::TopicMadeAgain { .. }
                 | Error::OtherRules { .. }
                 | Error::OtherFormat { .. }
+                | Error::Support(SupportError::Unsupported(_))
                 | Error::Key(_)),
             ) => return Err(error),
             Err(error) => {
@@ -102,7 +104,7 @@ struct Watch {
     publisher: Arc<BaseConsumer>,
     publishing: QuietLog,
     /// Of each partition, in the last round.
-    verdicts: BTreeMap<i32, Verdict>,
+    verdicts: BTreeMap<i64, Verdict>,
 }
 
 impl Watch {
@@ -159,7 +161,7 @@ impl Watch {
                 (false, _) => 0,
             };
             let note = Note { agrees, at_ms, through_ms: p.through_ms.filter(|_| agrees) };
-            Some((p.partition, Verified { through, note }))
+            Some((p.in_kafka()?, Verified { through, note }))
         });
         let (said, publisher): (BTreeMap<_, _>, _) = (said.collect(), Arc::clone(&self.publisher));
         let increments = config.kafka.increments.clone();
@@ -185,6 +187,11 @@ impl Watch {
 
     /// Says what has changed since the last round.
     fn tell(&mut self, report: &Report) {
+        let is_there = |partition: i64| report.partitions.iter().any(|p| p.partition == partition);
+        for (partition, _) in self.verdicts.extract_if(.., |partition, _| !is_there(*partition)) {
+            tracing::info!(partition, "ClickHouse has no rows of the partition any more");
+            self.metrics.gone(partition);
+        }
         for p in &report.partitions {
             let before = self.verdicts.insert(p.partition, p.verdict);
             if before.unwrap_or(Verdict::Agrees) != p.verdict {

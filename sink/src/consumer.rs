@@ -12,8 +12,9 @@ use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
+use tally_platform::retry;
+use tally_platform::store::{self, UnknownPartitions};
 use tally_platform::unserved::UnservedPartitions;
-use tally_platform::{retry, store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ use crate::consumer_thread::ConsumerThread;
 use crate::endpoint::Endpoint;
 use crate::inserter::{InserterContext, InserterEnd};
 use crate::inserters::{EndedInserter, Inserters, Queue};
-use crate::ledger_watch::LedgerWatch;
+use crate::ledger_watch::{Found, LedgerWatch};
 use crate::metrics::Metrics;
 use crate::partition_error::PartitionError;
 use crate::proof;
@@ -69,9 +70,11 @@ pub(crate) fn run(
         CLIENT_ID,
         runtime,
     );
+    let partitions = topic.partitions(&thread)?;
+    let Some(partitions) = partitions else { return Ok(()) };
     let client = store::client(&config.store);
     let endpoint = Endpoint::new(&config.store)?;
-    if !proof::wait_until_proven(&client, &endpoint, &thread, &proven)? {
+    if !proof::wait_until_proven(&config.store, &client, &endpoint, &thread, &proven)? {
         return Ok(());
     }
     let metrics = Metrics::new();
@@ -90,6 +93,8 @@ pub(crate) fn run(
         consumer: &consumer,
         fetcher,
         ledger: LedgerWatch::new(client.clone()),
+        partitions,
+        unknown: UnknownPartitions::default(),
         client,
         topic,
         inserters,
@@ -121,6 +126,9 @@ struct Sink<'c> {
     client: Client,
     topic: TopicWatch<'c>,
     ledger: LedgerWatch,
+    /// The topic had so many when it was last asked.
+    partitions: i32,
+    unknown: UnknownPartitions,
     inserters: Inserters,
     metrics: Metrics,
     assigned: Condition,
@@ -304,7 +312,17 @@ impl Sink<'_> {
 
     /// Has the partitions started again whose blocks the ledger does not know any more.
     fn check_ledger(&mut self) {
-        for partition in self.ledger.poll(self.thread.runtime, || self.inserters.stored()) {
+        let stored = || self.inserters.stored();
+        let found = self.ledger.poll(self.thread.runtime, self.partitions, stored);
+        let Some(Found { behind, unknown }) = found else { return };
+        // Where Kafka does not tell how many partitions it has by now, another look will.
+        if self.unknown.is_news(&unknown)
+            && let Ok(partitions) = self.topic.partitions_now()
+        {
+            self.partitions = partitions;
+            self.unknown.tell(unknown, partitions);
+        }
+        for partition in behind {
             if self.inserters.is_inserting(partition) {
                 tracing::warn!(
                     partition,

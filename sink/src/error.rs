@@ -1,5 +1,6 @@
 use rdkafka::error::KafkaError;
 use tally_platform::registry;
+use tally_platform::store::Unsupported;
 
 use crate::proof::Promise;
 
@@ -17,6 +18,8 @@ pub enum Error {
     TopicReplaced { topic: String, was: String, is: String },
     #[error("store.url {url}: {reason}")]
     StoreUrl { url: String, reason: String },
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     #[error(
         "ClickHouse {version} breaks a promise that exactly-once rests on: {promise}, but {found}"
     )]

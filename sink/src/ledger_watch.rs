@@ -1,8 +1,9 @@
 //! A look at the ledger every ten seconds: that ClickHouse has lost its newest blocks is noticed
-//! even if no batch comes.
+//! even if no batch comes, and so are rows that no sink wrote.
 //!
 //! ```text
 //!  offsets that were stored ──► the ledgers, read in the background ──► partitions that went back
+//!  partitions of the topic  ──► the table's, after that             ──► those that Kafka has not
 //! ```
 
 use std::collections::BTreeMap;
@@ -10,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use clickhouse::Client;
 use clickhouse::error::Error;
-use tally_platform::store::{self, Ledger};
+use tally_platform::store::{self, Ledger, unknown_partitions};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is read of the table: the ledgers, and the partitions that the topic does not have.
+type TableRead = (BTreeMap<i32, Ledger>, Vec<u32>);
 
 /// The next offset of `deltas` to be stored, by partition.
 type StoredDeltas = BTreeMap<i32, i64>;
@@ -28,7 +32,15 @@ pub(crate) struct LedgerWatch {
 struct RunningLook {
     /// What was known to be stored before the ledger was read.
     stored: StoredDeltas,
-    task: JoinHandle<Result<BTreeMap<i32, Ledger>, Error>>,
+    task: JoinHandle<Result<TableRead, Error>>,
+}
+
+/// What a look has found.
+pub(crate) struct Found {
+    /// Partitions that the ledger has lost something of, or on which it contradicts itself.
+    pub(crate) behind: Vec<i32>,
+    /// Partitions that the table has rows of and the topic, as far as was known, has not.
+    pub(crate) unknown: Vec<u32>,
 }
 
 impl LedgerWatch {
@@ -36,20 +48,23 @@ impl LedgerWatch {
         LedgerWatch { client, next_look: Instant::now() + INTERVAL, running: None }
     }
 
-    /// Begins a look when it is due, and ends one that has its answer: returns the partitions that
-    /// the ledger has lost something of, or on which it contradicts itself. Never waits.
+    /// Begins a look when it is due, and ends one that has its answer. The topic has so many
+    /// `partitions`, as far as is known. Never waits.
     pub(crate) fn poll(
         &mut self,
         runtime: &Handle,
+        partitions: i32,
         stored: impl FnOnce() -> StoredDeltas,
-    ) -> Vec<i32> {
+    ) -> Option<Found> {
         if let Some(running) = self.running.take_if(|running| running.task.is_finished()) {
             self.next_look = Instant::now() + INTERVAL;
             let read = runtime
                 .block_on(running.task)
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             match read {
-                Ok(ledgers) => return behind(&running.stored, &ledgers),
+                Ok((ledgers, unknown)) => {
+                    return Some(Found { behind: behind(&running.stored, &ledgers), unknown });
+                }
                 Err(error) => tracing::warn!(
                     %error,
                     "the ledger in ClickHouse cannot be checked; checking it again later"
@@ -57,10 +72,13 @@ impl LedgerWatch {
             }
         } else if self.running.is_none() && Instant::now() >= self.next_look {
             let client = self.client.clone();
-            let task = runtime.spawn(async move { store::ledgers(&client).await });
+            let task = runtime.spawn(async move {
+                let ledgers = store::ledgers(&client).await?;
+                Ok((ledgers, unknown_partitions(&client, partitions).await?))
+            });
             self.running = Some(RunningLook { stored: stored(), task });
         }
-        Vec::new()
+        None
     }
 }
 

@@ -1,7 +1,9 @@
 //! The proof at the start that this ClickHouse keeps what exactly-once rests on. It is asked with
-//! the very insert of every block, on a scratch table.
+//! the very insert of every block, on a scratch table. What has several servers is refused before
+//! that: one of them alone may keep all promises.
 //!
 //! ```text
+//!  one server, one table counts, of the engine that init makes                     `check_support`
 //!  CREATE … AS counts ─► a large block        ─► one part                        OnePart
 //!                        another, same fence  ─► refused, nothing in             FenceRefuses
 //!                        the first one's token, a fence that holds ─► nothing in TokenDrops
@@ -21,8 +23,9 @@ use clickhouse::{Client, Row};
 use serde::Deserialize;
 use tally_counts::Fingerprint;
 use tally_counts::ledger::BatchOffsets;
+use tally_platform::config;
 use tally_platform::health::Condition;
-use tally_platform::store::COUNTS;
+use tally_platform::store::{COUNTS, SupportError, check_support};
 use tally_schemas::{Delta, DeltaBatch, DeltaBatchHeader, delta_batch};
 
 use crate::block::Block;
@@ -69,6 +72,8 @@ impl fmt::Display for Promise {
 pub(crate) enum Error {
     #[error("{promise}, but {found} (ClickHouse {version})")]
     Broken { version: String, promise: Promise, found: String },
+    #[error(transparent)]
+    Support(#[from] SupportError),
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -78,13 +83,15 @@ pub(crate) enum Error {
 /// Waits for a ClickHouse that is away; `false` once the sink is to stop. An error if ClickHouse
 /// breaks a promise.
 pub(crate) fn wait_until_proven(
+    store: &config::Store,
     client: &Client,
     endpoint: &Endpoint,
     thread: &ConsumerThread<'_>,
     proven: &Condition,
 ) -> Result<bool, crate::Error> {
-    let prove = async || match prove(client, endpoint).await {
+    let prove = async || match prove(store, client, endpoint).await {
         Ok(()) => Ok(Ok(())),
+        Err(Error::Support(SupportError::Unsupported(unsupported))) => Ok(Err(unsupported.into())),
         Err(Error::Broken { version, promise, found }) => {
             Ok(Err(crate::Error::Promise { version, promise, found }))
         }
@@ -103,7 +110,8 @@ pub(crate) fn wait_until_proven(
 
 /// Asks once. Whatever comes of it, the scratch table is gone afterwards, or some later proof drops
 /// it.
-async fn prove(client: &Client, endpoint: &Endpoint) -> Result<(), Error> {
+async fn prove(store: &config::Store, client: &Client, endpoint: &Endpoint) -> Result<(), Error> {
+    check_support(store).await?;
     sweep(client).await?;
     let (version, id): (String, String) =
         within(client.query("SELECT version(), lower(hex(generateUUIDv4()))").fetch_one()).await?;

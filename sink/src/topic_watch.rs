@@ -44,6 +44,20 @@ impl<'c> TopicWatch<'c> {
         self.topic
     }
 
+    /// How many partitions the topic has. Waits for the brokers; `None` once the sink is to stop.
+    pub(crate) fn partitions(&self, thread: &ConsumerThread<'_>) -> Result<Option<i32>, Error> {
+        let partitions = until_brokers_answer(thread.stop, || {
+            thread.heartbeat.beat();
+            self.partitions_now()
+        });
+        Ok(partitions?)
+    }
+
+    /// How many partitions the topic has, if the brokers answer.
+    pub(crate) fn partitions_now(&self) -> Result<i32, TopicError> {
+        tally_kafka::partition_count(self.consumer.client(), self.topic)
+    }
+
     /// The id that the topic had at the beginning, as librdkafka prints it.
     pub(crate) fn topic_id(&self) -> &str {
         &self.topic_id

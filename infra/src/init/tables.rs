@@ -1,7 +1,7 @@
 use clickhouse::Client;
 use tally_counts::{IdScope, Rules};
 use tally_platform::config::Config;
-use tally_platform::store::{self, COUNTERS, COUNTS, TableRules};
+use tally_platform::store::{self, COUNTERS, COUNTS, SupportError, TableRules};
 
 use super::{Error, Report, table_format};
 
@@ -11,6 +11,8 @@ const COUNTERS_SQL: &str = include_str!("../../sql/counters.sql");
 pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Error> {
     let database = &config.store.database;
     let failed = |what| move |source| Error::Store { url: config.store.url.clone(), what, source };
+    // Before anything is made on one of several servers.
+    check_support(config).await?;
     let want = TableRules { format: TableRules::FORMAT, rules: config.rules() };
     let comment = want.comment();
     let fill = |sql: &str| sql.replace("{database}", database).replace("{comment}", &comment);
@@ -20,6 +22,8 @@ pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Err
         .await
         .map_err(failed("make the database"))?;
     execute(&client, &fill(COUNTS_SQL)).await.map_err(failed("make the table counts"))?;
+    // There are servers that make another engine of what they are told.
+    check_support(config).await?;
     let client = store::client(&config.store);
     let have = store::rules(&client).await.map_err(failed("read the table's rules of counting"))?;
     let table = format!("{database}.{COUNTS}");
@@ -44,6 +48,16 @@ pub(super) async fn init(config: &Config, report: &mut Report) -> Result<(), Err
     report.add(format!("table {table}: there, {}", want.rules));
     report.add(format!("view {database}.{COUNTERS}: there"));
     Ok(())
+}
+
+async fn check_support(config: &Config) -> Result<(), Error> {
+    store::check_support(&config.store).await.map_err(|error| match error {
+        SupportError::Unsupported(unsupported) => unsupported.into(),
+        SupportError::Store(source) => {
+            let what = "ask which server it is";
+            Error::Store { url: config.store.url.clone(), what, source }
+        }
+    })
 }
 
 /// What mends a contradiction, where one key of the configuration does.

@@ -70,7 +70,7 @@ pub(super) struct RangeRow {
 }
 
 impl RangeRow {
-    pub(super) fn partition(&self) -> i32 {
+    pub(super) fn partition(&self) -> Option<i32> {
         kafka_partition(self.partition)
     }
 
@@ -121,7 +121,8 @@ pub async fn stored_counts(
     let mut rows = client.query(&sql).fetch::<RangeRow>()?;
     let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
     while let Some(row) = rows.next().await? {
-        stored.entry(row.partition()).or_default().add_row(&row);
+        let Some(partition) = row.partition() else { continue };
+        stored.entry(partition).or_default().add_row(&row);
     }
     Ok(stored)
 }

@@ -51,7 +51,7 @@ impl Ledger {
     }
 }
 
-/// Reads the ledger of every partition that has one, in one scan.
+/// Reads the ledger of every partition that has one and that Kafka may have, in one scan.
 pub async fn ledgers(client: &Client) -> Result<BTreeMap<i32, Ledger>, Error> {
     read(client, "1").await
 }
@@ -67,7 +67,10 @@ async fn read(client: &Client, condition: &str) -> Result<BTreeMap<i32, Ledger>,
         sql_ledger_columns(),
         sql_is_ledger()
     );
-    let rows = client.query(&sql).fetch_all::<LedgerRow>();
-    let rows = tokio::time::timeout(POSITION_TIMEOUT, rows).await.unwrap_or(Err(Error::TimedOut));
-    Ok(rows?.iter().map(|row| (row.partition(), Ledger::from(row))).collect())
+    let rows = within(client.query(&sql).fetch_all::<LedgerRow>()).await?;
+    Ok(rows.iter().filter_map(|row| Some((row.partition()?, Ledger::from(row)))).collect())
+}
+
+pub(super) async fn within<T>(query: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(POSITION_TIMEOUT, query).await.unwrap_or(Err(Error::TimedOut))
 }

@@ -19,14 +19,15 @@ pub(super) struct LedgerRow {
 }
 
 impl LedgerRow {
-    pub(super) fn partition(&self) -> i32 {
+    pub(super) fn partition(&self) -> Option<i32> {
         kafka_partition(self.partition)
     }
 }
 
-/// A partition as Kafka numbers it, in 31 bits: a larger one is of a row that no sink wrote.
-pub(super) fn kafka_partition(partition: u32) -> i32 {
-    i32::try_from(partition).unwrap_or(i32::MAX)
+/// A partition as Kafka numbers it, in 31 bits; `None` where it is larger, in a row that no sink
+/// wrote. Such rows belong to no partition's counts, and `unknown_partitions` finds them.
+pub(super) fn kafka_partition(partition: u32) -> Option<i32> {
+    i32::try_from(partition).ok()
 }
 
 /// The ledger's keys, but for those of single batches.

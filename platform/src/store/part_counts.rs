@@ -121,7 +121,7 @@ impl PartCounts {
         let mut stored: BTreeMap<i32, StoredCounts> = BTreeMap::new();
         let mut parts: HashMap<PartName, Part> = HashMap::new();
         while let Some(row) = rows.next().await? {
-            let partition = row.partition();
+            let Some(partition) = row.partition() else { continue };
             stored.entry(partition).or_default().add_row(&row);
             let part = parts.entry((partition, row.part.clone())).or_default();
             row.add_to(&mut part.ledger, &mut part.quick);
@@ -153,7 +153,8 @@ impl PartCounts {
         let mut rows = client.query(&sql).fetch::<QuickRow>()?;
         let mut new: HashMap<PartName, Part> = HashMap::new();
         while let Some(row) = rows.next().await? {
-            let part = new.entry((kafka_partition(row.partition), row.part)).or_default();
+            let Some(partition) = kafka_partition(row.partition) else { continue };
+            let part = new.entry((partition, row.part)).or_default();
             match row.kind {
                 COUNTS_KIND => part.quick += QuickFingerprint::from_bits(row.quick),
                 kind => part.ledger.add(&ledger_of_kind(kind, row.total, row.highest)),
@@ -215,14 +216,8 @@ impl Blocks<'_> {
 
 /// Whether a row is of one of these partitions.
 fn sql_is_of(partitions: &BTreeSet<i32>) -> String {
-    let each: Vec<String> = partitions
-        .iter()
-        .map(|partition| match *partition {
-            // As `kafka_partition` calls all that Kafka cannot have.
-            i32::MAX => format!("partition >= {}", i32::MAX),
-            partition => format!("partition = {partition}"),
-        })
-        .collect();
+    let each: Vec<String> =
+        partitions.iter().map(|partition| format!("partition = {partition}")).collect();
     if each.is_empty() { String::from("0") } else { format!("({})", each.join(" OR ")) }
 }
 

@@ -13,8 +13,8 @@ use tally_platform::store::{self, Ledger, PartCounts, StoredCounts};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Rounds;
-use crate::Error;
 use crate::partition_reader::PartitionReaders;
+use crate::{Error, PartitionReport};
 
 impl Rounds {
     /// Asks with the salt that each partition is compared under; where parts are kept, for all rows
@@ -87,6 +87,32 @@ impl Rounds {
             }
         }
         self.replay_all(parts).map(|_| ())
+    }
+
+    /// The partitions in scope that ClickHouse has rows of, and Kafka, which had so many, has not.
+    pub(super) fn unknown_partitions(
+        &self,
+        partitions: i32,
+        readers: &PartitionReaders,
+    ) -> Result<Vec<PartitionReport>, Error> {
+        let client = store::client(&self.config.store);
+        let found = self.runtime.block_on(store::unknown_partitions(&client, partitions))?;
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Partitions that were added meanwhile are the next round's.
+        let partitions = readers.partition_count(&self.config.kafka.increments)?;
+        let scope = &self.options.scope.partitions;
+        let is_in_scope = |found: u32| {
+            let listed =
+                |listed: &BTreeSet<i32>| listed.iter().any(|p| i64::from(*p) == i64::from(found));
+            scope.as_ref().is_none_or(listed)
+        };
+        Ok(found
+            .into_iter()
+            .filter(|found| i64::from(*found) >= i64::from(partitions) && is_in_scope(*found))
+            .map(|found| PartitionReport::unknown(found, partitions))
+            .collect())
     }
 
     fn ask_at_once(&self, client: &Client) -> Result<BTreeMap<i32, StoredCounts>, Error> {
