@@ -1,5 +1,5 @@
-//! The partitions that Kafka does not serve, as readiness and a metric tell of them: since when, and
-//! why. The log has it from the fetcher.
+//! The partitions that Kafka does not serve, as readiness and a metric tell of them: for how long,
+//! and why. The log has it from the fetcher.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -29,7 +29,8 @@ impl UnservedPartitions {
         let gauge = global::meter("tally")
             .u64_gauge(format!("tally_{service}_partition_unserved"))
             .with_description(
-                "1 while Kafka does not serve the partition, for a reason that /readyz tells, else 0",
+                "1 while Kafka does not serve the partition, for a reason that /readyz tells, \
+                 else 0",
             )
             .build();
         UnservedPartitions { none, gauge, told: BTreeSet::new(), next_look: Instant::now() }
