@@ -98,7 +98,7 @@ impl DirectFetcher {
             STANDARD_NO_PAD.decode(topic_id).expect("librdkafka prints a topic's id in base64");
         let topic_id = Uuid::from_slice(&topic_id).expect("a topic's id has 16 bytes");
         let (sender, partition_fetches) = channel();
-        let shared = Shared::new(topic_id, client_id, sender);
+        let shared = Shared::new(topic, topic_id, client_id, sender);
         let leaders = Some(Leaders::start(&shared, consumer, topic, runtime));
         DirectFetcher {
             shared,

@@ -14,11 +14,13 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// What asks a process to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
 pub enum EndSignal {
-    /// SIGTERM, of a service manager.
+    /// Of a service manager.
+    #[strum(serialize = "SIGTERM")]
     Terminate,
-    /// SIGINT, as by Ctrl-C.
+    /// As by Ctrl-C.
+    #[strum(serialize = "SIGINT")]
     Interrupt,
 }
 
@@ -41,7 +43,7 @@ pub async fn signals_after(
         }
     };
     let signal = next().await;
-    tracing::info!(?signal, "draining; once more ends at once");
+    tracing::info!(%signal, "draining; once more ends at once");
     tokio::select! {
         () = first(signal) => {
             shutdown.cancel();

@@ -39,6 +39,8 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 pub(super) struct State {
+    /// As the log names it.
+    topic: String,
     pub(super) partitions: BTreeMap<i32, Partition>,
     /// The fetchers' tasks, by broker.
     pub(super) fetchers: BTreeMap<i32, AbortHandle>,
@@ -81,6 +83,7 @@ impl Partition {
 
 impl Shared {
     pub(super) fn new(
+        topic: &str,
         topic_id: Uuid,
         client_id: &str,
         partition_fetches: Sender<PartitionFetch>,
@@ -91,7 +94,7 @@ impl Shared {
             buffers: BufferPool::new(BUFFER_POOL_BYTES),
             partition_fetches,
             unread: UnreadBytes::default(),
-            state: Mutex::default(),
+            state: Mutex::new(State { topic: topic.to_owned(), ..State::default() }),
             leader_missing: Condvar::new(),
             wanted: Notify::new(),
         })
@@ -170,6 +173,7 @@ impl State {
         let since = unserved.since.elapsed();
         if since >= REMINDER && self.is_news(Trouble::Partition(partition)) {
             tracing::warn!(
+                topic = self.topic,
                 partition,
                 reason,
                 ?since,
@@ -192,7 +196,8 @@ impl State {
         if self.unserved.remove(&partition).is_some()
             && self.logged.remove(&Trouble::Partition(partition)).is_some()
         {
-            tracing::info!(partition, "Kafka serves the partition again");
+            let topic = &self.topic;
+            tracing::info!(topic, partition, "Kafka serves the partition again");
         }
     }
 

@@ -367,7 +367,7 @@ fn damage_is_named_and_its_batch_too() {
 
 fn direct() -> (DirectFetcher, Sender<PartitionFetch>) {
     let (sender, partition_fetches) = channel();
-    let shared = Shared::new(uuid::Uuid::nil(), "test", sender.clone());
+    let shared = Shared::new("increments", uuid::Uuid::nil(), "test", sender.clone());
     (
         DirectFetcher {
             shared,
