@@ -19,6 +19,8 @@ use tally_kafka::BufferPool;
 use tally_platform::delta_batches::Unsound;
 use tally_schemas::DeltaBatch;
 
+use crate::row_order::{self, OrderedDelta};
+
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
     ("namespace", "LowCardinality(String)"),
@@ -43,6 +45,25 @@ pub struct Block {
     /// The bytes of a row's key in the last block, on average and rounded up.
     key_bytes: usize,
     check: BatchCheck,
+    /// Empty, but for its room.
+    order: Vec<OrderedDelta>,
+}
+
+/// Numbers for texts, as they come.
+#[derive(Default)]
+struct Numbers<'a> {
+    of: HashMap<&'a str, u32>,
+    texts: Vec<&'a str>,
+}
+
+impl<'a> Numbers<'a> {
+    #[inline(never)]
+    fn number(&mut self, text: &'a str) -> u32 {
+        *self.of.entry(text).or_insert_with(|| {
+            self.texts.push(text);
+            self.texts.len() as u32 - 1
+        })
+    }
 }
 
 /// The namespaces whose numbers are found without a hash.
@@ -73,31 +94,76 @@ impl Block {
         self.make_room(batch.deltas.announced() + 8, buffers);
         // A batch that did not decode left half of it.
         self.check = BatchCheck::default();
-        let mut numbers = HashMap::new();
-        // A batch mostly has few namespaces, and finds them here without a hash.
-        let mut recent = [("", self.number(&mut numbers, "")); RECENT];
-        for delta in batch.deltas.clone() {
-            let delta = delta?;
-            self.check.add(&delta);
-            let recent = &mut recent[recent_at(delta.namespace)];
-            if !is_same(recent.0, delta.namespace) {
-                *recent = (delta.namespace, self.number(&mut numbers, delta.namespace));
-            }
-            self.row(recent.1, delta.key, delta.bucket_s, [delta.sum, delta.events]);
-        }
-        self.check.finish(&batch.header)?;
-        // The last column is about the ledger: it is 0 for deltas.
-        let [.., highs] = &mut self.values;
-        highs.resize(self.namespace_of.len() * size_of::<i64>(), 0);
-        let ledger = self.number(&mut numbers, RESERVED_NAMESPACE);
-        for entry in ledger::rows(offsets, &batch.header) {
-            self.row(ledger, &entry.key, entry.bucket, [entry.sum, 1]);
+        let (mut order, ledger) = self.order(batch)?;
+        let ledger_at = order.partition_point(|delta| delta.namespace < ledger);
+        self.deltas(batch, &order[..ledger_at]);
+        let mut rows = ledger::rows(offsets, &batch.header);
+        rows.sort_by(|one, other| one.key.cmp(&other.key));
+        for row in rows {
+            self.row(ledger, &row.key, row.bucket, [row.sum, 1]);
             let [.., highs] = &mut self.values;
-            highs.extend_from_slice(&entry.high.to_le_bytes());
+            highs.extend_from_slice(&row.high.to_le_bytes());
         }
+        self.deltas(batch, &order[ledger_at..]);
+        self.check.finish(&batch.header)?;
+        order.clear();
+        self.order = order;
         let [keys, ..] = &self.values;
         self.key_bytes = keys.len() / self.rows() + 1;
         Ok(())
+    }
+
+    /// The batch's deltas in the order of the block, their namespaces numbered in that order, and
+    /// the number of the ledger's namespace.
+    fn order(&mut self, batch: &DeltaBatch<'_>) -> Result<(Vec<OrderedDelta>, u32), Unsound> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.reserve(batch.deltas.announced());
+        let mut namespaces = Numbers::default();
+        // ClickHouse has the empty text first in each dictionary.
+        namespaces.number("");
+        let ledger = namespaces.number(RESERVED_NAMESPACE);
+        // A batch mostly has few namespaces, and finds them here without a hash.
+        let mut recent = [("", 0); RECENT];
+        for delta in batch.placed() {
+            let (place, delta) = delta?;
+            let recent = &mut recent[recent_at(delta.namespace)];
+            if !is_same(recent.0, delta.namespace) {
+                *recent = (delta.namespace, namespaces.number(delta.namespace));
+            }
+            order.push(OrderedDelta::new(recent.1, delta.key, place));
+        }
+        let ranks = self.write_dictionary(namespaces.texts);
+        for delta in &mut order {
+            delta.namespace = ranks[delta.namespace as usize];
+        }
+        row_order::sort(&mut order, batch);
+        Ok((order, ranks[ledger as usize]))
+    }
+
+    /// Writes the namespaces in their order, and returns the place of each in it.
+    fn write_dictionary(&mut self, namespaces: Vec<&str>) -> Vec<u32> {
+        let mut order: Vec<usize> = (0..namespaces.len()).collect();
+        order.sort_unstable_by_key(|&number| namespaces[number]);
+        let mut ranks = vec![0; namespaces.len()];
+        for (rank, number) in order.into_iter().enumerate() {
+            text(&mut self.namespaces, namespaces[number]);
+            ranks[number] = rank as u32;
+        }
+        self.namespace_count = namespaces.len() as u32;
+        ranks
+    }
+
+    fn deltas(&mut self, batch: &DeltaBatch<'_>, order: &[OrderedDelta]) {
+        for ordered in order {
+            let delta = batch.delta(ordered.place);
+            self.check.add(&delta);
+            let numbers = [delta.sum, delta.events];
+            self.row(ordered.namespace, delta.key, delta.bucket_s, numbers);
+        }
+        // The last column is about the ledger: it is 0 for deltas.
+        let [.., highs] = &mut self.values;
+        highs.resize(self.namespace_of.len() * size_of::<i64>(), 0);
     }
 
     /// How many rows the block has, ledger rows included.
@@ -172,16 +238,6 @@ impl Block {
             }
             values.reserve(rows * bytes);
         }
-    }
-
-    /// The namespace's number; a namespace that is new gets the next one.
-    #[inline(never)]
-    fn number<'a>(&mut self, numbers: &mut HashMap<&'a str, u32>, namespace: &'a str) -> u32 {
-        *numbers.entry(namespace).or_insert_with(|| {
-            text(&mut self.namespaces, namespace);
-            self.namespace_count += 1;
-            self.namespace_count - 1
-        })
     }
 
     /// Adds a row, but for its value of the last column.
@@ -314,17 +370,28 @@ mod tests {
         for number in [1_u64, 0x600, 3] {
             expected.extend_from_slice(&number.to_le_bytes());
         }
-        expected.extend_from_slice(b"\x00\x02ns\x07__tally");
+        expected.extend_from_slice(b"\x00\x07__tally\x02ns");
         expected.extend_from_slice(&8_u64.to_le_bytes());
-        expected.extend_from_slice(&[1, 2, 2, 2, 2, 2, 2, 2]);
-        expected.extend_from_slice(b"\x03key\x06String\xc8\x01");
-        expected.extend_from_slice(long.as_bytes());
-        expected.extend_from_slice(b"\x06deltas\x0aincrements");
+        expected.extend_from_slice(&[1, 1, 1, 1, 1, 1, 1, 2]);
+        expected.extend_from_slice(b"\x03key\x06String");
+        let keys = [
+            "batch:00000000000000000010",
+            "deltas",
+            "increments",
+            "increments.counted",
+            "messages.counted",
+            "messages.duplicate",
+            "messages.rejected",
+        ];
+        for key in keys {
+            text(&mut expected, key);
+        }
+        text(&mut expected, &long);
         assert_eq!(&bytes[..expected.len()], &expected[..]);
 
         // The last column: the ledger's highest offsets, and 0 for the delta.
         let mut high = b"\x04high\x05Int64".to_vec();
-        for number in [0i64, 10, 15, 0, 0, 0, 0, 7] {
+        for number in [7i64, 10, 15, 0, 0, 0, 0, 0] {
             high.extend_from_slice(&number.to_le_bytes());
         }
         assert!(bytes.ends_with(&high));

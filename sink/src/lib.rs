@@ -31,6 +31,7 @@ mod metrics;
 mod partition_error;
 mod proof;
 mod request_body;
+mod row_order;
 mod store_health;
 mod topic_watch;
 
