@@ -136,7 +136,7 @@ impl DeltaBatches {
 
 /// Whether a batch's header is that of its deltas.
 fn check(body: &[u8]) -> Result<(), Unsound> {
-    let DeltaBatch { header, deltas, .. } = DeltaBatch::decode(body)?;
+    let DeltaBatch { header, deltas } = DeltaBatch::decode(body)?;
     let mut check = BatchCheck::default();
     for delta in deltas {
         check.add(&delta?);

@@ -110,12 +110,7 @@ impl Delta<'_> {
 pub struct DeltaBatch<'a> {
     pub header: DeltaBatchHeader<'a>,
     pub deltas: Deltas<'a>,
-    body: &'a [u8],
 }
-
-/// Where a delta lies in its batch's body. Places compare as the batch's order does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DeltaPlace(u32);
 
 impl<'a> DeltaBatch<'a> {
     /// Reads the header. The deltas are read as they are iterated, so only the iterator's end
@@ -136,35 +131,7 @@ impl<'a> DeltaBatch<'a> {
         };
         let mut deltas = Deltas { cursor, item: 0, block: State::Between };
         deltas.open_block()?;
-        Ok(DeltaBatch { header, deltas, body })
-    }
-
-    /// Its deltas, each with the place where it can be read again.
-    ///
-    /// # Panics
-    /// The iterator does if the body has 4 GiB or more: Kafka's messages have less than 2.
-    pub fn placed(&self) -> impl Iterator<Item = Result<(DeltaPlace, Delta<'a>), DecodeError>> {
-        let mut deltas = self.deltas.clone();
-        std::iter::from_fn(move || {
-            if let Err(error) = deltas.enter_block() {
-                deltas.block = State::Done;
-                return Some(Err(error));
-            }
-            let place = deltas.cursor.position();
-            let place = DeltaPlace(place.try_into().expect("a message has less than 4 GiB"));
-            Some(deltas.next()?.map(|delta| (place, delta)))
-        })
-    }
-
-    /// The delta in a place of this batch.
-    ///
-    /// # Panics
-    /// If the place is another batch's, and no delta begins there in this one.
-    #[inline]
-    pub fn delta(&self, place: DeltaPlace) -> Delta<'a> {
-        let cursor = Cursor::new(&self.body[place.0 as usize..]);
-        let mut deltas = Deltas { cursor, item: 0, block: State::Between };
-        deltas.read().expect("the delta was read before")
+        Ok(DeltaBatch { header, deltas })
     }
 }
 
@@ -218,15 +185,6 @@ impl<'a> Deltas<'a> {
         }
     }
 
-    /// Goes to the next delta if the last one ended its block.
-    #[inline]
-    fn enter_block(&mut self) -> Result<(), DecodeError> {
-        match self.block {
-            State::Between => self.open_block(),
-            State::Inside { .. } | State::Done => Ok(()),
-        }
-    }
-
     fn open_block(&mut self) -> Result<(), DecodeError> {
         let opened = self.cursor.block(Delta::MIN_BYTES);
         self.block =
@@ -256,7 +214,9 @@ impl<'a> Deltas<'a> {
 
     #[inline]
     fn advance(&mut self) -> Result<Option<Delta<'a>>, DecodeError> {
-        self.enter_block()?;
+        if let State::Between = self.block {
+            self.open_block()?;
+        }
         let State::Inside { left, end } = self.block else { return Ok(None) };
         let delta = self.read().map_err(|(field, reason)| {
             self.cursor.error(format!("deltas[{}].{field}", self.item), reason)

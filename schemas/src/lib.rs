@@ -24,7 +24,7 @@ mod utf8;
 mod varint;
 pub mod wire;
 
-pub use delta_batch::{Delta, DeltaBatch, DeltaBatchHeader, DeltaBatchPlan, DeltaPlace};
+pub use delta_batch::{Delta, DeltaBatch, DeltaBatchHeader, DeltaBatchPlan};
 pub use encode::BatchEncoder;
 pub use error::{DecodeError, Reason};
 pub use increment::{Increment, Message};

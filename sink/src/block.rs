@@ -12,14 +12,13 @@
 use std::io::{self, Write};
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use tally_counts::BatchCheck;
 use tally_counts::ledger::{self, BatchOffsets, RESERVED_NAMESPACE};
 use tally_kafka::BufferPool;
 use tally_platform::delta_batches::Unsound;
 use tally_schemas::DeltaBatch;
 
-use crate::row_order::{self, OrderedDelta};
+use crate::row_order::{Room, SortedDeltas};
 
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
@@ -45,29 +44,8 @@ pub struct Block {
     /// The bytes of a row's key in the last block, on average and rounded up.
     key_bytes: usize,
     check: BatchCheck,
-    /// Empty, but for its room.
-    order: Vec<OrderedDelta>,
+    room: Room,
 }
-
-/// Numbers for texts, as they come.
-#[derive(Default)]
-struct Numbers<'a> {
-    of: HashMap<&'a str, u32>,
-    texts: Vec<&'a str>,
-}
-
-impl<'a> Numbers<'a> {
-    #[inline(never)]
-    fn number(&mut self, text: &'a str) -> u32 {
-        *self.of.entry(text).or_insert_with(|| {
-            self.texts.push(text);
-            self.texts.len() as u32 - 1
-        })
-    }
-}
-
-/// The namespaces whose numbers are found without a hash.
-const RECENT: usize = 64;
 
 /// How ClickHouse writes LowCardinality: this version, with flags that say that the dictionary
 /// comes with the block itself.
@@ -94,76 +72,55 @@ impl Block {
         self.make_room(batch.deltas.announced() + 8, buffers);
         // A batch that did not decode left half of it.
         self.check = BatchCheck::default();
-        let (mut order, ledger) = self.order(batch)?;
-        let ledger_at = order.partition_point(|delta| delta.namespace < ledger);
-        self.deltas(batch, &order[..ledger_at]);
-        let mut rows = ledger::rows(offsets, &batch.header);
-        rows.sort_by(|one, other| one.key.cmp(&other.key));
-        for row in rows {
-            self.row(ledger, &row.key, row.bucket, [row.sum, 1]);
+        let sorted = SortedDeltas::read(batch, std::mem::take(&mut self.room))?;
+        let mut ledger = Some(ledger::rows(offsets, &batch.header));
+        // ClickHouse has the empty text first in each dictionary.
+        text(&mut self.namespaces, "");
+        let mut last = "";
+        self.namespace_count = 1;
+        for (namespace, deltas) in sorted.by_namespace() {
+            if namespace > RESERVED_NAMESPACE
+                && let Some(rows) = ledger.take()
+            {
+                self.ledger(&mut last, rows);
+            }
+            let number = self.namespace(&mut last, namespace);
+            for delta in deltas {
+                self.check.add(delta);
+                self.row(number, delta.key, delta.bucket_s, [delta.sum, delta.events]);
+            }
+            // The last column is about the ledger: it is 0 for deltas.
             let [.., highs] = &mut self.values;
-            highs.extend_from_slice(&row.high.to_le_bytes());
+            highs.resize(self.namespace_of.len() * size_of::<i64>(), 0);
         }
-        self.deltas(batch, &order[ledger_at..]);
+        if let Some(rows) = ledger {
+            self.ledger(&mut last, rows);
+        }
         self.check.finish(&batch.header)?;
-        order.clear();
-        self.order = order;
+        self.room = sorted.into_room();
         let [keys, ..] = &self.values;
         self.key_bytes = keys.len() / self.rows() + 1;
         Ok(())
     }
 
-    /// The batch's deltas in the order of the block, their namespaces numbered in that order, and
-    /// the number of the ledger's namespace.
-    fn order(&mut self, batch: &DeltaBatch<'_>) -> Result<(Vec<OrderedDelta>, u32), Unsound> {
-        let mut order = std::mem::take(&mut self.order);
-        order.clear();
-        order.reserve(batch.deltas.announced());
-        let mut namespaces = Numbers::default();
-        // ClickHouse has the empty text first in each dictionary.
-        namespaces.number("");
-        let ledger = namespaces.number(RESERVED_NAMESPACE);
-        // A batch mostly has few namespaces, and finds them here without a hash.
-        let mut recent = [("", 0); RECENT];
-        for delta in batch.placed() {
-            let (place, delta) = delta?;
-            let recent = &mut recent[recent_at(delta.namespace)];
-            if !is_same(recent.0, delta.namespace) {
-                *recent = (delta.namespace, namespaces.number(delta.namespace));
-            }
-            order.push(OrderedDelta::new(recent.1, delta.key, place));
+    fn ledger<'n>(&mut self, last: &mut &'n str, mut rows: [ledger::Row; 7]) {
+        let number = self.namespace(last, RESERVED_NAMESPACE);
+        rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        for row in rows {
+            self.row(number, &row.key, row.bucket, [row.sum, 1]);
+            let [.., highs] = &mut self.values;
+            highs.extend_from_slice(&row.high.to_le_bytes());
         }
-        let ranks = self.write_dictionary(namespaces.texts);
-        for delta in &mut order {
-            delta.namespace = ranks[delta.namespace as usize];
-        }
-        row_order::sort(&mut order, batch);
-        Ok((order, ranks[ledger as usize]))
     }
 
-    /// Writes the namespaces in their order, and returns the place of each in it.
-    fn write_dictionary(&mut self, namespaces: Vec<&str>) -> Vec<u32> {
-        let mut order: Vec<usize> = (0..namespaces.len()).collect();
-        order.sort_unstable_by_key(|&number| namespaces[number]);
-        let mut ranks = vec![0; namespaces.len()];
-        for (rank, number) in order.into_iter().enumerate() {
-            text(&mut self.namespaces, namespaces[number]);
-            ranks[number] = rank as u32;
+    /// The number of a namespace, which is the last one or comes after it.
+    fn namespace<'n>(&mut self, last: &mut &'n str, namespace: &'n str) -> u32 {
+        if namespace != *last {
+            text(&mut self.namespaces, namespace);
+            self.namespace_count += 1;
+            *last = namespace;
         }
-        self.namespace_count = namespaces.len() as u32;
-        ranks
-    }
-
-    fn deltas(&mut self, batch: &DeltaBatch<'_>, order: &[OrderedDelta]) {
-        for ordered in order {
-            let delta = batch.delta(ordered.place);
-            self.check.add(&delta);
-            let numbers = [delta.sum, delta.events];
-            self.row(ordered.namespace, delta.key, delta.bucket_s, numbers);
-        }
-        // The last column is about the ledger: it is 0 for deltas.
-        let [.., highs] = &mut self.values;
-        highs.resize(self.namespace_of.len() * size_of::<i64>(), 0);
+        self.namespace_count - 1
     }
 
     /// How many rows the block has, ledger rows included.
@@ -253,37 +210,6 @@ impl Block {
     }
 }
 
-/// The slot of `recent` where a namespace is looked for. It is a hash of the name's end, where
-/// names that are alike mostly differ.
-#[inline]
-fn recent_at(namespace: &str) -> usize {
-    let bytes = namespace.as_bytes();
-    let end = match bytes.last_chunk() {
-        Some(end) => u32::from_le_bytes(*end),
-        None => bytes.iter().fold(0, |end, byte| end << 8 | u32::from(*byte)),
-    };
-    let mixed = (end ^ bytes.len() as u32).wrapping_mul(0x9e37_79b1);
-    (mixed >> (u32::BITS - RECENT.trailing_zeros())) as usize
-}
-
-/// Equality, without a function call for texts of 4 to 16 bytes.
-#[inline]
-fn is_same(one: &str, other: &str) -> bool {
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    match one.len() {
-        length if length != other.len() => false,
-        4..8 => {
-            one.first_chunk::<4>() == other.first_chunk()
-                && one.last_chunk::<4>() == other.last_chunk()
-        }
-        8..=16 => {
-            one.first_chunk::<8>() == other.first_chunk()
-                && one.last_chunk::<8>() == other.last_chunk()
-        }
-        _ => one == other,
-    }
-}
-
 /// The titles of all columns but the first: what comes before their values.
 fn titles() -> [Vec<u8>; COLUMNS.len() - 1] {
     std::array::from_fn(|at| {
@@ -332,20 +258,6 @@ mod tests {
         fingerprint: 0,
         correction: false,
     };
-
-    #[test]
-    fn texts_are_the_same_if_every_byte_is() {
-        for length in 0..40 {
-            let text = "abcdefgh".repeat(5)[..length].to_owned();
-            assert!(is_same(&text, &text.clone()));
-            assert!(!is_same(&text, &format!("{text}a")));
-            for at in 0..length {
-                let mut other = text.clone();
-                other.replace_range(at..=at, "z");
-                assert!(!is_same(&text, &other), "{text} and {other}");
-            }
-        }
-    }
 
     #[test]
     fn a_block_holds_every_delta_and_the_ledger_column_by_column() {
