@@ -1,13 +1,12 @@
 use tally_schemas::{Delta, DeltaBatchHeader};
 
-use crate::{Fingerprint, Fingerprinter};
+use crate::{Fingerprint, FingerprintSum};
 
 /// Checks that the deltas of a batch are those that its header was written for: damage, and writers
 /// that do not count, are found before a batch goes any further.
 #[derive(Default)]
 pub struct BatchCheck {
-    fingerprinter: Fingerprinter,
-    fingerprint: Fingerprint,
+    fingerprint: FingerprintSum,
     events: i128,
 }
 
@@ -24,14 +23,13 @@ impl BatchCheck {
     #[inline]
     pub fn add(&mut self, delta: &Delta<'_>) {
         let Delta { namespace, key, bucket_s, sum, events } = *delta;
-        self.fingerprint += self.fingerprinter.row(namespace, key, bucket_s, sum);
+        self.fingerprint.add(namespace, key, bucket_s, sum);
         self.events += i128::from(events);
     }
 
     /// Compares all that were added with the header, and begins anew.
     pub fn finish(&mut self, header: &DeltaBatchHeader<'_>) -> Result<(), BatchMismatch> {
-        let (found, events) =
-            (std::mem::take(&mut self.fingerprint), std::mem::take(&mut self.events));
+        let (found, events) = (self.fingerprint.take(), std::mem::take(&mut self.events));
         if found.to_bits() != header.fingerprint {
             let said = Fingerprint::from_bits(header.fingerprint);
             return Err(BatchMismatch::Fingerprint { said, found });

@@ -3,7 +3,7 @@ use std::ops::{Add, AddAssign};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::row_text::RowText;
+use crate::row_text::{RowText, RowTexts};
 
 /// A fingerprint of the deltas of one batch: Σ (hash(namespace, key, bucket) | 1) × sum, modulo
 /// 2⁶⁴.
@@ -56,23 +56,40 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// Computes the fingerprints of rows. It keeps the buffer whose bytes are hashed, so that a row
-/// costs no allocation.
+/// Adds up the fingerprints of rows.
 #[derive(Default)]
-pub struct Fingerprinter(RowText);
+pub struct FingerprintSum {
+    texts: RowTexts<i64>,
+    sum: Fingerprint,
+}
 
-impl Fingerprinter {
+impl FingerprintSum {
     #[inline]
-    pub fn row(&mut self, namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
-        let hash = xxh3_64(self.0.of(namespace, key, bucket));
-        Fingerprint((hash | 1).wrapping_mul(sum.cast_unsigned()))
+    pub fn add(&mut self, namespace: &str, key: &str, bucket: u32, sum: i64) {
+        if self.texts.push(namespace, key, bucket, sum) {
+            self.hash();
+        }
+    }
+
+    /// The sum, from which it begins anew.
+    pub fn take(&mut self) -> Fingerprint {
+        self.hash();
+        std::mem::take(&mut self.sum)
+    }
+
+    fn hash(&mut self) {
+        self.texts.drain(|text, sum| {
+            self.sum += Fingerprint((xxh3_64(text) | 1).wrapping_mul(sum.cast_unsigned()));
+        });
     }
 }
 
 impl Fingerprint {
     /// The fingerprint of one row. `sum` may be negative: two's complement wraps.
     pub fn of_row(namespace: &str, key: &str, bucket: u32, sum: i64) -> Fingerprint {
-        Fingerprinter::default().row(namespace, key, bucket, sum)
+        let mut one = FingerprintSum::default();
+        one.add(namespace, key, bucket, sum);
+        one.take()
     }
 }
 
@@ -106,19 +123,22 @@ mod tests {
     proptest! {
         /// As the definition says it, whatever rows came before.
         #[test]
-        fn a_row_is_hashed_as_defined(
+        fn rows_are_hashed_and_added_up_as_defined(
             rows in prop::collection::vec(
                 (".{0,12}", ".{0,40}", prop_oneof![Just(60), any::<u32>()], any::<i64>()),
-                0..20,
+                0..80,
             ),
         ) {
-            let mut fingerprinter = Fingerprinter::default();
+            let mut found = FingerprintSum::default();
+            let mut defined = 0_u64;
             for (namespace, key, bucket, sum) in rows {
                 let text = format!("{}:{namespace}:{key}:{bucket}", namespace.len());
-                let defined = (xxh3_64(text.as_bytes()) | 1).wrapping_mul(sum.cast_unsigned());
-                let row = fingerprinter.row(&namespace, &key, bucket, sum);
-                prop_assert_eq!(row.to_bits(), defined);
+                let row = (xxh3_64(text.as_bytes()) | 1).wrapping_mul(sum.cast_unsigned());
+                defined = defined.wrapping_add(row);
+                found.add(&namespace, &key, bucket, sum);
             }
+            prop_assert_eq!(found.take().to_bits(), defined);
+            prop_assert_eq!(found.take(), Fingerprint::ZERO);
         }
     }
 

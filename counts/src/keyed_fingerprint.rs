@@ -19,8 +19,9 @@
 use std::ops::{Add, AddAssign, Sub};
 
 use siphasher::sip128::SipHasher24;
+use tally_schemas::Delta;
 
-use crate::row_text::RowText;
+use crate::row_text::{RowText, RowTexts};
 
 /// What makes the weights unpredictable: drawn anew for each comparison, or kept secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -181,6 +182,43 @@ impl KeyedFingerprinter {
     }
 }
 
+/// Adds up the keyed fingerprints of rows, by range.
+pub struct KeyedFingerprintSums {
+    hasher: SipHasher24,
+    events_factor: i128,
+    texts: RowTexts<i128>,
+    of_ranges: Vec<KeyedFingerprint>,
+}
+
+impl KeyedFingerprintSums {
+    /// Begins at the fingerprints of what was added before, one for each range.
+    pub fn resume(salt: &Salt, of_ranges: Vec<KeyedFingerprint>) -> KeyedFingerprintSums {
+        let KeyedFingerprinter { hasher, events_factor, .. } = KeyedFingerprinter::new(salt);
+        KeyedFingerprintSums { hasher, events_factor, texts: RowTexts::default(), of_ranges }
+    }
+
+    pub fn add<'a>(&mut self, rows: impl Iterator<Item = Delta<'a>>) {
+        for Delta { namespace, key, bucket_s, sum, events } in rows {
+            let by = i128::from(sum) + self.events_factor * i128::from(events);
+            if self.texts.push(namespace, key, bucket_s, by) {
+                self.hash();
+            }
+        }
+        self.hash();
+    }
+
+    fn hash(&mut self) {
+        self.texts.drain(|text, by| {
+            let weight = self.hasher.hash(text).as_u128();
+            self.of_ranges[range(weight)] += KeyedFingerprint::product(weight, by);
+        });
+    }
+
+    pub fn of_ranges(&self) -> &[KeyedFingerprint] {
+        &self.of_ranges
+    }
+}
+
 fn range(weight: u128) -> usize {
     (weight >> (u128::BITS - KeyedFingerprint::RANGE_BITS)) as usize
 }
@@ -211,6 +249,32 @@ mod tests {
                 i128::from(*sum) + rows_of.events_factor * i128::from(*events)
             });
             prop_assert_eq!(apart, KeyedFingerprint::product(weight, merged.sum()));
+        }
+
+        #[test]
+        fn rows_add_up_in_their_ranges(
+            salt: [u8; 24],
+            rows in prop::collection::vec((".{0,9}", 0_u32..3, any::<i64>(), any::<i64>()), 0..80),
+            cut in 0_usize..80,
+        ) {
+            let deltas = rows.iter().map(|(key, bucket_s, sum, events)| Delta {
+                namespace: "n",
+                key,
+                bucket_s: *bucket_s,
+                sum: *sum,
+                events: *events,
+            });
+            let mut defined = vec![KeyedFingerprint::ZERO; KeyedFingerprint::RANGES];
+            let mut one = fingerprinter(salt);
+            for Delta { namespace, key, bucket_s, sum, events } in deltas.clone() {
+                let row = one.row(namespace, key, bucket_s, sum, events);
+                defined[row.range] += row.fingerprint;
+            }
+            let none = vec![KeyedFingerprint::ZERO; KeyedFingerprint::RANGES];
+            let mut sums = KeyedFingerprintSums::resume(&Salt::from_bytes(salt), none);
+            sums.add(deltas.clone().take(cut));
+            sums.add(deltas.skip(cut));
+            prop_assert_eq!(sums.of_ranges(), defined);
         }
 
         #[test]

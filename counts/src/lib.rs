@@ -29,10 +29,12 @@ mod sums;
 pub use batch_check::{BatchCheck, BatchMismatch};
 pub use bucket::BucketWidth;
 pub use check::{NameError, Violation, check, check_name, check_namespace, check_size};
-pub use fingerprint::{Fingerprint, Fingerprinter};
+pub use fingerprint::{Fingerprint, FingerprintSum};
 pub use fold::{CountedAs, Duplicates, Envelope, Flush, Fold};
 pub use id_memory::{Bookmark, BookmarkParseError};
-pub use keyed_fingerprint::{KeyedFingerprint, KeyedFingerprinter, KeyedRow, Salt};
+pub use keyed_fingerprint::{
+    KeyedFingerprint, KeyedFingerprintSums, KeyedFingerprinter, KeyedRow, Salt,
+};
 pub use offsets::{
     ChainError, Position, PositionParseError, StoredOffsets, check_chain, next_offset,
 };

@@ -27,10 +27,17 @@ impl RowText {
 
     #[inline]
     pub(crate) fn of(&mut self, namespace: &str, key: &str, bucket: u32) -> &[u8] {
+        self.bytes.clear();
+        self.append(namespace, key, bucket);
+        &self.bytes
+    }
+
+    /// Appends a row's text.
+    #[inline]
+    fn append(&mut self, namespace: &str, key: &str, bucket: u32) {
         if bucket != self.bucket {
             self.turn_to(bucket);
         }
-        self.bytes.clear();
         self.bytes.extend_from_slice(self.decimals.format(namespace.len()).as_bytes());
         self.bytes.push(b':');
         self.bytes.extend_from_slice(namespace.as_bytes());
@@ -39,7 +46,7 @@ impl RowText {
         let len = self.bytes.len() + self.tail_len;
         // Sixteen bytes are one store; what is behind the bucket is not part of the text.
         self.bytes.extend_from_slice(&self.tail);
-        &self.bytes[..len]
+        self.bytes.truncate(len);
     }
 
     fn turn_to(&mut self, bucket: u32) {
@@ -47,5 +54,38 @@ impl RowText {
         self.tail[1..=decimals.len()].copy_from_slice(decimals);
         self.tail_len = 1 + decimals.len();
         self.bucket = bucket;
+    }
+}
+
+/// The texts of a few rows, each with what is to be done with its hash. A text is hashed only a few
+/// rows later: a processor that reads at once what it wrote in pieces waits until all that it wrote
+/// before is out of its way.
+#[derive(Default)]
+pub(crate) struct RowTexts<T> {
+    text: RowText,
+    /// Where each row's text ends.
+    rows: Vec<(usize, T)>,
+}
+
+impl<T> RowTexts<T> {
+    const MOST: usize = 32;
+
+    /// Adds a row, and says whether [`RowTexts::drain`] is due.
+    #[inline]
+    pub(crate) fn push(&mut self, namespace: &str, key: &str, bucket: u32, of_row: T) -> bool {
+        self.text.append(namespace, key, bucket);
+        self.rows.push((self.text.bytes.len(), of_row));
+        self.rows.len() == Self::MOST
+    }
+
+    /// Hands out each row's text, and empties the list.
+    #[inline]
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(&[u8], T)) {
+        let mut begin = 0;
+        for (end, of_row) in self.rows.drain(..) {
+            each(&self.text.bytes[begin..end], of_row);
+            begin = end;
+        }
+        self.text.bytes.clear();
     }
 }

@@ -24,7 +24,7 @@ use tally_schemas::{Delta, Increment};
 use self::records::{Cell, Records};
 use self::slots::{Lookup, Slots};
 use crate::Fingerprint;
-use crate::fingerprint::Fingerprinter;
+use crate::fingerprint::FingerprintSum;
 
 /// The sums of one flush, in order of first appearance.
 #[derive(Default)]
@@ -209,12 +209,11 @@ impl Sums {
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut rows = Fingerprinter::default();
-        let mut total = Fingerprint::ZERO;
+        let mut rows = FingerprintSum::default();
         for delta in self.iter() {
-            total += rows.row(delta.namespace, delta.key, delta.bucket_s, delta.sum);
+            rows.add(delta.namespace, delta.key, delta.bucket_s, delta.sum);
         }
-        total
+        rows.take()
     }
 }
 

@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 
 use tally_counts::{
-    Bookmark, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprinter, QuickFingerprint, Reject,
-    Rules, Salt, Sums,
+    Bookmark, Flush, Fold, IdScope, KeyedFingerprint, KeyedFingerprintSums, QuickFingerprint,
+    Reject, Rules, Salt, Sums,
 };
 use tally_kafka::FetchedMessage;
 use tally_platform::plans::{Plans, Refusal, reuse};
@@ -60,14 +60,16 @@ impl<'r> Decoder<'r> {
 /// The fingerprints of the counts within the scope, under one salt.
 struct Prints {
     salt: Salt,
-    fingerprinter: KeyedFingerprinter,
-    of_ranges: Vec<KeyedFingerprint>,
+    sums: KeyedFingerprintSums,
 }
 
 impl Prints {
     fn new(salt: &Salt) -> Prints {
-        let of_ranges = vec![KeyedFingerprint::ZERO; KeyedFingerprint::RANGES];
-        Prints { salt: *salt, fingerprinter: KeyedFingerprinter::new(salt), of_ranges }
+        Prints::resume(salt, vec![KeyedFingerprint::ZERO; KeyedFingerprint::RANGES])
+    }
+
+    fn resume(salt: &Salt, of_ranges: Vec<KeyedFingerprint>) -> Prints {
+        Prints { salt: *salt, sums: KeyedFingerprintSums::resume(salt, of_ranges) }
     }
 }
 
@@ -132,8 +134,8 @@ impl Replay {
         rejections: Rejections,
     ) -> Replay {
         let bookmark: Bookmark = checkpoint.bookmark().expect("it was opened");
-        let mut prints = Prints::new(key_salt);
-        prints.of_ranges = checkpoint.fingerprints().expect("it was opened");
+        let counted = checkpoint.fingerprints().expect("it was opened");
+        let prints = Prints::resume(key_salt, counted);
         let totals = ReplayTotals {
             messages: checkpoint.messages,
             counted: checkpoint.counted,
@@ -254,12 +256,11 @@ impl Replay {
 
     fn flush(&mut self) {
         let flush = self.take_flush();
-        for delta in flush.sums.iter().filter(|delta| self.scope.includes(delta)) {
-            let Delta { namespace, key, bucket_s, sum, events } = delta;
-            for prints in &mut self.prints {
-                let row = prints.fingerprinter.row(namespace, key, bucket_s, sum, events);
-                prints.of_ranges[row.range] += row.fingerprint;
-            }
+        let deltas = || flush.sums.iter().filter(|delta| self.scope.includes(delta));
+        for prints in &mut self.prints {
+            prints.sums.add(deltas());
+        }
+        for Delta { namespace, key, bucket_s, sum, events } in deltas() {
             if let Some((salt, quick)) = &mut self.quick {
                 *quick += salt.quick_fingerprint(namespace, key, bucket_s, sum, events);
             }
@@ -295,7 +296,7 @@ impl Replay {
 
     /// The fingerprints that are compared with ClickHouse's, by range.
     pub(crate) fn fingerprints(&self) -> &[KeyedFingerprint] {
-        &self.prints.first().expect("there is a salt to compare under").of_ranges
+        self.prints.first().expect("there is a salt to compare under").sums.of_ranges()
     }
 
     /// The quick fingerprint that ClickHouse must have, if one was begun.
@@ -333,7 +334,7 @@ impl Replay {
             increments,
             bookmark: bookmark.to_string(),
             rules: self.rules.to_string(),
-            fingerprints: Checkpoint::encode(&prints.of_ranges),
+            fingerprints: Checkpoint::encode(prints.sums.of_ranges()),
         })
     }
 }
