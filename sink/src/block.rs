@@ -18,7 +18,7 @@ use tally_kafka::BufferPool;
 use tally_platform::delta_batches::Unsound;
 use tally_schemas::DeltaBatch;
 
-use crate::row_order::{Room, SortedDeltas};
+use crate::row_order::RowOrder;
 
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
@@ -44,7 +44,7 @@ pub struct Block {
     /// The bytes of a row's key in the last block, on average and rounded up.
     key_bytes: usize,
     check: BatchCheck,
-    room: Room,
+    order: RowOrder,
 }
 
 /// How ClickHouse writes LowCardinality: this version, with flags that say that the dictionary
@@ -72,23 +72,24 @@ impl Block {
         self.make_room(batch.deltas.announced() + 8, buffers);
         // A batch that did not decode left half of it.
         self.check = BatchCheck::default();
-        let sorted = SortedDeltas::read(batch, std::mem::take(&mut self.room))?;
+        let mut order = std::mem::take(&mut self.order);
+        let namespaces = order.take(batch, |delta| self.check.add(delta))?;
+        self.check.finish(&batch.header)?;
         let mut ledger = Some(ledger::rows(offsets, &batch.header));
         // ClickHouse has the empty text first in each dictionary.
         text(&mut self.namespaces, "");
         let mut last = "";
         self.namespace_count = 1;
-        for (namespace, deltas) in sorted.by_namespace() {
-            if namespace > RESERVED_NAMESPACE
+        for namespace in &namespaces {
+            if namespace.name > RESERVED_NAMESPACE
                 && let Some(rows) = ledger.take()
             {
                 self.ledger(&mut last, rows);
             }
-            let number = self.namespace(&mut last, namespace);
-            for delta in deltas {
-                self.check.add(delta);
-                self.row(number, delta.key, delta.bucket_s, [delta.sum, delta.events]);
-            }
+            let number = self.namespace(&mut last, namespace.name);
+            order.for_each(namespace, |row| {
+                self.row(number, row.key, row.bucket_s, [row.sum, row.events]);
+            });
             // The last column is about the ledger: it is 0 for deltas.
             let [.., highs] = &mut self.values;
             highs.resize(self.namespace_of.len() * size_of::<i64>(), 0);
@@ -96,8 +97,7 @@ impl Block {
         if let Some(rows) = ledger {
             self.ledger(&mut last, rows);
         }
-        self.check.finish(&batch.header)?;
-        self.room = sorted.into_room();
+        self.order = order;
         let [keys, ..] = &self.values;
         self.key_bytes = keys.len() / self.rows() + 1;
         Ok(())
@@ -107,7 +107,7 @@ impl Block {
         let number = self.namespace(last, RESERVED_NAMESPACE);
         rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         for row in rows {
-            self.row(number, &row.key, row.bucket, [row.sum, 1]);
+            self.row(number, row.key.as_bytes(), row.bucket, [row.sum, 1]);
             let [.., highs] = &mut self.values;
             highs.extend_from_slice(&row.high.to_le_bytes());
         }
@@ -199,10 +199,11 @@ impl Block {
 
     /// Adds a row, but for its value of the last column.
     #[inline]
-    fn row(&mut self, namespace: u32, key: &str, bucket: u32, numbers: [i64; 2]) {
+    fn row(&mut self, namespace: u32, key: &[u8], bucket: u32, numbers: [i64; 2]) {
         self.namespace_of.push(namespace);
         let [keys, buckets, others @ .., _] = &mut self.values;
-        text(keys, key);
+        length(keys, key.len());
+        keys.extend_from_slice(key);
         buckets.extend_from_slice(&bucket.to_le_bytes());
         for (column, number) in others.iter_mut().zip(numbers) {
             column.extend_from_slice(&number.to_le_bytes());
