@@ -46,7 +46,10 @@ impl MessageFold {
                 let envelope = decoded.envelope(offset, timestamp_ms);
                 match partitions.count(partition, &envelope, &increments, now) {
                     Ok(()) => None,
-                    Err(reason) => Some((reason, describe(reason, &increments))),
+                    Err(reason) => {
+                        let unit = |at| partitions.rules().seeming_unit(at, envelope.timestamp_ms);
+                        Some((reason, describe(reason, &increments, unit)))
+                    }
                 }
             }
             Err(Undecoded::Refused(Refusal { reason, detail })) => Some((reason, detail)),
@@ -125,12 +128,24 @@ impl MessageFold {
     }
 }
 
-/// The detail of a rejection that has none of its own.
-fn describe(reason: Reject, increments: &[Increment<'_>]) -> String {
+/// The detail of a rejection that has none of its own; `unit` tells which unit a time seems to be
+/// in that is not in milliseconds.
+fn describe(
+    reason: Reject,
+    increments: &[Increment<'_>],
+    unit: impl FnOnce(i64) -> Option<&'static str>,
+) -> String {
     match increments {
         [only] => format!(
-            "{reason}: namespace {:?}, key {:?}, delta {}, at {} ms",
-            only.namespace, only.key, only.delta, only.at_ms
+            "{reason}: namespace {:?}, key {:?}, delta {}, at {} ms{}",
+            only.namespace,
+            only.key,
+            only.delta,
+            only.at_ms,
+            match unit(only.at_ms) {
+                Some(unit) if reason == Reject::EventTimeOutOfRange => format!(" ({unit}?)"),
+                _ => String::new(),
+            }
         ),
         many => format!("{reason} in a batch of {} increments", many.len()),
     }

@@ -97,6 +97,10 @@ pub(crate) struct Partitions {
 }
 
 impl Partitions {
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     pub(crate) fn new(rules: Rules, limits: Limits) -> Partitions {
         Partitions {
             rules,

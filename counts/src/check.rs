@@ -111,12 +111,37 @@ impl Rules {
         })
     }
 
+    /// The earliest event time, in milliseconds since 1970.
+    #[inline]
+    pub fn earliest_event_ms(&self) -> i64 {
+        i64::from(self.min_event_s) * 1000
+    }
+
     /// The start of the bucket of an event, in seconds since 1970, or
     /// [`Reject::EventTimeOutOfRange`], or [`Reject::FutureEventTime`] after `latest_ms`.
     #[inline(always)]
     pub fn bucket(&self, at_ms: i64, latest_ms: i64) -> Result<u32, Reject> {
         let bucket = self.width.bucket(at_ms)?;
-        if at_ms > latest_ms { Err(Reject::FutureEventTime) } else { Ok(bucket) }
+        if at_ms < self.earliest_event_ms() {
+            Err(Reject::EventTimeOutOfRange)
+        } else if at_ms > latest_ms {
+            Err(Reject::FutureEventTime)
+        } else {
+            Ok(bucket)
+        }
+    }
+
+    /// The unit that a time seems to be in which is not in milliseconds: that in which it would be
+    /// among the times which may count.
+    pub fn seeming_unit(&self, at: i64, record_ms: Option<i64>) -> Option<&'static str> {
+        let allowed = self.earliest_event_ms()..=self.latest_event_ms(record_ms);
+        let in_ms = [
+            ("seconds", at.checked_mul(1000)),
+            ("microseconds", Some(at / 1000)),
+            ("nanoseconds", Some(at / 1_000_000)),
+        ];
+        let may_be = |ms: Option<i64>| ms.is_some_and(|ms| allowed.contains(&ms));
+        in_ms.into_iter().find(|(_, ms)| may_be(*ms)).map(|(unit, _)| unit)
     }
 }
 
@@ -128,7 +153,7 @@ mod tests {
         Increment { namespace: "n", key: "k", delta: 1, at_ms: 61_000, id: None };
 
     fn violation(increment: Increment<'_>) -> Option<Violation> {
-        let rules = Rules { max_future_s: 60, ..Rules::default() };
+        let rules = Rules { max_future_s: 60, min_event_s: 2, ..Rules::default() };
         check(&rules, Some(10_000), &[SOUND, increment, SOUND], |_, _| {}).err()
     }
 
@@ -142,11 +167,26 @@ mod tests {
             (Increment { key: "", ..reserved }, Reject::NameOutOfRange),
             (reserved, Reject::ReservedNamespace),
             (Increment { at_ms: -1, ..SOUND }, Reject::EventTimeOutOfRange),
+            (Increment { at_ms: 1_999, ..SOUND }, Reject::EventTimeOutOfRange),
             (Increment { at_ms: 70_001, ..SOUND }, Reject::FutureEventTime),
         ] {
             assert_eq!(violation(increment), Some(Violation { reason, increment: Some(1) }));
         }
-        assert_eq!(violation(Increment { at_ms: 70_000, ..SOUND }), None);
+        for at_ms in [2_000, 70_000] {
+            assert_eq!(violation(Increment { at_ms, ..SOUND }), None);
+        }
+    }
+
+    #[test]
+    fn a_time_in_another_unit_is_told_by_when_it_would_be() {
+        let rules = Rules { min_event_s: 946_684_800, ..Rules::default() };
+        let unit = |at| rules.seeming_unit(at, Some(1_800_000_000_000));
+        assert_eq!(unit(1_764_288_000), Some("seconds"));
+        assert_eq!(unit(1_764_288_000_000_000), Some("microseconds"));
+        assert_eq!(unit(1_764_288_000_000_000_000), Some("nanoseconds"));
+        for at in [0, -1, 5, i64::MAX, i64::MIN] {
+            assert_eq!(unit(at), None, "{at}");
+        }
     }
 
     #[test]

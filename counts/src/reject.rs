@@ -28,7 +28,7 @@ pub enum Reject {
     ReservedNamespace,
     /// A namespace or key is empty or longer than [`crate::Fold::MAX_NAME_BYTES`].
     NameOutOfRange,
-    /// The event time is before 1970 or after 2106.
+    /// The event time is before [`crate::Rules::min_event_s`] or after 2106.
     EventTimeOutOfRange,
     /// The event time is later than the message by more than [`crate::Rules::max_future_s`].
     FutureEventTime,

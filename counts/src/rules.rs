@@ -13,6 +13,9 @@ pub struct Rules {
     pub horizon: Horizon,
     /// How much later than Kafka's time of the message an event may be, in seconds.
     pub max_future_s: u32,
+    /// The earliest second of an event, since 1970. A time that is earlier is nearly always one in
+    /// another unit.
+    pub min_event_s: u32,
     pub ids_within: IdScope,
 }
 
@@ -58,12 +61,14 @@ impl Horizon {
     };
 }
 
+/// As a configuration has them by default, but that events may be of any time.
 impl Default for Rules {
     fn default() -> Rules {
         Rules {
             width: BucketWidth::MINUTE,
             horizon: Horizon::MILLION,
             max_future_s: 86_400,
+            min_event_s: 0,
             ids_within: IdScope::Counter,
         }
     }
@@ -76,12 +81,14 @@ pub struct RulesParseError(pub String);
 /// The text of the rules: `name=value`, by the names of the configuration, joined by spaces.
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rules { width, horizon: Horizon { offsets, ids }, max_future_s, ids_within } = self;
+        let Rules { width, horizon, max_future_s, min_event_s, ids_within } = self;
+        let Horizon { offsets, ids } = horizon;
         let width_s = width.as_secs();
         write!(
             f,
             "bucket_seconds={width_s} max_future_seconds={max_future_s} \
-             horizon_offsets={offsets} max_ids={ids} ids_within={ids_within}"
+             horizon_offsets={offsets} max_ids={ids} ids_within={ids_within} \
+             min_event_seconds={min_event_s}"
         )
     }
 }
@@ -102,8 +109,10 @@ fn parse(text: &str) -> Option<Rules> {
         let (name, value) = word.split_once('=')?;
         named.insert(name, value).is_none().then_some(())?;
     }
+    let min_event_s = named.remove("min_event_seconds").unwrap_or("0").parse().ok()?;
     let mut number = |name: &str| named.remove(name)?.parse().ok();
     let rules = Rules {
+        min_event_s,
         width: BucketWidth::from_secs(number("bucket_seconds")?).ok()?,
         max_future_s: number("max_future_seconds")?,
         horizon: Horizon {
@@ -124,9 +133,9 @@ mod tests {
 
     #[test]
     fn rules_read_as_they_write() {
-        let rules = Rules { max_future_s: 7, ..Rules::default() };
+        let rules = Rules { max_future_s: 7, min_event_s: 946_684_800, ..Rules::default() };
         let text = "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1000000 \
-                    max_ids=1000000 ids_within=counter";
+                    max_ids=1000000 ids_within=counter min_event_seconds=946684800";
         assert_eq!((rules.to_string().as_str(), text.parse()), (text, Ok(rules)));
         for bad in [
             "bucket_seconds=60",
@@ -136,6 +145,8 @@ mod tests {
             "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 more=1",
             "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 max_ids=1",
             "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 ids_within=all",
+            "bucket_seconds=60 max_future_seconds=7 horizon_offsets=1 max_ids=1 \
+             min_event_seconds=-1",
         ] {
             assert_eq!(bad.parse::<Rules>(), Err(RulesParseError(bad.into())));
         }
@@ -147,5 +158,12 @@ mod tests {
                     max_ids=1000000";
         let then = Rules { ids_within: IdScope::Partition, ..Rules::default() };
         assert_eq!(text.parse(), Ok(then));
+    }
+
+    #[test]
+    fn rules_written_before_events_had_an_earliest_time_let_all_count() {
+        let text = "bucket_seconds=60 max_future_seconds=86400 horizon_offsets=1000000 \
+                    max_ids=1000000 ids_within=counter";
+        assert_eq!(text.parse(), Ok(Rules { min_event_s: 0, ..Rules::default() }));
     }
 }

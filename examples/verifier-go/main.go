@@ -41,8 +41,8 @@ var (
 )
 
 var rules struct { // What the table's comment says.
-	bucketSeconds, maxFutureSeconds, horizonOffsets, maxIDs int64
-	idsWithin                                               string
+	bucketSeconds, maxFutureSeconds, horizonOffsets, maxIDs, minEventSeconds int64
+	idsWithin                                                                string
 }
 
 func main() {
@@ -106,17 +106,17 @@ func report(all partitions, began time.Time) int {
 	return 2 * int(min(unproven, 1))
 }
 
-const tables = `SELECT toInt64(partition), ifNull((SELECT comment
-	FROM system.tables WHERE database = currentDatabase() AND name = 'counts'), '')
-FROM counts GROUP BY partition`
+const tables = `SELECT toInt64(partition), ifNull((SELECT comment FROM system.tables
+	WHERE database = currentDatabase() AND name = 'counts'), '') FROM counts GROUP BY partition`
 
 func readTable(all partitions) {
 	query(tables, func(numbers []int64, comment []byte) {
 		all.get(int32(numbers[0]))
-		_, err := fmt.Sscanf(string(comment)+" end", "tally: format=2 bucket_seconds=%d "+
-			"max_future_seconds=%d horizon_offsets=%d max_ids=%d ids_within=%s end",
+		known, earliest, _ := strings.Cut(string(comment), " min_event_seconds=")
+		_, err := fmt.Sscanf(known+" 0"+earliest+" end", "tally: format=2 bucket_seconds=%d "+
+			"max_future_seconds=%d horizon_offsets=%d max_ids=%d ids_within=%s %d end",
 			&rules.bucketSeconds, &rules.maxFutureSeconds, &rules.horizonOffsets,
-			&rules.maxIDs, &rules.idsWithin)
+			&rules.maxIDs, &rules.idsWithin, &rules.minEventSeconds)
 		check("rules that are known are not in the table's comment, "+string(comment), err)
 	})
 }
@@ -465,7 +465,7 @@ func judge(m *message, logged time.Time) string {
 			return "name_out_of_range"
 		case one.Namespace == "__tally":
 			return "reserved_namespace"
-		case one.At < 0 || one.At/1000 > math.MaxUint32:
+		case one.At < rules.minEventSeconds*1000 || one.At/1000 > math.MaxUint32:
 			return "event_time_out_of_range"
 		case one.At > latest:
 			return "future_event_time"

@@ -31,7 +31,7 @@ pub enum Error {
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
     #[error("table {table} is there with {have}, but the configuration says {want}{advice}")]
-    TableContradicts { table: String, have: String, want: String, advice: &'static str },
+    TableContradicts { table: String, have: String, want: String, advice: String },
 }
 
 /// What `init` found or made, a line each.

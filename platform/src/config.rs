@@ -67,6 +67,8 @@ impl Config {
                 ids: self.duplicates.max_ids,
             },
             max_future_s: self.counts.max_future_seconds,
+            min_event_s: u32::try_from(self.counts.min_event_time.as_second())
+                .expect("the configuration was checked"),
             ids_within: self.duplicates.ids_within,
         }
     }
@@ -141,16 +143,10 @@ pub struct Counts {
     /// How much later than its record's timestamp in the log an event may be, in seconds; a later
     /// one is rejected. Fixed once the table is there.
     pub max_future_seconds: u32,
-    /// The earliest time an event may have, as RFC 3339 text: a whole second from 1970 on. The
-    /// gateway refuses an earlier one, since that is nearly always a time in another unit.
+    /// The earliest time an event may have, as RFC 3339 text: a whole second from 1970 on. An
+    /// earlier one is refused, since it is nearly always a time in another unit. Fixed once the
+    /// table is there.
     pub min_event_time: Timestamp,
-}
-
-impl Counts {
-    /// The earliest event time, in milliseconds since 1970.
-    pub fn min_event_ms(&self) -> i64 {
-        self.min_event_time.as_millisecond()
-    }
 }
 
 /// How far back an id is recognised, in each partition. Fixed once the table is there.

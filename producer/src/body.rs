@@ -35,8 +35,6 @@ pub(crate) use media_type::{MediaType, MediaTypeError};
 pub(crate) struct Rules {
     /// When an event happened that does not say it.
     pub(crate) now_ms: i64,
-    /// The earliest event time, in milliseconds since 1970.
-    pub(crate) min_event_ms: i64,
     pub(crate) counting: tally_counts::Rules,
 }
 

@@ -29,7 +29,6 @@ const LAST_BODY: Duration = Duration::from_secs(10);
 /// What all requests share.
 pub(crate) struct Gateway {
     counting: tally_counts::Rules,
-    min_event_ms: i64,
     bodies: BodyLimits,
     limits: Limits,
     avro: Avro,
@@ -52,7 +51,6 @@ impl Gateway {
     pub(crate) fn new(config: &Config, log: Arc<KafkaLog>, metrics: Metrics) -> Gateway {
         Gateway {
             counting: config.rules(),
-            min_event_ms: config.counts.min_event_ms(),
             bodies: BodyLimits::new(
                 config.producer.body_limit_bytes,
                 config.producer.max_bytes_in_flight,
@@ -115,11 +113,8 @@ impl Gateway {
         id: Option<&str>,
         started: &Prerequisites,
     ) -> Result<Messages, Problem> {
-        let rules = Rules {
-            now_ms: jiff::Timestamp::now().as_millisecond(),
-            min_event_ms: self.min_event_ms,
-            counting: self.counting,
-        };
+        let rules =
+            Rules { now_ms: jiff::Timestamp::now().as_millisecond(), counting: self.counting };
         let parsed = body::parse(media_type, &self.avro, body, rules)?;
         let unique = Uuid::now_v7().simple().to_string();
         let partitions = self.log.partitions().ok_or_else(not_ready)?;

@@ -18,7 +18,7 @@ use tally_kafka::BufferPool;
 use tally_platform::delta_batches::Unsound;
 use tally_schemas::DeltaBatch;
 
-use crate::row_order::RowOrder;
+use crate::row_order::{Namespace, RowOrder};
 
 /// The block's columns, as ClickHouse names and types them.
 pub const COLUMNS: [(&str, &str); 6] = [
@@ -61,6 +61,14 @@ impl Block {
         Ok(block)
     }
 
+    /// As [`Block::of`], but each namespace's rows are in the order of the batch: ClickHouse has
+    /// to sort them.
+    pub fn unsorted(batch: &DeltaBatch<'_>, offsets: BatchOffsets) -> Result<Block, Unsound> {
+        let mut block = Block::default();
+        block.fill_in(batch, offsets, &BufferPool::new(0), |_, _| {})?;
+        Ok(block)
+    }
+
     /// As [`Block::of`], in the buffers of the rows that were there, or else in buffers of the
     /// pool. After an error the block must not be used.
     pub(crate) fn fill(
@@ -69,12 +77,23 @@ impl Block {
         offsets: BatchOffsets,
         buffers: &BufferPool,
     ) -> Result<(), Unsound> {
+        self.fill_in(batch, offsets, buffers, RowOrder::sort)
+    }
+
+    fn fill_in(
+        &mut self,
+        batch: &DeltaBatch<'_>,
+        offsets: BatchOffsets,
+        buffers: &BufferPool,
+        sort: impl FnOnce(&mut RowOrder, &[Namespace<'_>]),
+    ) -> Result<(), Unsound> {
         self.make_room(batch.deltas.announced() + 8, buffers);
         // A batch that did not decode left half of it.
         self.check = BatchCheck::default();
         let mut order = std::mem::take(&mut self.order);
         let namespaces = order.take(batch, |delta| self.check.add(delta))?;
         self.check.finish(&batch.header)?;
+        sort(&mut order, &namespaces);
         let mut ledger = Some(ledger::rows(offsets, &batch.header));
         // ClickHouse has the empty text first in each dictionary.
         text(&mut self.namespaces, "");
@@ -103,7 +122,7 @@ impl Block {
         Ok(())
     }
 
-    fn ledger<'n>(&mut self, last: &mut &'n str, mut rows: [ledger::Row; 7]) {
+    fn ledger(&mut self, last: &mut &str, mut rows: [ledger::Row; 7]) {
         let number = self.namespace(last, RESERVED_NAMESPACE);
         rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         for row in rows {

@@ -122,6 +122,7 @@ async fn send_poison(tally: &Installation, source: &Source, model: &mut Model) {
         Some(single(source, &event("go", "", AT_MS), "later")),
         Some(single(source, &event(&long, "later", AT_MS), "later")),
         Some(single(source, &event("go", "later", -1), "later")),
+        Some(single(source, &event("go", "later", AT_MS / 1000), "later")),
         Some(single(source, &event("go", "later", future_ms), "later")),
     ] {
         source.send(PARTITION, payload.as_deref()).await;

@@ -2,6 +2,7 @@
 //! moved on, and its bookmarks and rules go on to hold.
 
 use tally_counts::IdScope;
+use tally_platform::config::Config;
 use tally_platform::store::{self, TableRules};
 
 use crate::dice::Dice;
@@ -53,11 +54,12 @@ impl Installation {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_with_sums_of_64_bits_is_moved_on_exactly_and_counted_on() {
     let mut tally = Installation::bare("older");
-    tally.configure(|config| config.duplicates.ids_within = IdScope::Partition);
+    tally.configure(by_the_rules_of_then);
     tally.tally(&["init"]).await.expect_code(0);
     let source = tally.source().await;
     let mut events = random_events(&mut Dice(21), 600);
     events[0].delta = i64::MAX;
+    events[2].at_ms /= 1000;
     events[1].delta = i64::MIN;
     let mut model = Model::default();
     model.add_all(&events);
@@ -105,11 +107,26 @@ async fn a_table_with_sums_of_64_bits_is_moved_on_exactly_and_counted_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_whose_ids_are_of_partitions_is_not_counted_into_by_other_rules() {
     let mut tally = Installation::bare("scope");
-    tally.configure(|config| config.duplicates.ids_within = IdScope::Partition);
+    tally.configure(by_the_rules_of_then);
     tally.tally(&["init"]).await.expect_code(0);
     tally.turn_back().await;
-    tally.configure(|config| config.duplicates.ids_within = IdScope::Counter);
-    let refused = tally.tally(&["init"]).await.expect_code(69).stderr;
-    assert!(refused.contains("ids_within=partition"), "{refused}");
-    assert!(refused.contains("duplicates.ids_within = \"partition\""), "{refused}");
+    let mut refused = async |change: fn(&mut Config)| {
+        tally.configure(change);
+        tally.tally(&["init"]).await.expect_code(69).stderr
+    };
+    let of_ids = refused(|config| config.duplicates.ids_within = IdScope::Counter).await;
+    assert!(of_ids.contains("ids_within=partition"), "{of_ids}");
+    let advice = ": to count on as before, set duplicates.ids_within = \"partition\"";
+    assert!(of_ids.contains(&format!("{advice}\n")), "{of_ids}");
+    let of_both = refused(|config| config.counts = Config::default().counts).await;
+    let advice = format!("{advice} and counts.min_event_time = \"1970-01-01T00:00:00Z\"\n");
+    assert!(of_both.contains(&advice), "{of_both}");
+    let of_more = refused(|config| config.counts.max_future_seconds = 7).await;
+    assert!(!of_more.contains("to count on as before"), "{of_more}");
+}
+
+/// Ids counted within partitions, and events had no earliest time.
+fn by_the_rules_of_then(config: &mut Config) {
+    config.duplicates.ids_within = IdScope::Partition;
+    config.counts.min_event_time = "1970-01-01T00:00:00Z".parse().expect("it is a time");
 }

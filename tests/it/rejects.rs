@@ -124,6 +124,7 @@ async fn each_poisoned_message_is_rejected_with_its_reason_and_those_around_it_c
         (Reject::NameOutOfRange, Some(batch)),
         (Reject::NameOutOfRange, Some(single(&event("poison", &long, 1, AT_MS)))),
         (Reject::EventTimeOutOfRange, Some(single(&event("poison", "before 1970", 1, -1)))),
+        (Reject::EventTimeOutOfRange, Some(single(&event("poison", "seconds", 1, AT_MS / 1000)))),
         (
             Reject::FutureEventTime,
             Some(single(&event("poison", "the day after tomorrow", 1, tomorrow + DAY_MS))),

@@ -66,7 +66,7 @@ async fn an_aggregator_by_other_rules_than_those_before_it_does_not_count() {
     tally.configure(|config| config.duplicates.horizon_offsets = 7);
     aggregator.start_again();
     assert_ne!(aggregator.ended().await.code(), Some(0));
-    let said = "max_ids=1000000 ids_within=counter, but the configuration says";
+    let said = "ids_within=counter min_event_seconds=946684800, but the configuration says";
     aggregator.logs(said).await;
     aggregator.logs("horizon_offsets=7 max_ids=1000000").await;
 

@@ -391,6 +391,7 @@ const FEW: Rules = Rules {
     horizon: Horizon { offsets: 12, ids: NonZeroU32::new(3).unwrap() },
     ids_within: IdScope::Counter,
     max_future_s: 0,
+    min_event_s: 0,
 };
 
 /// One partition of the model: its log, and what was committed of it.

@@ -122,7 +122,8 @@ mod tests {
             ),
             (
                 "ids=17 unread=4:20-22 rules=bucket_seconds=60,max_future_seconds=86400,\
-                 horizon_offsets=1000000,max_ids=1000000,ids_within=counter",
+                 horizon_offsets=1000000,max_ids=1000000,ids_within=counter,\
+                 min_event_seconds=0",
                 Bookmark { from: Some(17), unread: vec![gap(4, 20, 22)], ..Bookmark::default() }
                     .by(&Rules::default()),
             ),
@@ -146,6 +147,7 @@ mod tests {
             width: BucketWidth::from_secs(86_400).unwrap(),
             horizon: Horizon { offsets: u32::MAX, ids: NonZeroU32::MAX },
             max_future_s: u32::MAX,
+            min_event_s: u32::MAX,
             ids_within: IdScope::Partition,
         };
         let longest =

@@ -60,17 +60,23 @@ async fn check_support(config: &Config) -> Result<(), Error> {
     })
 }
 
-/// What mends a contradiction, where one key of the configuration does.
-fn advice(have: Option<Rules>, want: &Rules) -> &'static str {
-    let only_ids_differ = have.is_some_and(|have| {
-        have.ids_within == IdScope::Partition
-            && Rules { ids_within: IdScope::Partition, ..*want } == have
-    });
-    if only_ids_differ {
-        ": to count on as before, set duplicates.ids_within = \"partition\""
-    } else {
-        ""
+/// What mends a contradiction, where it is of rules that older tables do not have.
+fn advice(have: Option<Rules>, want: &Rules) -> String {
+    let Some(have) = have else { return String::new() };
+    let mut mended = *want;
+    let mut keys = Vec::new();
+    if have.ids_within == IdScope::Partition && want.ids_within != have.ids_within {
+        mended.ids_within = have.ids_within;
+        keys.push("duplicates.ids_within = \"partition\"");
     }
+    if have.min_event_s == 0 && want.min_event_s != 0 {
+        mended.min_event_s = 0;
+        keys.push("counts.min_event_time = \"1970-01-01T00:00:00Z\"");
+    }
+    if keys.is_empty() || mended != have {
+        return String::new();
+    }
+    format!(": to count on as before, set {}", keys.join(" and "))
 }
 
 pub(super) async fn execute(client: &Client, sql: &str) -> Result<(), clickhouse::error::Error> {

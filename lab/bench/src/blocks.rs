@@ -1,4 +1,4 @@
-//! The blocks that a sink would insert.
+//! The blocks that a sink would insert, but that their rows are in the order of their batch.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(crate) fn read(log: &Log) -> anyhow::Result<Vec<Block>> {
 fn block(batch: &Batch<'_>, previous: i64) -> anyhow::Result<Block> {
     let logged_at_s = u32::try_from(batch.logged_at_ms / 1000)?;
     let place = BatchOffsets { previous, offset: batch.offset, logged_at_s };
-    let encoded = tally_sink::block::Block::of(&batch.content, place)?;
+    let encoded = tally_sink::block::Block::unsorted(&batch.content, place)?;
     let mut bytes = Vec::new();
     encoded.write_to(&mut bytes)?;
     Ok(Block {

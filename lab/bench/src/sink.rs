@@ -1,4 +1,5 @@
-//! Storing: a full `deltas` drained by a real sink, beside the same blocks inserted bare.
+//! Storing: a full `deltas` drained by a real sink, beside the same rows inserted bare, as their
+//! batches have them.
 //!
 //! ```text
 //!  tally load ──► increments ──► tally aggregator ──► deltas
@@ -76,7 +77,7 @@ pub(super) async fn run(rig: &Rig) -> anyhow::Result<Vec<Figure>> {
         all as f64 / took.as_secs_f64(),
         Unit::RowsPerSecond,
     )
-    .beside("the same blocks, bare", all as f64 / beside.as_secs_f64())
+    .beside("the same rows, bare", all as f64 / beside.as_secs_f64())
     .cpu_us(used[0].micros_each(all))
     .peak_bytes(used[0].peak_bytes)
     .detail("CPU a row", shares(&used, all))

@@ -1,7 +1,6 @@
 //! What each field of an increment must be.
 
 use std::borrow::Cow;
-use std::ops::RangeInclusive;
 
 use jiff::Timestamp;
 use tally_counts::Reject;
@@ -12,10 +11,6 @@ use super::value::Value;
 
 const AT_RANGE: &str = "must not be before 1970 or after 2106";
 
-/// What clients give instead of milliseconds, and how many of it are a millisecond; a second is a
-/// thousand milliseconds and stands by itself.
-const SMALLER_UNITS: [(&str, i64); 2] = [("microseconds", 1_000), ("nanoseconds", 1_000_000)];
-
 /// How far the broker's clock, which gives the message its time, may be behind this one's, in
 /// milliseconds: what is answered 200 must not be too late then. Half of what events may be later
 /// than messages, where that is less.
@@ -25,10 +20,15 @@ pub(super) fn at(at_ms: i64, rules: Rules) -> Result<(), String> {
     let allowed_ms = i64::from(rules.counting.max_future_s) * 1000;
     let broker_ms = rules.now_ms - CLOCKS_APART_MS.min(allowed_ms / 2);
     let latest_ms = rules.counting.latest_event_ms(Some(broker_ms));
-    if at_ms < rules.min_event_ms {
-        let earliest = Timestamp::from_millisecond(rules.min_event_ms).expect("it is configured");
+    let with_unit = |bound: String| match rules.counting.seeming_unit(at_ms, Some(broker_ms)) {
+        Some(unit) => format!("{bound}; {at_ms} is in {unit}? it must be in milliseconds"),
+        None => bound,
+    };
+    let earliest_ms = rules.counting.earliest_event_ms();
+    if at_ms < earliest_ms {
+        let earliest = Timestamp::from_millisecond(earliest_ms).expect("it is configured");
         let bound = format!("must not be before {earliest} (counts.min_event_time)");
-        return Err(with_unit(bound, at_ms, rules.min_event_ms..=latest_ms));
+        return Err(with_unit(bound));
     }
     match rules.counting.bucket(at_ms, latest_ms) {
         Ok(_) => Ok(()),
@@ -36,21 +36,7 @@ pub(super) fn at(at_ms: i64, rules: Rules) -> Result<(), String> {
             let seconds = (latest_ms - rules.now_ms) / 1000;
             Err(format!("must not be later than now by more than {seconds} s"))
         }
-        Err(_) => Err(with_unit(AT_RANGE.into(), at_ms, rules.min_event_ms..=latest_ms)),
-    }
-}
-
-/// Adds to what is wrong with a time the unit that it seems to be in: that in which it is among the
-/// times that are `allowed`.
-fn with_unit(bound: String, at_ms: i64, allowed: RangeInclusive<i64>) -> String {
-    let as_seconds = at_ms.checked_mul(1000).filter(|ms| allowed.contains(ms));
-    let unit = as_seconds.map(|_| "seconds").or_else(|| {
-        let mut units = SMALLER_UNITS.into_iter();
-        units.find(|(_, per_ms)| allowed.contains(&(at_ms / per_ms))).map(|(unit, _)| unit)
-    });
-    match unit {
-        Some(unit) => format!("{bound}; {at_ms} is in {unit}? it must be in milliseconds"),
-        None => bound,
+        Err(_) => Err(with_unit(AT_RANGE.into())),
     }
 }
 

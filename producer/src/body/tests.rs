@@ -13,10 +13,11 @@ const COUNTING: tally_counts::Rules = tally_counts::Rules {
     width: BucketWidth::MINUTE,
     horizon: Horizon::MILLION,
     max_future_s: 3600,
+    // The year 2000.
+    min_event_s: 946_684_800,
 };
-/// The year 2000.
-const MIN_EVENT_MS: i64 = 946_684_800_000;
-const RULES: Rules = Rules { now_ms: NOW_MS, min_event_ms: MIN_EVENT_MS, counting: COUNTING };
+const MIN_EVENT_MS: i64 = 1000 * COUNTING.min_event_s as i64;
+const RULES: Rules = Rules { now_ms: NOW_MS, counting: COUNTING };
 
 fn read(media_type: MediaType, body: &[u8]) -> Result<Parsed<'_>, Problem> {
     parse(media_type, &Avro::new(), body, RULES).map_err(Problem::from)

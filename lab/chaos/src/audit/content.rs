@@ -178,7 +178,10 @@ impl LoadPlan {
                 ("undecodable", whole[..whole.len() - 4].to_vec())
             }
             3 => ("reserved_namespace", single(Increment { namespace: "__tally".into(), ..sound })),
-            4 => ("event_time_out_of_range", single(Increment { at: -sound.delta, ..sound })),
+            4 => {
+                let at = [-sound.delta, clock_ms / 1000, i64::MAX][dice.random_range(0..3)];
+                ("event_time_out_of_range", single(Increment { at, ..sound }))
+            }
             5 => {
                 let nameless = Increment { key: String::new(), ..sound.clone() };
                 let batch = IncrementBatch { id: None, increments: vec![sound, nameless] };

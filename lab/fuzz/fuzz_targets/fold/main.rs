@@ -33,6 +33,7 @@ struct Log {
     horizon_ids: u8,
     ids_of_counters: bool,
     max_future_s: u16,
+    min_event_s: u8,
     from: u32,
     steps: Vec<Step>,
 }
@@ -198,6 +199,7 @@ fuzz_target!(|log: Log| {
             ids: NonZeroU32::MIN.saturating_add(log.horizon_ids.into()),
         },
         max_future_s: log.max_future_s.into(),
+        min_event_s: log.min_event_s.into(),
         ids_within: if log.ids_of_counters { IdScope::Counter } else { IdScope::Partition },
     };
     let fold = || Fold::new(rules, log.from.into());

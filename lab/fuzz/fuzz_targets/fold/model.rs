@@ -76,7 +76,7 @@ impl Model {
             Err(Reject::NameOutOfRange)
         } else if namespace == RESERVED_NAMESPACE {
             Err(Reject::ReservedNamespace)
-        } else if !(0..1 << 32).contains(&at_s) {
+        } else if !(i128::from(self.rules.min_event_s)..1 << 32).contains(&at_s) {
             Err(Reject::EventTimeOutOfRange)
         } else if written_ms.is_some_and(|ms| i128::from(at_ms) > latest_ms(ms)) {
             Err(Reject::FutureEventTime)
