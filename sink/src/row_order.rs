@@ -336,8 +336,7 @@ mod tests {
                         sorted.push((namespace.name.to_owned(), key, bucket_s, sum));
                     });
                 }
-                let place = |row: &(String, String, u32, i64)| (row.0.clone(), row.1.clone(), row.2);
-                rows.sort_by_key(place);
+                rows.sort_by_key(|(name, key, bucket_s, _)| (name.clone(), key.clone(), *bucket_s));
                 prop_assert_eq!(sorted, rows);
             }
         }
