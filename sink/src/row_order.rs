@@ -1,5 +1,5 @@
 //! The order in which ClickHouse keeps rows: by namespace, key and bucket. A block that comes in
-//! this order need not be sorted by ClickHouse, to which that is a third of what an insert costs.
+//! this order need not be sorted by ClickHouse, to which that is half of what an insert costs.
 //!
 //! ```text
 //!  batch ──► rows, one after the other ──by namespace──► seven bytes of the key ──► sort
