@@ -260,13 +260,13 @@ fn length(out: &mut Vec<u8>, mut length: usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tally_counts::Fingerprint;
     use tally_schemas::{Delta, DeltaBatchHeader, delta_batch};
 
     use super::*;
 
-    const HEADER: DeltaBatchHeader<'static> = DeltaBatchHeader {
+    pub(crate) const HEADER: DeltaBatchHeader<'static> = DeltaBatchHeader {
         topic_id: "id",
         partition: 3,
         from: 10,

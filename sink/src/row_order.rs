@@ -265,22 +265,10 @@ fn is_same(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tally_schemas::{DeltaBatchHeader, delta_batch};
+    use tally_schemas::delta_batch;
 
     use super::*;
-
-    const HEADER: DeltaBatchHeader<'static> = DeltaBatchHeader {
-        topic_id: "id",
-        partition: 3,
-        from: 10,
-        to: 15,
-        counted: 4,
-        duplicate: 0,
-        rejected: 1,
-        increments: 9,
-        fingerprint: 0,
-        correction: false,
-    };
+    use crate::block::tests::HEADER;
 
     /// Keys that differ late, early, by their lengths and by zeros.
     fn key() -> impl Strategy<Value = String> {
