@@ -60,6 +60,16 @@ impl<'c> GroupConsumer<'c> {
         self.fetcher.unserved()
     }
 
+    /// Where the logs of the partitions end that are read.
+    pub(crate) fn ends(&self) -> Vec<(i32, i64)> {
+        self.fetcher.ends()
+    }
+
+    /// The offset up to which there is nothing in a partition that was not handed over.
+    pub(crate) fn position(&self, partition: i32) -> Option<i64> {
+        self.fetcher.position(partition)
+    }
+
     /// Why a partition stops that cannot be read on; an error if the trouble is the whole topic's.
     pub(crate) fn reason_to_stop(&self, unreadable: Unreadable) -> Result<PartitionError, Error> {
         let topic = self.topic.to_owned();

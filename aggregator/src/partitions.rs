@@ -93,6 +93,8 @@ pub(crate) struct Partitions {
     rejected_bytes: usize,
     /// When the oldest thing not yet flushed came.
     dirty_since: Option<Instant>,
+    /// Kafka's time of the first message of each partition that is not yet flushed.
+    oldest_ms: BTreeMap<i32, i64>,
     full: bool,
 }
 
@@ -113,6 +115,7 @@ impl Partitions {
             rejected: Vec::new(),
             rejected_bytes: 0,
             dirty_since: None,
+            oldest_ms: BTreeMap::new(),
             full: false,
         }
     }
@@ -144,6 +147,7 @@ impl Partitions {
     /// Drops what is to be flushed of a partition whose fold is gone.
     fn drop_sums(&mut self, partition: i32) {
         self.cut.retain(|(cut, _)| *cut != partition);
+        self.oldest_ms.remove(&partition);
         self.rejected.retain(|rejected| rejected.partition != partition);
         self.rejected_bytes = self.rejected.iter().map(Rejected::bytes).sum();
         self.measure();
@@ -307,6 +311,11 @@ impl Partitions {
         let Some(State::Counting(fold)) = self.states.get_mut(&partition) else {
             panic!("a message of partition {partition} came, which is not counted");
         };
+        if fold.is_clean()
+            && let Some(ms) = envelope.timestamp_ms
+        {
+            self.oldest_ms.entry(partition).or_insert(ms);
+        }
         let cuts_before = self.cut.len();
         if !fold.has_room(increments) && !fold.is_clean() {
             self.cut.push((partition, fold.take()));
@@ -351,6 +360,16 @@ impl Partitions {
             Some(_) if self.full => Due::Now,
             Some(since) => Due::At(since + self.limits.interval),
         }
+    }
+
+    /// Kafka's time of the first message of a partition that is not yet flushed.
+    pub(crate) fn oldest_ms(&self, partition: i32) -> Option<i64> {
+        self.oldest_ms.get(&partition).copied()
+    }
+
+    /// As [`Partitions::oldest_ms`], for a flush that was taken.
+    pub(crate) fn take_oldest_ms(&mut self, partition: i32) -> Option<i64> {
+        self.oldest_ms.remove(&partition)
     }
 
     /// How many bytes the next flush may hold.

@@ -1,6 +1,7 @@
 //! One member of the group: polls, folds, decides when to flush, and takes partitions on or gives
 //! them up as the group says. All state is this thread's own.
 
+mod backlog;
 mod standstills;
 mod startup;
 
@@ -12,6 +13,7 @@ use tally_platform::health::{Condition, Heartbeat};
 use tally_platform::unserved::UnservedPartitions;
 use tokio_util::sync::CancellationToken;
 
+use self::backlog::{Backlog, Sources};
 use self::standstills::Standstills;
 pub(crate) use self::startup::run;
 use crate::Error;
@@ -54,6 +56,7 @@ struct Worker<'c> {
     commits: Condition,
     standstills: Standstills,
     unserved: UnservedPartitions,
+    backlog: Backlog,
     heartbeat: Heartbeat,
 }
 
@@ -78,9 +81,23 @@ impl Worker<'_> {
             self.take_schemas()?;
             self.flush_if_due()?;
             self.unserved.tell(|| self.consumer.unserved());
+            self.tell_backlog();
             wait = if self.fold_messages()? { Duration::ZERO } else { IDLE };
         }
         self.leave()
+    }
+
+    fn tell_backlog(&mut self) {
+        let Worker { backlog, consumer, partitions, standstills, .. } = self;
+        let position = |partition| consumer.position(partition);
+        let oldest_ms = |partition| partitions.oldest_ms(partition);
+        let standing_ms = |partition| standstills.since_ms(partition);
+        backlog.tell(|| Sources {
+            ends: consumer.ends(),
+            position: &position,
+            oldest_ms: &oldest_ms,
+            standing_ms: &standing_ms,
+        });
     }
 
     /// Moves a partition to its next state, and tells fetcher and locator.
@@ -95,6 +112,7 @@ impl Worker<'_> {
         let step = |partition: &i32| (*partition, self.partitions.step(*partition, event(), now));
         let actions: Vec<(i32, Action)> = partitions.iter().map(step).collect();
         for partition in partitions {
+            self.backlog.forget(*partition);
             self.metrics.forgotten(*partition);
             self.standstills.wait_is_over(*partition);
         }
@@ -253,6 +271,9 @@ impl Worker<'_> {
             ends.insert(partition, flush.to);
             self.partitions.reuse(partition, flush.sums);
         }
+        for (partition, end) in &ends {
+            self.backlog.flushed(*partition, *end, self.partitions.take_oldest_ms(*partition));
+        }
         let partitions = &mut self.partitions;
         let member = self.consumer.member().cloned();
         let offsets =
@@ -279,6 +300,7 @@ impl Worker<'_> {
     fn settle(&mut self, outcome: FlushOutcome) -> Result<(), Error> {
         let (pending, started) = self.pending.take().expect("a flush was in flight");
         self.fit_flushes(&outcome, pending.bytes(), started.elapsed());
+        self.backlog.settled(matches!(outcome, FlushOutcome::Committed));
         match outcome {
             FlushOutcome::Committed => {
                 self.commits.set(true, "");
@@ -328,6 +350,7 @@ impl Worker<'_> {
         let now = Instant::now();
         let (mut starts, mut stops) = (Vec::new(), Vec::new());
         for locator::Answer { partition, ticket, point } in self.consumer.located()? {
+            let committed = point.as_ref().ok().map(|point| point.next);
             let (event, error) = match point {
                 Ok(point) => (Event::Located(ticket, point), None),
                 Err(error) => (Event::Unlocatable(ticket), Some(error)),
@@ -336,7 +359,10 @@ impl Worker<'_> {
             // An answer that is out of date changes nothing.
             match (action, error) {
                 (Action::Nothing, _) => {}
-                (action, None) => starts.push((partition, action)),
+                (action, None) => {
+                    committed.into_iter().for_each(|next| self.backlog.located(partition, next));
+                    starts.push((partition, action));
+                }
                 (action, Some(error)) => {
                     self.standstills.stopped(partition, &error);
                     stops.push((partition, action));

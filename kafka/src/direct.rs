@@ -167,6 +167,11 @@ impl DirectFetcher {
         Some(run.next)
     }
 
+    /// Where the logs of the partitions end that are read, as brokers last told.
+    pub(super) fn ends(&self) -> Vec<(i32, i64)> {
+        self.shared.lock().ends()
+    }
+
     /// The partitions that Kafka does not serve for long.
     pub(super) fn unserved(&self) -> Vec<Unserved> {
         // From there on nobody is asked.

@@ -178,6 +178,15 @@ impl Fetcher {
         }
     }
 
+    /// The next offset that each partition's log will give, as brokers last told, of the partitions
+    /// that are read.
+    pub fn ends(&self) -> Vec<(i32, i64)> {
+        match &self.0 {
+            Backend::Direct(direct) => direct.ends(),
+            Backend::Queues(queues) => queues.ends(),
+        }
+    }
+
     /// The partitions that Kafka does not serve; librdkafka does not tell of any.
     pub fn unserved(&self) -> Vec<Unserved> {
         match &self.0 {

@@ -112,6 +112,27 @@ impl LibrdkafkaQueues {
         if new.is_empty() { Ok(()) } else { self.consumer.incremental_assign(&self.list(&new)?) }
     }
 
+    /// Where the logs of the partitions end that are read, as brokers last told.
+    pub(super) fn ends(&self) -> Vec<(i32, i64)> {
+        let topic = CString::new(&*self.topic).expect("a topic's name has no zero byte");
+        let end = |partition: i32| {
+            let (mut low, mut high) = (-1, -1);
+            // SAFETY: the client is alive, the name ends with a zero, and both numbers are written
+            // to before the call returns. It asks nobody.
+            let error = unsafe {
+                sys::rd_kafka_get_watermark_offsets(
+                    self.consumer.client().native_ptr(),
+                    topic.as_ptr(),
+                    partition,
+                    &raw mut low,
+                    &raw mut high,
+                )
+            };
+            (error == NO_ERROR && high >= 0).then_some((partition, high))
+        };
+        self.queues.keys().filter_map(|partition| end(*partition)).collect()
+    }
+
     /// Moves positions. Messages that were fetched before are dropped as they are taken out.
     fn seek(&self, to: &[(i32, i64)]) -> Result<(), KafkaError> {
         let mut round = 1;

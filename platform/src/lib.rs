@@ -9,6 +9,7 @@ pub mod delta_batches;
 pub mod exit;
 pub mod health;
 pub mod http;
+pub mod lag;
 pub mod plans;
 pub mod problem;
 pub mod process;

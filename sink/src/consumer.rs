@@ -1,6 +1,7 @@
 //! The consumer's loop: a member of the group that fetches batches and queues them for the
 //! partitions' inserters, each of which starts at the ledger's position.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
+use tally_platform::lag::LagMetrics;
 use tally_platform::retry;
 use tally_platform::store::{self, UnknownPartitions};
 use tally_platform::unserved::UnservedPartitions;
@@ -101,6 +103,8 @@ pub(crate) fn run(
         metrics,
         assigned,
         unserved,
+        lag: LagMetrics::new("sink", "in ClickHouse"),
+        ends: BTreeMap::new(),
         thread,
     };
     let ended = sink.run();
@@ -133,6 +137,9 @@ struct Sink<'c> {
     metrics: Metrics,
     assigned: Condition,
     unserved: UnservedPartitions,
+    lag: LagMetrics,
+    /// Where each partition's log ended when a broker last told.
+    ends: BTreeMap<i32, i64>,
     thread: ConsumerThread<'c>,
 }
 
@@ -160,6 +167,7 @@ impl Sink<'_> {
             self.check_ledger();
             self.resume_partitions();
             self.unserved.tell(|| self.fetcher.unserved());
+            self.tell_lag();
             wait = if self.queue_batches()? { Duration::ZERO } else { IDLE };
             if Instant::now() >= next_commit {
                 self.commit()?;
@@ -167,6 +175,14 @@ impl Sink<'_> {
             }
         }
         self.carry_out_decisions()
+    }
+
+    fn tell_lag(&mut self) {
+        let Sink { lag, ends, fetcher, inserters, .. } = self;
+        lag.tell(|| {
+            ends.extend(fetcher.ends());
+            inserters.lags(ends, |partition| fetcher.position(partition))
+        });
     }
 
     /// Serves the group and the client's errors, for up to `wait`.

@@ -9,12 +9,14 @@
 //!                                             the next owner's
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tally_counts::{StoredOffsets, next_offset};
 use tally_kafka::KeptMessage;
 use tally_platform::health::Condition;
+use tally_platform::lag::PartitionLag;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -30,8 +32,8 @@ const RELEASE: Duration = Duration::from_secs(5);
 
 enum PartitionState {
     Inserting(RunningInserter),
-    /// Something is wrong that no retry mends.
-    Stopped,
+    /// Something is wrong that no retry mends, with what is from this offset of `deltas` on.
+    Stopped { since: Timestamp, stored: Option<i64> },
 }
 
 struct RunningInserter {
@@ -43,10 +45,22 @@ struct RunningInserter {
     stored: watch::Receiver<i64>,
     /// The next offset after the last batch that was queued.
     queued: i64,
+    /// The next offsets after the batches that were queued and are not known to be stored, with
+    /// Kafka's time of each, in milliseconds since 1970.
+    unstored: VecDeque<(i64, Option<i64>)>,
     /// What Kafka was told of that.
     committed: i64,
     attempt: u32,
     halt: CancellationToken,
+}
+
+impl RunningInserter {
+    /// The offset up to which all is stored; where that is all that was fetched, up to `fetched`.
+    fn reached(&self, fetched: Option<i64>) -> i64 {
+        let stored = *self.stored.borrow();
+        let fetched = fetched.filter(|_| stored >= self.queued);
+        fetched.map_or(stored, |fetched| fetched.max(stored))
+    }
 }
 
 /// Whether a partition's queue takes another batch.
@@ -96,6 +110,7 @@ impl Inserters {
             is_paused: false,
             stored: stored_receiver,
             queued: stored.deltas,
+            unstored: VecDeque::new(),
             committed: -1,
             attempt,
             halt,
@@ -105,7 +120,9 @@ impl Inserters {
 
     /// Stops a partition, whether it has an inserter or not.
     pub(crate) fn stop(&mut self, partition: i32, error: &PartitionError) {
-        let before = self.states.insert(partition, PartitionState::Stopped);
+        let stored = self.stored().get(&partition).copied();
+        let stopped = PartitionState::Stopped { since: Timestamp::now(), stored };
+        let before = self.states.insert(partition, stopped);
         self.end(before);
         tracing::error!(partition, %error, "the partition stops; the others go on");
         let stopped = self.stopped();
@@ -138,6 +155,7 @@ impl Inserters {
             return Queue::HasRoom;
         };
         inserter.queued = next_offset(batch.offset);
+        inserter.unstored.push_back((inserter.queued, batch.timestamp_ms));
         match inserter.batches.try_send(batch) {
             Ok(()) if inserter.batches.capacity() > 0 => Queue::HasRoom,
             Ok(()) => {
@@ -165,7 +183,7 @@ impl Inserters {
     pub(crate) fn take_ended(&mut self) -> Vec<EndedInserter> {
         let has_ended = |state: &mut PartitionState| match state {
             PartitionState::Inserting(inserter) => inserter.task.is_finished(),
-            PartitionState::Stopped => false,
+            PartitionState::Stopped { .. } => false,
         };
         let ended = self.states.extract_if(.., |_, state| has_ended(state));
         let ended = ended.filter_map(|(partition, state)| match state {
@@ -176,7 +194,7 @@ impl Inserters {
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
                 Some(EndedInserter { partition, attempt, end })
             }
-            PartitionState::Stopped => None,
+            PartitionState::Stopped { .. } => None,
         });
         ended.collect()
     }
@@ -189,7 +207,7 @@ impl Inserters {
     pub(crate) fn stored(&self) -> BTreeMap<i32, i64> {
         let running = self.states.iter().filter_map(|(partition, state)| match state {
             PartitionState::Inserting(inserter) => Some((*partition, *inserter.stored.borrow())),
-            PartitionState::Stopped => None,
+            PartitionState::Stopped { .. } => None,
         });
         running.collect()
     }
@@ -199,10 +217,7 @@ impl Inserters {
     /// that follow the last batch.
     pub(crate) fn take_moved(&mut self, fetched: impl Fn(i32) -> Option<i64>) -> Vec<(i32, i64)> {
         let moved = self.running_mut().filter_map(|(partition, inserter)| {
-            let mut stored = *inserter.stored.borrow();
-            if stored >= inserter.queued {
-                stored = fetched(partition).map_or(stored, |fetched| fetched.max(stored));
-            }
+            let stored = inserter.reached(fetched(partition));
             let has_moved = stored > 0 && stored != inserter.committed;
             has_moved.then(|| {
                 inserter.committed = stored;
@@ -212,15 +227,39 @@ impl Inserters {
         moved.collect()
     }
 
+    /// How far each partition is behind its log, which ends at `ends`, as far as that is known;
+    /// `fetched` as in [`Inserters::take_moved`].
+    pub(crate) fn lags(
+        &mut self,
+        ends: &BTreeMap<i32, i64>,
+        fetched: impl Fn(i32) -> Option<i64>,
+    ) -> Vec<PartitionLag> {
+        let lag = |(&partition, state): (&i32, &mut PartitionState)| {
+            let (next, oldest_ms) = match state {
+                PartitionState::Stopped { since, stored } => {
+                    ((*stored)?, Some(since.as_millisecond()))
+                }
+                PartitionState::Inserting(inserter) => {
+                    let stored = inserter.reached(fetched(partition));
+                    while inserter.unstored.pop_front_if(|(next, _)| *next <= stored).is_some() {}
+                    (stored, inserter.unstored.front().and_then(|(_, ms)| *ms))
+                }
+            };
+            let offsets = (ends.get(&partition)? - next).max(0);
+            Some(PartitionLag { partition, offsets, oldest_ms: oldest_ms.filter(|_| offsets > 0) })
+        };
+        self.states.iter_mut().filter_map(lag).collect()
+    }
+
     fn running_mut(&mut self) -> impl Iterator<Item = (i32, &mut RunningInserter)> {
         self.states.iter_mut().filter_map(|(partition, state)| match state {
             PartitionState::Inserting(inserter) => Some((*partition, inserter)),
-            PartitionState::Stopped => None,
+            PartitionState::Stopped { .. } => None,
         })
     }
 
     fn stopped(&self) -> BTreeSet<i32> {
-        let is_stopped = |state| matches!(state, &PartitionState::Stopped);
+        let is_stopped = |state| matches!(state, &PartitionState::Stopped { .. });
         self.states.iter().filter(|(_, state)| is_stopped(state)).map(|(p, _)| *p).collect()
     }
 

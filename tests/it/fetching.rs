@@ -141,14 +141,14 @@ async fn out_of_librdkafka_every_kind_of_batch_is_counted() {
 }
 
 /// A byte of the last batch of messages in a partition's log, on the broker's disk.
-struct Damage {
+pub(crate) struct Damage {
     log: PathBuf,
     at: u64,
 }
 
 impl Damage {
     /// In the partition of this topic.
-    fn new(topic: &str, partition: i32) -> Damage {
+    pub(crate) fn new(topic: &str, partition: i32) -> Damage {
         let folder = stack::shared().dir().join("kafka/data").join(format!("{topic}-{partition}"));
         let log = folder.join("00000000000000000000.log");
         let bytes = fs::read(&log).expect("the broker keeps its log here");
@@ -166,7 +166,7 @@ impl Damage {
     }
 
     /// Changes the byte; once more, and it is as it was.
-    fn flip(&self) {
+    pub(crate) fn flip(&self) {
         let log =
             OpenOptions::new().read(true).write(true).open(&self.log).expect("the log is a file");
         let mut byte = [0];

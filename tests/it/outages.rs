@@ -25,7 +25,7 @@ const INSERTS: &str = "tally_sink_inserts_total";
 const REWINDS: &str = "tally_sink_rewinds_total";
 const REGISTRY_PATH: &str = "/apis/ccompat/v7";
 
-fn address(url: &str) -> SocketAddr {
+pub(crate) fn address(url: &str) -> SocketAddr {
     let authority = url
         .strip_prefix("http://")
         .and_then(|rest| rest.split('/').next())

@@ -63,6 +63,11 @@ impl Standstills {
         waited
     }
 
+    /// Since when a partition stands still, in milliseconds since 1970.
+    pub(crate) fn since_ms(&self, partition: i32) -> Option<i64> {
+        Some(self.by_partition.get(&partition)?.since.as_millisecond())
+    }
+
     /// The group took the partition, or gave it once more.
     pub(crate) fn forget(&mut self, partition: i32) {
         if self.by_partition.remove(&partition).is_some() {

@@ -16,6 +16,7 @@ use tally_schemas::avsc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::backlog::Backlog;
 use super::standstills::Standstills;
 use super::{REGISTRY_RETRY, Worker};
 use crate::Error;
@@ -107,6 +108,7 @@ pub(crate) fn run(
         commits: health.condition("flushes commit"),
         standstills,
         unserved,
+        backlog: Backlog::new(),
         heartbeat,
     };
     worker.run(stop)

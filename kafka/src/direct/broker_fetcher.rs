@@ -298,6 +298,7 @@ fn take_partition(
         }
         Some(error) => return Err(Unreadable::damaged(id, error.to_string())),
     }
+    partition.end = Some(data.high_watermark);
     if data.diverging_epoch.epoch >= 0 {
         let end = data.diverging_epoch.end_offset;
         let reason = format!(

@@ -65,6 +65,8 @@ pub(super) struct Partition {
     pub(super) leader_epoch: i32,
     /// How many bytes are to be asked for.
     pub(super) max_bytes: i32,
+    /// Where the log ended when a broker last answered for the partition.
+    pub(super) end: Option<i64>,
 }
 
 impl Partition {
@@ -77,6 +79,7 @@ impl Partition {
             next,
             leader_epoch: -1,
             max_bytes: PARTITION_BYTES,
+            end: None,
         }
     }
 }
@@ -219,6 +222,11 @@ impl State {
     pub(super) fn unserved(&self) -> Vec<Unserved> {
         let long = self.unserved.values().filter(|unserved| unserved.since.elapsed() >= REMINDER);
         long.cloned().collect()
+    }
+
+    /// Where the logs of the partitions end that are read, as far as brokers have told.
+    pub(super) fn ends(&self) -> Vec<(i32, i64)> {
+        self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.end?))).collect()
     }
 
     /// Whether a partition has no leader that there is a fetcher for.
