@@ -158,6 +158,11 @@ impl Partitions {
         self.states.keys().copied().collect()
     }
 
+    /// What each of them is doing, in a word.
+    pub(crate) fn states(&self) -> Vec<(i32, &'static str)> {
+        self.states.iter().map(|(partition, state)| (*partition, state.name())).collect()
+    }
+
     /// The partitions that have something to lose: those whose resume point was found.
     pub(crate) fn located(&self) -> Vec<i32> {
         let located = self.states.iter().filter(|(_, state)| state.fold().is_some());

@@ -93,6 +93,7 @@ impl Worker<'_> {
         let oldest_ms = |partition| partitions.oldest_ms(partition);
         let standing_ms = |partition| standstills.since_ms(partition);
         backlog.tell(|| Sources {
+            states: partitions.states(),
             ends: consumer.ends(),
             position: &position,
             oldest_ms: &oldest_ms,

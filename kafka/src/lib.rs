@@ -20,4 +20,4 @@ pub use settings::{
     MAX_TRANSACTION_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer,
     transactional_producer,
 };
-pub use topics::{TopicError, partition_count, topic_id, topic_id_within, watermarks};
+pub use topics::{TopicError, known_end, partition_count, topic_id, topic_id_within, watermarks};

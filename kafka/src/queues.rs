@@ -27,7 +27,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use rdkafka_sys as sys;
 
-use super::{FetchedMessage, Membership, Unfit, Unreadable};
+use super::{FetchedMessage, Membership, Unfit, Unreadable, known_end};
 
 const NO_ERROR: sys::rd_kafka_resp_err_t = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
 
@@ -114,23 +114,9 @@ impl LibrdkafkaQueues {
 
     /// Where the logs of the partitions end that are read, as brokers last told.
     pub(super) fn ends(&self) -> Vec<(i32, i64)> {
-        let topic = CString::new(&*self.topic).expect("a topic's name has no zero byte");
-        let end = |partition: i32| {
-            let (mut low, mut high) = (-1, -1);
-            // SAFETY: the client is alive, the name ends with a zero, and both numbers are written
-            // to before the call returns. It asks nobody.
-            let error = unsafe {
-                sys::rd_kafka_get_watermark_offsets(
-                    self.consumer.client().native_ptr(),
-                    topic.as_ptr(),
-                    partition,
-                    &raw mut low,
-                    &raw mut high,
-                )
-            };
-            (error == NO_ERROR && high >= 0).then_some((partition, high))
-        };
-        self.queues.keys().filter_map(|partition| end(*partition)).collect()
+        let client = self.consumer.client();
+        let end = |partition: &i32| Some((*partition, known_end(client, &self.topic, *partition)?));
+        self.queues.keys().filter_map(end).collect()
     }
 
     /// Moves positions. Messages that were fetched before are dropped as they are taken out.

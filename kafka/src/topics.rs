@@ -59,6 +59,26 @@ pub fn watermarks<C: ClientContext>(
         .map_err(|error| TopicError::unavailable(topic, format!("partition {partition}: {error}")))
 }
 
+/// The high watermark of a partition that the client reads, as a broker last told; `None` where none
+/// has. Asks nobody.
+pub fn known_end<C: ClientContext>(client: &Client<C>, topic: &str, partition: i32) -> Option<i64> {
+    let name = CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the client is alive, the name ends with a zero, and both numbers are written to
+    // before the call returns.
+    let error = unsafe {
+        sys::rd_kafka_get_watermark_offsets(
+            client.native_ptr(),
+            name.as_ptr(),
+            partition,
+            &raw mut low,
+            &raw mut high,
+        )
+    };
+    let is_known = error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0;
+    is_known.then_some(high)
+}
+
 /// The id that Kafka gave the topic when it was made, in base64. Another topic that gets the same
 /// name later has another id.
 pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<String, TopicError> {

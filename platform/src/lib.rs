@@ -9,7 +9,8 @@ pub mod delta_batches;
 pub mod exit;
 pub mod health;
 pub mod http;
-pub mod lag;
+
+pub mod partition_metrics;
 pub mod plans;
 pub mod problem;
 pub mod process;

@@ -31,7 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config;
 
-pub use series::sum_of_series;
+pub use series::{series, sum_of_series};
 
 /// How long [`Guard::shutdown`] waits for what is not sent yet.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);

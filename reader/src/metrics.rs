@@ -13,7 +13,6 @@ pub(crate) struct Metrics {
     entries: Gauge<u64>,
     cached_bytes: Gauge<u64>,
     unstored_bytes: Gauge<u64>,
-    tail_lag: Gauge<i64>,
     standing_still: Gauge<u64>,
     query_seconds: Histogram<f64>,
 }
@@ -46,12 +45,6 @@ impl Metrics {
                 .u64_gauge("tally_reader_unstored_bytes")
                 .with_description("Deltas in memory that the store may lack")
                 .build(),
-            tail_lag: meter
-                .i64_gauge("tally_reader_tail_lag")
-                .with_description(
-                    "Offsets of deltas not tailed yet, by partition, transaction markers included",
-                )
-                .build(),
             standing_still: meter
                 .u64_gauge("tally_reader_partition_stands_still")
                 .with_description(
@@ -79,10 +72,6 @@ impl Metrics {
         self.entries.record(entries as u64, &[]);
         self.cached_bytes.record(cached_bytes as u64, &[]);
         self.unstored_bytes.record(unstored_bytes as u64, &[]);
-    }
-
-    pub(crate) fn tail_lag(&self, partition: i32, offsets: i64) {
-        self.tail_lag.record(offsets, &[KeyValue::new("partition", i64::from(partition))]);
     }
 
     pub(crate) fn stands_still(&self, partition: i32, stands_still: bool) {

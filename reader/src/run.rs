@@ -36,9 +36,9 @@ const MAX_SILENCE: Duration = Duration::from_secs(30);
 /// How often the store's positions are read, so that the window can let go of what is stored.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the topic is looked at, for partitions that were added, and for the lag.
+/// How often the topic is looked at: for partitions that were added, and for where each ends.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
-const LAG_INTERVAL: Duration = Duration::from_secs(5);
+const ENDS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What was found out for the tail and waits for it.
 const QUEUED_NEWS: usize = 64;
@@ -65,6 +65,7 @@ pub async fn run(
     let signs = Signs::new(&health);
     let listener = edge::bind(config.reader.listen, "reads").await?;
     let consumer = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, CLIENT_ID)
+        .set("enable.partition.eof", "true")
         .create()
         .map_err(Error::Client)?;
     let batches = DeltaBatches::new(&config.registry)?;
@@ -273,27 +274,30 @@ impl Worker<'_> {
         stop: &CancellationToken,
     ) {
         let mut log = QuietLog::once();
-        let mut lag_is_due = Instant::now();
+        let mut ends_are_due = Instant::now();
         let mut untold: Option<TopicError> = None;
         loop {
             let looking = async {
                 let added = self.added(state).await;
-                if Instant::now() >= lag_is_due {
-                    lag_is_due = Instant::now() + LAG_INTERVAL;
-                    untold = self.tell_lags(state).await.err();
+                let mut ends = None;
+                if Instant::now() >= ends_are_due {
+                    ends_are_due = Instant::now() + ENDS_INTERVAL;
+                    let told;
+                    (told, untold) = self.ends(state).await;
+                    ends = Some(News::Ends(told));
                 }
-                added
+                (added, ends)
             };
-            let Some(added) = stop.run_until_cancelled(looking).await else { return };
+            let Some((added, ends)) = stop.run_until_cancelled(looking).await else { return };
             let error = added.as_ref().err().or(untold.as_ref());
             tell(&mut log, "Kafka", error.map(|error| error as _));
             self.signs
                 .log
                 .set(error.is_none(), error.map(TopicError::to_string).unwrap_or_default());
-            if let Ok(Some(added)) = added
-                && stop.run_until_cancelled(news.send(added)).await.is_none()
-            {
-                return;
+            for found in added.ok().flatten().into_iter().chain(ends) {
+                if stop.run_until_cancelled(news.send(found)).await.is_none() {
+                    return;
+                }
             }
             if stop.run_until_cancelled(tokio::time::sleep(LOG_INTERVAL)).await.is_none() {
                 return;
@@ -313,21 +317,20 @@ impl Worker<'_> {
         Ok(Some(News::Added { from, bounds: bounds.into_iter().collect::<Result<_, _>>()? }))
     }
 
-    /// Tells the lag of each partition that answers; the error is of one that does not.
-    async fn tell_lags(&self, state: &SharedMemory) -> Result<(), TopicError> {
+    /// Where the log of each partition ends, where a broker tells; the error is of one that does
+    /// not.
+    async fn ends(&self, state: &SharedMemory) -> (Vec<Option<i64>>, Option<TopicError>) {
         let partitions = 0..state.partitions();
         let bounds = bounds(&self.consumer, &self.config.kafka.deltas, partitions).await;
-        let mut told = Ok(());
-        for (partition, bounds) in bounds.into_iter().enumerate() {
-            match bounds {
-                Ok((_, high)) => {
-                    let lag = (high - state.tail(partition).deltas).max(0);
-                    self.metrics.tail_lag(number(partition), lag);
-                }
-                Err(error) => told = Err(error),
+        let mut untold = None;
+        let end = |bounds: Result<(i64, i64), TopicError>| match bounds {
+            Ok((_, high)) => Some(high),
+            Err(error) => {
+                untold = Some(error);
+                None
             }
-        }
-        told
+        };
+        (bounds.into_iter().map(end).collect(), untold)
     }
 }
 

@@ -12,6 +12,7 @@
 //! A partition is either read, by the consumer's assignment, or not. This thread alone decides on
 //! that; what others find out for it comes as [`News`].
 
+mod backlog;
 mod batch;
 mod go_on;
 
@@ -23,6 +24,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use tally_counts::StoredOffsets;
+use tally_kafka::known_end;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::Heartbeat;
 use tally_schemas::wire;
@@ -34,6 +36,7 @@ use crate::shared_memory::{Applied, SharedMemory};
 use crate::standstills::Standstills;
 use crate::starting_point::first_offset;
 use crate::vector::number;
+use backlog::{Backlog, Tailed};
 use go_on::{GoOn, go_on};
 
 /// How often the loop looks up from waiting.
@@ -50,6 +53,8 @@ pub(crate) enum News {
     /// The topic has partitions from this number on besides those that were known, which have
     /// these offsets: the first and the next.
     Added { from: usize, bounds: Vec<(i64, i64)> },
+    /// Where the log of each partition ends, where a broker tells.
+    Ends(Vec<Option<i64>>),
     /// Where ClickHouse and Kafka are, as the look of this number found.
     Looked { look: u64, places: Vec<Option<Place>> },
     /// Whether the registry said anything new about the schema of the batch that is next in a
@@ -99,6 +104,23 @@ enum Reading {
     Stands(Stop),
 }
 
+impl Reading {
+    /// As metrics name it.
+    fn name(&self) -> &'static str {
+        match self {
+            Reading::Goes | Reading::TriesAgain(_) => "tailing",
+            Reading::Full { .. } => "waiting_for_room",
+            Reading::AsksForSchema(_) => "waiting_for_schema",
+            Reading::Stands(_) => "stopped",
+        }
+    }
+
+    /// Whether its batches come from Kafka.
+    fn is_read(&self) -> bool {
+        matches!(self, Reading::Goes | Reading::TriesAgain(_))
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Stop {
     broken: Broken,
@@ -127,7 +149,8 @@ pub(crate) fn run(
     heartbeat: &Heartbeat,
     stop: &CancellationToken,
 ) -> Result<(), Unreadable> {
-    let mut running = Running { tail, partitions: Vec::new(), look: 0, lost: None };
+    let backlog = Backlog::new();
+    let mut running = Running { tail, partitions: Vec::new(), backlog, look: 0, lost: None };
     for (partition, offset) in offsets.into_iter().enumerate() {
         running.partitions.push(Reading::Goes);
         match offset {
@@ -141,9 +164,11 @@ pub(crate) fn run(
             running.take(news);
         }
         running.look_after(Instant::now());
+        running.tell_backlog();
         match running.tail.consumer.poll(PATIENCE) {
             None => {}
             Some(Ok(message)) => running.count_in(&message),
+            Some(Err(KafkaError::PartitionEOF(partition))) => running.has_read_all(partition),
             Some(Err(error)) if is_final(&error) => {
                 return Err(Unreadable { reason: error.to_string() });
             }
@@ -159,6 +184,7 @@ pub(crate) fn run(
 struct Running<'a> {
     tail: Tail<'a>,
     partitions: Vec<Reading>,
+    backlog: Backlog,
     /// The look that was asked for last.
     look: u64,
     /// Kafka did not have some partition's next offset, and it is not known yet whose.
@@ -176,14 +202,17 @@ impl Running<'_> {
     fn count_in(&mut self, message: &BorrowedMessage<'_>) {
         let (number, offset) = (message.partition(), message.offset());
         let partition = usize::try_from(number).expect("Kafka counts partitions from 0");
-        if !matches!(self.partitions.get(partition), Some(Reading::Goes | Reading::TriesAgain(_))) {
+        if !self.partitions.get(partition).is_some_and(Reading::is_read) {
             // It was fetched before the partition was given up.
             return;
         }
         let payload = message.payload();
         match batch::read(self.tail.batches, number, offset, payload) {
             Ok(arrival) => match self.tail.memory.apply(arrival) {
-                Ok(Applied::Counted) => self.goes(partition),
+                Ok(Applied::Counted) => {
+                    self.backlog.counted_in(partition, message.timestamp().to_millis());
+                    self.goes(partition);
+                }
                 Ok(Applied::Known) => {}
                 Ok(Applied::NoRoom { bytes }) => {
                     self.leave(partition);
@@ -195,6 +224,28 @@ impl Running<'_> {
             },
             Err(broken) => self.ask_for_schema(partition, broken, payload.unwrap_or_default()),
         }
+    }
+
+    /// All that the log has of the partition now was given to [`Running::count_in`].
+    fn has_read_all(&mut self, partition: i32) {
+        let client = self.tail.consumer.client();
+        if let (Some(end), Ok(partition)) =
+            (known_end(client, self.tail.topic, partition), usize::try_from(partition))
+        {
+            self.backlog.read_to(partition, end);
+        }
+    }
+
+    fn tell_backlog(&mut self) {
+        let Running { backlog, partitions, tail, .. } = self;
+        backlog.tell(|| {
+            let tailed = |(partition, reading): (usize, &Reading)| Tailed {
+                state: reading.name(),
+                next: tail.memory.tail(partition).deltas,
+                is_read: reading.is_read(),
+            };
+            partitions.iter().enumerate().map(tailed).collect()
+        });
     }
 
     /// The partition's trouble, if it has one, is over.
@@ -241,6 +292,7 @@ impl Running<'_> {
     }
 
     fn read_from(&mut self, partition: usize, offset: i64) {
+        self.backlog.read_anew(partition);
         let mut assignment = TopicPartitionList::new();
         let assigned: KafkaResult<()> = assignment
             .add_partition_offset(self.tail.topic, number(partition), Offset::Offset(offset))
@@ -254,7 +306,7 @@ impl Running<'_> {
 
     /// Does not read the partition for now, nor what was fetched of it.
     fn leave(&self, partition: usize) {
-        if !matches!(self.partitions[partition], Reading::Goes | Reading::TriesAgain(_)) {
+        if !self.partitions[partition].is_read() {
             return;
         }
         let mut assignment = TopicPartitionList::new();
@@ -317,6 +369,11 @@ impl Running<'_> {
     fn take(&mut self, news: News) {
         match news {
             News::Added { from, bounds } => self.add(from, bounds),
+            News::Ends(ends) => {
+                for (partition, end) in ends.into_iter().enumerate() {
+                    self.backlog.ends(partition, end);
+                }
+            }
             News::Looked { look, places } => self.looked(look, &places),
             News::Asked { partition, learned } => self.asked(partition, learned),
             News::Disagrees { partition, broken } => {
@@ -402,8 +459,8 @@ impl Running<'_> {
     /// If Kafka does not have what is next in this partition, it stands still; if not, it is read
     /// on as it was.
     fn judge(&mut self, partition: usize, next: i64, (low, high): (i64, i64)) {
-        let is_read = matches!(self.partitions[partition], Reading::Goes | Reading::TriesAgain(_));
-        if !is_read || self.tail.memory.tail(partition).deltas != next {
+        if !self.partitions[partition].is_read() || self.tail.memory.tail(partition).deltas != next
+        {
             return;
         }
         if (low..=high).contains(&next) {

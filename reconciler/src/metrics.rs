@@ -11,7 +11,6 @@ pub(crate) struct Metrics {
     round_seconds: Histogram<f64>,
     verified_through: Gauge<i64>,
     verified_through_seconds: Gauge<f64>,
-    lag: Gauge<i64>,
     mismatch: Gauge<u64>,
     not_proven: Gauge<u64>,
 }
@@ -38,10 +37,6 @@ impl Metrics {
                     "Kafka's time of the last proven message of a partition, in seconds since 1970",
                 )
                 .build(),
-            lag: meter
-                .i64_gauge("tally_reconciler_lag")
-                .with_description("Offsets of a partition that ClickHouse does not have yet")
-                .build(),
             mismatch: meter
                 .u64_gauge("tally_reconciler_mismatch")
                 .with_description("1 while a partition in ClickHouse is not what Kafka comes to")
@@ -63,16 +58,10 @@ impl Metrics {
     }
 
     pub(crate) fn ended(&self, report: &Report, took: Duration) {
-        let outcome = match report.verdict {
-            Verdict::Agrees => "agrees",
-            Verdict::NotProven => "not_proven",
-            Verdict::Mismatch => "mismatch",
-        };
-        self.rounds.add(1, &[KeyValue::new("outcome", outcome)]);
+        self.rounds.add(1, &[KeyValue::new("outcome", report.verdict.name())]);
         self.round_seconds.record(took.as_secs_f64(), &[]);
         for p in &report.partitions {
             let of = [KeyValue::new("partition", p.partition)];
-            self.lag.record(p.lag(), &of);
             self.mismatch.record(u64::from(p.verdict == Verdict::Mismatch), &of);
             self.not_proven.record(u64::from(p.verdict == Verdict::NotProven), &of);
             if p.is_proven_so_far() {

@@ -28,6 +28,17 @@ pub enum Verdict {
     Mismatch,
 }
 
+impl Verdict {
+    /// As metrics name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Verdict::Agrees => "agrees",
+            Verdict::NotProven => "not_proven",
+            Verdict::Mismatch => "mismatch",
+        }
+    }
+}
+
 /// What Kafka and ClickHouse say of one partition, as of one ledger position.
 #[derive(Clone, Debug, Serialize)]
 pub struct PartitionReport {

@@ -8,6 +8,8 @@
 //!  └──────────────────── reconciler.watch_interval_ms ◄──────────────────────────────────┘
 //! ```
 
+mod backlog;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use tally_platform::verified::{self, Note, Verified};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use self::backlog::Backlog;
 use crate::checkpoint_topic;
 use crate::metrics::Metrics;
 use crate::round::Rounds;
@@ -49,6 +52,7 @@ pub async fn watch(
         works: health.condition("verifying"),
         agrees: health.condition("counts"),
         metrics: Metrics::new(),
+        backlog: Backlog::new(),
         publisher: Arc::new(publisher),
         publishing: QuietLog::once(),
         verdicts: BTreeMap::new(),
@@ -100,6 +104,7 @@ struct Watch {
     /// Whether no partition contradicts.
     agrees: Condition,
     metrics: Metrics,
+    backlog: Backlog,
     /// Of the group whose offsets say how far the counts are proven.
     publisher: Arc<BaseConsumer>,
     publishing: QuietLog,
@@ -137,6 +142,7 @@ impl Watch {
         })
         .await?;
         self.metrics.ended(&report, begun.elapsed());
+        self.backlog.tell(config, &report).await;
         self.tell(&report);
         self.publish(config, &report).await;
         if let Some(key) = rounds.key().cloned() {

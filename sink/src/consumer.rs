@@ -13,7 +13,7 @@ use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
-use tally_platform::lag::LagMetrics;
+use tally_platform::partition_metrics::PartitionMetrics;
 use tally_platform::retry;
 use tally_platform::store::{self, UnknownPartitions};
 use tally_platform::unserved::UnservedPartitions;
@@ -103,7 +103,7 @@ pub(crate) fn run(
         metrics,
         assigned,
         unserved,
-        lag: LagMetrics::new("sink", "in ClickHouse"),
+        status: PartitionMetrics::new("sink", "stored"),
         ends: BTreeMap::new(),
         thread,
     };
@@ -137,7 +137,7 @@ struct Sink<'c> {
     metrics: Metrics,
     assigned: Condition,
     unserved: UnservedPartitions,
-    lag: LagMetrics,
+    status: PartitionMetrics,
     /// Where each partition's log ended when a broker last told.
     ends: BTreeMap<i32, i64>,
     thread: ConsumerThread<'c>,
@@ -167,7 +167,7 @@ impl Sink<'_> {
             self.check_ledger();
             self.resume_partitions();
             self.unserved.tell(|| self.fetcher.unserved());
-            self.tell_lag();
+            self.tell_status();
             wait = if self.queue_batches()? { Duration::ZERO } else { IDLE };
             if Instant::now() >= next_commit {
                 self.commit()?;
@@ -177,11 +177,11 @@ impl Sink<'_> {
         self.carry_out_decisions()
     }
 
-    fn tell_lag(&mut self) {
-        let Sink { lag, ends, fetcher, inserters, .. } = self;
-        lag.tell(|| {
+    fn tell_status(&mut self) {
+        let Sink { status, ends, fetcher, inserters, .. } = self;
+        status.tell(|| {
             ends.extend(fetcher.ends());
-            inserters.lags(ends, |partition| fetcher.position(partition))
+            inserters.statuses(ends, |partition| fetcher.position(partition))
         });
     }
 

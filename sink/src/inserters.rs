@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tally_counts::{StoredOffsets, next_offset};
 use tally_kafka::KeptMessage;
 use tally_platform::health::Condition;
-use tally_platform::lag::PartitionLag;
+use tally_platform::partition_metrics::{Lag, PartitionStatus, Statuses};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -33,7 +33,10 @@ const RELEASE: Duration = Duration::from_secs(5);
 enum PartitionState {
     Inserting(RunningInserter),
     /// Something is wrong that no retry mends, with what is from this offset of `deltas` on.
-    Stopped { since: Timestamp, stored: Option<i64> },
+    Stopped {
+        since: Timestamp,
+        stored: Option<i64>,
+    },
 }
 
 struct RunningInserter {
@@ -227,28 +230,30 @@ impl Inserters {
         moved.collect()
     }
 
-    /// How far each partition is behind its log, which ends at `ends`, as far as that is known;
-    /// `fetched` as in [`Inserters::take_moved`].
-    pub(crate) fn lags(
+    /// What each partition does, and how far it is behind its log, which ends at `ends`, as far as
+    /// that is known; `fetched` as in [`Inserters::take_moved`].
+    pub(crate) fn statuses(
         &mut self,
         ends: &BTreeMap<i32, i64>,
         fetched: impl Fn(i32) -> Option<i64>,
-    ) -> Vec<PartitionLag> {
-        let lag = |(&partition, state): (&i32, &mut PartitionState)| {
-            let (next, oldest_ms) = match state {
+    ) -> Statuses {
+        let status = |(&partition, state): (&i32, &mut PartitionState)| {
+            let (state, next, since_ms) = match state {
                 PartitionState::Stopped { since, stored } => {
-                    ((*stored)?, Some(since.as_millisecond()))
+                    ("stopped", *stored, Some(since.as_millisecond()))
                 }
                 PartitionState::Inserting(inserter) => {
                     let stored = inserter.reached(fetched(partition));
                     while inserter.unstored.pop_front_if(|(next, _)| *next <= stored).is_some() {}
-                    (stored, inserter.unstored.front().and_then(|(_, ms)| *ms))
+                    let since_ms = inserter.unstored.front().and_then(|(_, ms)| *ms);
+                    ("storing", Some(stored), since_ms)
                 }
             };
-            let offsets = (ends.get(&partition)? - next).max(0);
-            Some(PartitionLag { partition, offsets, oldest_ms: oldest_ms.filter(|_| offsets > 0) })
+            let offsets = ends.get(&partition).zip(next).map(|(end, next)| (end - next).max(0));
+            let lag = offsets.map(|offsets| Lag { offsets, since_ms });
+            (partition, PartitionStatus { state, lag })
         };
-        self.states.iter_mut().filter_map(lag).collect()
+        self.states.iter_mut().map(status).collect()
     }
 
     fn running_mut(&mut self) -> impl Iterator<Item = (i32, &mut RunningInserter)> {

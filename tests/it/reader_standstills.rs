@@ -14,6 +14,7 @@ use crate::dice::Dice;
 use crate::feeder::random_events;
 use crate::forger::{Forger, header};
 use crate::installation::Installation;
+use crate::lag::comes_to;
 use crate::model::{Event, Model};
 use crate::reading::{counter_url, log_end, read, read_all, total};
 use crate::service::{Service, ServiceProcess};
@@ -66,6 +67,7 @@ async fn goes_on(tally: &Installation, reader: &mut ServiceProcess, model: &Mode
     .await;
     assert_eq!(read_all(reader, model, &end).await, expected);
     assert_eq!(reader.metric(METRIC, "").await, Ok(0.0));
+    comes_to(0.0, reader, "tally_reader_lag", "").await;
 }
 
 async fn as_of(reader: &ServiceProcess, position: &str) -> (u16, Value) {
@@ -133,6 +135,12 @@ async fn a_partition_that_clickhouse_does_not_take_leaves_the_others_fresh() {
     })
     .await;
     stands_still(&reader, "fill the partition's share of reader.unstored_bytes").await;
+    let victim = format!("partition=\"{VICTIM}\"");
+    let state = format!("{victim},state=\"waiting_for_room\"");
+    assert_eq!(reader.metric("tally_reader_partition_state", &state).await, Ok(1.0));
+    reader.counts_beyond(0.0, "tally_reader_lag", &victim).await;
+    reader.counts_beyond(3.0, "tally_reader_lag_seconds", &victim).await;
+    comes_to(0.0, &reader, "tally_reader_lag", "partition=\"0\"").await;
     others_are_fresh(&tally, &source, &reader, &mut model).await;
 
     tally.sql("ALTER TABLE counts DROP CONSTRAINT trouble").await;

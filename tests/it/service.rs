@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 pub(crate) use tally_platform::service::Service;
-use tally_platform::telemetry::sum_of_series;
+use tally_platform::telemetry::{series, sum_of_series};
 use tally_stack::sys::ends_with_parent;
 
 use crate::sys;
@@ -79,6 +79,12 @@ impl ServiceProcess {
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> Result<f64, String> {
         let (_, text) = self.get("/metrics").await?;
         sum_of_series(&text, name, labels)
+    }
+
+    /// The values of all series of a metric whose labels contain `labels`.
+    pub(crate) async fn series(&self, name: &str, labels: &str) -> Result<Vec<f64>, String> {
+        let (_, text) = self.get("/metrics").await?;
+        series(&text, name, labels)
     }
 
     /// Waits until a counter is beyond `least`.

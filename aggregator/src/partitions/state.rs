@@ -81,6 +81,18 @@ pub(crate) enum Action {
 }
 
 impl State {
+    /// As metrics name it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            State::Locating(_) => "locating",
+            State::Restoring { .. } => "restoring",
+            State::Counting(_) => "counting",
+            State::WaitingForSchema { .. } => "waiting_for_schema",
+            State::Stopped(_) => "stopped",
+            State::Parked => "parked",
+        }
+    }
+
     pub(crate) fn fold(&self) -> Option<&Fold> {
         match self {
             State::Restoring { fold, .. }

@@ -1,11 +1,11 @@
-//! What of each partition is not committed yet: for metrics of the lag, and nothing else.
+//! What of each partition is not committed yet, for metrics and nothing else.
 
 use std::collections::BTreeMap;
 
-use tally_platform::lag::{LagMetrics, PartitionLag};
+use tally_platform::partition_metrics::{Lag, PartitionMetrics, PartitionStatus, Statuses};
 
 pub(crate) struct Backlog {
-    metrics: LagMetrics,
+    metrics: PartitionMetrics,
     /// The partitions whose committed offset is known, with what is known of the rest.
     partitions: BTreeMap<i32, Reached>,
 }
@@ -21,6 +21,8 @@ struct Reached {
 
 /// What is asked of the parts that know it, by partition.
 pub(crate) struct Sources<'s> {
+    /// The state of each partition that is held.
+    pub(crate) states: Vec<(i32, &'static str)>,
     /// Where logs end that are read now.
     pub(crate) ends: Vec<(i32, i64)>,
     /// The offset up to which nothing is there that was not handed over.
@@ -33,7 +35,8 @@ pub(crate) struct Sources<'s> {
 
 impl Backlog {
     pub(crate) fn new() -> Backlog {
-        Backlog { metrics: LagMetrics::new("aggregator", "counted"), partitions: BTreeMap::new() }
+        let metrics = PartitionMetrics::new("aggregator", "counted");
+        Backlog { metrics, partitions: BTreeMap::new() }
     }
 
     /// The partition is read from here on, which is committed.
@@ -65,83 +68,89 @@ impl Backlog {
     /// To be called often.
     pub(crate) fn tell<'s>(&mut self, sources: impl FnOnce() -> Sources<'s>) {
         let Backlog { metrics, partitions } = self;
-        metrics.tell(|| lags(partitions, &sources()));
+        metrics.tell(|| statuses(partitions, &sources()));
     }
 }
 
-fn lags(partitions: &mut BTreeMap<i32, Reached>, sources: &Sources<'_>) -> Vec<PartitionLag> {
+fn statuses(partitions: &mut BTreeMap<i32, Reached>, sources: &Sources<'_>) -> Statuses {
     for (partition, end) in &sources.ends {
         if let Some(reached) = partitions.get_mut(partition) {
             reached.end = Some(*end);
         }
     }
-    let lag = |(&partition, reached): (&i32, &Reached)| {
-        let in_flight = reached.in_flight.and_then(|(_, oldest_ms)| oldest_ms);
-        let mut oldest_ms = in_flight.or_else(|| (sources.oldest_ms)(partition));
-        let mut next = reached.committed;
-        if oldest_ms.is_none() && reached.in_flight.is_none() {
+    let status = |&(partition, state)| {
+        let lag = partitions.get(&partition).and_then(|reached| reached.lag(partition, sources));
+        (partition, PartitionStatus { state, lag })
+    };
+    sources.states.iter().map(status).collect()
+}
+
+impl Reached {
+    fn lag(&self, partition: i32, sources: &Sources<'_>) -> Option<Lag> {
+        let in_flight = self.in_flight.and_then(|(_, oldest_ms)| oldest_ms);
+        let oldest_ms = in_flight.or_else(|| (sources.oldest_ms)(partition));
+        let mut next = self.committed;
+        if oldest_ms.is_none() && self.in_flight.is_none() {
             // The markers of transactions behind the last message are nothing to count.
             next = (sources.position)(partition).map_or(next, |position| position.max(next));
         }
-        let offsets = (reached.end? - next).max(0);
-        if offsets > 0 && oldest_ms.is_none() {
-            oldest_ms = (sources.standing_ms)(partition);
-        }
-        Some(PartitionLag { partition, offsets, oldest_ms })
-    };
-    partitions.iter().filter_map(lag).collect()
+        let since_ms = oldest_ms.or_else(|| (sources.standing_ms)(partition));
+        Some(Lag { offsets: (self.end? - next).max(0), since_ms })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lag_of(backlog: &mut Backlog, sources: &Sources<'_>) -> Option<(i64, Option<i64>)> {
-        let lags = lags(&mut backlog.partitions, sources);
-        lags.into_iter().find(|lag| lag.partition == 3).map(|lag| (lag.offsets, lag.oldest_ms))
+    const NONE: &dyn Fn(i32) -> Option<i64> = &|_| None;
+
+    fn at(end: i64) -> Sources<'static> {
+        Sources {
+            states: vec![(3, "counting"), (4, "locating")],
+            ends: vec![(3, end)],
+            position: NONE,
+            oldest_ms: NONE,
+            standing_ms: NONE,
+        }
+    }
+
+    fn lag(backlog: &mut Backlog, sources: &Sources<'_>) -> Option<(i64, Option<i64>)> {
+        let statuses = statuses(&mut backlog.partitions, sources);
+        assert_eq!(statuses[&4], PartitionStatus { state: "locating", lag: None });
+        assert_eq!(statuses[&3].state, "counting");
+        statuses[&3].lag.map(|lag| (lag.offsets, lag.since_ms))
     }
 
     #[test]
     fn what_is_not_committed_is_lag_until_its_flush_is() {
         let mut backlog = Backlog::new();
-        let none = |_| None;
-        let at = |end| Sources {
-            ends: vec![(3, end)],
-            position: &none,
-            oldest_ms: &none,
-            standing_ms: &none,
-        };
         let read = Sources { oldest_ms: &|_| Some(70), ..at(20) };
-        assert_eq!(lag_of(&mut backlog, &read), None, "where it is committed is not known");
+        assert_eq!(lag(&mut backlog, &read), None, "where it is committed is not known");
         backlog.located(3, 10);
         let unknown = Sources { ends: vec![], ..at(20) };
-        assert_eq!(lag_of(&mut backlog, &unknown), None, "where the log ends is not known");
-        assert_eq!(lag_of(&mut backlog, &read), Some((10, Some(70))));
+        assert_eq!(lag(&mut backlog, &unknown), None, "where the log ends is not known");
+        assert_eq!(lag(&mut backlog, &read), Some((10, Some(70))));
         backlog.flushed(3, 15, Some(70));
-        assert_eq!(lag_of(&mut backlog, &at(20)), Some((10, Some(70))));
+        assert_eq!(lag(&mut backlog, &at(20)), Some((10, Some(70))));
         backlog.settled(false);
-        assert_eq!(lag_of(&mut backlog, &at(20)), Some((10, None)));
+        assert_eq!(lag(&mut backlog, &at(20)), Some((10, None)));
         backlog.flushed(3, 20, Some(70));
         backlog.settled(true);
-        assert_eq!(lag_of(&mut backlog, &at(20)), Some((0, None)));
+        assert_eq!(lag(&mut backlog, &at(20)), Some((0, None)));
         let behind_a_marker = Sources { position: &|_| Some(21), ..at(21) };
-        assert_eq!(lag_of(&mut backlog, &behind_a_marker), Some((0, None)));
+        assert_eq!(lag(&mut backlog, &behind_a_marker), Some((0, None)));
         backlog.forget(3);
-        assert_eq!(lag_of(&mut backlog, &at(20)), None);
+        assert_eq!(lag(&mut backlog, &at(20)), None);
     }
 
     #[test]
     fn what_stands_still_grows_older_though_it_is_not_read() {
         let mut backlog = Backlog::new();
         backlog.located(3, 10);
-        let standing = Sources {
-            ends: vec![(3, 20)],
-            position: &|_| None,
-            oldest_ms: &|_| None,
-            standing_ms: &|_| Some(50),
-        };
-        assert_eq!(lag_of(&mut backlog, &standing), Some((10, Some(50))));
+        let standing = Sources { standing_ms: &|_| Some(50), ..at(20) };
+        assert_eq!(lag(&mut backlog, &standing), Some((10, Some(50))));
         let no_longer_read = Sources { ends: vec![], ..standing };
-        assert_eq!(lag_of(&mut backlog, &no_longer_read), Some((10, Some(50))));
+        assert_eq!(lag(&mut backlog, &no_longer_read), Some((10, Some(50))));
     }
 }

@@ -3,11 +3,16 @@
 /// The sum of a metric's series whose line contains `labels`; 0 where there is none yet. An error
 /// holds the line that was not understood.
 pub fn sum_of_series(text: &str, name: &str, labels: &str) -> Result<f64, String> {
+    Ok(series(text, name, labels)?.into_iter().sum())
+}
+
+/// The values of those series, each.
+pub fn series(text: &str, name: &str, labels: &str) -> Result<Vec<f64>, String> {
     let series = text.lines().filter(|line| !line.starts_with('#')).filter(|line| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
             && line.contains(labels)
     });
-    series.map(value).try_fold(0.0, |sum, value| Ok(sum + value?))
+    series.map(value).collect()
 }
 
 fn value(line: &str) -> Result<f64, String> {
@@ -27,6 +32,7 @@ mod tests {
         assert_eq!(sum_of_series(text, "a_total", "r=\"x\""), Ok(5.0));
         assert_eq!(sum_of_series(text, "a_total", ""), Ok(14.0));
         assert_eq!(sum_of_series(text, "b_total", ""), Ok(0.0));
+        assert_eq!(series(text, "a_total", "r=\"x\""), Ok(vec![2.0, 3.0]));
         assert!(sum_of_series("a_total x", "a_total", "").is_err());
     }
 }
