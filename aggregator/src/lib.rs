@@ -62,7 +62,7 @@ pub async fn run(
         let runtime = tokio::runtime::Handle::current();
         workers.spawn_blocking(move || {
             let _stop_the_others = stop.clone().drop_guard();
-            worker::run(&config, &name, &health, &stop, &runtime)
+            worker::run(&config, &name, number == 0, &health, &stop, &runtime)
         });
     }
     let mut outcome = Ok(());

@@ -5,6 +5,7 @@ mod buffer_pool;
 mod cluster;
 mod direct;
 mod fetcher;
+mod groups;
 mod member;
 mod membership;
 mod queues;
@@ -14,6 +15,7 @@ mod topics;
 pub use buffer_pool::BufferPool;
 pub use cluster::{Cluster, RESERVED_PROPERTIES, canonical_property};
 pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unfit, Unreadable, Unserved};
+pub use groups::{GroupMember, group_members};
 pub use member::{Member, group_metadata};
 pub use membership::{Membership, Rebalance, let_go, take_on};
 pub use settings::{

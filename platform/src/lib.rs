@@ -19,6 +19,7 @@ pub mod registry;
 pub mod retry;
 pub mod service;
 pub mod store;
+pub mod strangers;
 pub mod telemetry;
 pub mod unserved;
 pub mod verified;

@@ -16,6 +16,7 @@ use tally_platform::health::{Condition, Health};
 use tally_platform::partition_metrics::PartitionMetrics;
 use tally_platform::retry;
 use tally_platform::store::{self, UnknownPartitions};
+use tally_platform::strangers::{Group, Strangers};
 use tally_platform::unserved::UnservedPartitions;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +91,12 @@ pub(crate) fn run(
     };
     let inserters = Inserters::new(context, config.sink.queued_batches, runtime.clone(), whole);
     consumer.subscribe(&[topic.topic()]).map_err(Error::kafka("subscribe"))?;
+    let group = Group {
+        name: config.sink.group.clone(),
+        topic: topic.topic().to_owned(),
+        own_prefix: CLIENT_ID.to_owned(),
+    };
+    let _strangers = Strangers::start(health, "sink", group, &consumer, runtime);
     tracing::info!(topic_id = topic.topic_id(), "sink started");
     let sink = Sink {
         consumer: &consumer,

@@ -65,6 +65,7 @@ mod sleeping;
 mod slow_clients;
 mod slow_link;
 mod store_back;
+mod strangers;
 mod tampering;
 mod topics_change;
 mod unknown_partitions;

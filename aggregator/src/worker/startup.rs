@@ -11,6 +11,7 @@ use tally_platform::plans::Plans;
 use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry::{self, Registry};
 use tally_platform::retry::{Backoff, until_brokers_answer, until_ok};
+use tally_platform::strangers::{Group, Strangers};
 use tally_platform::unserved::UnservedPartitions;
 use tally_schemas::avsc;
 use tokio::runtime::Handle;
@@ -35,9 +36,11 @@ const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// The time between two log lines about a registry that does not answer.
 const REMINDER: Duration = Duration::from_secs(30);
 
+/// `looks_for_strangers`: whether this worker looks who else is in the group, for its process.
 pub(crate) fn run(
     config: &Config,
     name: &str,
+    looks_for_strangers: bool,
     health: &Health,
     stop: &CancellationToken,
     runtime: &Handle,
@@ -83,6 +86,12 @@ pub(crate) fn run(
     // The heartbeat is declared here, because all that is above may wait for long.
     let heartbeat = health.heartbeat("fold", MAX_SILENCE);
     consumer.subscribe(&[&config.kafka.increments]).map_err(Error::kafka("subscribe"))?;
+    let _strangers = looks_for_strangers.then(|| {
+        let group = &config.aggregator.group;
+        let own_prefix = format!("{group}-");
+        let group = Group { name: group.clone(), topic: increments.clone(), own_prefix };
+        Strangers::start(health, "aggregator", group, &consumer, runtime)
+    });
     tracing::info!(name, topic_id, "worker started");
     let limits = Limits {
         interval: config.aggregator.flush_interval(),
