@@ -38,6 +38,16 @@ pub(crate) struct GroupConsumer<'c> {
     member: Option<Member>,
 }
 
+/// What is to be committed of a partition.
+pub(crate) struct Commit {
+    pub(crate) partition: i32,
+    /// The next offset to count.
+    pub(crate) next: i64,
+    /// Of the message before it.
+    pub(crate) leader_epoch: Option<i32>,
+    pub(crate) bookmark: Bookmark,
+}
+
 impl<'c> GroupConsumer<'c> {
     pub(crate) fn new(
         consumer: &'c Arc<BaseConsumer<Membership>>,
@@ -189,17 +199,19 @@ impl<'c> GroupConsumer<'c> {
         self.locator.answers()
     }
 
-    /// These partitions and next offsets as librdkafka lists them, each with its bookmark as
-    /// metadata.
+    /// What is to be committed as librdkafka lists it, with bookmarks as metadata.
     pub(crate) fn marked(
         &self,
-        offsets: impl Iterator<Item = (i32, i64, Bookmark)>,
+        commits: impl Iterator<Item = Commit>,
     ) -> Result<TopicPartitionList, Error> {
         let mut list = TopicPartitionList::new();
-        for (partition, next, bookmark) in offsets {
+        for Commit { partition, next, leader_epoch, bookmark } in commits {
             let mut element = list.add_partition(self.topic, partition);
             element.set_offset(Offset::Offset(next)).map_err(Error::kafka("list partitions"))?;
             element.set_metadata(bookmark.to_string());
+            if let Some(epoch) = leader_epoch {
+                tally_kafka::set_leader_epoch(&mut list, self.topic, partition, epoch);
+            }
         }
         Ok(list)
     }

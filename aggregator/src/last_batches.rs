@@ -82,7 +82,7 @@ pub(crate) struct LastBatches {
 
 /// A client context that does not log errors: that a partition's end is reached is what is waited
 /// for.
-struct Quiet;
+pub(crate) struct Quiet;
 
 impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
@@ -131,6 +131,14 @@ impl LastBatches {
         };
         let consumer = self.consumer.insert(consumer);
         Ok(tally_kafka::partition_count(consumer.client(), &self.deltas)?)
+    }
+
+    /// A client that tells the end of a partition, and reads nothing between two calls.
+    ///
+    /// # Panics
+    /// If [`LastBatches::partitions`] was not called before.
+    pub(crate) fn consumer(&self) -> &BaseConsumer<Quiet> {
+        self.consumer.as_ref().expect("partitions were counted")
     }
 
     /// The last batch of each of these partitions that has one, or why what is there is none.

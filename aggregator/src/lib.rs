@@ -20,6 +20,7 @@ mod committer;
 mod error;
 mod group_consumer;
 mod last_batches;
+mod last_epochs;
 mod locator;
 mod message_fold;
 mod metrics;

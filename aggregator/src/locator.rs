@@ -14,6 +14,7 @@
 //! The thread also looks now and then whether the topic is still the one that was there at the
 //! start.
 
+mod lineage;
 mod search;
 
 use std::collections::BTreeMap;

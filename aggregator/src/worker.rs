@@ -18,7 +18,8 @@ use self::standstills::Standstills;
 pub(crate) use self::startup::run;
 use crate::Error;
 use crate::committer::Committer;
-use crate::group_consumer::GroupConsumer;
+use crate::group_consumer::{Commit, GroupConsumer};
+use crate::last_epochs::LastEpochs;
 use crate::locator;
 use crate::message_fold::{MessageFold, SchemaMissing};
 use crate::metrics::{Metrics, PendingFlush};
@@ -47,6 +48,7 @@ struct Worker<'c> {
     committer: Committer,
     consumer: GroupConsumer<'c>,
     partitions: Partitions,
+    epochs: LastEpochs,
     messages: MessageFold,
     schemas: SchemaAsks,
     /// The flush in flight, and when it was taken.
@@ -157,10 +159,9 @@ impl Worker<'_> {
                 }
                 continue;
             }
-            if let Err(SchemaMissing { schema }) =
-                self.messages.fold(&mut self.partitions, &message, now)
-            {
-                missing.insert(partition, schema);
+            match self.messages.fold(&mut self.partitions, &message, now) {
+                Ok(()) => self.epochs.note(partition, message.leader_epoch),
+                Err(SchemaMissing { schema }) => drop(missing.insert(partition, schema)),
             }
         }
         for (partition, schema) in missing {
@@ -275,13 +276,15 @@ impl Worker<'_> {
         for (partition, end) in &ends {
             self.backlog.flushed(*partition, *end, self.partitions.take_oldest_ms(*partition));
         }
-        let partitions = &mut self.partitions;
+        let Worker { partitions, epochs, .. } = self;
+        let commits = ends.into_iter().map(|(partition, next)| Commit {
+            partition,
+            next,
+            leader_epoch: epochs.of(partition),
+            bookmark: partitions.bookmark(partition, next),
+        });
+        let offsets = self.consumer.marked(commits)?;
         let member = self.consumer.member().cloned();
-        let offsets =
-            self.consumer
-                .marked(ends.into_iter().map(|(partition, end)| {
-                    (partition, end, partitions.bookmark(partition, end))
-                }))?;
         self.committer.submit(FlushJob { batches, rejected, offsets, member });
         self.pending = Some((pending, started));
         Ok(())

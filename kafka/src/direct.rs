@@ -43,6 +43,7 @@ use uuid::Uuid;
 use self::leaders::Leaders;
 use self::record_batches::{MessageRanges, RecordBatches};
 use self::shared::{Partition, Shared};
+use super::leader_epochs::known;
 use super::{FetchedMessage, KeptMessage, Membership, Unreadable, Unserved};
 
 pub(super) struct DirectFetcher {
@@ -186,10 +187,19 @@ impl DirectFetcher {
             Ok(next) => next,
             Err(unreadable) => return Some(Err(unreadable)),
         };
-        let MessageRanges { offset, timestamp_ms, key, value, unfit } = message;
+        let MessageRanges { offset, timestamp_ms, key, value, leader_epoch, unfit } = message;
         let body = self.current().body();
+        let leader_epoch = known(leader_epoch);
         let (key, payload) = (key.map(|range| &body[range]), value.map(|range| &body[range]));
-        Some(Ok(FetchedMessage { partition, offset, timestamp_ms, key, payload, unfit }))
+        Some(Ok(FetchedMessage {
+            partition,
+            offset,
+            timestamp_ms,
+            key,
+            payload,
+            leader_epoch,
+            unfit,
+        }))
     }
 
     /// As [`DirectFetcher::fetch`], to be kept.

@@ -27,6 +27,8 @@ pub struct FetchedMessage<'m> {
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
+    /// The epoch of the leader that appended it, if the broker told.
+    pub leader_epoch: Option<i32>,
     pub unfit: Option<Unfit>,
 }
 

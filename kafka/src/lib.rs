@@ -6,6 +6,7 @@ mod cluster;
 mod direct;
 mod fetcher;
 mod groups;
+mod leader_epochs;
 mod member;
 mod membership;
 mod queues;
@@ -16,6 +17,7 @@ pub use buffer_pool::BufferPool;
 pub use cluster::{Cluster, RESERVED_PROPERTIES, canonical_property};
 pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unfit, Unreadable, Unserved};
 pub use groups::{GroupMember, group_members};
+pub use leader_epochs::{leader_epoch, message_leader_epoch, set_leader_epoch};
 pub use member::{Member, group_metadata};
 pub use membership::{Membership, Rebalance, let_go, take_on};
 pub use settings::{

@@ -27,6 +27,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use rdkafka_sys as sys;
 
+use super::leader_epochs::known;
 use super::{FetchedMessage, Membership, Unfit, Unreadable, known_end};
 
 const NO_ERROR: sys::rd_kafka_resp_err_t = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -224,6 +225,8 @@ impl LibrdkafkaQueues {
             timestamp_ms: timestamp_ms(message),
             key: bytes(message, message.key, message.key_len),
             payload: bytes(message, message.payload, message.len),
+            // SAFETY: the message is alive.
+            leader_epoch: known(unsafe { sys::rd_kafka_message_leader_epoch(message) }),
             unfit: schema_header(message),
         }))
     }

@@ -37,6 +37,7 @@ mod aborts;
 mod chaos;
 mod checkpoints;
 mod configuration;
+mod cut_log;
 mod draining;
 mod duplicates;
 mod evolution;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use tally_stack::broker::{Node, new_cluster, probe};
@@ -34,7 +35,8 @@ transaction.state.log.min.isr=1
 pub(crate) struct OwnBroker {
     pub(crate) address: SocketAddr,
     process: Child,
-    _folder: Claim,
+    folder: Claim,
+    jars: PathBuf,
 }
 
 impl OwnBroker {
@@ -55,15 +57,40 @@ impl OwnBroker {
         let node = Node { folder: &folder.dir, jars: &jars, options: &JAVA };
         node.configure(&properties).expect("the folder is writable");
         node.format(&new_cluster()).await.expect("its storage is formatted");
-        let log = fs::File::create(folder.dir.join("broker.log")).expect("the folder is writable");
-        let mut command = node.command().into_std();
-        command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
-        ends_with_parent(&mut command);
-        let process = command.spawn().expect("java starts");
-        let broker = OwnBroker { address, process, _folder: folder };
-        until("the test's own broker to answer", async || probe(address).await).await;
+        let process = spawn(&node);
+        let broker = OwnBroker { address, process, folder, jars };
+        broker.answers().await;
         broker
     }
+
+    async fn answers(&self) {
+        until("the test's own broker to answer", async || probe(self.address).await).await;
+    }
+
+    /// The folder of a partition's log.
+    pub(crate) fn log(&self, topic: &str, partition: i32) -> PathBuf {
+        self.folder.dir.join("data").join(format!("{topic}-{partition}"))
+    }
+
+    /// SIGKILL, as when the machine is gone.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("a running child can be killed");
+        self.process.wait().expect("a killed child can be waited for");
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        let node = Node { folder: &self.folder.dir, jars: &self.jars, options: &JAVA };
+        self.process = spawn(&node);
+        self.answers().await;
+    }
+}
+
+fn spawn(node: &Node<'_>) -> Child {
+    let log = fs::File::create(node.folder.join("broker.log")).expect("the folder is writable");
+    let mut command = node.command().into_std();
+    command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
+    ends_with_parent(&mut command);
+    command.spawn().expect("java starts")
 }
 
 impl Drop for OwnBroker {

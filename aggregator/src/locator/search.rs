@@ -13,6 +13,7 @@ use tally_platform::config::Config;
 use tally_platform::quiet_log::QuietLog;
 use tokio::runtime::Handle;
 
+use super::lineage::{self, Counted};
 use super::{Answer, Request, Shared};
 use crate::Error;
 use crate::last_batches::{Agreement, LastBatches, OwnSchema, agreement};
@@ -33,8 +34,14 @@ const TOPIC_CHECK: Duration = Duration::from_secs(5);
 /// are written one after the other.
 const AGREE_WITHIN: Duration = Duration::from_secs(60);
 
-/// What the group committed of a partition: the next offset, if there is one, and its metadata.
-type Committed = (Option<i64>, String);
+/// What the group committed of a partition.
+struct Committed {
+    /// The next offset, if there is one.
+    next: Option<i64>,
+    /// Of the message before it, if it is known.
+    leader_epoch: Option<i32>,
+    metadata: String,
+}
 
 pub(super) struct Search {
     shared: Arc<Shared>,
@@ -156,7 +163,8 @@ impl Search {
         let mut lasts = self.last_batches.lasts(&committed.keys().copied().collect::<Vec<_>>())?;
         let (lows, highs) =
             (self.ends(&committed, Offset::Beginning)?, self.ends(&committed, Offset::End)?);
-        for (partition, (committed, metadata)) in committed {
+        let mut broken = self.broken(&committed, &lows, &highs)?;
+        for (partition, Committed { next: committed, metadata, .. }) in committed {
             let (low, high) = (lows[&partition], highs[&partition]);
             let request = requests[&partition];
             let topic = || self.topic.clone();
@@ -178,9 +186,12 @@ impl Search {
             }
             let point = match agreement(committed, last.as_ref()) {
                 Agreement::Nothing => Ok(ResumePoint::afresh(partition, low)),
-                Agreement::At(next) => {
-                    Ok(self.resumed(partition, next, &metadata)?.not_before(low))
-                }
+                Agreement::At(next) => match broken.remove(&partition) {
+                    Some(reason) => {
+                        Err(PartitionError::Unreadable { topic: topic(), partition, reason })
+                    }
+                    None => Ok(self.resumed(partition, next, &metadata)?.not_before(low)),
+                },
                 Agreement::Batch(next) => {
                     tracing::warn!(
                         partition,
@@ -198,6 +209,24 @@ impl Search {
             self.answer(partition, request, point);
         }
         Ok(())
+    }
+
+    /// For each partition whose log is not what was counted of it, how that shows.
+    fn broken(
+        &self,
+        committed: &BTreeMap<i32, Committed>,
+        lows: &BTreeMap<i32, i64>,
+        highs: &BTreeMap<i32, i64>,
+    ) -> Result<BTreeMap<i32, String>, Obstacle> {
+        let counted = |(partition, committed): (&i32, &Committed)| {
+            let (next, epoch) = (committed.next?, committed.leader_epoch?);
+            // Retention may have taken the message, which is no sign of anything.
+            let is_there = lows[partition] < next && next <= highs[partition];
+            is_there.then_some((*partition, Counted { next, epoch }))
+        };
+        let counted = committed.iter().filter_map(counted).collect();
+        lineage::broken(self.last_batches.consumer(), &self.topic, &counted)
+            .map_err(|error| Obstacle::Wait(format!("read what was counted last: {error}")))
     }
 
     fn resumed(&self, partition: i32, next: i64, metadata: &str) -> Result<ResumePoint, Obstacle> {
@@ -283,7 +312,10 @@ impl Search {
                 Offset::Offset(next) => Some(next),
                 _ => None,
             };
-            found.insert(element.partition(), (next, element.metadata().to_owned()));
+            let partition = element.partition();
+            let leader_epoch = tally_kafka::leader_epoch(&committed, &self.topic, partition);
+            let metadata = element.metadata().to_owned();
+            found.insert(partition, Committed { next, leader_epoch, metadata });
         }
         Ok(found)
     }

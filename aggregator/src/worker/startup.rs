@@ -24,6 +24,7 @@ use crate::Error;
 use crate::committer::Committer;
 use crate::group_consumer::GroupConsumer;
 use crate::last_batches::OwnSchema;
+use crate::last_epochs::LastEpochs;
 use crate::locator::Locator;
 use crate::message_fold::MessageFold;
 use crate::metrics::Metrics;
@@ -109,6 +110,7 @@ pub(crate) fn run(
         consumer: GroupConsumer::new(&consumer, fetcher, increments, &topic_id, locator),
         topic_id,
         partitions: Partitions::new(config.rules(), limits),
+        epochs: LastEpochs::default(),
         schemas: SchemaAsks::new(registry.clone(), runtime.clone()),
         messages: MessageFold::new(Plans::new(registry)),
         pending: None,

@@ -79,6 +79,8 @@ pub(super) struct MessageRanges {
     pub(super) timestamp_ms: Option<i64>,
     pub(super) key: Option<Range<usize>>,
     pub(super) value: Option<Range<usize>>,
+    /// Of its batch; -1 if the broker did not tell.
+    pub(super) leader_epoch: i32,
     pub(super) unfit: Option<Unfit>,
 }
 
@@ -158,7 +160,15 @@ impl RecordBatches {
                 let offset = at + i64::from(offset_delta);
                 if offset >= self.from {
                     let timestamp_ms = header.timestamp_ms(timestamp_delta);
-                    return Ok(Some(MessageRanges { offset, timestamp_ms, key, value, unfit }));
+                    let leader_epoch = header.leader_epoch;
+                    return Ok(Some(MessageRanges {
+                        offset,
+                        timestamp_ms,
+                        key,
+                        value,
+                        leader_epoch,
+                        unfit,
+                    }));
                 }
             }
             self.pop_front();
@@ -197,6 +207,7 @@ impl RecordBatches {
                     timestamp_ms: header.timestamp_ms(0),
                     key: None,
                     value: None,
+                    leader_epoch: header.leader_epoch,
                     unfit: Some(Unfit::BatchTooLarge),
                 }));
             }
