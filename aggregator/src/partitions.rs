@@ -40,6 +40,7 @@ pub(crate) struct Limits {
 pub(crate) struct Rejected {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    pub(crate) timestamp_ms: Option<i64>,
     pub(crate) reason: Reject,
     pub(crate) detail: String,
     pub(crate) key: Option<Vec<u8>>,
@@ -93,8 +94,8 @@ pub(crate) struct Partitions {
     rejected_bytes: usize,
     /// When the oldest thing not yet flushed came.
     dirty_since: Option<Instant>,
-    /// Kafka's time of the first message of each partition that is not yet flushed.
-    oldest_ms: BTreeMap<i32, i64>,
+    /// Kafka's time of the first message of each partition that is not yet flushed, if it has one.
+    oldest_ms: BTreeMap<i32, Option<i64>>,
     full: bool,
 }
 
@@ -316,10 +317,8 @@ impl Partitions {
         let Some(State::Counting(fold)) = self.states.get_mut(&partition) else {
             panic!("a message of partition {partition} came, which is not counted");
         };
-        if fold.is_clean()
-            && let Some(ms) = envelope.timestamp_ms
-        {
-            self.oldest_ms.entry(partition).or_insert(ms);
+        if fold.is_clean() {
+            self.oldest_ms.entry(partition).or_insert(envelope.timestamp_ms);
         }
         let cuts_before = self.cut.len();
         if !fold.has_room(increments) && !fold.is_clean() {
@@ -338,7 +337,12 @@ impl Partitions {
 
     /// Accounts for a message that is not counted, with this payload.
     pub(crate) fn reject(&mut self, rejected: Rejected, payload: &[u8], now: Instant) {
-        self.fold(rejected.partition).reject(rejected.offset, rejected.reason, payload);
+        let fold = self.fold(rejected.partition);
+        let is_first = fold.is_clean();
+        fold.reject(rejected.offset, rejected.reason, payload);
+        if is_first {
+            self.oldest_ms.entry(rejected.partition).or_insert(rejected.timestamp_ms);
+        }
         self.rejected_bytes += rejected.bytes();
         self.rejected.push(rejected);
         self.dirty_since.get_or_insert(now);
@@ -369,12 +373,12 @@ impl Partitions {
 
     /// Kafka's time of the first message of a partition that is not yet flushed.
     pub(crate) fn oldest_ms(&self, partition: i32) -> Option<i64> {
-        self.oldest_ms.get(&partition).copied()
+        self.oldest_ms.get(&partition).copied().flatten()
     }
 
     /// As [`Partitions::oldest_ms`], for a flush that was taken.
     pub(crate) fn take_oldest_ms(&mut self, partition: i32) -> Option<i64> {
-        self.oldest_ms.remove(&partition)
+        self.oldest_ms.remove(&partition).flatten()
     }
 
     /// How many bytes the next flush may hold.

@@ -35,14 +35,15 @@ fn short(mut detail: String) -> String {
 
 /// A message that is rejected, with as much of it as can be copied.
 pub(crate) fn rejected(message: &FetchedMessage<'_>, reason: Reject, detail: String) -> Rejected {
-    let &FetchedMessage { partition, offset, key, payload, unfit, .. } = message;
+    let &FetchedMessage { partition, offset, timestamp_ms, key, payload, unfit, .. } = message;
     let (key, payload, truncated) = match unfit {
         Some(Unfit::BatchTooLarge) => (None, None, Some(String::from("batch"))),
         _ => fitting(key, payload, MAX_TRANSACTION_MESSAGE_BYTES - AROUND_BYTES),
     };
     let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
     let (key, payload) = (owned(key), owned(payload));
-    Rejected { partition, offset, reason, detail: short(detail), key, payload, truncated }
+    let detail = short(detail);
+    Rejected { partition, offset, timestamp_ms, reason, detail, key, payload, truncated }
 }
 
 /// The message to send to the topic `to`, of one from the topic `from`.

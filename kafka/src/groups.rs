@@ -72,12 +72,12 @@ mod tests {
         for version in [0, 1, 3, 7] {
             let assignment = [[0, version].as_slice(), &body].concat();
             assert_eq!(partitions(&assignment, "topic"), [1, 3]);
-            assert_eq!(partitions(&assignment, "third"), []);
+            assert!(partitions(&assignment, "third").is_empty());
         }
         for cut in 0..body.len() {
             let assignment = [[0, 1].as_slice(), &body[..cut]].concat();
-            assert_eq!(partitions(&assignment, "topic"), []);
+            assert!(partitions(&assignment, "topic").is_empty());
         }
-        assert_eq!(partitions(&[], "topic"), []);
+        assert!(partitions(&[], "topic").is_empty());
     }
 }

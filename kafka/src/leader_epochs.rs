@@ -39,9 +39,8 @@ fn find(
 ) -> Option<*mut sys::rd_kafka_topic_partition_t> {
     let topic = CString::new(topic).ok()?;
     // SAFETY: the list is alive, and the name ends with a zero.
-    let found = unsafe {
-        sys::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition)
-    };
+    let found =
+        unsafe { sys::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition) };
     (!found.is_null()).then_some(found)
 }
 

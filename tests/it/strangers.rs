@@ -69,7 +69,8 @@ async fn a_stranger_in_the_group_is_named_until_it_leaves() {
     for (service, (group, topic, metric)) in services.iter().zip(groups) {
         until("readiness to name the stranger", async || match service.readiness().await {
             Err(why)
-                if why.contains(&format!("in the consumer group {group}, console-consumer at "))
+                if why
+                    .contains(&format!("in the consumer group {group}, console-consumer at "))
                     && why.contains("has partitions [")
                     && why.contains(topic) =>
             {
@@ -82,7 +83,7 @@ async fn a_stranger_in_the_group_is_named_until_it_leaves() {
         service.logs("a consumer that is not Tally's is in the group").await;
     }
 
-    joined.map(Stranger::leave);
+    joined.into_iter().for_each(Stranger::leave);
     for (service, (_, _, metric)) in services.iter_mut().zip(groups) {
         service.ready().await;
         strangers(service, metric, 0.0).await;

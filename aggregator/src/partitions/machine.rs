@@ -303,9 +303,16 @@ fn fold(partitions: &mut Partitions, partition: i32, offset: i64, delta: Option<
             partitions.count(partition, &envelope, &[increment], now).unwrap();
         }
         (false, None) => {
-            let detail = String::new();
-            let (key, payload, truncated) = (None, None, None);
-            let rejected = Rejected { partition, offset, reason, detail, key, payload, truncated };
+            let rejected = Rejected {
+                partition,
+                offset,
+                timestamp_ms: None,
+                reason,
+                detail: String::new(),
+                key: None,
+                payload: None,
+                truncated: None,
+            };
             partitions.reject(rejected, b"", now);
         }
     }

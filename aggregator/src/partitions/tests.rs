@@ -47,12 +47,29 @@ fn rejected(partition: i32, offset: i64) -> Rejected {
     Rejected {
         partition,
         offset,
+        timestamp_ms: None,
         reason: Reject::NotFramed,
         detail: String::new(),
         key: None,
         payload: None,
         truncated: None,
     }
+}
+
+#[test]
+fn the_oldest_message_that_waits_is_known_until_its_flush_is_taken() {
+    let (mut partitions, now) = (partitions(), Instant::now());
+    take_on(&mut partitions, ResumePoint::afresh(0, 5), now);
+    assert_eq!(partitions.oldest_ms(0), None);
+    partitions.reject(Rejected { timestamp_ms: Some(70), ..rejected(0, 5) }, b"", now);
+    let later = Envelope { timestamp_ms: Some(80), ..at(6) };
+    partitions.count(0, &later, &[increment("a", 1)], now).unwrap();
+    assert_eq!(partitions.oldest_ms(0), Some(70));
+    partitions.take(|_| true);
+    assert_eq!(partitions.take_oldest_ms(0), Some(70));
+    let next = Envelope { timestamp_ms: Some(90), ..at(7) };
+    partitions.count(0, &next, &[increment("a", 1)], now).unwrap();
+    assert_eq!(partitions.oldest_ms(0), Some(90));
 }
 
 #[test]
