@@ -52,9 +52,11 @@ struct Inner {
 }
 
 impl History {
-    pub(crate) fn new(dir: &Path) -> io::Result<History> {
+    /// A history of a run in which faults of these kinds are to strike.
+    pub(crate) fn new(dir: &Path, kinds: &[FaultKind]) -> io::Result<History> {
         let file = BufWriter::new(File::create(dir.join("history.jsonl"))?);
-        let inner = Inner { file, faults: BTreeMap::new(), broken: Vec::new(), error: None };
+        let faults = kinds.iter().map(|kind| (*kind, FaultCounts::default())).collect();
+        let inner = Inner { file, faults, broken: Vec::new(), error: None };
         Ok(History { began: Instant::now(), inner: Mutex::new(inner) })
     }
 

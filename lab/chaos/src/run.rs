@@ -42,6 +42,9 @@ const BUGS: [&str; 3] =
 const SERVICES: [Service; 5] =
     [Service::Aggregator, Service::Sink, Service::Producer, Service::Reader, Service::Watch];
 const LOOK: Duration = Duration::from_millis(500);
+/// How often a kind is tried again that has not struck, and what tells these tries from the first.
+const TRIES: usize = 8;
+const OTHER_DICE: u64 = 1 << 32;
 
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -67,7 +70,7 @@ pub struct RunOptions {
 pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     let began = Instant::now();
     let world = start_world(options).await?;
-    let history = History::new(&options.dir)?;
+    let history = History::new(&options.dir, &options.kinds)?;
     history
         .say("began", &format!("seed {}, {} kinds of faults", options.seed, options.kinds.len()));
     let supervisor = start_members(options, &world).await?;
@@ -175,6 +178,7 @@ async fn harm_and_heal(
         .into_iter()
         .filter_map(|lane| Schedule::new(options.seed, lane, &options.kinds));
     join_all(lanes.map(|schedule| inject_by(schedule, injector, deadline))).await;
+    strike_the_rest(options, injector).await;
     history.say("healing", "no more faults");
     let healed = Instant::now();
     let ready = all_ready(supervisor, healed).await;
@@ -208,6 +212,24 @@ async fn inject_by(schedule: Schedule, injector: &Injector<'_>, deadline: Instan
                 .history
                 .broke(&format!("{} number {} of its lane", planned.kind, planned.number), &error);
             return;
+        }
+    }
+}
+
+/// Tries the kinds again that have not struck once, one after the other: without them the run would
+/// show nothing of them.
+async fn strike_the_rest(options: &RunOptions, injector: &Injector<'_>) {
+    let has_struck = |kind: FaultKind| injector.history.faults()[&kind].struck > 0;
+    for kind in &options.kinds {
+        let again = Schedule::new(options.seed ^ OTHER_DICE, kind.lane(), &[*kind]);
+        for planned in again.into_iter().flatten().take(TRIES) {
+            if has_struck(*kind) || !injector.history.broken().is_empty() {
+                break;
+            }
+            tokio::time::sleep(planned.gap).await;
+            if let Err(error) = injector.inject(&planned).await {
+                injector.history.broke(&format!("{kind}, tried again"), &error);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use rdkafka::Message;
 use tokio::task::spawn_blocking;
 
 use super::codec;
-use super::evidence::{Evidence, Rejection};
+use super::evidence::{Evidence, Rejection, Row};
 use super::load::MARK;
 use super::record::Record;
 use super::registry;
@@ -28,8 +28,8 @@ impl Endpoints {
     }
 }
 
-/// Compares what Kafka and ClickHouse hold with the record, once nobody writes any more and
-/// everything is stored.
+/// Compares what Kafka and ClickHouse hold with the record, once nobody writes any more. What is not
+/// stored is told apart from what is wrong.
 ///
 /// An error means that nothing is known.
 ///
@@ -39,7 +39,7 @@ pub(crate) async fn audit(record: &Record, endpoints: &Endpoints) -> anyhow::Res
     let deltas_schema = registry::deltas(&endpoints.registry).await?;
     let rows = endpoints.store().rows().await?;
     tokio::task::block_in_place(|| {
-        let mut evidence = see_log(record, &endpoints.bootstrap, deltas_schema)?;
+        let mut evidence = see_log(record, &endpoints.bootstrap, deltas_schema, &rows)?;
         rows.into_iter().for_each(|row| evidence.row(row));
         Ok(evidence.judge())
     })
@@ -49,11 +49,12 @@ fn see_log<'r>(
     record: &'r Record,
     bootstrap: &str,
     deltas_schema: u32,
+    rows: &[Row],
 ) -> anyhow::Result<Evidence<'r>> {
     let increments = Topic::open(bootstrap, INCREMENTS)?;
     let extent = increments.extent()?;
     let partitions = extent.begins.len();
-    let mut evidence = Evidence::new(record, &extent.begins);
+    let mut evidence = Evidence::new(record, &extent.begins, rows);
     increments.read(&extent, |message| {
         // A mark that is no number belongs to no entry of the record.
         let mark = header(message, MARK).map(|mark| mark.parse().unwrap_or(u32::MAX));

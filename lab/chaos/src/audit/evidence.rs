@@ -9,7 +9,8 @@
 //!  ClickHouse ─► row ───────► counters, ledger ──────────────────┘
 //! ```
 //!
-//! Whoever reads Kafka and ClickHouse calls these in this order: all of `increments` first.
+//! Whoever reads Kafka and ClickHouse calls these in this order: all of `increments` first. Rows are
+//! read before Kafka is, and say first of all how far they go.
 
 mod batches;
 mod cells;
@@ -62,8 +63,9 @@ pub(super) struct Row {
 const LEDGER: &str = "__tally";
 
 impl<'r> Evidence<'r> {
-    /// `begins` are the offsets that the partitions of `increments` begin at.
-    pub(super) fn new(record: &'r Record, begins: &[i64]) -> Evidence<'r> {
+    /// `begins` are the offsets that the partitions of `increments` begin at, `rows` all that will
+    /// be shown by [`Evidence::row`].
+    pub(super) fn new(record: &'r Record, begins: &[i64], rows: &[Row]) -> Evidence<'r> {
         let entries = record.entries.iter().zip(0u32..);
         let requests = entries.filter(|(entry, _)| entry.way == Route::Request);
         let requests = requests.map(|(entry, mark)| (entry.number, mark)).collect();
@@ -76,7 +78,7 @@ impl<'r> Evidence<'r> {
             requests,
             found: vec![Occurrences::default(); record.entries.len()],
             names: Names::default(),
-            partitions: begins.iter().map(|begin| Partition::new(*begin)).collect(),
+            partitions: partitions(begins, rows),
             topic_id: None,
             audit,
         }
@@ -116,6 +118,24 @@ impl<'r> Evidence<'r> {
     fn findings(&mut self) -> &mut Findings {
         &mut self.audit.findings
     }
+}
+
+fn partitions(begins: &[i64], rows: &[Row]) -> Vec<Partition> {
+    let mut partitions: Vec<Partition> =
+        begins.iter().map(|begin| Partition::new(*begin)).collect();
+    for Row { partition, namespace, key, high, .. } in rows {
+        let partition = usize::try_from(*partition).ok().and_then(|n| partitions.get_mut(n));
+        if let Some(partition) = partition.filter(|_| namespace == LEDGER) {
+            match key.as_str() {
+                "increments" => {
+                    partition.stored.increments = partition.stored.increments.max(*high)
+                }
+                "deltas" => partition.stored.deltas = partition.stored.deltas.max(*high),
+                _ => {}
+            }
+        }
+    }
+    partitions
 }
 
 fn sent(record: &Record) -> Sent {

@@ -51,8 +51,10 @@ pub struct ReadReport {
     pub after: u64,
     /// Reads that were not answered, by what was told instead: no violation.
     pub unanswered: BTreeMap<String, u64>,
+    /// Reads that were not answered although everything had healed.
+    pub silent: u64,
     pub violated: u64,
-    /// The first of them.
+    /// The first of both.
     pub violations: Vec<Violation>,
 }
 
@@ -99,7 +101,7 @@ impl ReadChecker {
     }
 
     /// Call this once everything has healed and is stored: each counter is read once more from
-    /// each reader, and must be answered.
+    /// each reader, after its last acknowledgement, and must be answered.
     pub(crate) async fn stop(mut self) -> anyhow::Result<ReadReport> {
         self.stop.cancel();
         while let Some(ended) = self.readers.join_next().await {
@@ -120,7 +122,12 @@ struct ReadClient {
 enum ReadResult {
     Sound,
     Unanswered(String),
-    Wrong { answer: String, fault: ReadFault },
+    /// As unanswered, though everything has healed.
+    Silent(String),
+    Wrong {
+        answer: String,
+        fault: ReadFault,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -143,17 +150,18 @@ impl ReadClient {
         loop {
             let counter = dice.random_range(0..READ_COUNTERS as usize);
             let base = self.urls[dice.random_range(0..self.urls.len())].trim_end_matches('/');
-            let mut url = format!("{base}/v1/counters/{READS}/read-{counter}");
-            let newest =
-                self.record.with_reads(|reads| reads[counter].acknowledged.last().copied());
+            let newest = self.newest(counter);
             let after = newest.filter(|_| dice.random_range(0..100) < AFTER_PERCENT);
-            if let Some(Acknowledged { partition, next, .. }) = after {
-                url.push_str(&format!("?after={partition}:{next}"));
-            }
+            let url = url_of(base, counter, after);
             let read = self.read(&http, &url, counter, after).await;
             self.report(url, after.is_some(), read);
             tokio::time::sleep(REST).await;
         }
+    }
+
+    /// The last of a counter's increments that was acknowledged.
+    fn newest(&self, counter: usize) -> Option<Acknowledged> {
+        self.record.with_reads(|reads| reads[counter].acknowledged.last().copied())
     }
 
     async fn read_all(&self) -> anyhow::Result<()> {
@@ -161,21 +169,19 @@ impl ReadClient {
         let deadline = Instant::now() + LAST_PATIENCE;
         for base in &self.urls {
             for counter in 0..READ_COUNTERS as usize {
-                let url =
-                    format!("{}/v1/counters/{READS}/read-{counter}", base.trim_end_matches('/'));
+                let base = base.trim_end_matches('/');
+                let after = self.newest(counter);
+                let url = url_of(base, counter, after);
                 let read = loop {
-                    match self.read(&http, &url, counter, None).await {
+                    match self.read(&http, &url, counter, after).await {
                         ReadResult::Unanswered(_) if Instant::now() < deadline => {
                             tokio::time::sleep(REST).await
                         }
-                        ReadResult::Unanswered(why) => {
-                            let what = String::from("not answered, though everything has healed");
-                            break ReadResult::Wrong { answer: why, fault: ReadFault::new(what) };
-                        }
+                        ReadResult::Unanswered(why) => break ReadResult::Silent(why),
                         read => break read,
                     }
                 };
-                self.report(url, false, read);
+                self.report(url, after.is_some(), read);
             }
         }
         Ok(())
@@ -218,14 +224,26 @@ impl ReadClient {
                 report.after += u64::from(asked_after);
             }
             ReadResult::Unanswered(why) => *report.unanswered.entry(why).or_insert(0) += 1,
+            ReadResult::Silent(answer) => {
+                report.silent += 1;
+                let what = String::from("not answered, though everything has healed");
+                let at_ms = self.record.elapsed_ms();
+                report.keep(Violation { at_ms, url, what, answer, newest: Vec::new() });
+            }
             ReadResult::Wrong { answer, fault: ReadFault { what, newest } } => {
                 report.violated += 1;
-                if report.violations.len() < VIOLATIONS_KEPT {
-                    let at_ms = self.record.elapsed_ms();
-                    report.violations.push(Violation { at_ms, url, what, answer, newest });
-                }
+                let at_ms = self.record.elapsed_ms();
+                report.keep(Violation { at_ms, url, what, answer, newest });
             }
         }
+    }
+}
+
+fn url_of(base: &str, counter: usize, after: Option<Acknowledged>) -> String {
+    let url = format!("{base}/v1/counters/{READS}/read-{counter}");
+    match after {
+        Some(Acknowledged { partition, next, .. }) => format!("{url}?after={partition}:{next}"),
+        None => url,
     }
 }
 
@@ -305,7 +323,13 @@ fn position(text: &str) -> Option<Position> {
 
 impl ReadReport {
     pub fn is_clean(&self) -> bool {
-        self.violated == 0
+        self.violated == 0 && self.silent == 0
+    }
+
+    fn keep(&mut self, violation: Violation) {
+        if self.violations.len() < VIOLATIONS_KEPT {
+            self.violations.push(violation);
+        }
     }
 }
 
@@ -315,11 +339,13 @@ impl fmt::Display for ReadReport {
             self.unanswered.iter().map(|(why, times)| format!("{times} {why}")).collect();
         write!(
             f,
-            "  reads: {} answered, {} of them after an acknowledgement; not answered: {}; {} wrong",
+            "  reads: {} answered, {} of them after an acknowledgement; not answered: {}; {} wrong, \
+             {} not answered at the end",
             self.answered,
             self.after,
             if unanswered.is_empty() { String::from("none") } else { unanswered.join(", ") },
-            self.violated
+            self.violated,
+            self.silent
         )?;
         for Violation { at_ms, url, what, answer, newest } in &self.violations {
             write!(

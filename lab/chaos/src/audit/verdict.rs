@@ -34,6 +34,9 @@ pub enum FindingKind {
     Counter,
     /// The rejected messages are not those that had to be.
     Rejected,
+    /// Messages that no batch covers, or batches that ClickHouse does not have. What it has is held
+    /// against the messages that it says it is of, so this alone is no wrong count.
+    Behind,
     /// A gateway answered what it should not.
     Answer,
 }
@@ -72,6 +75,7 @@ impl FindingKind {
                 | FindingKind::Accounting
                 | FindingKind::Sums
                 | FindingKind::Ledger
+                | FindingKind::Behind
                 | FindingKind::Answer
         )
     }
@@ -94,6 +98,11 @@ impl Findings {
 
     pub(super) fn is_empty(&self) -> bool {
         self.listed.is_empty()
+    }
+
+    /// Whether nothing is wrong but that something is not stored yet.
+    fn are_of_lag(&self) -> bool {
+        self.listed.iter().all(|finding| finding.kind == FindingKind::Behind)
     }
 }
 
@@ -134,6 +143,8 @@ pub struct Audit {
     pub lost: u64,
     /// Increments that the log or the store has too many of.
     pub doubled: u64,
+    /// Increments in the log beyond what ClickHouse says that it has.
+    pub behind: u64,
     /// Counters of one partition and time bucket that differ between log and store.
     pub wrong_counters: u64,
     pub findings: Findings,
@@ -143,7 +154,13 @@ pub struct Audit {
 
 impl Audit {
     pub fn is_clean(&self) -> bool {
-        self.findings.is_empty() && self.lost == 0 && self.doubled == 0 && self.wrong_counters == 0
+        self.findings.is_empty() && self.behind == 0 && !self.is_wrong()
+    }
+
+    /// Whether something is wrong that comes right by no waiting.
+    pub fn is_wrong(&self) -> bool {
+        let counts = self.lost + self.doubled + self.wrong_counters;
+        counts > 0 || !self.findings.are_of_lag()
     }
 }
 
@@ -179,6 +196,9 @@ impl fmt::Display for Audit {
              {} increments lost, {} doubled, {} counters wrong",
             logged.batches, logged.counters, self.lost, self.doubled, self.wrong_counters
         )?;
+        if self.behind > 0 {
+            write!(f, ", {} increments not stored", self.behind)?;
+        }
         for finding in &self.findings.listed {
             write!(f, "\n  {finding}")?;
         }

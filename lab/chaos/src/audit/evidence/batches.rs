@@ -93,11 +93,9 @@ impl Evidence<'_> {
                 "batches cover increments up to {expected}, but it ends at {}",
                 partition.end()
             );
-            findings.add(
-                FindingKind::Chain,
-                Some((kafka(number), expected.min(partition.end()))),
-                what,
-            );
+            let is_lag = expected < partition.end();
+            let kind = if is_lag { FindingKind::Behind } else { FindingKind::Chain };
+            findings.add(kind, Some((kafka(number), expected.min(partition.end()))), what);
         }
     }
 }

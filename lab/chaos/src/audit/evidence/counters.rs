@@ -14,6 +14,7 @@ impl Evidence<'_> {
     pub(super) fn judge_counters(&mut self, number: usize) {
         let partition = &self.partitions[number];
         self.audit.logged.counters += partition.log.len() as u64;
+        self.audit.behind += partition.behind;
         let of = |cells: &cells::CellTotals, cell: &Cell| cells.get(cell).copied();
         let nothing = CellTotal { sum: 0, events: 0 };
         let extra = partition.store.keys().filter(|cell| !partition.log.contains_key(*cell));

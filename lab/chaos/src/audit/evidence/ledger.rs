@@ -15,15 +15,15 @@ impl Evidence<'_> {
     pub(super) fn judge_ledger(&mut self, number: usize) {
         let partition = &self.partitions[number];
         let findings = &mut self.audit.findings;
-        let batches = partition.batches.len() as i64;
-        let MessageCounts { counted, duplicate, rejected, increments } =
-            MessageCounts::of(&partition.seen);
+        let batches = partition.stored_batches().count() as i64;
         let mut expected: BTreeMap<String, Entry> = BTreeMap::new();
-        if let Some(last) = partition.batches.last() {
+        if let Some(last) = partition.stored_batches().last() {
+            let MessageCounts { counted, duplicate, rejected, increments } =
+                MessageCounts::of(partition.between(partition.begin, last.to));
             let position = |next: i64| (i128::from(next), batches, next);
             let total = |total: i64| (i128::from(total), batches, 0);
             expected.insert("deltas".into(), position(last.offset + 1));
-            expected.insert("increments".into(), position(partition.end()));
+            expected.insert("increments".into(), position(last.to));
             expected.insert("messages.counted".into(), total(counted));
             expected.insert("messages.duplicate".into(), total(duplicate));
             expected.insert("messages.rejected".into(), total(rejected));
@@ -31,11 +31,17 @@ impl Evidence<'_> {
         }
         let mut previous = 0;
         let mut from_of = HashMap::new();
-        for batch in &partition.batches {
+        for batch in partition.stored_batches() {
             let key = format!("{BATCH}{:020}", batch.offset + 1);
             from_of.insert(key.clone(), batch.from);
             expected.insert(key, (0, 1, previous));
             previous = batch.offset + 1;
+        }
+        let waiting: Vec<i64> = partition.waiting_batches().map(|batch| batch.from).collect();
+        if let Some(first) = waiting.first() {
+            let at = Some((kafka(number), *first));
+            let what = format_args!("partition {number}: {} batches are not stored", waiting.len());
+            findings.add(FindingKind::Behind, at, what);
         }
         let stored = merged(&partition.ledger);
         let keys = expected.keys().chain(stored.keys().filter(|key| !expected.contains_key(*key)));

@@ -59,15 +59,25 @@ impl MessageCounts {
     }
 }
 
+/// The next offsets that ClickHouse does not have, by its ledger.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stored {
+    pub(super) increments: i64,
+    pub(super) deltas: i64,
+}
+
 pub(super) struct Partition {
     /// The first offset of `increments`.
     pub(super) begin: i64,
+    pub(super) stored: Stored,
     /// In the order of their offsets.
     pub(super) seen: Vec<LogMessage>,
     pub(super) batches: Vec<Batch>,
     pub(super) rejections: Vec<Rejection>,
     pub(super) ledger: Vec<Row>,
-    /// The counters by the log, by `deltas`, and by the store.
+    /// Increments of the log that count, beyond what is stored.
+    pub(super) behind: u64,
+    /// The counters by the log up to what is stored, by `deltas`, and by the store.
     pub(super) log: CellTotals,
     pub(super) deltas: CellTotals,
     pub(super) store: CellTotals,
@@ -87,6 +97,8 @@ impl Partition {
     pub(super) fn new(begin: i64) -> Partition {
         Partition {
             begin,
+            stored: Stored::default(),
+            behind: 0,
             seen: Vec::new(),
             batches: Vec::new(),
             rejections: Vec::new(),
@@ -101,6 +113,21 @@ impl Partition {
     /// The next offset after the last message.
     pub(super) fn end(&self) -> i64 {
         self.seen.last().map_or(self.begin, |seen| seen.offset + 1)
+    }
+
+    /// The next offset after the last message that a batch covers.
+    pub(super) fn covered(&self) -> i64 {
+        self.batches.iter().map(|batch| batch.to).max().unwrap_or(self.begin)
+    }
+
+    /// The batches that ClickHouse says that it has.
+    pub(super) fn stored_batches(&self) -> impl Iterator<Item = &Batch> {
+        self.batches.iter().filter(|batch| batch.offset < self.stored.deltas)
+    }
+
+    /// The others.
+    pub(super) fn waiting_batches(&self) -> impl Iterator<Item = &Batch> {
+        self.batches.iter().filter(|batch| batch.offset >= self.stored.deltas)
     }
 
     pub(super) fn at(&self, offset: i64) -> Option<&LogMessage> {
@@ -138,7 +165,11 @@ impl Partition {
             });
             if is_new && is_first {
                 let cell = cells::cell_of(names, increment);
-                cells::add(&mut self.log, cell, increment.delta.into(), 1);
+                if offset < self.stored.increments {
+                    cells::add(&mut self.log, cell, increment.delta.into(), 1);
+                } else {
+                    self.behind += 1;
+                }
                 digest.add(cell, increment.delta, 1);
                 increments += 1;
             }

@@ -82,7 +82,9 @@ impl Evidence<'_> {
                 format_args!("{times} times"),
             );
         }
-        let missing = partition.seen.iter().filter(|seen| seen.fate == Fate::Rejected);
+        // A message is rejected with the batch that covers it.
+        let covered = partition.between(partition.begin, partition.covered());
+        let missing = covered.iter().filter(|seen| seen.fate == Fate::Rejected);
         for seen in missing.filter(|seen| !times.contains_key(&seen.offset)) {
             findings.add(FindingKind::Rejected, Some((kafka(number), seen.offset)), "not there");
         }

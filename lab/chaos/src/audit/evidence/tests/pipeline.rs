@@ -104,8 +104,8 @@ fn a_log_that_batches_do_not_cover_is_found() {
     scene.batches.pop();
     scene.store();
     let audit = scene.audit();
-    assert!(wrong(&audit).contains(&FindingKind::Chain), "{audit}");
-    assert!(audit.lost > 0, "{audit}");
+    expect(&audit, &[FindingKind::Behind], 0, 0);
+    assert!(audit.behind > 0 && !audit.is_wrong(), "{audit}");
 }
 
 /// The rows that a batch's block has; they are the last ones of the partition's.
@@ -135,10 +135,37 @@ fn a_block_that_was_not_stored_is_found_and_its_history_told() {
     let increments = scene.batches.last().unwrap().1.increments;
     scene.rows.truncate(scene.rows.len() - block.len());
     let audit = scene.audit();
-    expect(&audit, &[FindingKind::Ledger, FindingKind::Counter], increments.cast_unsigned(), 0);
+    expect(&audit, &[FindingKind::Behind], 0, 0);
+    assert_eq!((audit.behind, audit.is_wrong()), (increments.cast_unsigned(), false));
     let history = audit.history.unwrap();
     assert!(history.contains("NOT stored"), "{history}");
     assert!(history.contains("acknowledged at"), "{history}");
+}
+
+/// A block's counters without its ledger rows, and the other way round.
+#[test]
+fn half_a_block_is_wrong_and_not_behind() {
+    for has_ledger in [true, false] {
+        let mut scene = RunFixture::new();
+        let mut block = last_block(&mut scene);
+        scene.rows.truncate(scene.rows.len() - block.len());
+        block.retain(|row| (row.namespace == "__tally") == has_ledger);
+        scene.rows.extend(block);
+        let audit = scene.audit();
+        assert!(audit.is_wrong() && wrong(&audit).contains(&FindingKind::Counter), "{audit}");
+    }
+}
+
+#[test]
+fn a_wrong_counter_is_wrong_also_where_not_all_is_stored() {
+    let mut scene = RunFixture::new();
+    let block = last_block(&mut scene);
+    scene.rows.truncate(scene.rows.len() - block.len());
+    let row = data_row(&scene);
+    scene.rows[row].sum += 1;
+    let audit = scene.audit();
+    expect(&audit, &[FindingKind::Behind, FindingKind::Counter], 0, 0);
+    assert!(audit.is_wrong() && audit.wrong_counters == 1, "{audit}");
 }
 
 #[test]

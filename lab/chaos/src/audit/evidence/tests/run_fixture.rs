@@ -228,7 +228,7 @@ impl RunFixture {
     }
 
     pub(super) fn audit(&self) -> Audit {
-        let mut evidence = Evidence::new(&self.record, &[0; PARTITIONS as usize]);
+        let mut evidence = Evidence::new(&self.record, &[0; PARTITIONS as usize], &self.rows);
         for message in &self.log {
             evidence.message(message.partition, message.offset, message.mark, &message.payload);
         }
