@@ -11,6 +11,7 @@
 //! out of its group then joins again in the background. So a partition that is not read for another
 //! reason stays assigned: its messages are left where they are, and its position is moved.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,8 +71,8 @@ impl<'c> GroupConsumer<'c> {
         self.fetcher.unserved()
     }
 
-    /// Where the logs of the partitions end that are read.
-    pub(crate) fn ends(&self) -> Vec<(i32, i64)> {
+    /// Where the logs of partitions end that are read, or were.
+    pub(crate) fn ends(&self) -> BTreeMap<i32, i64> {
         self.fetcher.ends()
     }
 

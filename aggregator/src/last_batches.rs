@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
-use tally_kafka::TopicError;
+use rdkafka::{Message, Offset, TopicPartitionList};
+use tally_kafka::{ErrorsByPoll, TopicError};
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::registry::{Lookup, Registry};
@@ -77,20 +77,8 @@ pub(crate) struct LastBatches {
     batches: DeltaBatches,
     runtime: Handle,
     /// A client that is no member of any group; made when it is first needed.
-    consumer: Option<BaseConsumer<Quiet>>,
+    consumer: Option<BaseConsumer<ErrorsByPoll>>,
 }
-
-/// A client context that does not log errors: that a partition's end is reached is what is waited
-/// for.
-pub(crate) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "read the last delta batches");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 /// A partition of `deltas` that is read from `at` to its end.
 struct Look {
@@ -125,7 +113,7 @@ impl LastBatches {
                 let group = &self.config.aggregator.group;
                 tally_kafka::consumer(&self.config.kafka.cluster(), "tally-aggregator-tail", group)
                     .set("enable.partition.eof", "true")
-                    .create_with_context(Quiet)
+                    .create_with_context(ErrorsByPoll)
                     .map_err(Error::kafka("make a consumer"))?
             }
         };
@@ -137,7 +125,7 @@ impl LastBatches {
     ///
     /// # Panics
     /// If [`LastBatches::partitions`] was not called before.
-    pub(crate) fn consumer(&self) -> &BaseConsumer<Quiet> {
+    pub(crate) fn consumer(&self) -> &BaseConsumer<ErrorsByPoll> {
         self.consumer.as_ref().expect("partitions were counted")
     }
 
@@ -180,7 +168,7 @@ impl LastBatches {
     /// Reads each partition to its end.
     fn read(
         &self,
-        consumer: &BaseConsumer<Quiet>,
+        consumer: &BaseConsumer<ErrorsByPoll>,
         looks: &mut BTreeMap<i32, Look>,
     ) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();

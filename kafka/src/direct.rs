@@ -168,9 +168,9 @@ impl DirectFetcher {
         Some(run.next)
     }
 
-    /// Where the logs of the partitions end that are read, as brokers last told.
-    pub(super) fn ends(&self) -> Vec<(i32, i64)> {
-        self.shared.lock().ends()
+    /// Where the logs of partitions that were ever read end, as brokers last told.
+    pub(super) fn ends(&self) -> BTreeMap<i32, i64> {
+        self.shared.lock().ends.clone()
     }
 
     /// The partitions that Kafka does not serve for long.

@@ -5,6 +5,7 @@
 //! is librdkafka's own work. Where connections are encrypted or authenticated, or where the caller
 //! says so, messages come out of librdkafka's queues ([`super::queues`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -180,9 +181,9 @@ impl Fetcher {
         }
     }
 
-    /// The next offset that each partition's log will give, as brokers last told, of the partitions
-    /// that are read.
-    pub fn ends(&self) -> Vec<(i32, i64)> {
+    /// The next offset that each partition's log will give, as brokers last told: of those that are
+    /// read, and perhaps of others that were.
+    pub fn ends(&self) -> BTreeMap<i32, i64> {
         match &self.0 {
             Backend::Direct(direct) => direct.ends(),
             Backend::Queues(queues) => queues.ends(),

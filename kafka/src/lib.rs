@@ -4,6 +4,7 @@
 mod buffer_pool;
 mod cluster;
 mod direct;
+mod errors_by_poll;
 mod fetcher;
 mod groups;
 mod leader_epochs;
@@ -15,6 +16,7 @@ mod topics;
 
 pub use buffer_pool::BufferPool;
 pub use cluster::{Cluster, RESERVED_PROPERTIES, canonical_property};
+pub use errors_by_poll::ErrorsByPoll;
 pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unfit, Unreadable, Unserved};
 pub use groups::{GroupMember, group_members};
 pub use leader_epochs::{leader_epoch, message_leader_epoch, set_leader_epoch};

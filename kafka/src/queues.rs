@@ -114,7 +114,7 @@ impl LibrdkafkaQueues {
     }
 
     /// Where the logs of the partitions end that are read, as brokers last told.
-    pub(super) fn ends(&self) -> Vec<(i32, i64)> {
+    pub(super) fn ends(&self) -> BTreeMap<i32, i64> {
         let client = self.consumer.client();
         let end = |partition: &i32| Some((*partition, known_end(client, &self.topic, *partition)?));
         self.queues.keys().filter_map(end).collect()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::BaseConsumer;
-use tally_kafka::TopicError;
+use tally_kafka::{ErrorsByPoll, TopicError};
 use tally_platform::config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::quiet_log::QuietLog;
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Inquiry<'a> {
     pub(crate) kafka: &'a config::Kafka,
-    pub(crate) consumer: &'a Arc<BaseConsumer>,
+    pub(crate) consumer: &'a Arc<BaseConsumer<ErrorsByPoll>>,
     pub(crate) store: &'a Store,
     pub(crate) batches: &'a DeltaBatches,
     pub(crate) news: &'a mpsc::Sender<News>,

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
-use tally_kafka::TopicError;
+use tally_kafka::{ErrorsByPoll, TopicError};
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
@@ -66,7 +66,7 @@ pub async fn run(
     let listener = edge::bind(config.reader.listen, "reads").await?;
     let consumer = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, CLIENT_ID)
         .set("enable.partition.eof", "true")
-        .create()
+        .create_with_context(ErrorsByPoll)
         .map_err(Error::Client)?;
     let batches = DeltaBatches::new(&config.registry)?;
     let metrics = Metrics::new();
@@ -121,7 +121,7 @@ impl Signs {
 /// Everything that goes on beside the requests.
 struct Worker<'a> {
     config: &'a Config,
-    consumer: Arc<BaseConsumer>,
+    consumer: Arc<BaseConsumer<ErrorsByPoll>>,
     batches: DeltaBatches,
     metrics: Metrics,
     signs: Signs,

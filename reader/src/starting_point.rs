@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_counts::StoredOffsets;
-use tally_kafka::{TopicError, partition_count, watermarks};
+use tally_kafka::{ErrorsByPoll, TopicError, partition_count, watermarks};
 use tally_platform::config::Config;
 use tally_platform::health::Condition;
 use tally_platform::retry::{Backoff, until_ok};
@@ -50,7 +50,7 @@ enum StartingPointError {
 /// Asks until both answer; `None` if `stop` comes first.
 pub(crate) async fn starting_point(
     config: &Config,
-    consumer: &Arc<BaseConsumer>,
+    consumer: &Arc<BaseConsumer<ErrorsByPoll>>,
     metrics: &Metrics,
     condition: &Condition,
     stop: &CancellationToken,
@@ -66,7 +66,7 @@ pub(crate) async fn starting_point(
 
 async fn try_starting_point(
     config: &Config,
-    consumer: &Arc<BaseConsumer>,
+    consumer: &Arc<BaseConsumer<ErrorsByPoll>>,
     metrics: &Metrics,
 ) -> Result<StartingPoint, StartingPointError> {
     let topic = &config.kafka.deltas;
@@ -108,7 +108,7 @@ pub(crate) fn first_offset(
 
 /// How many partitions the topic has.
 pub(crate) async fn partitions(
-    consumer: &Arc<BaseConsumer>,
+    consumer: &Arc<BaseConsumer<ErrorsByPoll>>,
     topic: &str,
 ) -> Result<usize, TopicError> {
     let topic = topic.to_owned();
@@ -120,12 +120,12 @@ pub(crate) async fn partitions(
 /// The first and the next offset of each of these partitions. One whose broker does not answer
 /// keeps nobody from knowing the others'.
 pub(crate) async fn bounds(
-    consumer: &Arc<BaseConsumer>,
+    consumer: &Arc<BaseConsumer<ErrorsByPoll>>,
     topic: &str,
     partitions: Range<usize>,
 ) -> Vec<Result<(i64, i64), TopicError>> {
     let topic = topic.to_owned();
-    let of_each = move |consumer: &BaseConsumer| {
+    let of_each = move |consumer: &BaseConsumer<ErrorsByPoll>| {
         partitions
             .map(|partition| watermarks(consumer.client(), &topic, number(partition)))
             .collect()
@@ -135,8 +135,8 @@ pub(crate) async fn bounds(
 
 /// The log's client blocks.
 async fn ask<T: Send + 'static>(
-    consumer: &Arc<BaseConsumer>,
-    question: impl FnOnce(&BaseConsumer) -> T + Send + 'static,
+    consumer: &Arc<BaseConsumer<ErrorsByPoll>>,
+    question: impl FnOnce(&BaseConsumer<ErrorsByPoll>) -> T + Send + 'static,
 ) -> T {
     let consumer = Arc::clone(consumer);
     let asked = tokio::task::spawn_blocking(move || question(&consumer)).await;

@@ -24,7 +24,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use tally_counts::StoredOffsets;
-use tally_kafka::known_end;
+use tally_kafka::{ErrorsByPoll, known_end};
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::Heartbeat;
 use tally_schemas::wire;
@@ -132,7 +132,7 @@ struct Stop {
 }
 
 pub(crate) struct Tail<'a> {
-    pub(crate) consumer: &'a BaseConsumer,
+    pub(crate) consumer: &'a BaseConsumer<ErrorsByPoll>,
     pub(crate) topic: &'a str,
     pub(crate) batches: &'a DeltaBatches,
     pub(crate) memory: &'a SharedMemory,

@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_counts::next_offset;
-use tally_kafka::TopicError;
+use tally_kafka::{ErrorsByPoll, TopicError};
 use tally_platform::config;
 
 use crate::Error;
@@ -19,20 +18,17 @@ use crate::Error;
 /// Without a message for so long, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(200);
+/// How long a message is waited for that is only asked for its time.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The context of the reader's consumer. The end of a partition is an event that the reader asks
-/// for, and no error.
-struct ReaderContext;
-
-impl ConsumerContext for ReaderContext {}
-
-impl ClientContext for ReaderContext {
-    fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::PartitionEOF) => {}
-            _ => tracing::warn!(%error, reason, "Kafka client in trouble; reading on"),
-        }
-    }
+/// What comes next in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A message of this time, in milliseconds since 1970.
+    Message(Option<i64>),
+    /// Nothing but the markers of transactions.
+    Nothing,
+    Unknown,
 }
 
 /// For each partition its first offset and the next one that it will give, or why it was not read.
@@ -41,12 +37,12 @@ pub(crate) type AllBounds = BTreeMap<i32, Result<(i64, i64), Error>>;
 /// One client for all partitions that are read: to connect takes longer than to read a few
 /// messages.
 pub(crate) struct PartitionReaders {
-    consumer: BaseConsumer<ReaderContext>,
+    consumer: BaseConsumer<ErrorsByPoll>,
 }
 
 /// The committed messages of one partition, in the order of their offsets.
 pub(crate) struct PartitionReader<'c> {
-    consumer: &'c BaseConsumer<ReaderContext>,
+    consumer: &'c BaseConsumer<ErrorsByPoll>,
     topic: String,
     partition: i32,
     /// The next offset to read.
@@ -62,7 +58,7 @@ impl PartitionReaders {
         let consumer =
             tally_kafka::consumer(&kafka.cluster(), "tally-reconciler", "tally-reconciler")
                 .set("enable.partition.eof", "true")
-                .create_with_context(ReaderContext)
+                .create_with_context(ErrorsByPoll)
                 .map_err(Error::kafka("make a consumer"))?;
         Ok(PartitionReaders { consumer })
     }
@@ -135,6 +131,43 @@ impl PartitionReaders {
             bounds.insert(partition, Err(Error::Stuck { topic, partition, at, to, seconds }));
         }
         Ok(bounds)
+    }
+
+    /// What comes next in each partition, from its offset on. Where Kafka does not give it soon, it
+    /// is unknown.
+    pub(crate) fn next_of_each(
+        &self,
+        topic: &str,
+        from: &BTreeMap<i32, i64>,
+    ) -> Result<BTreeMap<i32, Next>, Error> {
+        let mut assignment = TopicPartitionList::new();
+        for (&partition, &next) in from {
+            assignment
+                .add_partition_offset(topic, partition, Offset::Offset(next))
+                .map_err(Error::kafka("list partitions"))?;
+        }
+        self.assign(&assignment)?;
+        let mut found: BTreeMap<i32, Next> = from.keys().map(|p| (*p, Next::Unknown)).collect();
+        let mut left = found.len();
+        let begun = Instant::now();
+        while left > 0 && begun.elapsed() <= SHORT_PATIENCE {
+            let (partition, next) = match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    (message.partition(), Next::Message(message.timestamp().to_millis()))
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => (partition, Next::Nothing),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, topic, "what comes next is not known");
+                    continue;
+                }
+                None => continue,
+            };
+            if let Some(unknown @ Next::Unknown) = found.get_mut(&partition) {
+                *unknown = next;
+                left -= 1;
+            }
+        }
+        Ok(found)
     }
 
     /// From the first offset that Kafka has.

@@ -9,10 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
-use tally_kafka::message_leader_epoch;
+use tally_kafka::{ErrorsByPoll, message_leader_epoch};
 
 /// A message that is there comes at once. Where a broker gives none, reading on shows why.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,8 +29,8 @@ pub(super) struct Counted {
 
 /// For each partition whose log is not what was counted, how that shows. The consumer tells the end
 /// of a partition, and reads nothing else meanwhile.
-pub(super) fn broken<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
+pub(super) fn broken(
+    consumer: &BaseConsumer<ErrorsByPoll>,
     topic: &str,
     counted: &BTreeMap<i32, Counted>,
 ) -> Result<BTreeMap<i32, String>, KafkaError> {
@@ -51,12 +51,12 @@ pub(super) fn broken<C: ConsumerContext>(
 
 /// The end of a partition of one topic must not be taken for that of another topic's, which has the
 /// same number.
-fn drain<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
+fn drain(consumer: &BaseConsumer<ErrorsByPoll>) {
     while consumer.poll(Duration::ZERO).is_some() {}
 }
 
-fn compare<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
+fn compare(
+    consumer: &BaseConsumer<ErrorsByPoll>,
     topic: &str,
     counted: &BTreeMap<i32, Counted>,
 ) -> BTreeMap<i32, String> {

@@ -23,8 +23,8 @@ struct Reached {
 pub(crate) struct Sources<'s> {
     /// The state of each partition that is held.
     pub(crate) states: Vec<(i32, &'static str)>,
-    /// Where logs end that are read now.
-    pub(crate) ends: Vec<(i32, i64)>,
+    /// Where logs end, as far as it is known.
+    pub(crate) ends: BTreeMap<i32, i64>,
     /// The offset up to which nothing is there that was not handed over.
     pub(crate) position: &'s dyn Fn(i32) -> Option<i64>,
     /// Kafka's time of the first message that was read and is not flushed.
@@ -108,7 +108,7 @@ mod tests {
     fn at(end: i64) -> Sources<'static> {
         Sources {
             states: vec![(3, "counting"), (4, "locating")],
-            ends: vec![(3, end)],
+            ends: BTreeMap::from([(3, end)]),
             position: NONE,
             oldest_ms: NONE,
             standing_ms: NONE,
@@ -128,7 +128,7 @@ mod tests {
         let read = Sources { oldest_ms: &|_| Some(70), ..at(20) };
         assert_eq!(lag(&mut backlog, &read), None, "where it is committed is not known");
         backlog.located(3, 10);
-        let unknown = Sources { ends: vec![], ..at(20) };
+        let unknown = Sources { ends: BTreeMap::new(), ..at(20) };
         assert_eq!(lag(&mut backlog, &unknown), None, "where the log ends is not known");
         assert_eq!(lag(&mut backlog, &read), Some((10, Some(70))));
         backlog.flushed(3, 15, Some(70));
@@ -150,7 +150,7 @@ mod tests {
         backlog.located(3, 10);
         let standing = Sources { standing_ms: &|_| Some(50), ..at(20) };
         assert_eq!(lag(&mut backlog, &standing), Some((10, Some(50))));
-        let no_longer_read = Sources { ends: vec![], ..standing };
+        let no_longer_read = Sources { ends: BTreeMap::new(), ..standing };
         assert_eq!(lag(&mut backlog, &no_longer_read), Some((10, Some(50))));
     }
 }

@@ -194,6 +194,9 @@ impl BrokerFetcher {
             // Where the leader changed, the fetcher of another broker may have been faster.
             let is_next =
                 |partition: &&mut Partition| partition.run == run && partition.next == from;
+            if state.partitions.contains_key(&id) && data.high_watermark >= 0 {
+                state.ends.insert(id, data.high_watermark);
+            }
             let Some(partition) = state.partitions.get_mut(&id).filter(is_next) else { continue };
             match take_partition(partition, data, from) {
                 Ok(Taken::Nothing) => state.served(id),
@@ -298,7 +301,6 @@ fn take_partition(
         }
         Some(error) => return Err(Unreadable::damaged(id, error.to_string())),
     }
-    partition.end = Some(data.high_watermark);
     if data.diverging_epoch.epoch >= 0 {
         let end = data.diverging_epoch.end_offset;
         let reason = format!(

@@ -49,6 +49,8 @@ pub(super) struct State {
     logged: BTreeMap<Trouble, Instant>,
     /// The partitions that were asked for, or have nobody to ask, and were not served since.
     unserved: BTreeMap<i32, Unserved>,
+    /// Where the logs of partitions that were ever read ended when a broker last told.
+    pub(super) ends: BTreeMap<i32, i64>,
 }
 
 /// A partition that is read.
@@ -65,8 +67,6 @@ pub(super) struct Partition {
     pub(super) leader_epoch: i32,
     /// How many bytes are to be asked for.
     pub(super) max_bytes: i32,
-    /// Where the log ended when a broker last answered for the partition.
-    pub(super) end: Option<i64>,
 }
 
 impl Partition {
@@ -79,7 +79,6 @@ impl Partition {
             next,
             leader_epoch: -1,
             max_bytes: PARTITION_BYTES,
-            end: None,
         }
     }
 }
@@ -222,11 +221,6 @@ impl State {
     pub(super) fn unserved(&self) -> Vec<Unserved> {
         let long = self.unserved.values().filter(|unserved| unserved.since.elapsed() >= REMINDER);
         long.cloned().collect()
-    }
-
-    /// Where the logs of the partitions end that are read, as far as brokers have told.
-    pub(super) fn ends(&self) -> Vec<(i32, i64)> {
-        self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.end?))).collect()
     }
 
     /// Whether a partition has no leader that there is a fetcher for.

@@ -140,9 +140,9 @@ mod tests {
         assert_eq!(lag(&mut partitions, 10, true, 2000).unwrap().offsets, 0);
         partitions[0].end = Some(13);
         let waits = lag(&mut partitions, 10, true, 3000);
-        assert_eq!(waits, Some(Lag { offsets: 2, since_ms: Some(1000) }));
+        assert_eq!(waits, Some(Lag { offsets: 2, since_ms: Some(2000) }));
         let stands = lag(&mut partitions, 10, false, 4000);
-        assert_eq!(stands, Some(Lag { offsets: 3, since_ms: Some(1000) }));
+        assert_eq!(stands, Some(Lag { offsets: 3, since_ms: Some(2000) }));
     }
 
     #[test]
@@ -152,9 +152,9 @@ mod tests {
             assert_eq!(wait.lag(10, 10, Some(0), now_ms).offsets, 0);
         }
         let lag = wait.lag(10, 11, Some(0), 61_000);
-        assert_eq!(lag, Lag { offsets: 1, since_ms: Some(59_000) });
+        assert_eq!(lag, Lag { offsets: 1, since_ms: Some(60_000) });
         let lag = wait.lag(10, 15, Some(0), 70_000);
-        assert_eq!(lag.since_ms, Some(59_000), "it is the same message that waits");
+        assert_eq!(lag.since_ms, Some(60_000), "it is the same message that waits");
         let lag = wait.lag(12, 15, Some(65_000), 71_000);
         assert_eq!(lag.since_ms, Some(65_000));
     }

@@ -1,31 +1,31 @@
 //! What of each partition is not proven yet, for metrics and nothing else.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
-use rdkafka::Message;
-use tally_platform::config::{self, Config};
+use tally_platform::config::Config;
 use tally_platform::partition_metrics::{Lag, PartitionMetrics, PartitionStatus, Statuses};
 
-use crate::partition_reader::PartitionReaders;
+use crate::partition_reader::{Next, PartitionReaders};
 use crate::verify::blocking;
-use crate::{Error, Report, Verdict};
+use crate::{Report, Verdict};
 
 pub(super) struct Backlog {
     metrics: PartitionMetrics,
     /// Through which offset each partition was last proven.
     proven: BTreeMap<i32, i64>,
+    /// What comes next in partitions that rest.
+    looked: BTreeMap<i32, Looked>,
 }
 
 impl Backlog {
     pub(super) fn new() -> Backlog {
-        Backlog { metrics: PartitionMetrics::new("reconciler", "proven"), proven: BTreeMap::new() }
+        let metrics = PartitionMetrics::new("reconciler", "proven");
+        Backlog { metrics, proven: BTreeMap::new(), looked: BTreeMap::new() }
     }
 
     /// Tells of the partitions as a round found them.
     pub(super) async fn tell(&mut self, config: &Config, report: &Report) {
         let mut statuses = Statuses::new();
-        // Those of which nothing more was proven: what comes next in them is looked at.
         let mut resting = BTreeMap::new();
         for p in &report.partitions {
             let Some(partition) = p.in_kafka() else { continue };
@@ -41,27 +41,47 @@ impl Backlog {
                 && before == Some(proven)
                 && proven < p.end
             {
-                resting.insert(partition, proven);
+                resting.insert(partition, Resting { proven, end: p.end });
             }
         }
-        if !resting.is_empty() {
-            for (partition, next) in next_messages(config, resting).await {
-                let Some(status) = statuses.get_mut(&partition) else { continue };
-                status.lag = status.lag.and_then(|lag| next.lag(lag.offsets));
-            }
+        self.look_at(config, resting).await;
+        for (partition, Looked { next, .. }) in &self.looked {
+            let Some(status) = statuses.get_mut(partition) else { continue };
+            status.lag = status.lag.and_then(|lag| next.lag(lag.offsets));
         }
         self.metrics.set(statuses);
     }
+
+    /// Looks at what comes next in these partitions, and in no others.
+    async fn look_at(&mut self, config: &Config, resting: BTreeMap<i32, Resting>) {
+        self.looked.retain(|partition, looked| resting.get(partition) == Some(&looked.at));
+        let new = resting.into_iter().filter(|(partition, _)| !self.looked.contains_key(partition));
+        let new: BTreeMap<i32, Resting> = new.collect();
+        if new.is_empty() {
+            return;
+        }
+        let from = new.iter().map(|(partition, at)| (*partition, at.proven)).collect();
+        let kafka = config.kafka.clone();
+        let looked = move || PartitionReaders::new(&kafka)?.next_of_each(&kafka.increments, &from);
+        let found = blocking(looked).await.unwrap_or_default();
+        let looked = new.into_iter().map(|(partition, at)| {
+            let next = found.get(&partition).copied().unwrap_or(Next::Unknown);
+            (partition, Looked { at, next })
+        });
+        self.looked.extend(looked);
+    }
 }
 
-/// What comes next in a partition.
-#[derive(Clone, Copy)]
-enum Next {
-    /// A message of this time, in milliseconds since 1970.
-    Message(Option<i64>),
-    /// Nothing but the markers of transactions.
-    Nothing,
-    Unknown,
+/// A partition of which a round proved no more, though its log goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Resting {
+    proven: i64,
+    end: i64,
+}
+
+struct Looked {
+    at: Resting,
+    next: Next,
 }
 
 impl Next {
@@ -72,28 +92,4 @@ impl Next {
             Next::Unknown => None,
         }
     }
-}
-
-/// What comes next in each partition, from its offset on.
-async fn next_messages(config: &Config, from: BTreeMap<i32, i64>) -> BTreeMap<i32, Next> {
-    let kafka = config.kafka.clone();
-    let unknown = from.keys().map(|partition| (*partition, Next::Unknown)).collect();
-    blocking(move || read_next(&kafka, &from)).await.unwrap_or(unknown)
-}
-
-fn read_next(
-    kafka: &config::Kafka,
-    from: &BTreeMap<i32, i64>,
-) -> Result<BTreeMap<i32, Next>, Error> {
-    let mut readers = PartitionReaders::new(kafka)?;
-    let mut found = BTreeMap::new();
-    let bounds = readers.read_all(&kafka.increments, from, |message| {
-        found.insert(message.partition(), Next::Message(message.timestamp().to_millis()));
-        Ok(ControlFlow::Break(()))
-    })?;
-    for (partition, bounds) in bounds {
-        let nothing = if bounds.is_ok() { Next::Nothing } else { Next::Unknown };
-        found.entry(partition).or_insert(nothing);
-    }
-    Ok(found)
 }
