@@ -59,8 +59,8 @@ pub fn watermarks<C: ClientContext>(
         .map_err(|error| TopicError::unavailable(topic, format!("partition {partition}: {error}")))
 }
 
-/// The high watermark of a partition that the client reads, as a broker last told; `None` where none
-/// has. Asks nobody.
+/// The high watermark of a partition that the client reads, as a broker last told; `None` where
+/// none has. Asks nobody.
 pub fn known_end<C: ClientContext>(client: &Client<C>, topic: &str, partition: i32) -> Option<i64> {
     let name = CString::new(topic).ok()?;
     let (mut low, mut high) = (-1, -1);

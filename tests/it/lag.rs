@@ -20,8 +20,8 @@ use crate::wait::until;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A transaction's marker has an offset of its own, behind the last message or batch: who counts
-/// messages only never gets to the end. Where clients append in transactions, the aggregators' group
-/// is such a one, but not their metric.
+/// messages only never gets to the end. Where clients append in transactions, the aggregators'
+/// group is such a one, but not their metric.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_all_is_stored_nobody_lags() {
     let mut tally = Installation::new("lag").await;

@@ -11,6 +11,7 @@ use tally_platform::store::{self, PartCounts};
 
 use crate::dice::Dice;
 use crate::installation::Installation;
+use crate::wait::until;
 
 #[derive(Clone, Debug, Row, Serialize, Deserialize)]
 struct CountsRow {
@@ -58,6 +59,15 @@ impl Installation {
             insert.write(row).await.expect("a row is written");
         }
         insert.end().await.expect("the rows are stored");
+    }
+
+    /// The names of a partition's parts: a part that is written anew gets another.
+    async fn parts(&self, partition: u32) -> Vec<String> {
+        let parts = "SELECT name FROM system.parts \
+                     WHERE active AND database = currentDatabase() AND table = 'counts' \
+                     AND partition = ? ORDER BY name";
+        let parts = self.store().query(parts).bind(partition.to_string());
+        parts.fetch_all::<String>().await.expect("the parts are listed")
     }
 
     pub(crate) async fn merge(&self) {
@@ -201,4 +211,51 @@ async fn merges_keep_the_ledger_and_counters_that_come_to_zero() {
     assert_eq!(rows, expected);
     let ledgers = store::ledgers(tally.store()).await.expect("the ledger can be read");
     assert_eq!(ledgers[&0].deltas.position(), Ok(13));
+}
+
+/// The ledger's rows have the bucket 0, and counters may be of years ago: neither may look to
+/// ClickHouse as if it had expired, or each look for rows that have would write the parts anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_but_old_rows_of_batches_expires_and_no_part_is_rewritten_for_the_rest() {
+    const OLD: u32 = 1_300_000_000;
+    let tally = Installation::new("expiring").await;
+    let now = u32::try_from(jiff::Timestamp::now().as_second()).expect("it is before 2106");
+    let row = |partition, namespace: &str, key: &str, bucket| {
+        let (namespace, key) = (namespace.to_owned(), key.to_owned());
+        let row = CountsRow {
+            partition,
+            namespace,
+            key,
+            bucket,
+            sum_low: 0,
+            sum_high: 0,
+            events: 1,
+            high: 0,
+        };
+        row.with_sum(5)
+    };
+    let kept = [
+        row(1, "web", "old", OLD),
+        row(1, "web", "of 1970", 60),
+        row(1, ledger::RESERVED_NAMESPACE, "deltas", 0),
+        row(1, ledger::RESERVED_NAMESPACE, "batch:2", now),
+    ];
+    tally.insert(&kept).await;
+    let before = tally.parts(1).await;
+    // ClickHouse takes first what expired first, so the others would have had their turn.
+    tally.sql("ALTER TABLE counts MODIFY SETTING merge_with_ttl_timeout = 1").await;
+    tally
+        .insert(&[row(2, "web", "old", OLD), row(2, ledger::RESERVED_NAMESPACE, "batch:1", OLD)])
+        .await;
+    until("the old batch's row to expire", async || {
+        let left = "SELECT count() FROM counts WHERE partition = 2";
+        match tally.store().query(left).fetch_one::<u64>().await {
+            Ok(1) => Ok(()),
+            left => Err(format!("{left:?} rows are left")),
+        }
+    })
+    .await;
+    assert_eq!(tally.parts(1).await, before, "what does not expire is not written anew");
+    let left = tally.store().query("SELECT count() FROM counts WHERE partition = 1");
+    assert_eq!(left.fetch_one::<u64>().await.expect("a number"), kept.len() as u64);
 }

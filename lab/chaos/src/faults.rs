@@ -25,8 +25,8 @@ use crate::world::{LinkMode, Member, World};
 /// How long a broker, ClickHouse or the schema registry may take to come back, and the cluster to
 /// be whole again.
 const COME_BACK: Duration = Duration::from_secs(90);
-/// How long traffic to ClickHouse is waited for, so that it is killed while some is under way. Other
-/// faults may hold everything up for a while.
+/// How long traffic to ClickHouse is waited for, so that it is killed while some is under way.
+/// Other faults may hold everything up for a while.
 const TRAFFIC: Duration = Duration::from_secs(20);
 /// How long a take-over may go unnoticed: until the id's next turn, and other faults come between.
 const NOTICED: Duration = Duration::from_secs(20);

@@ -28,8 +28,8 @@ impl Endpoints {
     }
 }
 
-/// Compares what Kafka and ClickHouse hold with the record, once nobody writes any more. What is not
-/// stored is told apart from what is wrong.
+/// Compares what Kafka and ClickHouse hold with the record, once nobody writes any more. What is
+/// not stored is told apart from what is wrong.
 ///
 /// An error means that nothing is known.
 ///

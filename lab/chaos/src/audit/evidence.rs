@@ -9,8 +9,8 @@
 //!  ClickHouse ─► row ───────► counters, ledger ──────────────────┘
 //! ```
 //!
-//! Whoever reads Kafka and ClickHouse calls these in this order: all of `increments` first. Rows are
-//! read before Kafka is, and say first of all how far they go.
+//! Whoever reads Kafka and ClickHouse calls these in this order: all of `increments` first. Rows
+//! are read before Kafka is, and say first of all how far they go.
 
 mod batches;
 mod cells;

@@ -339,8 +339,8 @@ impl fmt::Display for ReadReport {
             self.unanswered.iter().map(|(why, times)| format!("{times} {why}")).collect();
         write!(
             f,
-            "  reads: {} answered, {} of them after an acknowledgement; not answered: {}; {} wrong, \
-             {} not answered at the end",
+            "  reads: {} answered, {} of them after an acknowledgement; not answered: {}; \
+             {} wrong, {} not answered at the end",
             self.answered,
             self.after,
             if unanswered.is_empty() { String::from("none") } else { unanswered.join(", ") },
