@@ -62,7 +62,7 @@ impl Installation {
     }
 
     /// The names of a partition's parts: a part that is written anew gets another.
-    async fn parts(&self, partition: u32) -> Vec<String> {
+    async fn parts_of(&self, partition: u32) -> Vec<String> {
         let parts = "SELECT name FROM system.parts \
                      WHERE active AND database = currentDatabase() AND table = 'counts' \
                      AND partition = ? ORDER BY name";
@@ -241,7 +241,7 @@ async fn nothing_but_old_rows_of_batches_expires_and_no_part_is_rewritten_for_th
         row(1, ledger::RESERVED_NAMESPACE, "batch:2", now),
     ];
     tally.insert(&kept).await;
-    let before = tally.parts(1).await;
+    let before = tally.parts_of(1).await;
     // ClickHouse takes first what expired first, so the others would have had their turn.
     tally.sql("ALTER TABLE counts MODIFY SETTING merge_with_ttl_timeout = 1").await;
     tally
@@ -255,7 +255,7 @@ async fn nothing_but_old_rows_of_batches_expires_and_no_part_is_rewritten_for_th
         }
     })
     .await;
-    assert_eq!(tally.parts(1).await, before, "what does not expire is not written anew");
+    assert_eq!(tally.parts_of(1).await, before, "what does not expire is not written anew");
     let left = tally.store().query("SELECT count() FROM counts WHERE partition = 1");
     assert_eq!(left.fetch_one::<u64>().await.expect("a number"), kept.len() as u64);
 }

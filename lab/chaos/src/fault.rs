@@ -45,6 +45,12 @@ pub enum FaultKind {
     KillStore,
     /// SIGKILL the registry; it comes back after a while.
     KillRegistry,
+    /// SIGSTOP the registry for longer than its clients wait, then SIGCONT.
+    SleepRegistry,
+    /// The registry loses its data, and gets it back.
+    EmptyRegistry,
+    /// The store refuses the blocks of one partition.
+    RefusePartition,
     /// SIGKILL the gateway; it comes back after a while.
     KillGateway,
     /// SIGKILL the reader; it comes back after a while.
@@ -57,6 +63,8 @@ pub enum FaultKind {
     DelayLink,
     /// Connections between two sides stay, but nothing comes through.
     StallLink,
+    /// Few bytes a second pass between one side and a broker.
+    SlowLink,
     /// What the aggregators ask of a transaction coordinator, EndTxn included, arrives late, their
     /// connections closed or not.
     LateRequests,
@@ -129,10 +137,15 @@ impl FaultKind {
             KillBroker | KillGroupCoordinator | KillTransactionCoordinator => (Brokers, (0.0, 6.0)),
             SleepBroker => (Brokers, (2.0, 9.0)),
             KillStore | KillRegistry => (Surroundings, (0.0, 4.0)),
+            // Its clients wait for 5 s.
+            SleepRegistry => (Surroundings, (6.0, 12.0)),
+            EmptyRegistry | RefusePartition => (Surroundings, (3.0, 8.0)),
             KillGateway | KillReader => (Surroundings, (0.0, 5.0)),
             StepClock => (Surroundings, (1.0, 4.0)),
             CutLink | StallLink => (Links, (1.0, 10.0)),
             DelayLink => (Links, (2.0, 8.0)),
+            // Beyond the time that a transaction has.
+            SlowLink => (Links, (8.0, 16.0)),
             // Beyond the clients' own patience of 4 s, so that they ask again.
             LateRequests => (Links, (7.0, 14.0)),
             // Several rounds of the producers that take turns.

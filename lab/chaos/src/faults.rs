@@ -113,6 +113,9 @@ impl Injector<'_> {
             }
             FaultKind::KillStore => self.kill_store(lasts).await,
             FaultKind::KillRegistry => self.kill_registry(lasts).await,
+            FaultKind::SleepRegistry => self.sleep_registry(lasts).await,
+            FaultKind::EmptyRegistry => self.empty_registry(lasts).await,
+            FaultKind::RefusePartition => self.refuse_partition(pick, lasts).await,
             FaultKind::StepClock => {
                 let step = CLOCK_STEPS[pick as usize % CLOCK_STEPS.len()];
                 self.history.began(kind, &format!("by {} s", step / 1000));
@@ -127,6 +130,7 @@ impl Injector<'_> {
                 let delay = Duration::from_millis(20 + u64::from(pick >> 8) % 600);
                 self.any_link(planned, LinkMode::Delay(delay)).await
             }
+            FaultKind::SlowLink => self.slow_link(planned).await,
             FaultKind::LateRequests => {
                 self.commits(planned, LinkMode::Late(lasts.mul_f64(0.8))).await
             }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tally_platform::service::Service;
 use tally_stack::sys::Signal;
 use tokio::time::sleep;
 
@@ -11,6 +12,11 @@ use super::{COME_BACK, Injected, Injector, LOOK, TRAFFIC};
 use crate::fault::FaultKind;
 use crate::schedule::Planned;
 use crate::world::{Caller, LinkMode, PARTITIONS, Peer, Way};
+
+const REGISTRYS_CLIENTS: [Caller; 3] = [Caller::Aggregators, Caller::Gateways, Caller::Load];
+const CONSTRAINT: &str = "chaos";
+/// Bytes a second of a slow link, the least and the most.
+const SLOW: (u32, u32) = (8 << 10, 64 << 10);
 
 impl Injector<'_> {
     /// Harms the aggregators' link to the broker that coordinates one of their transactional.ids.
@@ -107,8 +113,8 @@ impl Injector<'_> {
     /// links, which are cut meanwhile.
     pub(super) async fn kill_registry(&self, lasts: Duration) -> anyhow::Result<Injected> {
         self.history.began(FaultKind::KillRegistry, "");
-        let links = [Caller::Aggregators, Caller::Gateways, Caller::Load]
-            .map(|caller| &self.world.links.to(caller, Peer::Registry).link);
+        let links =
+            REGISTRYS_CLIENTS.map(|caller| &self.world.links.to(caller, Peer::Registry).link);
         links.iter().for_each(|link| link.set(LinkMode::Cut));
         self.world.registry.kill().await?;
         sleep(lasts).await;
@@ -116,6 +122,72 @@ impl Injector<'_> {
         let struck: u64 = links.iter().map(|link| link.struck()).sum();
         links.iter().for_each(|link| link.set(LinkMode::Open));
         Ok((struck > 0, format!("struck {struck}")))
+    }
+
+    /// What was asked of the registry, by anybody.
+    fn asked_of_registry(&self) -> u64 {
+        let links = REGISTRYS_CLIENTS.map(|caller| self.world.links.to(caller, Peer::Registry));
+        links.iter().map(|way| way.link.traffic()).sum()
+    }
+
+    pub(super) async fn sleep_registry(&self, lasts: Duration) -> anyhow::Result<Injected> {
+        let detail = format!("for {:.1} s", lasts.as_secs_f64());
+        self.history.began(FaultKind::SleepRegistry, &detail);
+        let before = self.asked_of_registry();
+        self.world.registry.signal(Signal::Stop)?;
+        sleep(lasts).await;
+        let asked = self.asked_of_registry() - before;
+        self.world.registry.signal(Signal::Continue)?;
+        Ok((asked > 0, format!("asked with {asked} bytes")))
+    }
+
+    pub(super) async fn empty_registry(&self, lasts: Duration) -> anyhow::Result<Injected> {
+        self.history.began(FaultKind::EmptyRegistry, "");
+        self.world.registry.lose_data().await?;
+        let before = self.asked_of_registry();
+        sleep(lasts).await;
+        let asked = self.asked_of_registry() - before;
+        self.world.registry.get_data_back().await?;
+        Ok((asked > 0, format!("asked, {asked} bytes both ways")))
+    }
+
+    /// Proven by a sink, which says in its log that ClickHouse refuses its block.
+    pub(super) async fn refuse_partition(
+        &self,
+        pick: u32,
+        lasts: Duration,
+    ) -> anyhow::Result<Injected> {
+        let partition = pick % PARTITIONS.cast_unsigned();
+        let detail = format!("partition {partition} for {:.1} s", lasts.as_secs_f64());
+        self.history.began(FaultKind::RefusePartition, &detail);
+        let before = self.refusals().await?;
+        let refuse = format!("ADD CONSTRAINT {CONSTRAINT} CHECK partition != {partition}");
+        self.world.sql(&format!("ALTER TABLE tally.counts {refuse}")).await?;
+        sleep(lasts).await;
+        self.world.sql(&format!("ALTER TABLE tally.counts DROP CONSTRAINT {CONSTRAINT}")).await?;
+        let refusals = self.refusals().await? - before;
+        Ok((refusals > 0, format!("partition {partition}: logged {refusals} times")))
+    }
+
+    /// How often sinks have said that ClickHouse refuses a block.
+    async fn refusals(&self) -> anyhow::Result<usize> {
+        let mut refusals = 0;
+        for slot in self.supervisor.of(Service::Sink) {
+            let log = slot.hold().await.program.log().to_owned();
+            let text = tokio::fs::read(&log).await?;
+            let name = format!("Constraint `{CONSTRAINT}`");
+            refusals += String::from_utf8_lossy(&text).matches(&name).count();
+        }
+        Ok(refusals)
+    }
+
+    pub(super) async fn slow_link(&self, planned: &Planned) -> anyhow::Result<Injected> {
+        let broker = planned.pick as usize % self.world.brokers.len();
+        let callers = Caller::CLIENTS;
+        let caller = callers[(planned.pick >> 8) as usize % callers.len()];
+        let way = self.world.links.to(caller, Peer::Broker(broker));
+        let bytes_per_second = SLOW.0 + (planned.pick >> 16) % (SLOW.1 - SLOW.0);
+        self.on_link(planned, way, LinkMode::Slow(bytes_per_second)).await
     }
 
     pub(super) async fn any_link(

@@ -16,7 +16,7 @@ pub(crate) enum Caller {
 
 impl Caller {
     /// Those that are clients of the brokers, each with a listener of its own there.
-    pub(super) const CLIENTS: [Caller; 5] =
+    pub(crate) const CLIENTS: [Caller; 5] =
         [Caller::Aggregators, Caller::Sinks, Caller::Gateways, Caller::Readers, Caller::Load];
     /// Those that ask the schema registry, and those that ask ClickHouse.
     pub(super) const OF_REGISTRY: [Caller; 4] =

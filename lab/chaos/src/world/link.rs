@@ -35,6 +35,8 @@ pub(crate) enum LinkMode {
     Cut,
     /// Each direction comes so much later, in order.
     Delay(Duration),
+    /// Each direction of a connection passes so many bytes a second.
+    Slow(u32),
     /// Half-open: connections stay and new ones are taken, but no byte passes. They are reset when
     /// this mode ends: what a peer missed cannot be made up for.
     Stalled,

@@ -1,9 +1,10 @@
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
+use tally_stack::sys::Signal;
 use tally_stack::{Part, registry, store};
 
 use super::child_process::ChildProcess;
@@ -19,6 +20,7 @@ const TRIES_AGAIN: u32 = 3;
 pub(crate) struct Server {
     part: Part,
     program: ChildProcess,
+    folder: PathBuf,
     address: SocketAddr,
     http: reqwest::Client,
 }
@@ -48,7 +50,7 @@ impl Server {
         let log = context.logs.join(format!("{part}.log"));
         let program =
             ChildProcess::new(part.name(), vec![command.into_std()], log, context.spawner)?;
-        let server = Server { part, program, address, http: context.http.clone() };
+        let server = Server { part, program, folder, address, http: context.http.clone() };
         server.start().await?;
         Ok(server)
     }
@@ -71,6 +73,32 @@ impl Server {
         let killed = self.program.kill_and_wait().await?;
         ensure!(killed, "kill {}: it does not run", self.program.name());
         Ok(())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let told = self.program.signal(signal)?;
+        ensure!(told, "signal {}: it does not run", self.program.name());
+        Ok(())
+    }
+
+    /// Has it begin with nothing. Returns once it answers.
+    pub(crate) async fn lose_data(&self) -> anyhow::Result<()> {
+        self.kill().await?;
+        fs::rename(&self.folder, self.kept())?;
+        fs::create_dir_all(&self.folder)?;
+        self.start().await
+    }
+
+    /// Has it begin with what it had before [`Server::lose_data`].
+    pub(crate) async fn get_data_back(&self) -> anyhow::Result<()> {
+        self.kill().await?;
+        fs::remove_dir_all(&self.folder)?;
+        fs::rename(self.kept(), &self.folder)?;
+        self.start().await
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.folder.with_extension("kept")
     }
 
     pub(super) fn program(&self) -> &ChildProcess {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{LinkMode, Setting, Shared};
 
@@ -93,6 +93,10 @@ async fn read(
         let delay = delay(&setting);
         if !delay.is_zero() {
             setting.strike(count as u64);
+        }
+        if let LinkMode::Slow(bytes_per_second) = setting.mode {
+            setting.strike(count as u64);
+            sleep(Duration::from_secs_f64(count as f64 / f64::from(bytes_per_second))).await;
         }
         // Never before what came earlier, also when the delay has just become shorter.
         last_due = last_due.max(Instant::now() + delay);

@@ -26,7 +26,11 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
             changed(&mut settings).await;
             return reset(client);
         }
-        LinkMode::Open | LinkMode::Delay(_) | LinkMode::Late(_) | LinkMode::LateCommit => {}
+        LinkMode::Open
+        | LinkMode::Delay(_)
+        | LinkMode::Slow(_)
+        | LinkMode::Late(_)
+        | LinkMode::LateCommit => {}
     }
     let Ok(peer) = TcpStream::connect(target).await else { return reset(client) };
     if client.set_nodelay(true).and_then(|()| peer.set_nodelay(true)).is_err() {
@@ -57,7 +61,11 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
                     stalled(&client, &peer, &now, &mut settings).await;
                     break false;
                 }
-                LinkMode::Open | LinkMode::Delay(_) | LinkMode::Late(_) | LinkMode::LateCommit => {
+                LinkMode::Open
+                | LinkMode::Delay(_)
+                | LinkMode::Slow(_)
+                | LinkMode::Late(_)
+                | LinkMode::LateCommit => {
                     tokio::select! {
                         whole = &mut talk => break whole,
                         () = changed(&mut settings) => {}
