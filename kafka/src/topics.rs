@@ -2,15 +2,17 @@
 
 use std::ffi::{CStr, CString};
 use std::ptr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError, KafkaError};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka_sys as sys;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
@@ -48,15 +50,43 @@ pub fn partition_count<C: ClientContext>(
 }
 
 /// The low and the high watermark: the first offset that a partition still has, and the next one
-/// that it will give.
+/// that it will give. A broker that has just started, or just became the leader, is asked again.
 pub fn watermarks<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     partition: i32,
 ) -> Result<(i64, i64), TopicError> {
-    client
-        .fetch_watermarks(topic, partition, CALL_TIMEOUT)
-        .map_err(|error| TopicError::unavailable(topic, format!("partition {partition}: {error}")))
+    let deadline = Instant::now() + CALL_TIMEOUT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match client.fetch_watermarks(topic, partition, left) {
+            Ok(watermarks) => return Ok(watermarks),
+            Err(error) if is_between_leaders(&error) && left > ASK_AGAIN => {
+                thread::sleep(ASK_AGAIN);
+            }
+            Err(error) => {
+                return Err(TopicError::unavailable(
+                    topic,
+                    format!("partition {partition}: {error}"),
+                ));
+            }
+        }
+    }
+}
+
+/// Whether a partition's leader is being elected, or has just been and does not know yet what it
+/// has. librdkafka returns these to its caller where it asks for offsets.
+fn is_between_leaders(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
+        )
+    )
 }
 
 /// The high watermark of a partition that the client reads, as a broker last told; `None` where

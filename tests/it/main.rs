@@ -60,6 +60,7 @@ mod reading;
 mod rebalance;
 mod registry;
 mod rejects;
+mod restarted_broker;
 mod resume;
 mod single_server;
 mod sleeping;

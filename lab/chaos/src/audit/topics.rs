@@ -1,5 +1,6 @@
 //! Reads a topic from its beginning to its end, only what was committed, with a plain consumer.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -50,11 +51,22 @@ impl Topic {
         let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
         ensure!(count > 0, "topic {} has no partitions", self.name);
         let extents = (0..).take(count).map(|number| {
-            let extent = self.consumer.fetch_watermarks(self.name, number, CALL_TIMEOUT);
+            let extent = self.watermarks(number);
             extent.with_context(|| format!("topic {}, partition {number}", self.name))
         });
         let (begins, ends) = extents.collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
         Ok(TopicExtent { begins, ends })
+    }
+
+    /// A broker that has just become the leader may not know it yet, and is asked again.
+    fn watermarks(&self, partition: i32) -> Result<(i64, i64), KafkaError> {
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        loop {
+            match self.consumer.fetch_watermarks(self.name, partition, CALL_TIMEOUT) {
+                Err(_) if Instant::now() < deadline => thread::sleep(POLL),
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Hands over every message, each partition's in order.
