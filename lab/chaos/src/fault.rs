@@ -41,6 +41,8 @@ pub enum FaultKind {
     KillTransactionCoordinator,
     /// SIGSTOP a broker, then SIGCONT.
     SleepBroker,
+    /// The disk of a broker is full until it has ended; it comes back with room.
+    FullDisk,
     /// SIGKILL the store while inserts are on their way to it.
     KillStore,
     /// SIGKILL the registry; it comes back after a while.
@@ -55,6 +57,11 @@ pub enum FaultKind {
     KillGateway,
     /// SIGKILL the reader; it comes back after a while.
     KillReader,
+    /// A client writes a message of some kilobytes that is hundreds of megabytes once it is
+    /// decompressed.
+    PoisonBatch,
+    /// `increments` and `deltas` get one more partition.
+    AddPartition,
     /// The event clock jumps, and jumps back.
     StepClock,
     /// Connections between two sides are cut, new ones refused.
@@ -135,11 +142,13 @@ impl FaultKind {
             AddSink => (Sinks, (3.0, 8.0)),
             RollSinks => (Sinks, (0.0, 1.0)),
             KillBroker | KillGroupCoordinator | KillTransactionCoordinator => (Brokers, (0.0, 6.0)),
+            FullDisk => (Brokers, (0.0, 3.0)),
             SleepBroker => (Brokers, (2.0, 9.0)),
             KillStore | KillRegistry => (Surroundings, (0.0, 4.0)),
             // Its clients wait for 5 s.
             SleepRegistry => (Surroundings, (6.0, 12.0)),
             EmptyRegistry | RefusePartition => (Surroundings, (3.0, 8.0)),
+            PoisonBatch | AddPartition => (Surroundings, (1.0, 3.0)),
             KillGateway | KillReader => (Surroundings, (0.0, 5.0)),
             StepClock => (Surroundings, (1.0, 4.0)),
             CutLink | StallLink => (Links, (1.0, 10.0)),

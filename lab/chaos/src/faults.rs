@@ -28,6 +28,8 @@ const COME_BACK: Duration = Duration::from_secs(90);
 /// How long traffic to ClickHouse is waited for, so that it is killed while some is under way.
 /// Other faults may hold everything up for a while.
 const TRAFFIC: Duration = Duration::from_secs(20);
+/// How long a broker may take to come upon the end of its disk, and to end.
+const FILLS_UP: Duration = Duration::from_secs(30);
 /// How long a take-over may go unnoticed: until the id's next turn, and other faults come between.
 const NOTICED: Duration = Duration::from_secs(20);
 /// What supervisors grant a drain before they kill.
@@ -111,11 +113,14 @@ impl Injector<'_> {
             FaultKind::SleepBroker => {
                 self.sleep_broker(pick as usize % self.world.brokers.len(), lasts).await
             }
+            FaultKind::FullDisk => self.full_disk(planned).await,
             FaultKind::KillStore => self.kill_store(lasts).await,
             FaultKind::KillRegistry => self.kill_registry(lasts).await,
             FaultKind::SleepRegistry => self.sleep_registry(lasts).await,
             FaultKind::EmptyRegistry => self.empty_registry(lasts).await,
             FaultKind::RefusePartition => self.refuse_partition(pick, lasts).await,
+            FaultKind::PoisonBatch => self.poison_batch(pick, lasts).await,
+            FaultKind::AddPartition => self.add_partition(lasts).await,
             FaultKind::StepClock => {
                 let step = CLOCK_STEPS[pick as usize % CLOCK_STEPS.len()];
                 self.history.began(kind, &format!("by {} s", step / 1000));

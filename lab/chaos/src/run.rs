@@ -24,7 +24,7 @@ use crate::history::History;
 use crate::report::{Report, Verdict};
 use crate::schedule::Schedule;
 use crate::supervisor::Supervisor;
-use crate::world::{Caller, World};
+use crate::world::{Caller, PARTITIONS, World};
 
 /// How long each member may take to be ready at the start.
 const FIRST_READY: Duration = Duration::from_secs(60);
@@ -151,6 +151,7 @@ async fn start_load(
         rate: options.rate,
         bootstrap: config.kafka.bootstrap,
         registry: config.registry.url,
+        partitions: PARTITIONS,
         ids: options.ids,
         gateways: urls_of(supervisor, Service::Producer).await,
     });

@@ -32,6 +32,7 @@ mod ports;
 mod properties;
 mod server;
 mod spawner;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ use server::{Server, ServerContext};
 use spawner::Spawner;
 
 const BROKERS: usize = 3;
-/// Partitions of `increments` and `deltas`, each.
+/// Partitions of `increments` and `deltas`, each, as a run begins.
 pub(crate) const PARTITIONS: i32 = 4;
 
 /// What `tally reconciler verify` ended with, and printed.

@@ -66,6 +66,8 @@ pub(super) enum Error {
     UnknownSchema(u32),
     #[error("not what its schema says: {0}")]
     Avro(#[from] apache_avro::Error),
+    #[error("poison, which is not decoded")]
+    Poison,
     #[error("{0} bytes behind its end")]
     Trailing(usize),
 }
@@ -114,6 +116,16 @@ static DELTAS: LazyLock<Codec> = LazyLock::new(|| Codec::new(DELTA_BATCH));
 /// What comes before a datum.
 pub(super) fn frame(schema_id: u32) -> Vec<u8> {
     [&[0][..], &schema_id.to_be_bytes()].concat()
+}
+
+/// Avro's `long`: zigzag, then seven bits a byte.
+pub(super) fn write_long(bytes: &mut Vec<u8>, value: i64) {
+    let mut left = (value << 1 ^ value >> 63).cast_unsigned();
+    while left > 0x7f {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
 }
 
 fn unframe(payload: &[u8]) -> Result<(u32, &[u8]), Error> {

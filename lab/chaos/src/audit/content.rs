@@ -16,7 +16,14 @@ const MOST_IN_BATCH: u64 = 50;
 const SHARED_IDS: u64 = 50;
 
 const NO_SUCH_SCHEMA: u32 = 1_999_999_999;
+/// Bad messages with this bit in their number are small in the log, and huge once decompressed.
+pub(super) const POISON: u32 = 1 << 31;
+/// More than a batch may come to.
+const POISON_BYTES: usize = 300 << 20;
+/// More than a message may hold; each of seven bytes.
+const POISON_INCREMENTS: usize = 12_000_000;
 const DAY_MS: i64 = 24 * 3600 * 1000;
+const TOO_LARGE: &str = "too_large";
 
 /// How a message goes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
@@ -65,6 +72,13 @@ struct ContentTraits {
 pub(super) struct Bad {
     pub(super) reason: &'static str,
     pub(super) payload: Vec<u8>,
+}
+
+impl Bad {
+    /// What the topic of rejections has of it: one that is too large is not copied.
+    pub(super) fn copy(&self) -> &[u8] {
+        if self.reason == TOO_LARGE { &[] } else { &self.payload }
+    }
 }
 
 pub(super) struct LoadPlan {
@@ -159,6 +173,9 @@ impl LoadPlan {
 
     pub(super) fn bad(&self, number: u32, clock_ms: i64) -> Bad {
         let mut dice = dice(self.seed, Route::Bad as u32, number);
+        if number & POISON != 0 {
+            return Bad { reason: TOO_LARGE, payload: self.poison(dice.random()) };
+        }
         let sound = Increment {
             namespace: "bad".into(),
             key: format!("bad-{number}"),
@@ -190,6 +207,24 @@ impl LoadPlan {
             _ => ("future_event_time", single(Increment { at: clock_ms + 5 * DAY_MS, ..sound })),
         };
         Bad { reason, payload }
+    }
+
+    /// One message of very many bytes, or of very many increments.
+    fn poison(&self, is_of_bytes: bool) -> Vec<u8> {
+        let mut payload = codec::frame(self.schemas.batch);
+        if is_of_bytes {
+            payload.resize(POISON_BYTES, 0);
+            return payload;
+        }
+        // No id, then one block of items, then none.
+        payload.push(0);
+        codec::write_long(&mut payload, POISON_INCREMENTS as i64);
+        for _ in 0..POISON_INCREMENTS {
+            // Namespace and key of one letter, delta 1, at 0, no id.
+            payload.extend_from_slice(b"\x02p\x02k\x02\x00\x00");
+        }
+        payload.push(0);
+        payload
     }
 }
 

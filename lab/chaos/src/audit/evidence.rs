@@ -20,6 +20,7 @@ mod ledger;
 mod messages;
 mod partition;
 mod rejected;
+mod request_partition;
 #[cfg(test)]
 mod tests;
 

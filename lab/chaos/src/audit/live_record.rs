@@ -1,7 +1,7 @@
 //! The record while it is written: by the load as it sends, by librdkafka's threads as it is
 //! answered, and read by those who check reads.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,8 @@ use super::counters::{READ_COUNTERS, READS};
 use super::record::{Entry, Record, State};
 
 const ODDITIES_KEPT: usize = 50;
+/// How long a gateway may take to hear of a partition that was added.
+const UNHEARD_MS: u32 = 60_000;
 
 /// Increments so far. What is sent a second time on purpose counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,11 @@ pub(crate) struct LiveRecord {
     attempted: AtomicU64,
     acknowledged: AtomicU64,
     failed: AtomicU64,
+    first_partitions: i32,
+    /// The highest partition that an acknowledgement has named.
+    highest_partition: AtomicI32,
+    /// When partitions were added.
+    grown_ms: Mutex<Vec<u32>>,
     reads: Mutex<Vec<ReadCounter>>,
     oddities: Mutex<Vec<String>>,
 }
@@ -56,7 +63,7 @@ pub(super) struct Acknowledged {
 }
 
 impl LiveRecord {
-    pub(super) fn new(plan: LoadPlan) -> LiveRecord {
+    pub(super) fn new(plan: LoadPlan, first_partitions: i32) -> LiveRecord {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
         LiveRecord {
             began: Instant::now(),
@@ -68,6 +75,9 @@ impl LiveRecord {
             attempted: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            first_partitions,
+            highest_partition: AtomicI32::new(-1),
+            grown_ms: Mutex::default(),
             reads: Mutex::new(vec![ReadCounter::default(); READ_COUNTERS as usize]),
             oddities: Mutex::new(Vec::new()),
         }
@@ -97,11 +107,7 @@ impl LiveRecord {
     ) -> u32 {
         if let Some(content) = content {
             self.attempted.fetch_add(content.batch.increments.len() as u64, Ordering::Relaxed);
-            let mut reads = lock(&self.reads);
-            for (counter, delta) in reads_of(content) {
-                reads[counter].attempted += i128::from(delta);
-                reads[counter].attempts += 1;
-            }
+            self.expect_reads(content);
         }
         self.add(Entry::new(way, number, clock_ms, self.elapsed_ms()))
     }
@@ -113,6 +119,29 @@ impl LiveRecord {
             is_copy: true,
             ..Entry::new(original.way, original.number, original.clock_ms, self.elapsed_ms())
         })
+    }
+
+    /// Writes down that partitions are about to be added: from then on gateways may choose another
+    /// one for an id.
+    pub(crate) fn grow(&self) {
+        lock(&self.grown_ms).push(self.elapsed_ms());
+    }
+
+    /// Writes down that a request is about to be sent once more. One that may come to another
+    /// partition than before may count there again.
+    pub(super) fn attempt_again(&self, mark: u32, content: &Content) {
+        let sent_ms = self.entry(mark).sent_ms;
+        if lock(&self.grown_ms).iter().any(|grown_ms| grown_ms + UNHEARD_MS >= sent_ms) {
+            self.expect_reads(content);
+        }
+    }
+
+    fn expect_reads(&self, content: &Content) {
+        let mut reads = lock(&self.reads);
+        for (counter, delta) in reads_of(content) {
+            reads[counter].attempted += i128::from(delta);
+            reads[counter].attempts += 1;
+        }
     }
 
     fn add(&self, entry: Entry) -> u32 {
@@ -136,6 +165,7 @@ impl LiveRecord {
             (entry.partition, entry.offset) = place.unwrap_or((-1, -1));
             *entry
         };
+        self.highest_partition.fetch_max(entry.partition, Ordering::Relaxed);
         if entry.is_copy || entry.way == Route::Bad {
             return;
         }
@@ -165,6 +195,11 @@ impl LiveRecord {
         Progress { attempted: self.attempted.load(Ordering::Relaxed), acknowledged, failed }
     }
 
+    /// Whether something was acknowledged in that partition, or in a later one.
+    pub(crate) fn has_reached(&self, partition: i32) -> bool {
+        self.highest_partition.load(Ordering::Relaxed) >= partition
+    }
+
     pub(super) fn with_reads<T>(&self, see: impl FnOnce(&[ReadCounter]) -> T) -> T {
         see(&lock(&self.reads))
     }
@@ -185,7 +220,8 @@ impl LiveRecord {
             entry.settled_ms = self.elapsed_ms();
         }
         let plan = LoadPlan::new(self.plan.seed(), self.plan.ids(), self.plan.schemas);
-        Record { plan, entries, oddities: lock(&self.oddities).clone() }
+        let (oddities, first_partitions) = (lock(&self.oddities).clone(), self.first_partitions);
+        Record { plan, entries, oddities, first_partitions }
     }
 }
 

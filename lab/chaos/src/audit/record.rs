@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::content::{Content, LoadPlan, Route};
+use super::content::{Content, LoadPlan, POISON, Route};
 
 /// A message on its way, or a request.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,11 @@ impl Entry {
         }
     }
 
+    /// Whether it is huge once decompressed.
+    pub(super) fn is_poison(&self) -> bool {
+        self.way == Route::Bad && self.number & POISON != 0
+    }
+
     /// Where its acknowledgement said that it is.
     pub(super) fn acknowledged_at(&self) -> Option<(i32, i64)> {
         (self.state == State::Acknowledged && self.partition >= 0 && self.offset >= 0)
@@ -79,6 +84,8 @@ pub(crate) struct Record {
     pub(super) entries: Vec<Entry>,
     /// What should not have been answered, the first of them.
     pub(super) oddities: Vec<String>,
+    /// Partitions of `increments` as the load began.
+    pub(super) first_partitions: i32,
 }
 
 impl Record {

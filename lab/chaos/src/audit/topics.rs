@@ -42,6 +42,8 @@ impl Topic {
             .set("enable.partition.eof", "true")
             .set("check.crcs", "true")
             .set("fetch.wait.max.ms", "50")
+            // Nor is a batch decompressed that comes to more.
+            .set("receive.message.max.bytes", "1000000000")
             .create()?;
         Ok(Topic { name, consumer })
     }

@@ -8,13 +8,15 @@ use tally_platform::service::Service;
 use tally_stack::sys::Signal;
 use tokio::time::sleep;
 
-use super::{COME_BACK, Injected, Injector, LOOK, TRAFFIC};
+use super::{COME_BACK, FILLS_UP, Injected, Injector, LOOK, TRAFFIC};
 use crate::fault::FaultKind;
 use crate::schedule::Planned;
 use crate::world::{Caller, LinkMode, PARTITIONS, Peer, Way};
 
 const REGISTRYS_CLIENTS: [Caller; 3] = [Caller::Aggregators, Caller::Gateways, Caller::Load];
 const CONSTRAINT: &str = "chaos";
+/// Bytes that a full disk still takes, the most.
+const MOST_ROOM: u64 = 64 << 10;
 /// Bytes a second of a slow link, the least and the most.
 const SLOW: (u32, u32) = (8 << 10, 64 << 10);
 
@@ -59,6 +61,32 @@ impl Injector<'_> {
         self.world.brokers.signal(broker, Signal::Continue)?;
         self.until_replicated(&which).await?;
         Ok((met, which))
+    }
+
+    /// No file of a broker can grow beyond a little more than its fullest log, so that a batch is
+    /// cut off in the middle, as on a full disk. Proven by the broker, which ends.
+    pub(super) async fn full_disk(&self, planned: &Planned) -> anyhow::Result<Injected> {
+        let broker = planned.pick as usize % self.world.brokers.len();
+        let which = format!("broker {broker}");
+        let leads = self.leads(broker).await;
+        let room = u64::from(planned.pick >> 8) % MOST_ROOM;
+        let topic = self.world.direct_config().kafka.increments;
+        let most = self.world.brokers.fullest_log(broker, &topic)? + room;
+        self.history.began(planned.kind, &format!("{which}, files of at most {most} bytes"));
+        self.world.brokers.limit_files(broker, Some(most))?;
+        let deadline = Instant::now() + FILLS_UP;
+        while !self.world.brokers.has_ended(broker)? && Instant::now() < deadline {
+            sleep(LOOK).await;
+        }
+        let ended = self.world.brokers.has_ended(broker)?;
+        if ended {
+            sleep(planned.lasts).await;
+            self.world.brokers.start_again(broker).await?;
+        } else {
+            self.world.brokers.limit_files(broker, None)?;
+        }
+        self.until_replicated(&which).await?;
+        Ok((leads && ended, which))
     }
 
     /// Whether the broker leads a partition that the load writes to.
@@ -179,6 +207,33 @@ impl Injector<'_> {
             refusals += String::from_utf8_lossy(&text).matches(&name).count();
         }
         Ok(refusals)
+    }
+
+    /// Proven by its acknowledgement: whoever has the partition must come by it.
+    pub(super) async fn poison_batch(
+        &self,
+        pick: u32,
+        lasts: Duration,
+    ) -> anyhow::Result<Injected> {
+        let partition = (pick >> 16).cast_signed() % PARTITIONS;
+        self.history.began(FaultKind::PoisonBatch, &format!("partition {partition}"));
+        let is_in_log = self.load.poison(pick, partition, TRAFFIC).await?;
+        sleep(lasts).await;
+        Ok((is_in_log, format!("partition {partition}")))
+    }
+
+    /// Proven by the load, which has something acknowledged there.
+    pub(super) async fn add_partition(&self, lasts: Duration) -> anyhow::Result<Injected> {
+        self.history.began(FaultKind::AddPartition, "");
+        let record = self.load.record();
+        record.grow();
+        let partition = self.world.add_partition(COME_BACK).await?;
+        let deadline = Instant::now() + TRAFFIC;
+        while !record.has_reached(partition) && Instant::now() < deadline {
+            sleep(LOOK).await;
+        }
+        sleep(lasts).await;
+        Ok((record.has_reached(partition), format!("partition {partition}")))
     }
 
     pub(super) async fn slow_link(&self, planned: &Planned) -> anyhow::Result<Injected> {

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tally_stack::broker::{Node, new_cluster};
 use tally_stack::sys::Signal;
 
@@ -26,6 +27,7 @@ const COMES_UP: Duration = Duration::from_secs(120);
 
 struct Broker {
     program: ChildProcess,
+    folder: PathBuf,
     direct: String,
     own: Vec<SocketAddr>,
     asleep: AtomicBool,
@@ -56,7 +58,8 @@ impl Brokers {
                     ChildProcess::new(&name, vec![node.command().into_std()], log, spawner)?;
                 let plan = &plan.brokers[broker];
                 let (direct, own) = (plan.direct.to_string(), plan.own());
-                anyhow::Ok(Broker { program, direct, own, asleep: AtomicBool::new(false) })
+                let asleep = AtomicBool::new(false);
+                anyhow::Ok(Broker { program, folder, direct, own, asleep })
             }
         });
         let brokers = Brokers(try_join_all(prepared).await?);
@@ -109,6 +112,36 @@ impl Brokers {
         ensure!(program.signal(signal)?, "{signal:?} {}: it does not run", program.name());
         asleep.store(signal == Signal::Stop, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Lets no file of a running broker become longer; `None` lifts that. It ends with the process.
+    pub(crate) fn limit_files(&self, broker: usize, bytes: Option<u64>) -> anyhow::Result<()> {
+        let program = &self.0[broker].program;
+        let pid = program.pid().with_context(|| format!("{} does not run", program.name()))?;
+        let pid = Pid::from_raw(pid.cast_signed());
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(pid, Resource::Fsize, limit)
+            .with_context(|| format!("limit the files of {}", program.name()))?;
+        Ok(())
+    }
+
+    /// The bytes of the longest file that a broker has of a topic's messages.
+    pub(crate) fn fullest_log(&self, broker: usize, topic: &str) -> anyhow::Result<u64> {
+        let mut fullest = 0;
+        for entry in fs::read_dir(self.0[broker].folder.join("data"))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let number = name.strip_prefix(topic).and_then(|rest| rest.strip_prefix('-'));
+            if number.is_some_and(|number| number.parse::<i32>().is_ok()) {
+                let log = entry.path().join("00000000000000000000.log");
+                fullest = fullest.max(fs::metadata(&log)?.len());
+            }
+        }
+        Ok(fullest)
+    }
+
+    pub(crate) fn has_ended(&self, broker: usize) -> anyhow::Result<bool> {
+        Ok(self.0[broker].program.has_ended()?.is_some())
     }
 
     pub(crate) async fn leader(&self, topic: &str, partition: i32) -> anyhow::Result<usize> {

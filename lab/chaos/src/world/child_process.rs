@@ -87,7 +87,6 @@ impl ChildProcess {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }

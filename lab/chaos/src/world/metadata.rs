@@ -40,6 +40,18 @@ pub(super) async fn leader(bootstrap: String, topic: &str, partition: i32) -> an
     .await
 }
 
+/// How many partitions a topic has, as the first broker that answers sees it.
+pub(super) async fn partitions(bootstrap: String, topic: &str) -> anyhow::Result<i32> {
+    let topic = topic.to_owned();
+    ask(bootstrap, Some(topic.clone()), move |metadata| {
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let count = found.map_or(0, |topic| topic.partitions().len());
+        ensure!(count > 0, "topic {topic} is not there");
+        Ok(i32::try_from(count)?)
+    })
+    .await
+}
+
 /// What one broker knows of the cluster.
 #[derive(Debug)]
 pub(super) struct View {

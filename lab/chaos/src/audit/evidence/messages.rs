@@ -2,7 +2,7 @@
 //! acknowledged looked for.
 
 use super::partition::Fate;
-use super::{Evidence, kafka};
+use super::{Evidence, kafka, request_partition};
 use crate::audit::codec::{self, IncrementBatch};
 use crate::audit::content::{Counts, Route};
 use crate::audit::record::{Entry, State};
@@ -28,7 +28,11 @@ impl Evidence<'_> {
         mark: Option<u32>,
         payload: &[u8],
     ) {
-        let read = codec::read_message(self.record.plan.schemas, payload);
+        let read = match mark.and_then(|mark| self.record.entries.get(mark as usize)) {
+            // Decoded it would take gigabytes.
+            Some(entry) if entry.is_poison() => Err(codec::Error::Poison),
+            _ => codec::read_message(self.record.plan.schemas, payload),
+        };
         let at = Some((partition, offset));
         let known = self.recognise(mark, read.as_ref().ok());
         match known {
@@ -67,14 +71,22 @@ impl Evidence<'_> {
     }
 
     fn find(&mut self, mark: u32, partition: i32, offset: i64) {
+        let entry = &self.record.entries[mark as usize];
         let found = &mut self.found[mark as usize];
         if found.times == 0 {
             found.first = (partition, offset);
         }
-        found.is_spread |= found.first.0 != partition;
+        if found.first.0 != partition {
+            // An id is recognised within its partition. Once partitions are added, a gateway
+            // chooses another one for it.
+            let counts = self.record.first_partitions..=kafka(self.partitions.len());
+            let is_by_count = entry.way == Route::Request
+                && request_partition::under_counts(&self.record.content(entry), counts)
+                    .is_superset(&[found.first.0, partition].into());
+            found.is_spread |= !is_by_count;
+        }
         found.times += 1;
-        found.is_in_place |=
-            self.record.entries[mark as usize].acknowledged_at() == Some((partition, offset));
+        found.is_in_place |= entry.acknowledged_at() == Some((partition, offset));
     }
 
     fn compare(

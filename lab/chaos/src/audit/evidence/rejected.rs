@@ -55,7 +55,7 @@ impl Evidence<'_> {
                         format_args!("{reason}, but it is {}", bad.reason),
                     );
                 }
-                Some(bad) if bad.payload != *payload => {
+                Some(bad) if bad.copy() != payload => {
                     findings.add(
                         FindingKind::Rejected,
                         at,

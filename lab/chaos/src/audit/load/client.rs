@@ -44,7 +44,11 @@ pub(super) enum EnqueueResult {
 }
 
 impl Client {
-    pub(super) fn new(bootstrap: &str, record: Arc<LiveRecord>) -> anyhow::Result<Client> {
+    pub(super) fn new(
+        bootstrap: &str,
+        settings: &[(&str, &str)],
+        record: Arc<LiveRecord>,
+    ) -> anyhow::Result<Client> {
         let mut config = ClientConfig::new();
         config
             .set("client.id", "audit-load")
@@ -54,18 +58,14 @@ impl Client {
             .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string())
             .set("linger.ms", "5")
             .set("queue.buffering.max.messages", "50000")
-            .set("reconnect.backoff.max.ms", "1000");
+            .set("reconnect.backoff.max.ms", "1000")
+            // Partitions are added meanwhile.
+            .set("topic.metadata.refresh.interval.ms", "2000");
+        for (key, value) in settings {
+            config.set(*key, *value);
+        }
         let producer = make(&config, &record)?;
         Ok(Client { config, record, producer })
-    }
-
-    /// How many partitions the topic has. Blocks.
-    pub(super) fn partitions(&self) -> anyhow::Result<i32> {
-        let metadata =
-            self.producer.client().fetch_metadata(Some(INCREMENTS), Duration::from_secs(20))?;
-        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-        anyhow::ensure!(count > 0, "topic {INCREMENTS} has no partitions");
-        Ok(i32::try_from(count)?)
     }
 
     /// Hands a message to librdkafka. What it becomes is written down when it is known.

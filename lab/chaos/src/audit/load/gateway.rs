@@ -120,6 +120,9 @@ impl GatewayWriter {
         let mut may_be_stored = false;
         let mut stopped_at = None;
         for attempt in 0.. {
+            if attempt > 0 {
+                self.record.attempt_again(mark, content);
+            }
             let gateway = &self.gateways[(number as usize + attempt) % self.gateways.len()];
             let pause = match self.attempt(http, gateway, content, &body, timeout).await {
                 GatewayAnswer::Accepted(place) => {
@@ -127,6 +130,7 @@ impl GatewayWriter {
                     if content.counts != Counts::EachTime
                         && fate.random_range(0..100) < AGAIN_PERCENT
                     {
+                        self.record.attempt_again(mark, content);
                         self.again(http, content, &body, number).await;
                     }
                     return;

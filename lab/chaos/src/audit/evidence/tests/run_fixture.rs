@@ -46,7 +46,12 @@ impl RunFixture {
     }
 
     fn of_plan(plan: LoadPlan) -> RunFixture {
-        let record = Record { plan, entries: Vec::new(), oddities: Vec::new() };
+        let record = Record {
+            plan,
+            entries: Vec::new(),
+            oddities: Vec::new(),
+            first_partitions: PARTITIONS,
+        };
         let mut scene = RunFixture {
             record,
             log: Vec::new(),
