@@ -55,6 +55,7 @@ mod older_format;
 mod outages;
 mod proof;
 mod python;
+mod reader_memory;
 mod reader_standstills;
 mod reading;
 mod rebalance;

@@ -13,6 +13,7 @@ mod audit;
 mod fault;
 mod faults;
 mod history;
+mod memory;
 mod report;
 mod run;
 mod schedule;

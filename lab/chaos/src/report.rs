@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::audit::{Audit, ReadReport};
 use crate::fault::FaultKind;
 use crate::history::FaultCounts;
+use crate::memory::MemoryReport;
 use crate::world::VerifyOutput;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +28,7 @@ pub struct Report {
     pub faults: BTreeMap<FaultKind, FaultCounts>,
     /// Members that ended by themselves and were started again, by reason.
     pub ended: BTreeMap<String, u64>,
+    pub memory: MemoryReport,
     /// Lines of the members' logs that no fault excuses.
     pub bugs: Vec<String>,
     pub broken: Vec<String>,
@@ -45,6 +47,7 @@ impl Report {
     pub fn verdict(&self) -> Verdict {
         let wrong = self.verified.code == Some(1)
             || !self.bugs.is_empty()
+            || !self.memory.beyond().is_empty()
             || self.audit.is_wrong()
             || self.reads.violated > 0;
         let lacks = !self.audit.is_clean() || !self.reads.is_clean();
@@ -102,6 +105,7 @@ impl fmt::Display for Report {
         for (reason, times) in &self.ended {
             writeln!(f, "  ended by itself {times} times: {reason}")?;
         }
+        writeln!(f, "{}", self.memory)?;
         for bug in &self.bugs {
             writeln!(f, "  no fault excuses: {bug}")?;
         }
@@ -140,6 +144,7 @@ mod tests {
             took: Duration::from_secs(9),
             faults: BTreeMap::from([(FaultKind::KillSink, struck)]),
             ended: BTreeMap::new(),
+            memory: MemoryReport::default(),
             bugs: Vec::new(),
             broken: Vec::new(),
             converged: Ok(Duration::from_secs(1)),

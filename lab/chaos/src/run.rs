@@ -94,6 +94,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         took: began.elapsed(),
         faults: history.faults(),
         ended: supervisor.ended(),
+        memory: supervisor.memory.report(),
         bugs: bugs(&options.dir)?,
         broken: history.broken(),
         converged: ended.converged,

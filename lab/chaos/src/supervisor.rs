@@ -16,6 +16,7 @@ use tally_platform::service::Service;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use crate::history::History;
+use crate::memory::MemoryWatch;
 use crate::world::{ChildProcess, Member, World};
 
 const LOOK: Duration = Duration::from_millis(300);
@@ -37,6 +38,7 @@ pub(crate) struct Supervisor {
     slots: Vec<MemberSlot>,
     /// How often members ended by themselves, by the service and the reason that they gave.
     ended: Mutex<BTreeMap<String, u64>>,
+    pub(crate) memory: MemoryWatch,
 }
 
 impl Supervisor {
@@ -49,7 +51,7 @@ impl Supervisor {
                 slots.push(MemberSlot { service, name, member: AsyncMutex::new(member) });
             }
         }
-        Ok(Supervisor { slots, ended: Mutex::default() })
+        Ok(Supervisor { slots, ended: Mutex::default(), memory: MemoryWatch::default() })
     }
 
     pub(crate) fn of(&self, service: Service) -> Vec<&MemberSlot> {
@@ -84,6 +86,9 @@ impl Supervisor {
         program: &ChildProcess,
         history: &History,
     ) -> anyhow::Result<()> {
+        if let Some(pid) = program.pid() {
+            self.memory.look(slot.service, pid);
+        }
         let Some(status) = program.has_ended()? else { return Ok(()) };
         let said = program.last_words()?;
         history
