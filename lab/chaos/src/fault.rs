@@ -66,6 +66,9 @@ pub enum FaultKind {
     StepClock,
     /// Connections between two sides are cut, new ones refused.
     CutLink,
+    /// One aggregator or sink loses its connections to every broker and to the store; the others of
+    /// its side keep theirs.
+    CutOffMember,
     /// Everything between two sides takes longer.
     DelayLink,
     /// Connections between two sides stay, but nothing comes through.
@@ -152,6 +155,7 @@ impl FaultKind {
             KillGateway | KillReader => (Surroundings, (0.0, 5.0)),
             StepClock => (Surroundings, (1.0, 4.0)),
             CutLink | StallLink => (Links, (1.0, 10.0)),
+            CutOffMember => (Links, (3.0, 10.0)),
             DelayLink => (Links, (2.0, 8.0)),
             // Beyond the time that a transaction has.
             SlowLink => (Links, (8.0, 16.0)),

@@ -130,6 +130,7 @@ impl Injector<'_> {
                 Ok((true, String::new()))
             }
             FaultKind::CutLink => self.any_link(planned, LinkMode::Cut).await,
+            FaultKind::CutOffMember => self.cut_off_member(planned).await,
             FaultKind::StallLink => self.any_link(planned, LinkMode::Stalled).await,
             FaultKind::DelayLink => {
                 let delay = Duration::from_millis(20 + u64::from(pick >> 8) % 600);

@@ -245,6 +245,30 @@ impl Injector<'_> {
         self.on_link(planned, way, LinkMode::Slow(bytes_per_second)).await
     }
 
+    /// Its links to the brokers and, for a sink, to the store: as the last fault of this lane is
+    /// healed, they are open.
+    pub(super) async fn cut_off_member(&self, planned: &Planned) -> anyhow::Result<Injected> {
+        let Planned { kind, lasts, pick, .. } = planned;
+        let members =
+            [Service::Aggregator, Service::Sink].map(|service| self.supervisor.of(service));
+        let members = members.concat();
+        let slot = members[*pick as usize % members.len()];
+        let (service, name) = (slot.service, &slot.name);
+        // Held, so that it is not replaced by a process that has its network.
+        let member = slot.hold().await;
+        let process = member.program.pid().context("it was never started")?;
+        let caller = Caller::of(service);
+        let store = (service == Service::Sink).then_some(Peer::Store);
+        let peers = (0..self.world.brokers.len()).map(Peer::Broker).chain(store);
+        let links: Vec<_> = peers.map(|peer| &self.world.links.to(caller, peer).link).collect();
+        self.history.began(*kind, &format!("{service} {name} for {:.1} s", lasts.as_secs_f64()));
+        links.iter().for_each(|link| link.set(LinkMode::CutOff(process)));
+        sleep(*lasts).await;
+        let struck: u64 = links.iter().map(|link| link.struck()).sum();
+        links.iter().for_each(|link| link.set(LinkMode::Open));
+        Ok((struck > 0, format!("{service} {name}: struck {struck}")))
+    }
+
     pub(super) async fn any_link(
         &self,
         planned: &Planned,

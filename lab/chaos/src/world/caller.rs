@@ -24,7 +24,7 @@ impl Caller {
     pub(super) const OF_STORE: [Caller; 2] = [Caller::Sinks, Caller::Readers];
 
     /// Whose links a service uses.
-    pub(super) fn of(service: Service) -> Caller {
+    pub(crate) fn of(service: Service) -> Caller {
         match service {
             Service::Producer => Caller::Gateways,
             Service::Aggregator => Caller::Aggregators,

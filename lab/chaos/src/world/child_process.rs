@@ -87,6 +87,7 @@ impl ChildProcess {
         }
     }
 
+    /// The id of the last one that was started.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }

@@ -10,6 +10,7 @@
 
 mod accept;
 mod late_commit;
+mod owner;
 mod pump;
 mod relay;
 #[cfg(test)]
@@ -33,6 +34,8 @@ pub(crate) enum LinkMode {
     Open,
     /// Connections are reset, new ones too.
     Cut,
+    /// Connections whose client is that process are reset, new ones too; all others pass.
+    CutOff(u32),
     /// Each direction comes so much later, in order.
     Delay(Duration),
     /// Each direction of a connection passes so many bytes a second.
@@ -113,9 +116,9 @@ impl NetworkLink {
         self.shared.traffic.load(Ordering::Relaxed)
     }
 
-    /// What the present mode has affected since it was set: connections for [`LinkMode::Cut`],
-    /// connections that had something to say for [`LinkMode::Stalled`], commits that came late and
-    /// were answered for [`LinkMode::LateCommit`], bytes for the others.
+    /// What the present mode has affected since it was set: connections for [`LinkMode::Cut`] and
+    /// [`LinkMode::CutOff`], connections that had something to say for [`LinkMode::Stalled`], commits
+    /// that came late and were answered for [`LinkMode::LateCommit`], bytes for the others.
     pub(crate) fn struck(&self) -> u64 {
         self.shared.now().struck.load(Ordering::Relaxed)
     }

@@ -8,7 +8,7 @@ use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{LinkMode, Setting, Shared, late_commit, pump};
+use super::{LinkMode, Setting, Shared, late_commit, owner, pump};
 
 type Settings = watch::Receiver<Arc<Setting>>;
 
@@ -16,21 +16,14 @@ type Settings = watch::Receiver<Arc<Setting>>;
 pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared) {
     let mut settings = shared.setting.subscribe();
     let setting = shared.now();
-    match setting.mode {
-        LinkMode::Cut => {
-            setting.strike(1);
-            return reset(client);
-        }
-        LinkMode::Stalled => {
-            setting.strike(1);
-            changed(&mut settings).await;
-            return reset(client);
-        }
-        LinkMode::Open
-        | LinkMode::Delay(_)
-        | LinkMode::Slow(_)
-        | LinkMode::Late(_)
-        | LinkMode::LateCommit => {}
+    if is_cut(&client, setting.mode).await {
+        setting.strike(1);
+        return reset(client);
+    }
+    if setting.mode == LinkMode::Stalled {
+        setting.strike(1);
+        changed(&mut settings).await;
+        return reset(client);
     }
     let Ok(peer) = TcpStream::connect(target).await else { return reset(client) };
     if client.set_nodelay(true).and_then(|()| peer.set_nodelay(true)).is_err() {
@@ -47,7 +40,7 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
         loop {
             let now = settings.borrow_and_update().clone();
             match now.mode {
-                LinkMode::Cut => {
+                mode if is_cut(&client, mode).await => {
                     now.strike(1);
                     break false;
                 }
@@ -61,11 +54,7 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
                     stalled(&client, &peer, &now, &mut settings).await;
                     break false;
                 }
-                LinkMode::Open
-                | LinkMode::Delay(_)
-                | LinkMode::Slow(_)
-                | LinkMode::Late(_)
-                | LinkMode::LateCommit => {
+                _ => {
                     tokio::select! {
                         whole = &mut talk => break whole,
                         () = changed(&mut settings) => {}
@@ -77,6 +66,19 @@ pub(super) async fn relay(client: TcpStream, target: SocketAddr, shared: &Shared
     if !whole {
         reset(client);
         reset(peer);
+    }
+}
+
+async fn is_cut(client: &TcpStream, mode: LinkMode) -> bool {
+    match mode {
+        LinkMode::Cut => true,
+        LinkMode::CutOff(process) => owner::is_client_of(client, process).await,
+        LinkMode::Open
+        | LinkMode::Delay(_)
+        | LinkMode::Slow(_)
+        | LinkMode::Stalled
+        | LinkMode::Late(_)
+        | LinkMode::LateCommit => false,
     }
 }
 

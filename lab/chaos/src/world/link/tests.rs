@@ -1,9 +1,11 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::process::Stdio;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::*;
@@ -155,6 +157,42 @@ async fn a_cut_link_resets_old_and_new_connections_until_it_opens() {
     let (mut client, mut peer) = way.pair().await;
     says(&mut client, "again").await;
     hears(&mut peer, "again").await;
+}
+
+/// A client that is a process of its own, and prints what it hears.
+fn client_process(link: SocketAddr) -> Child {
+    let connect = format!("exec cat < /dev/tcp/{}/{}", link.ip(), link.port());
+    let mut command = Command::new("bash");
+    command.args(["-c", &connect]).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.kill_on_drop(true).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn a_process_is_cut_off_alone() {
+    let way = Way::new().await;
+    let (mut client, mut peer) = way.pair().await;
+    let mut other = client_process(way.listen);
+    let other_id = other.id().unwrap();
+    let (mut others_peer, _) = timeout(LONG, way.peer.accept()).await.unwrap().unwrap();
+    let mut heard = [0; 5];
+
+    way.link.set(LinkMode::CutOff(std::process::id()));
+    is_reset(&mut client).await;
+    is_reset(&mut peer).await;
+    is_reset(&mut way.connect().await).await;
+    says(&mut others_peer, "first").await;
+    let out = other.stdout.as_mut().unwrap();
+    timeout(LONG, out.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(&heard, b"first");
+    assert_eq!(way.link.struck(), 2);
+
+    way.link.set(LinkMode::CutOff(other_id));
+    is_reset(&mut others_peer).await;
+    assert!(!timeout(LONG, other.wait()).await.unwrap().unwrap().success());
+    let (mut client, mut peer) = way.pair().await;
+    says(&mut client, "again").await;
+    hears(&mut peer, "again").await;
+    assert_eq!(way.link.struck(), 1);
 }
 
 #[tokio::test]
