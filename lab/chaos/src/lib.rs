@@ -16,8 +16,11 @@ mod history;
 mod report;
 mod run;
 mod schedule;
+mod standstill;
+mod standstill_watch;
 mod supervisor;
 mod takeover;
+mod without_numbers;
 mod world;
 
 pub use fault::FaultKind;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::audit::{Audit, ReadReport};
 use crate::fault::FaultKind;
 use crate::history::FaultCounts;
+use crate::standstill::StandstillReport;
 use crate::world::VerifyOutput;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,18 +36,21 @@ pub struct Report {
     pub converged: Result<Duration, String>,
     pub audit: Audit,
     pub reads: ReadReport,
+    pub standstills: StandstillReport,
     pub verified: VerifyOutput,
 }
 
 impl Report {
-    /// A wrong count or answer is wrong, whatever else broke. What did not come to rest is the
+    /// A wrong count or answer is wrong, whatever else broke, and so is a partition that stood
+    /// still while every member said that it is ready. What did not come to rest is the
     /// system's fault only if the harness did all of its work, healing included. A run that shows
     /// nothing is no pass.
     pub fn verdict(&self) -> Verdict {
         let wrong = self.verified.code == Some(1)
             || !self.bugs.is_empty()
             || self.audit.is_wrong()
-            || self.reads.violated > 0;
+            || self.reads.violated > 0
+            || self.standstills.silent > 0;
         let lacks = !self.audit.is_clean() || !self.reads.is_clean();
         if wrong || (lacks && self.converged.is_ok()) {
             Verdict::Failed
@@ -69,6 +73,9 @@ impl Report {
         }
         if self.reads.answered == 0 {
             reasons.push(String::from("no read was answered"));
+        }
+        if self.standstills.looks == 0 {
+            reasons.push(String::from("nobody saw whether a partition stands still"));
         }
         let never = self.faults.iter().filter(|(_, counts)| counts.struck == 0);
         let never: Vec<String> = never.map(|(kind, _)| kind.to_string()).collect();
@@ -121,6 +128,7 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{}", self.audit)?;
         writeln!(f, "{}", self.reads)?;
+        writeln!(f, "{}", self.standstills)?;
         write!(f, "  verify: exit code {:?}\n{}", self.verified.code, self.verified.said)
     }
 }
@@ -145,6 +153,7 @@ mod tests {
             converged: Ok(Duration::from_secs(1)),
             audit,
             reads,
+            standstills: StandstillReport { looks: 5, ..StandstillReport::default() },
             verified: VerifyOutput { code: Some(0), said: String::new() },
         }
     }
@@ -167,6 +176,7 @@ mod tests {
             |report: &mut Report| report.audit.lost = 1,
             |report: &mut Report| report.audit.doubled = 1,
             |report: &mut Report| report.reads.violated = 1,
+            |report: &mut Report| report.standstills.silent = 1,
             |report: &mut Report| report.verified.code = Some(1),
             |report: &mut Report| report.bugs.push(String::from("panicked")),
         ] {
@@ -206,6 +216,7 @@ mod tests {
         for nothing in [
             |report: &mut Report| report.audit.sent.acknowledged = 0,
             |report: &mut Report| report.reads.answered = 0,
+            |report: &mut Report| report.standstills.looks = 0,
             |report: &mut Report| report.faults.clear(),
             |report: &mut Report| report.verified.code = Some(3),
             |report: &mut Report| {
