@@ -11,7 +11,9 @@
 
 mod audit;
 mod fault;
+mod fault_scope;
 mod faults;
+mod freshness;
 mod history;
 mod report;
 mod run;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::audit::{Audit, ReadReport};
 use crate::fault::FaultKind;
+use crate::freshness::FreshnessReport;
 use crate::history::FaultCounts;
 use crate::standstill::StandstillReport;
 use crate::world::VerifyOutput;
@@ -37,6 +38,7 @@ pub struct Report {
     pub audit: Audit,
     pub reads: ReadReport,
     pub standstills: StandstillReport,
+    pub freshness: FreshnessReport,
     pub verified: VerifyOutput,
 }
 
@@ -129,6 +131,7 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.audit)?;
         writeln!(f, "{}", self.reads)?;
         writeln!(f, "{}", self.standstills)?;
+        writeln!(f, "{}", self.freshness)?;
         write!(f, "  verify: exit code {:?}\n{}", self.verified.code, self.verified.said)
     }
 }
@@ -154,6 +157,7 @@ mod tests {
             audit,
             reads,
             standstills: StandstillReport { looks: 5, ..StandstillReport::default() },
+            freshness: FreshnessReport::default(),
             verified: VerifyOutput { code: Some(0), said: String::new() },
         }
     }

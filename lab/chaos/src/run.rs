@@ -20,6 +20,7 @@ use tally_platform::service::Service;
 use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, ReadReport, Record};
 use crate::fault::{FaultKind, FaultLane};
 use crate::faults::{Injector, REMEMBERED_BLOCKS, end};
+use crate::freshness::freshness;
 use crate::history::History;
 use crate::report::{Report, Verdict};
 use crate::schedule::Schedule;
@@ -103,6 +104,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         audit,
         reads: ended.reads,
         standstills: ended.standstills,
+        freshness: freshness(&load.record().inclusions(), &history.windows()),
         verified,
     };
     if report.verdict() != Verdict::Passed {

@@ -1,12 +1,14 @@
 //! The record while it is written: by the load as it sends, by librdkafka's threads as it is
 //! answered, and read by those who check reads.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::content::{Content, LoadPlan, Route};
 use super::counters::{READ_COUNTERS, READS};
+use super::inclusion::{Inclusion, Inclusions};
 use super::record::{Entry, Record, State};
 
 const ODDITIES_KEPT: usize = 50;
@@ -36,6 +38,7 @@ pub(crate) struct LiveRecord {
     acknowledged: AtomicU64,
     failed: AtomicU64,
     reads: Mutex<Vec<ReadCounter>>,
+    inclusions: Mutex<Inclusions>,
     oddities: Mutex<Vec<String>>,
 }
 
@@ -69,6 +72,7 @@ impl LiveRecord {
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             reads: Mutex::new(vec![ReadCounter::default(); READ_COUNTERS as usize]),
+            inclusions: Mutex::default(),
             oddities: Mutex::new(Vec::new()),
         }
     }
@@ -147,6 +151,7 @@ impl LiveRecord {
         }
         self.acknowledged.fetch_add(increments, Ordering::Relaxed);
         if let Some((partition, offset)) = entry.acknowledged_at() {
+            lock(&self.inclusions).acknowledged(partition, offset + 1, Instant::now());
             let mut reads = lock(&self.reads);
             for (counter, delta) in reads_of(&content) {
                 reads[counter].acknowledged.push(Acknowledged {
@@ -167,6 +172,16 @@ impl LiveRecord {
 
     pub(super) fn with_reads<T>(&self, see: impl FnOnce(&[ReadCounter]) -> T) -> T {
         see(&lock(&self.reads))
+    }
+
+    /// A reader's answer with this position, next offsets by partition, was there.
+    pub(super) fn included(&self, position: &BTreeMap<i32, i64>, at: Instant) {
+        lock(&self.inclusions).included(position, at);
+    }
+
+    /// Acknowledged messages that readers have included so far, a sample of them.
+    pub(crate) fn inclusions(&self) -> Vec<Inclusion> {
+        lock(&self.inclusions).seen()
     }
 
     /// Keeps what nobody should have answered.

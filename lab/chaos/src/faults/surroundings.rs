@@ -157,9 +157,9 @@ impl Injector<'_> {
         pick: u32,
         lasts: Duration,
     ) -> anyhow::Result<Injected> {
-        let partition = pick % PARTITIONS.cast_unsigned();
+        let partition = (pick % PARTITIONS.cast_unsigned()).cast_signed();
         let detail = format!("partition {partition} for {:.1} s", lasts.as_secs_f64());
-        self.history.began(FaultKind::RefusePartition, &detail);
+        self.history.began_on([partition], FaultKind::RefusePartition, &detail);
         let before = self.refusals().await?;
         let refuse = format!("ADD CONSTRAINT {CONSTRAINT} CHECK partition != {partition}");
         self.world.sql(&format!("ALTER TABLE tally.counts {refuse}")).await?;
