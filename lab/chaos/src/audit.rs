@@ -18,6 +18,8 @@ mod content;
 mod counters;
 mod dice;
 mod evidence;
+mod inclusion;
+mod lag;
 mod live_record;
 mod load;
 mod reads;
@@ -28,6 +30,8 @@ mod topics;
 mod verdict;
 
 pub(crate) use auditor::{Endpoints, audit, behind};
+pub(crate) use inclusion::Inclusion;
+pub(crate) use lag::{Lag, LagCheck};
 pub(crate) use load::{Load, LoadOptions};
 pub(crate) use reads::{ReadChecker, ReadReport};
 pub(crate) use record::Record;

@@ -150,8 +150,10 @@ impl FaultKind {
             KillStore | KillRegistry => (Surroundings, (0.0, 4.0)),
             // Its clients wait for 5 s.
             SleepRegistry => (Surroundings, (6.0, 12.0)),
-            EmptyRegistry | RefusePartition => (Surroundings, (3.0, 8.0)),
             PoisonBatch | AddPartition => (Surroundings, (1.0, 3.0)),
+            EmptyRegistry => (Surroundings, (3.0, 8.0)),
+            // Long enough at times for the partition to count as one that stands still.
+            RefusePartition => (Surroundings, (3.0, 25.0)),
             KillGateway | KillReader => (Surroundings, (0.0, 5.0)),
             StepClock => (Surroundings, (1.0, 4.0)),
             CutLink | StallLink => (Links, (1.0, 10.0)),

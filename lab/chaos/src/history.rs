@@ -1,15 +1,16 @@
 //! What happened when: lines for people, and the same as JSON lines in `<dir>/history.jsonl`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::fault::FaultKind;
+use crate::fault_scope::FaultScope;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -24,6 +25,16 @@ pub(crate) enum Struck {
 pub struct FaultCounts {
     pub struck: u64,
     pub unproven: u64,
+}
+
+/// When a fault was there, and what it may have held up.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultWindow {
+    pub(crate) kind: FaultKind,
+    pub(crate) scope: FaultScope,
+    pub(crate) began: Instant,
+    /// None while it lasts.
+    pub(crate) healed: Option<Instant>,
 }
 
 #[derive(Serialize)]
@@ -46,6 +57,7 @@ pub(crate) struct History {
 struct Inner {
     file: BufWriter<File>,
     faults: BTreeMap<FaultKind, FaultCounts>,
+    windows: Vec<FaultWindow>,
     /// What makes the run's verdict unknown.
     broken: Vec<String>,
     error: Option<io::Error>,
@@ -56,7 +68,7 @@ impl History {
     pub(crate) fn new(dir: &Path, kinds: &[FaultKind]) -> io::Result<History> {
         let file = BufWriter::new(File::create(dir.join("history.jsonl"))?);
         let faults = kinds.iter().map(|kind| (*kind, FaultCounts::default())).collect();
-        let inner = Inner { file, faults, broken: Vec::new(), error: None };
+        let inner = Inner { file, faults, windows: Vec::new(), broken: Vec::new(), error: None };
         Ok(History { began: Instant::now(), inner: Mutex::new(inner) })
     }
 
@@ -64,19 +76,49 @@ impl History {
         self.inner.lock().expect("no holder panics")
     }
 
+    /// Since the run began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     pub(crate) fn say(&self, what: &str, detail: &str) {
         self.write(what, None, detail);
     }
 
+    /// The scope is that of the kind.
     pub(crate) fn began(&self, fault: FaultKind, detail: &str) {
+        self.began_in(FaultScope::of(fault), fault, detail);
+    }
+
+    /// As [`History::began`], of a fault that concerns these partitions only.
+    pub(crate) fn began_on<const N: usize>(
+        &self,
+        partitions: [i32; N],
+        fault: FaultKind,
+        detail: &str,
+    ) {
+        let partitions = FaultScope::Partitions(BTreeSet::from(partitions));
+        self.began_in(partitions, fault, detail);
+    }
+
+    fn began_in(&self, scope: FaultScope, fault: FaultKind, detail: &str) {
+        let window = FaultWindow { kind: fault, scope, began: Instant::now(), healed: None };
+        self.inner().windows.push(window);
         self.write("fault", Some(fault), detail);
     }
 
     pub(crate) fn healed(&self, fault: FaultKind, struck: Struck, detail: &str) {
-        match (struck, self.inner().faults.entry(fault).or_default()) {
+        let mut inner = self.inner();
+        match (struck, inner.faults.entry(fault).or_default()) {
             (Struck::Yes, tally) => tally.struck += 1,
             (Struck::Unproven, tally) => tally.unproven += 1,
         }
+        // There is one of a kind at a time: a kind is of one lane.
+        let mut open = inner.windows.iter_mut().rev();
+        if let Some(window) = open.find(|window| window.kind == fault && window.healed.is_none()) {
+            window.healed = Some(Instant::now());
+        }
+        drop(inner);
         let what = if struck == Struck::Yes { "healed" } else { "healed, unproven" };
         self.write(what, Some(fault), detail);
     }
@@ -90,6 +132,11 @@ impl History {
 
     pub(crate) fn faults(&self) -> BTreeMap<FaultKind, FaultCounts> {
         self.inner().faults.clone()
+    }
+
+    /// Of every fault so far.
+    pub(crate) fn windows(&self) -> Vec<FaultWindow> {
+        self.inner().windows.clone()
     }
 
     pub(crate) fn broken(&self) -> Vec<String> {

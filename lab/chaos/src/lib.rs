@@ -11,14 +11,19 @@
 
 mod audit;
 mod fault;
+mod fault_scope;
 mod faults;
+mod freshness;
 mod history;
 mod memory;
 mod report;
 mod run;
 mod schedule;
+mod standstill;
+mod standstill_watch;
 mod supervisor;
 mod takeover;
+mod without_numbers;
 mod world;
 
 pub use fault::FaultKind;

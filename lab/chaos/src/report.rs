@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use crate::audit::{Audit, ReadReport};
 use crate::fault::FaultKind;
+use crate::freshness::FreshnessReport;
 use crate::history::FaultCounts;
 use crate::memory::MemoryReport;
+use crate::standstill::StandstillReport;
 use crate::world::VerifyOutput;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -37,11 +39,14 @@ pub struct Report {
     pub converged: Result<Duration, String>,
     pub audit: Audit,
     pub reads: ReadReport,
+    pub standstills: StandstillReport,
+    pub freshness: FreshnessReport,
     pub verified: VerifyOutput,
 }
 
 impl Report {
-    /// A wrong count or answer is wrong, whatever else broke. What did not come to rest is the
+    /// A wrong count or answer is wrong, whatever else broke, and so is a partition that stood
+    /// still while every member said that it is ready. What did not come to rest is the
     /// system's fault only if the harness did all of its work, healing included. A run that shows
     /// nothing is no pass.
     pub fn verdict(&self) -> Verdict {
@@ -49,7 +54,8 @@ impl Report {
             || !self.bugs.is_empty()
             || !self.memory.beyond().is_empty()
             || self.audit.is_wrong()
-            || self.reads.violated > 0;
+            || self.reads.violated > 0
+            || self.standstills.silent > 0;
         let lacks = !self.audit.is_clean() || !self.reads.is_clean();
         if wrong || (lacks && self.converged.is_ok()) {
             Verdict::Failed
@@ -72,6 +78,9 @@ impl Report {
         }
         if self.reads.answered == 0 {
             reasons.push(String::from("no read was answered"));
+        }
+        if self.standstills.looks == 0 {
+            reasons.push(String::from("nobody saw whether a partition stands still"));
         }
         let never = self.faults.iter().filter(|(_, counts)| counts.struck == 0);
         let never: Vec<String> = never.map(|(kind, _)| kind.to_string()).collect();
@@ -125,6 +134,8 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{}", self.audit)?;
         writeln!(f, "{}", self.reads)?;
+        writeln!(f, "{}", self.standstills)?;
+        writeln!(f, "{}", self.freshness)?;
         write!(f, "  verify: exit code {:?}\n{}", self.verified.code, self.verified.said)
     }
 }
@@ -150,6 +161,8 @@ mod tests {
             converged: Ok(Duration::from_secs(1)),
             audit,
             reads,
+            standstills: StandstillReport { looks: 5, ..StandstillReport::default() },
+            freshness: FreshnessReport::default(),
             verified: VerifyOutput { code: Some(0), said: String::new() },
         }
     }
@@ -172,6 +185,7 @@ mod tests {
             |report: &mut Report| report.audit.lost = 1,
             |report: &mut Report| report.audit.doubled = 1,
             |report: &mut Report| report.reads.violated = 1,
+            |report: &mut Report| report.standstills.silent = 1,
             |report: &mut Report| report.verified.code = Some(1),
             |report: &mut Report| report.bugs.push(String::from("panicked")),
         ] {
@@ -211,6 +225,7 @@ mod tests {
         for nothing in [
             |report: &mut Report| report.audit.sent.acknowledged = 0,
             |report: &mut Report| report.reads.answered = 0,
+            |report: &mut Report| report.standstills.looks = 0,
             |report: &mut Report| report.faults.clear(),
             |report: &mut Report| report.verified.code = Some(3),
             |report: &mut Report| {

@@ -1,7 +1,7 @@
 //! One run: world up, load on, faults by schedule, everything healed, audit, verdict.
 //!
 //! ```text
-//!  World::start ─► members ─► load, read checks ─► five lanes of faults, side by side
+//!  World::start ─► members ─► load, checks ─► five lanes of faults, side by side
 //!                                                          │
 //!                     could not be injected: unknown ◄─────┤
 //!                                                          ▼
@@ -20,9 +20,12 @@ use tally_platform::service::Service;
 use crate::audit::{self, Endpoints, Load, LoadOptions, ReadChecker, ReadReport, Record};
 use crate::fault::{FaultKind, FaultLane};
 use crate::faults::{Injector, REMEMBERED_BLOCKS, end};
+use crate::freshness::freshness;
 use crate::history::History;
 use crate::report::{Report, Verdict};
 use crate::schedule::Schedule;
+use crate::standstill::StandstillReport;
+use crate::standstill_watch::StandstillWatch;
 use crate::supervisor::Supervisor;
 use crate::world::{Caller, PARTITIONS, World};
 
@@ -77,12 +80,13 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
     let load = start_load(options, &world, &supervisor).await?;
     let reads =
         ReadChecker::start(urls_of(&supervisor, Service::Reader).await, load.record().clone());
-    tokio::time::sleep(WARM_UP).await;
+    let watch = StandstillWatch::new(&world, &history, &endpoints(&world))?;
 
     let injector =
         Injector { world: &world, supervisor: &supervisor, load: &load, history: &history };
     let ended = tokio::select! {
-        ended = harm_and_heal(options, &injector, reads) => ended?,
+        ended = harm_and_heal(options, &injector, reads, &watch) => ended?,
+        never = watch.run() => match never {},
         never = supervisor.supervise(&history) => match never {},
     };
     history.say("audit", "");
@@ -100,6 +104,8 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
         converged: ended.converged,
         audit,
         reads: ended.reads,
+        standstills: ended.standstills,
+        freshness: freshness(&load.record().inclusions(), &history.windows()),
         verified,
     };
     if report.verdict() != Verdict::Passed {
@@ -163,6 +169,7 @@ async fn start_load(
 struct Ended {
     record: Record,
     reads: ReadReport,
+    standstills: StandstillReport,
     /// How long after the last fault ClickHouse held everything, or what it lacked.
     converged: Result<Duration, String>,
 }
@@ -173,8 +180,10 @@ async fn harm_and_heal(
     options: &RunOptions,
     injector: &Injector<'_>,
     reads: ReadChecker,
+    watch: &StandstillWatch<'_>,
 ) -> anyhow::Result<Ended> {
     let &Injector { world, supervisor, load, history } = injector;
+    tokio::time::sleep(WARM_UP).await;
     let deadline = Instant::now() + options.lasts;
     let lanes = FaultLane::ALL
         .into_iter()
@@ -186,6 +195,7 @@ async fn harm_and_heal(
     let ready = all_ready(supervisor, healed).await;
     tokio::time::sleep(CALM).await;
     let record = load.stop().await?;
+    let standstills = watch.end();
     // What their clients gave up may still be in their queues. They are held, so that the
     // supervisor does not start them again.
     let mut gateways = Vec::new();
@@ -198,7 +208,7 @@ async fn harm_and_heal(
         Ok(()) => converge(world, history, healed).await,
         Err(late) => Err(late),
     };
-    Ok(Ended { record, reads: reads.stop().await?, converged })
+    Ok(Ended { record, reads: reads.stop().await?, standstills, converged })
 }
 
 /// Injects the faults of one lane, one after the other; ends at the first that cannot be injected.

@@ -17,6 +17,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 use crate::history::History;
 use crate::memory::MemoryWatch;
+use crate::without_numbers::without_numbers;
 use crate::world::{ChildProcess, Member, World};
 
 const LOOK: Duration = Duration::from_millis(300);
@@ -96,31 +97,5 @@ impl Supervisor {
         let reason = format!("{}: {}", slot.service, without_numbers(&said));
         *self.ended.lock().expect("no holder panics").entry(reason).or_default() += 1;
         program.start()
-    }
-}
-
-/// Replaces each number by `#`, so that reasons that differ in numbers only count as one.
-fn without_numbers(text: &str) -> String {
-    let mut short = String::new();
-    for c in text.chars().take(160) {
-        if !c.is_ascii_digit() {
-            short.push(c);
-        } else if !short.ends_with('#') {
-            short.push('#');
-        }
-    }
-    short
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reasons_that_differ_in_numbers_only_are_one() {
-        assert_eq!(
-            without_numbers("id a-0-12 is fenced at 99"),
-            without_numbers("id a-3-1 is fenced at 100")
-        );
     }
 }

@@ -180,7 +180,7 @@ impl World {
     /// Starts a service; the name tells it from others of its kind, and is an aggregator's
     /// instance.
     pub(crate) fn start_member(&self, service: Service, name: &str) -> anyhow::Result<Member> {
-        let full_name = format!("{service}-{name}");
+        let full_name = full_name(service, name);
         let addresses = self.members().addresses(service, name)?;
         let mut config = self.config(Caller::of(service));
         config.aggregator.instance = Some(name.to_owned());
@@ -212,6 +212,20 @@ impl World {
         let program = Arc::new(ChildProcess::new(&full_name, commands, log, &self.spawner)?);
         self.members().programs.push(Arc::downgrade(&program));
         Member::start(addresses, program, self.http.clone())
+    }
+
+    /// The base of `/readyz` of each member of a service that was started and not given up: those
+    /// that a fault adds for a while are among them while they are there.
+    pub(crate) fn health_urls(&self, service: Service) -> Vec<String> {
+        let members = self.members();
+        let there: Vec<_> = members.programs.iter().filter_map(Weak::upgrade).collect();
+        let is_there = |name: &str| {
+            let full_name = full_name(service, name);
+            there.iter().any(|program| program.name() == full_name)
+        };
+        let of_service = members.addresses.iter().filter(|((of, _), _)| *of == service);
+        let urls = of_service.filter(|((_, name), _)| is_there(name));
+        urls.map(|(_, addresses)| addresses.health_url()).collect()
     }
 
     fn write_config(&self, name: &str, config: &Config) -> anyhow::Result<PathBuf> {
@@ -256,6 +270,10 @@ impl MemberRegistry {
         self.addresses.insert(member, addresses);
         Ok(addresses)
     }
+}
+
+fn full_name(service: Service, name: &str) -> String {
+    format!("{service}-{name}")
 }
 
 fn said(output: &std::process::Output) -> String {

@@ -6,6 +6,7 @@ use tokio::task::spawn_blocking;
 
 use super::codec;
 use super::evidence::{Evidence, Rejection, Row};
+use super::lag::{Lag, lags};
 use super::load::MARK;
 use super::record::Record;
 use super::registry;
@@ -23,8 +24,8 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    fn store(&self) -> Store<'_> {
-        Store { url: &self.store_url, database: &self.database }
+    pub(super) fn store(&self) -> anyhow::Result<Store> {
+        Store::new(&self.store_url, &self.database)
     }
 }
 
@@ -37,7 +38,7 @@ impl Endpoints {
 /// On a runtime of one thread: the log is read in place.
 pub(crate) async fn audit(record: &Record, endpoints: &Endpoints) -> anyhow::Result<Audit> {
     let deltas_schema = registry::deltas(&endpoints.registry).await?;
-    let rows = endpoints.store().rows().await?;
+    let rows = endpoints.store()?.rows().await?;
     tokio::task::block_in_place(|| {
         let mut evidence = see_log(record, &endpoints.bootstrap, deltas_schema, &rows)?;
         rows.into_iter().for_each(|row| evidence.row(row));
@@ -95,20 +96,14 @@ fn rejection(message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Rejectio
 
 /// What ClickHouse lacks of `increments`, a line for each partition; none once it holds all.
 pub(crate) async fn behind(endpoints: &Endpoints) -> anyhow::Result<Vec<String>> {
-    let positions = endpoints.store().positions().await?;
+    let positions = endpoints.store()?.positions().await?;
     let bootstrap = endpoints.bootstrap.clone();
     let extent = spawn_blocking(move || Topic::open(&bootstrap, INCREMENTS)?.extent()).await??;
-    let mut behind = Vec::new();
-    for (number, (begin, end)) in extent.begins.iter().zip(&extent.ends).enumerate() {
-        let stored = positions.iter().find(|(partition, ..)| *partition == number);
-        match stored {
-            _ if end <= begin => {}
-            Some((_, sum, high)) if sum == end && high == end => {}
-            Some((_, sum, high)) => behind.push(format!(
-                "partition {number}: stored up to {high} (sum {sum}), Kafka has {end}"
-            )),
-            None => behind.push(format!("partition {number}: nothing stored, Kafka has {end}")),
+    let line = |Lag { partition, stored, end }| match stored {
+        Some((sum, high)) => {
+            format!("partition {partition}: stored up to {high} (sum {sum}), Kafka has {end}")
         }
-    }
-    Ok(behind)
+        None => format!("partition {partition}: nothing stored, Kafka has {end}"),
+    };
+    Ok(lags(&positions, &extent).into_iter().map(line).collect())
 }

@@ -1,12 +1,14 @@
 //! The record while it is written: by the load as it sends, by librdkafka's threads as it is
 //! answered, and read by those who check reads.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::content::{Content, LoadPlan, Route};
 use super::counters::{READ_COUNTERS, READS};
+use super::inclusion::{Inclusion, Inclusions};
 use super::record::{Entry, Record, State};
 
 const ODDITIES_KEPT: usize = 50;
@@ -43,6 +45,7 @@ pub(crate) struct LiveRecord {
     /// When partitions were added.
     grown_ms: Mutex<Vec<u32>>,
     reads: Mutex<Vec<ReadCounter>>,
+    inclusions: Mutex<Inclusions>,
     oddities: Mutex<Vec<String>>,
 }
 
@@ -79,6 +82,7 @@ impl LiveRecord {
             highest_partition: AtomicI32::new(-1),
             grown_ms: Mutex::default(),
             reads: Mutex::new(vec![ReadCounter::default(); READ_COUNTERS as usize]),
+            inclusions: Mutex::default(),
             oddities: Mutex::new(Vec::new()),
         }
     }
@@ -177,6 +181,7 @@ impl LiveRecord {
         }
         self.acknowledged.fetch_add(increments, Ordering::Relaxed);
         if let Some((partition, offset)) = entry.acknowledged_at() {
+            lock(&self.inclusions).acknowledged(partition, offset + 1, Instant::now());
             let mut reads = lock(&self.reads);
             for (counter, delta) in reads_of(&content) {
                 reads[counter].acknowledged.push(Acknowledged {
@@ -202,6 +207,16 @@ impl LiveRecord {
 
     pub(super) fn with_reads<T>(&self, see: impl FnOnce(&[ReadCounter]) -> T) -> T {
         see(&lock(&self.reads))
+    }
+
+    /// A reader's answer with this position, next offsets by partition, was there.
+    pub(super) fn included(&self, position: &BTreeMap<i32, i64>, at: Instant) {
+        lock(&self.inclusions).included(position, at);
+    }
+
+    /// Acknowledged messages that readers have included so far, a sample of them.
+    pub(crate) fn inclusions(&self) -> Vec<Inclusion> {
+        lock(&self.inclusions).seen()
     }
 
     /// Keeps what nobody should have answered.

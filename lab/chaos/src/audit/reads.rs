@@ -26,6 +26,9 @@ use super::live_record::{Acknowledged, LiveRecord, ReadCounter};
 const READERS: u32 = 4;
 const REST: Duration = Duration::from_millis(40);
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// One more reads without asking for anything to be included: it never waits for a partition that
+/// stands still, so that the positions of the others are seen as they come.
+const NEVER_WAITS: u32 = READERS;
 /// How many of a hundred reads ask for what was just acknowledged.
 const AFTER_PERCENT: u64 = 40;
 /// Tells these dice from those that messages are made by.
@@ -88,7 +91,7 @@ impl ReadChecker {
             (CancellationToken::new(), Arc::new(Mutex::new(ReadReport::default())));
         let mut readers = JoinSet::new();
         let reader = ReadClient { urls, record, report };
-        for number in 0..READERS {
+        for number in 0..=NEVER_WAITS {
             let (reader, stop) = (reader.clone(), stop.clone());
             readers.spawn(async move {
                 tokio::select! {
@@ -151,7 +154,8 @@ impl ReadClient {
             let counter = dice.random_range(0..READ_COUNTERS as usize);
             let base = self.urls[dice.random_range(0..self.urls.len())].trim_end_matches('/');
             let newest = self.newest(counter);
-            let after = newest.filter(|_| dice.random_range(0..100) < AFTER_PERCENT);
+            let asks_after = number != NEVER_WAITS && dice.random_range(0..100) < AFTER_PERCENT;
+            let after = newest.filter(|_| asks_after);
             let url = url_of(base, counter, after);
             let read = self.read(&http, &url, counter, after).await;
             self.report(url, after.is_some(), read);
@@ -202,6 +206,7 @@ impl ReadClient {
             Ok(answer) => answer,
             Err(error) => return ReadResult::Unanswered(unanswered(&error).to_owned()),
         };
+        let answered = Instant::now();
         if status.is_server_error() || status.as_u16() == 429 {
             return ReadResult::Unanswered(format!("{} {}", status.as_u16(), problem(&text)));
         }
@@ -211,7 +216,10 @@ impl ReadClient {
             Err(ReadFault::new(format!("answered {status}")))
         };
         match checked {
-            Ok(()) => ReadResult::Sound,
+            Ok(as_of) => {
+                self.record.included(&as_of, answered);
+                ReadResult::Sound
+            }
             Err(fault) => ReadResult::Wrong { answer: text, fault },
         }
     }
@@ -270,12 +278,18 @@ fn problem(text: &str) -> String {
     )
 }
 
-fn judge(text: &str, counter: &ReadCounter, after: Option<Acknowledged>) -> Result<(), ReadFault> {
+/// The answer's position, if the answer is sound.
+fn judge(
+    text: &str,
+    counter: &ReadCounter,
+    after: Option<Acknowledged>,
+) -> Result<Position, ReadFault> {
     let answer: CounterAnswer = serde_json::from_str(text)
         .map_err(|error| ReadFault::new(format!("not a counter: {error}")))?;
     let as_of = position(&answer.as_of)
         .ok_or_else(|| ReadFault::new(format!("{:?} is no position", answer.as_of)))?;
-    check(counter, &answer, &as_of, after)
+    check(counter, &answer, &as_of, after)?;
+    Ok(as_of)
 }
 
 fn check(
@@ -372,7 +386,7 @@ mod tests {
     fn told(value: i64, events: i64, as_of: &str, after: Option<(i32, i64)>) -> Result<(), String> {
         let after = after.map(|(partition, next)| Acknowledged { partition, next, delta: 0 });
         let text = format!(r#"{{"value": {value}, "events": {events}, "as_of": "{as_of}"}}"#);
-        judge(&text, &counter(), after).map_err(|fault| fault.what)
+        judge(&text, &counter(), after).map(drop).map_err(|fault| fault.what)
     }
 
     #[test]

@@ -15,12 +15,19 @@ const POSITIONS: &str = "SELECT partition, sum(sum), max(high) FROM counts \
                          WHERE namespace = '__tally' AND key = 'increments' \
                          GROUP BY partition FORMAT TSV";
 
-pub(super) struct Store<'a> {
-    pub(super) url: &'a str,
-    pub(super) database: &'a str,
+pub(super) struct Store {
+    url: String,
+    http: reqwest::Client,
 }
 
-impl Store<'_> {
+impl Store {
+    pub(super) fn new(url: &str, database: &str) -> anyhow::Result<Store> {
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+        // The whole answer is known to be good before any of it is sent.
+        let settings = format!("database={database}&wait_end_of_query=1");
+        Ok(Store { url: format!("{}/?{settings}", url.trim_end_matches('/')), http })
+    }
+
     /// Every row, merged.
     pub(super) async fn rows(&self) -> anyhow::Result<Vec<Row>> {
         read(&self.ask(ROWS).await?, row)
@@ -37,11 +44,7 @@ impl Store<'_> {
     }
 
     async fn ask(&self, sql: &'static str) -> anyhow::Result<String> {
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-        // The whole answer is known to be good before any of it is sent.
-        let settings = format!("database={}&wait_end_of_query=1", self.database);
-        let url = format!("{}/?{settings}", self.url.trim_end_matches('/'));
-        let answer = http.post(url).body(sql).send().await?;
+        let answer = self.http.post(&self.url).body(sql).send().await?;
         let (status, text) = (answer.status(), answer.text().await?);
         anyhow::ensure!(status.is_success(), "ClickHouse at {}: {status}: {text}", self.url);
         Ok(text)

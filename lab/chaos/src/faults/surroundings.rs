@@ -185,9 +185,9 @@ impl Injector<'_> {
         pick: u32,
         lasts: Duration,
     ) -> anyhow::Result<Injected> {
-        let partition = pick % PARTITIONS.cast_unsigned();
+        let partition = (pick % PARTITIONS.cast_unsigned()).cast_signed();
         let detail = format!("partition {partition} for {:.1} s", lasts.as_secs_f64());
-        self.history.began(FaultKind::RefusePartition, &detail);
+        self.history.began_on([partition], FaultKind::RefusePartition, &detail);
         let before = self.refusals().await?;
         let refuse = format!("ADD CONSTRAINT {CONSTRAINT} CHECK partition != {partition}");
         self.world.sql(&format!("ALTER TABLE tally.counts {refuse}")).await?;
@@ -216,10 +216,11 @@ impl Injector<'_> {
         lasts: Duration,
     ) -> anyhow::Result<Injected> {
         let partition = (pick >> 16).cast_signed() % PARTITIONS;
-        self.history.began(FaultKind::PoisonBatch, &format!("partition {partition}"));
+        let which = format!("partition {partition}");
+        self.history.began_on([partition], FaultKind::PoisonBatch, &which);
         let is_in_log = self.load.poison(pick, partition, TRAFFIC).await?;
         sleep(lasts).await;
-        Ok((is_in_log, format!("partition {partition}")))
+        Ok((is_in_log, which))
     }
 
     /// Proven by the load, which has something acknowledged there.

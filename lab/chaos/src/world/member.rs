@@ -16,6 +16,13 @@ pub(super) struct Addresses {
     pub(super) listen: SocketAddr,
 }
 
+impl Addresses {
+    /// The base of `/readyz` and `/metrics`.
+    pub(super) fn health_url(&self) -> String {
+        format!("http://{}", self.health)
+    }
+}
+
 /// A service process, started again under the same name, on the same ports; killed when dropped.
 pub(crate) struct Member {
     addresses: Addresses,
@@ -34,7 +41,7 @@ impl Member {
     }
 
     pub(crate) async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
-        let url = format!("{}/readyz", self.health_url());
+        let url = format!("{}/readyz", self.addresses.health_url());
         let ask = async || tally_stack::get(&self.http, &url).await.map(drop);
         self.program.answers(patience, ask).await
     }
@@ -42,7 +49,8 @@ impl Member {
     /// The sum of a counter over all series whose labels contain `labels`; zero if it was never
     /// counted.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> anyhow::Result<f64> {
-        let text = tally_stack::get(&self.http, &format!("{}/metrics", self.health_url())).await;
+        let text =
+            tally_stack::get(&self.http, &format!("{}/metrics", self.addresses.health_url())).await;
         let sum = sum_of_series(&text?, name, labels).map_err(anyhow::Error::msg);
         sum.with_context(|| format!("metrics of {}", self.program.name()))
     }
@@ -50,10 +58,5 @@ impl Member {
     /// The base of its own interface: the gateway's and the reader's.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addresses.listen)
-    }
-
-    /// The base of `/readyz` and `/metrics`.
-    fn health_url(&self) -> String {
-        format!("http://{}", self.addresses.health)
     }
 }
