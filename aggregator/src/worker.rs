@@ -2,6 +2,7 @@
 //! them up as the group says. All state is this thread's own.
 
 mod backlog;
+mod delays;
 mod standstills;
 mod startup;
 
@@ -14,6 +15,7 @@ use tally_platform::unserved::UnservedPartitions;
 use tokio_util::sync::CancellationToken;
 
 use self::backlog::{Backlog, Sources};
+use self::delays::{FlushDelay, StateDelays};
 use self::standstills::Standstills;
 pub(crate) use self::startup::run;
 use crate::Error;
@@ -55,7 +57,8 @@ struct Worker<'c> {
     pending: Option<(PendingFlush, Instant)>,
     metrics: Metrics,
     ready: Condition,
-    commits: Condition,
+    commits: FlushDelay,
+    delays: StateDelays,
     standstills: Standstills,
     unserved: UnservedPartitions,
     backlog: Backlog,
@@ -64,7 +67,6 @@ struct Worker<'c> {
 
 impl Worker<'_> {
     fn run(mut self, stop: &CancellationToken) -> Result<(), Error> {
-        self.commits.set(true, "");
         let mut wait = Duration::ZERO;
         while !stop.is_cancelled() {
             self.heartbeat.beat();
@@ -83,10 +85,18 @@ impl Worker<'_> {
             self.take_schemas()?;
             self.flush_if_due()?;
             self.unserved.tell(|| self.consumer.unserved());
+            self.look_for_delays();
             self.tell_backlog();
             wait = if self.fold_messages()? { Duration::ZERO } else { IDLE };
         }
         self.leave()
+    }
+
+    fn look_for_delays(&mut self) {
+        if let Some((_, started)) = &self.pending {
+            self.commits.look(*started);
+        }
+        self.delays.look(|| self.partitions.states());
     }
 
     fn tell_backlog(&mut self) {
@@ -294,6 +304,7 @@ impl Worker<'_> {
     fn wait_for_flush(&mut self) -> Result<(), Error> {
         while !self.committer.is_idle() {
             self.heartbeat.beat();
+            self.look_for_delays();
             if let Some(outcome) = self.committer.wait(LET_GO_WAIT) {
                 self.settle(outcome?)?;
             }
@@ -307,7 +318,7 @@ impl Worker<'_> {
         self.backlog.settled(matches!(outcome, FlushOutcome::Committed));
         match outcome {
             FlushOutcome::Committed => {
-                self.commits.set(true, "");
+                self.commits.committed();
                 self.metrics.committed(&pending, started.elapsed().as_secs_f64());
                 for (partition, remembered) in self.partitions.remembered() {
                     self.metrics.remembered(partition, &remembered);
@@ -317,14 +328,14 @@ impl Worker<'_> {
             // Every sum is dropped, and the partitions are read on from the committed offsets.
             FlushOutcome::NotCommitted(reason) | FlushOutcome::Late(reason) => {
                 self.metrics.not_committed();
-                self.commits.set(false, reason);
+                self.commits.failed(reason);
                 self.step_all(&self.partitions.located(), || Event::Rewound)
             }
             // The flush may still commit, also while this process stops. Whoever counts the
             // partitions next waits for that.
             FlushOutcome::Undecided(reason) => {
                 self.metrics.not_committed();
-                self.commits.set(false, reason);
+                self.commits.failed(reason);
                 self.step_all(&self.partitions.held(), || Event::Parked)
             }
         }

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::Backlog;
+use super::delays::{FlushDelay, StateDelays};
 use super::standstills::Standstills;
 use super::{REGISTRY_RETRY, Worker};
 use crate::Error;
@@ -116,7 +117,8 @@ pub(crate) fn run(
         pending: None,
         metrics,
         ready,
-        commits: health.condition("flushes commit"),
+        commits: FlushDelay::new(health.condition("flushes commit")),
+        delays: StateDelays::new(health.condition("partitions are counted soon")),
         standstills,
         unserved,
         backlog: Backlog::new(),

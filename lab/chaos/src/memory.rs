@@ -13,7 +13,9 @@ const MIB: u64 = 1 << 20;
 /// What a service may take under the load of a run, poison included.
 fn bound_mib(service: Service) -> u64 {
     match service {
-        Service::Aggregator | Service::Sink | Service::Watch => 600,
+        Service::Aggregator => 800,
+        Service::Watch => 900,
+        Service::Sink => 600,
         Service::Reader | Service::Producer => 400,
     }
 }
