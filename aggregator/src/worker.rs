@@ -405,7 +405,12 @@ impl Worker<'_> {
                         self.ready.set(true, "");
                     }
                 }
-                Rebalance::Revoke(partitions) => self.let_go(&partitions)?,
+                Rebalance::Revoke(partitions) => {
+                    self.let_go(&partitions)?;
+                    if self.partitions.held().is_empty() {
+                        self.ready.set(false, "the group took all of them, and has given none yet");
+                    }
+                }
             }
             tracing::info!(partitions = ?self.partitions.held(), "assignment changed");
         }

@@ -253,12 +253,15 @@ impl Sink<'_> {
                     let first_attempts: Vec<(i32, u32)> =
                         partitions.into_iter().map(|partition| (partition, 0)).collect();
                     self.start(&first_attempts)?;
-                    self.assigned.set(true, "");
                 }
                 Rebalance::Revoke(partitions) => {
                     self.release(&partitions);
                     tally_kafka::let_go(self.consumer, self.topic.topic(), &partitions)
                         .map_err(Error::kafka("let partitions go"))?;
+                    if self.inserters.is_empty() {
+                        self.assigned
+                            .set(false, "the group took all of them, and has given none yet");
+                    }
                 }
             }
             tracing::info!(partitions = ?self.inserters.stored().keys(), "assignment changed");
@@ -272,6 +275,9 @@ impl Sink<'_> {
         let read = || store::ledgers(&self.client);
         let ledgers = self.thread.until_ok(LEDGER_RETRY, read, |error| {
             tracing::warn!(%error, "the ledger in ClickHouse cannot be read; reading it again");
+            let waits =
+                format!("they wait for the ledger in ClickHouse, which cannot be read: {error}");
+            self.assigned.set(false, waits);
         });
         let Some(ledgers) = ledgers else { return Ok(()) };
         let mut positions = Vec::new();
@@ -285,7 +291,9 @@ impl Sink<'_> {
                 Err(error) => self.stop(partition, &error.into()),
             }
         }
-        self.fetcher.start(&positions).map_err(Error::kafka("start reading"))
+        self.fetcher.start(&positions).map_err(Error::kafka("start reading"))?;
+        self.assigned.set(true, "");
+        Ok(())
     }
 
     fn stop(&mut self, partition: i32, error: &PartitionError) {

@@ -202,6 +202,11 @@ impl Inserters {
         ended.collect()
     }
 
+    /// Whether the group has given no partition to this sink.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
     pub(crate) fn is_inserting(&self, partition: i32) -> bool {
         matches!(self.states.get(&partition), Some(PartitionState::Inserting(_)))
     }
