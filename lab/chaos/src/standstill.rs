@@ -1,10 +1,10 @@
 //! Which partitions stand still, and whether anybody says why.
 //!
 //! ```text
-//!  lags ──────► stands still: lacks something, and its position has not moved for 15 s
+//!  lags ──────► stands still: lacks something, and its position does not move
 //!                  │
 //!  not ready ──► a member names the partition, names none, or does not answer: its reason
-//!            └─► all are ready or name others only, three times in a row: silent, a violation
+//!            └─► all are ready or name others only, for 15 s on end: silent, a violation
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,10 @@ use serde::Serialize;
 use crate::audit::Lag;
 use crate::without_numbers::without_numbers;
 
+/// How long a partition may stand still without a reason: members tell of what takes ten seconds.
 const STANDS_STILL: Duration = Duration::from_secs(15);
+/// From then on members are asked for reasons.
+const MAY_STAND: Duration = Duration::from_secs(1);
 /// So often in a row all must be ready: a member may just be about to say what it has seen, and a
 /// partition about to move again.
 const SILENT_POLLS: u32 = 3;
@@ -60,21 +63,17 @@ struct LaggingPartition {
     lag: Lag,
     /// When it was first seen to lack something at this position.
     since: Duration,
+    /// Since when nobody has given a reason.
+    unexplained_since: Duration,
     /// In a row.
     ready_polls: u32,
     has_reason: bool,
     is_silent: bool,
 }
 
-impl LaggingPartition {
-    fn stands_still(&self, at: Duration) -> bool {
-        at.saturating_sub(self.since) >= STANDS_STILL
-    }
-}
-
 impl StandstillJudge {
-    /// Takes what was seen, and says whether a partition stands still. If so, members are asked,
-    /// and [`StandstillJudge::answered`] is told.
+    /// Takes what was seen, and says whether a partition may stand still. If so, members are
+    /// asked, and [`StandstillJudge::answered`] is told.
     pub(crate) fn look(&mut self, at: Duration, lags: Vec<Lag>) -> bool {
         self.report.looks += 1;
         let mut before = std::mem::take(&mut self.lagging);
@@ -84,6 +83,7 @@ impl StandstillJudge {
                 _ => LaggingPartition {
                     lag,
                     since: at,
+                    unexplained_since: at,
                     ready_polls: 0,
                     has_reason: false,
                     is_silent: false,
@@ -91,7 +91,7 @@ impl StandstillJudge {
             };
             self.lagging.insert(lagging.lag.partition, lagging);
         }
-        self.lagging.values().any(|lagging| lagging.stands_still(at))
+        self.lagging.values().any(|lagging| at.saturating_sub(lagging.since) >= MAY_STAND)
     }
 
     /// Positions could not be compared this time: who harms Kafka or ClickHouse harms all, and it
@@ -110,11 +110,16 @@ impl StandstillJudge {
     ) -> Vec<SilentStandstill> {
         let report = &mut self.report;
         let mut found = Vec::new();
-        for still in self.lagging.values_mut().filter(|lagging| lagging.stands_still(at)) {
+        for still in self.lagging.values_mut() {
+            let stands_still = |since| at.saturating_sub(since) >= STANDS_STILL;
             if not_ready.iter().any(|reason| is_reason_for(reason, still.lag.partition)) {
                 still.ready_polls = 0;
-                report.with_reason += u64::from(!still.has_reason);
-                still.has_reason = true;
+                still.unexplained_since = at;
+                report.with_reason += u64::from(!still.has_reason && stands_still(still.since));
+                still.has_reason |= stands_still(still.since);
+                continue;
+            }
+            if !stands_still(still.unexplained_since) {
                 continue;
             }
             still.ready_polls += 1;
@@ -132,7 +137,8 @@ impl StandstillJudge {
         report.silent += found.len() as u64;
         let room = SILENT_KEPT.saturating_sub(report.first_silent.len());
         report.first_silent.extend(found.iter().take(room).cloned());
-        for reason in not_ready {
+        let is_told = self.lagging.values().any(|lagging| lagging.has_reason);
+        for reason in not_ready.iter().filter(|_| is_told) {
             if report.reasons.len() < REASONS_KEPT {
                 report.reasons.insert(without_numbers(reason));
             }
@@ -289,9 +295,10 @@ mod tests {
     fn a_reason_that_went_away_excuses_no_longer() {
         let mut judge = StandstillJudge::default();
         poll(&mut judge, 0..30, &[lag(0, 5)], &["sink: partition 0"]);
-        poll(&mut judge, 30..32, &[lag(0, 5)], &[]);
-        let report = judge.report();
-        assert_eq!((report.silent, report.with_reason), (1, 1));
+        poll(&mut judge, 30..44, &[lag(0, 5)], &[]);
+        assert_eq!((judge.report().silent, judge.report().with_reason), (0, 1));
+        poll(&mut judge, 44..47, &[lag(0, 5)], &[]);
+        assert_eq!((judge.report().silent, judge.report().with_reason), (1, 1));
     }
 
     #[test]
