@@ -17,8 +17,8 @@ const CACHED_BYTES: usize = 4 * MIB;
 /// What docs/capacity.md states: counters in memory, batches that are not stored, queries and
 /// answers, names that wait for ClickHouse, and some 60 MiB of its own.
 const MOST_BYTES: u64 = (4 + 16 + 64 + 64 + 60) << 20;
-/// Queries of counters that nobody counted, twelve times what may be in memory, and how many each is
-/// of.
+/// Queries of counters that nobody counted, twelve times what may be in memory, and how many each
+/// is of.
 const QUERIES: usize = 12;
 const COUNTERS: usize = 1_000;
 const AT_ONCE: usize = 4;

@@ -117,8 +117,8 @@ impl NetworkLink {
     }
 
     /// What the present mode has affected since it was set: connections for [`LinkMode::Cut`] and
-    /// [`LinkMode::CutOff`], connections that had something to say for [`LinkMode::Stalled`], commits
-    /// that came late and were answered for [`LinkMode::LateCommit`], bytes for the others.
+    /// [`LinkMode::CutOff`], connections that had something to say for [`LinkMode::Stalled`],
+    /// commits that came late and were answered for [`LinkMode::LateCommit`], bytes for the others.
     pub(crate) fn struck(&self) -> u64 {
         self.shared.now().struck.load(Ordering::Relaxed)
     }
