@@ -36,6 +36,8 @@ pub enum Error {
          start this process again. Whoever has its partitions then counts what it did not commit"
     )]
     Stuck,
+    #[error(transparent)]
+    LeftOut(#[from] tally_kafka::LeftOut),
 }
 
 impl Error {

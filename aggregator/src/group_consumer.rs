@@ -107,6 +107,7 @@ impl<'c> GroupConsumer<'c> {
     /// message that came out here and not by [`GroupConsumer::fetch`]: it must be read again from
     /// where its fold is.
     pub(crate) fn serve(&self, wait: Duration) -> Result<Option<i32>, Error> {
+        self.consumer.context().check()?;
         match self.consumer.poll(wait) {
             None => Ok(None),
             Some(Ok(stray)) => Ok(Some(stray.partition())),

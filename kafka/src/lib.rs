@@ -21,7 +21,7 @@ pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unfit, Unreadable
 pub use groups::{GroupMember, group_members};
 pub use leader_epochs::{leader_epoch, message_leader_epoch, set_leader_epoch};
 pub use member::{Member, group_metadata};
-pub use membership::{Membership, Rebalance, let_go, take_on};
+pub use membership::{LeftOut, Membership, Rebalance, let_go, take_on};
 pub use settings::{
     MAX_TRANSACTION_MESSAGE_BYTES, TRANSACTION_TIMEOUT, client, consumer, producer,
     transactional_producer,

@@ -194,6 +194,7 @@ impl Sink<'_> {
 
     /// Serves the group and the client's errors, for up to `wait`.
     fn poll(&self, wait: Duration) -> Result<(), Error> {
+        self.consumer.context().check()?;
         match self.consumer.poll(wait) {
             None => {}
             // The message came out here and not by fetching: what came after it may be fetched

@@ -24,6 +24,8 @@ pub enum Error {
         "ClickHouse {version} breaks a promise that exactly-once rests on: {promise}, but {found}"
     )]
     Promise { version: String, promise: Promise, found: String },
+    #[error(transparent)]
+    LeftOut(#[from] tally_kafka::LeftOut),
 }
 
 impl Error {
