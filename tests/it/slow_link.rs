@@ -20,7 +20,7 @@ fn long_names(seed: u64) -> Vec<Event> {
     (0..EVENTS).map(|_| Event::new("slow", &name(), 1, 1_780_000_000_000)).collect()
 }
 
-async fn counts_over(name: &str, link: Link, log: Option<&str>) {
+async fn counts_over(name: &str, link: Link, told: &[&str]) {
     let mut tally = Installation::new(name).await;
     tally.allow("connection to the Kafka broker lost");
     // The first flush is to hold all that is there.
@@ -36,8 +36,8 @@ async fn counts_over(name: &str, link: Link, log: Option<&str>) {
         tally.start_with(Service::Aggregator, "a", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
     let mut sink = tally.start(Service::Sink, "a");
     tally.prove(&model).await;
-    if let Some(log) = log {
-        aggregator.logs(log).await;
+    for text in told {
+        aggregator.logs(text).await;
     }
     sink.terminate().await;
     aggregator.terminate().await;
@@ -45,11 +45,11 @@ async fn counts_over(name: &str, link: Link, log: Option<&str>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_that_does_not_get_through_in_time_is_tried_with_less() {
-    let shrinks = "the next ones hold fewer bytes";
-    counts_over("slow_requests", Link::SlowRequests(RATE), Some(shrinks)).await;
+    let told = ["Kafka has not answered a flush", "the next ones hold fewer bytes"];
+    counts_over("slow_requests", Link::SlowRequests(RATE), &told).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fetch_whose_answer_comes_slowly_is_taken_whole() {
-    counts_over("slow_fetches", Link::SlowFetches(RATE), None).await;
+    counts_over("slow_fetches", Link::SlowFetches(RATE), &[]).await;
 }
