@@ -32,7 +32,9 @@ const TAKES: usize = 5;
 ///
 /// As long as the member id stays the same, no other consumer has had a partition of this one:
 /// whoever was thrown out and comes back gets a new member id. The generation tells less, since it
-/// changes with each rebalance, also for partitions that stay where they are.
+/// changes with each rebalance, also for partitions that stay where they are. There is one case in
+/// which that is not so: where a topic gets partitions while this member lets some go, librdkafka
+/// joins again as if they had been let go (docs/faults.md).
 pub fn group_metadata<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     member: &Member,

@@ -234,7 +234,7 @@ impl Topics<'_> {
             match tally_kafka::watermarks(self.admin.inner(), topic, partition) {
                 Ok((_, 1..)) => return Ok(true),
                 Ok(_) => partition += 1,
-                // A leader may be elected just now.
+                // The broker that is asked may not know of the topic yet.
                 Err(_) if attempts < METADATA_ATTEMPTS => {
                     attempts += 1;
                     tokio::time::sleep(METADATA_PAUSE).await;

@@ -27,7 +27,7 @@ pub(crate) struct MemoryWatch(Mutex<BTreeMap<Service, u64>>);
 impl MemoryWatch {
     /// Looks at a process; one that has just ended has none.
     pub(crate) fn look(&self, service: Service, pid: u32) {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return };
         let Some(bytes) = peak_bytes(&status) else { return };
         let mut peaks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let peak = peaks.entry(service).or_default();

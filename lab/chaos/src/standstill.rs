@@ -20,8 +20,8 @@ use crate::without_numbers::without_numbers;
 const STANDS_STILL: Duration = Duration::from_secs(15);
 /// From then on members are asked for reasons.
 const MAY_STAND: Duration = Duration::from_secs(1);
-/// So often in a row all must be ready: a member may just be about to say what it has seen, and a
-/// partition about to move again.
+/// So often in a row nobody must give a reason: a member may just be about to say what it has seen,
+/// and a partition about to move again.
 const SILENT_POLLS: u32 = 3;
 const SILENT_KEPT: usize = 10;
 const REASONS_KEPT: usize = 10;

@@ -49,8 +49,11 @@ impl<'a> StandstillWatch<'a> {
     }
 
     /// Ends the watch, and says what it saw.
+    ///
+    /// # Panics
+    /// If it has ended before.
     pub(crate) fn end(&self) -> StandstillReport {
-        self.judge().take().map(|judge| judge.report()).unwrap_or_default()
+        self.judge().take().expect("the watch ends once").report()
     }
 
     async fn look(&self) {

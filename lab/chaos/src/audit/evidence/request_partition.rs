@@ -4,17 +4,17 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use crate::audit::codec::Increment;
 use crate::audit::content::Content;
 
 /// The partitions that a request may go to while their count is in that range.
 pub(super) fn under_counts(content: &Content, counts: RangeInclusive<i32>) -> BTreeSet<i32> {
     let key = match (&content.batch.id, &content.batch.increments[..]) {
         (Some(id), _) => id.clone(),
-        (None, [only]) => {
-            let (namespace, key) = (&only.namespace, &only.key);
-            let id = only.id.as_deref().unwrap_or_default();
+        (None, [Increment { namespace, key, id: Some(id), .. }]) => {
             format!("{}:{namespace}{}:{key}{id}", namespace.len(), key.len())
         }
+        // Nothing says where it goes.
         (None, _) => return BTreeSet::new(),
     };
     let hash = murmur2(key.as_bytes()) & i32::MAX.cast_unsigned();
