@@ -136,15 +136,20 @@ impl<'c> GroupConsumer<'c> {
     /// Whether the partitions belong to another member already, as far as is known: librdkafka does
     /// not always say so. A flush depends on the member's name, not on this.
     pub(crate) fn is_lost(&self) -> bool {
-        self.consumer.assignment_lost() || Member::of(self.consumer) != self.member
+        let is_same = match (Member::of(self.consumer), &self.member) {
+            (Some(now), Some(member)) => now.is_same(member),
+            (None, None) => true,
+            _ => false,
+        };
+        self.consumer.assignment_lost() || !is_same
     }
 
     /// Whether the group has given a new name, and with it the partitions that were held under the
     /// old one once more. librdkafka does not revoke them where the loss comes in the middle of a
     /// rebalance.
     pub(crate) fn joined_anew(&self) -> bool {
-        let now = Member::of(self.consumer);
-        now.is_some() && now != self.member
+        Member::of(self.consumer)
+            .is_some_and(|now| self.member.as_ref().is_none_or(|member| !now.is_same(member)))
     }
 
     /// From now on partitions are held as the member that this consumer is by now. What was held as
@@ -152,6 +157,16 @@ impl<'c> GroupConsumer<'c> {
     pub(crate) fn renew_member(&mut self) {
         if let Some(member) = Member::of(self.consumer) {
             self.member = Some(member);
+        }
+    }
+
+    /// An assignment is taken, in the generation that it is by now: what the group took away before
+    /// has been let go.
+    pub(crate) fn renew_generation(&mut self) {
+        if let (Some(now), Some(member)) = (Member::of(self.consumer), &mut self.member)
+            && now.is_same(member)
+        {
+            *member = now;
         }
     }
 

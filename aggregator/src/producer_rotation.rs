@@ -279,11 +279,11 @@ impl ProducerRotation {
             transaction.send(record(&self.kafka.rejected, &self.kafka.increments, rejected))?;
         }
         // The metadata is asked for now, because the group may have begun a new generation since
-        // the flush was taken, and the broker refuses an old one. A generation does not say whose
-        // the partitions are; the member does. They are still this consumer's if it is the member
-        // that they were given to: no partition is let go while a flush is in flight, and a
-        // consumer that was left out of the group comes back as another member. If it is left out
-        // after this line, the broker refuses the generation.
+        // the flush was taken, and the broker refuses an old one. It takes the present one of any
+        // member, whosever the partitions are, so `group_metadata` says whether they are this
+        // consumer's still: no partition is let go while a flush is in flight, and a consumer that
+        // was left out of the group comes back as another member. If it is left out after this
+        // line, the broker refuses the generation.
         let group = (self.group)(job.member.as_ref()).ok_or(Cause::NoMember)?;
         transaction.offsets(&job.offsets, &group)
     }

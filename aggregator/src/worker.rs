@@ -421,6 +421,7 @@ impl Worker<'_> {
     /// may have counted meanwhile what it has read.
     fn renew_member(&mut self) -> Result<(), Error> {
         if !self.consumer.joined_anew() {
+            self.consumer.renew_generation();
             return Ok(());
         }
         self.wait_for_flush()?;

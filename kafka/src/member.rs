@@ -5,24 +5,20 @@ use std::ffi::CStr;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka_sys as sys;
 
-/// The member id that the group gave a consumer when it joined. A consumer that joins anew gets a
-/// new one.
+/// What a consumer is in its group: the member id that it got when it joined, which is another one
+/// once it joins anew, and the generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member(Vec<u8>);
-
-impl Member {
-    /// The member that this consumer is in its group right now; `None` if it is none.
-    pub fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Member> {
-        MemberAndGeneration::of(consumer).map(|found| found.member)
-    }
+pub struct Member {
+    id: Vec<u8>,
+    generation: i32,
 }
 
 /// How often metadata is taken before it is given up. A new generation takes several answers of the
 /// broker, two looks take none.
 const TAKES: usize = 5;
 
-/// The group metadata that a transaction's offsets are sent with, if the consumer is this member
-/// right now; `None` if it is another member or none.
+/// The group metadata that a transaction's offsets are sent with, if the consumer may have what it
+/// held as this member; `None` if others may have it by now, or it is none.
 ///
 /// Metadata without a member id and a generation must never be sent. The broker takes offsets with
 /// such metadata from anybody, because old clients send them so: it does not check whether another
@@ -30,34 +26,36 @@ const TAKES: usize = 5;
 /// thrown out of its group and has just learned of it, which is the very case that the check is
 /// for.
 ///
-/// As long as the member id stays the same, no other consumer has had a partition of this one:
-/// whoever was thrown out and comes back gets a new member id. The generation tells less, since it
-/// changes with each rebalance, also for partitions that stay where they are. There is one case in
-/// which that is not so: where a topic gets partitions while this member lets some go, librdkafka
-/// joins again as if they had been let go (docs/faults.md).
+/// Whoever was thrown out and comes back gets a new member id, so under another one everything may
+/// be somebody else's. Under the same one the generation tells. `member` is what the consumer was
+/// when it last took an assignment. In the next generation each partition is still its own: it goes
+/// into it with all of them, and the group gives none away that was not let go. In later ones that
+/// may not be so. librdkafka waits until what the group takes is let go before it joins again, but
+/// for one case: where the topic's partitions change meanwhile it joins at once, as if it had been
+/// let go (`rd_kafka_cgrp_metadata_update_check`, librdkafka 2.12).
 pub fn group_metadata<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     member: &Member,
 ) -> Option<ConsumerGroupMetadata> {
-    take_between_looks(member, || MemberAndGeneration::of(consumer), || consumer.group_metadata())
+    take_between_looks(member, || Member::of(consumer), || consumer.group_metadata())
 }
 
-/// Takes what `take` gives, once `look` sees this member with the same generation before and after:
-/// rdkafka's metadata cannot be read, so only the two looks tell what it says.
+/// Takes what `take` gives, once `look` sees the same before and after, and that has what `member`
+/// had: rdkafka's metadata cannot be read, so only the two looks tell what it says.
 ///
 /// A generation that begins between the looks is no reason to give up. Each time that another
 /// member joins or leaves, this one goes into the next generation under its own member id, and
 /// metadata that is taken a moment later is good. So it is taken again, at most [`TAKES`] times.
 fn take_between_looks<T>(
     member: &Member,
-    look: impl Fn() -> Option<MemberAndGeneration>,
+    look: impl Fn() -> Option<Member>,
     take: impl Fn() -> Option<T>,
 ) -> Option<T> {
     let mut before = look()?;
     for _ in 0..TAKES {
         let taken = take()?;
         let after = look()?;
-        if after.member != *member {
+        if !after.has_what_was_held_as(member) {
             return None;
         }
         if before == after {
@@ -68,14 +66,19 @@ fn take_between_looks<T>(
     None
 }
 
-#[derive(PartialEq, Eq)]
-struct MemberAndGeneration {
-    member: Member,
-    generation: i32,
-}
+impl Member {
+    /// Whether it is not another one that joined anew.
+    pub fn is_same(&self, other: &Member) -> bool {
+        self.id == other.id
+    }
 
-impl MemberAndGeneration {
-    fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<MemberAndGeneration> {
+    fn has_what_was_held_as(&self, before: &Member) -> bool {
+        let generations = self.generation.checked_sub(before.generation);
+        self.is_same(before) && generations.is_some_and(|count| (0..=1).contains(&count))
+    }
+
+    /// What this consumer is in its group right now; `None` if it is no member.
+    pub fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Member> {
         // SAFETY: the client lives as long as `consumer`; the metadata is checked for null, its
         // member id is copied while it lives, and it is destroyed once.
         let found = unsafe {
@@ -83,17 +86,13 @@ impl MemberAndGeneration {
             if metadata.is_null() {
                 return None;
             }
-            let member = sys::rd_kafka_consumer_group_metadata_member_id(metadata);
-            let member = if member.is_null() {
-                Vec::new()
-            } else {
-                CStr::from_ptr(member).to_bytes().to_vec()
-            };
+            let id = sys::rd_kafka_consumer_group_metadata_member_id(metadata);
+            let id = if id.is_null() { Vec::new() } else { CStr::from_ptr(id).to_bytes().to_vec() };
             let generation = sys::rd_kafka_consumer_group_metadata_generation_id(metadata);
             sys::rd_kafka_consumer_group_metadata_destroy(metadata);
-            MemberAndGeneration { member: Member(member), generation }
+            Member { id, generation }
         };
-        (!found.member.0.is_empty() && found.generation >= 0).then_some(found)
+        (!found.id.is_empty() && found.generation >= 0).then_some(found)
     }
 }
 
@@ -129,22 +128,27 @@ mod tests {
         let next = |count: &Cell<usize>| count.replace(count.get() + 1);
         let look = || {
             let seen = looks[next(&seen).min(looks.len() - 1)];
-            seen.map(|(id, generation)| {
-                let member = Member(id.into());
-                MemberAndGeneration { member, generation }
-            })
+            seen.map(|(id, generation)| Member { id: id.into(), generation })
         };
-        take_between_looks(&Member("a".into()), look, || Some(next(&taken)))
+        let held_as = Member { id: "a".into(), generation: 3 };
+        take_between_looks(&held_as, look, || Some(next(&taken)))
     }
 
     #[test]
     fn metadata_is_taken_again_where_a_generation_begins_meanwhile() {
         assert_eq!(taken_in_vain(&[Some(("a", 3))]), Some(0));
         assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("a", 4))]), Some(1));
-        assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("a", 4)), Some(("a", 5))]), Some(2));
+        assert_eq!(taken_in_vain(&[Some(("a", 4))]), Some(0));
         // It does not go on for ever.
-        let looks: Vec<_> = (0..100).map(|generation| Some(("a", generation))).collect();
+        let looks: Vec<_> = (0..100).map(|look| Some(("a", 3 + look % 2))).collect();
         assert_eq!(taken_in_vain(&looks), None);
+    }
+
+    #[test]
+    fn metadata_is_not_taken_where_others_may_have_what_was_held() {
+        assert_eq!(taken_in_vain(&[Some(("a", 5))]), None, "a generation was passed over");
+        assert_eq!(taken_in_vain(&[Some(("a", 3)), Some(("a", 4)), Some(("a", 5))]), None);
+        assert_eq!(taken_in_vain(&[Some(("a", 2))]), None, "generations do not go back");
     }
 
     #[test]

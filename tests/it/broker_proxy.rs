@@ -12,6 +12,7 @@
 //!   transaction are answered with ILLEGAL_GENERATION.
 //! - As long as it is told to: fetches of a partition are answered with KAFKA_STORAGE_ERROR, as by
 //!   a broker whose disk cannot be read.
+//! - As long as it is told to: requests of a kind that belong to transactions are held.
 //! - Where it is started so: requests or fetched messages go through slowly, each connection by
 //!   itself.
 //!
@@ -39,6 +40,7 @@ use crate::wait::until;
 
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
+const END_TXN: i16 = 26;
 const TXN_OFFSET_COMMIT: i16 = 28;
 /// From these versions on, lengths of strings and arrays are varints.
 const FLEXIBLE_PRODUCE: i16 = 9;
@@ -57,6 +59,13 @@ enum Stage {
     /// A batch was: the next offsets are refused too.
     Refused,
     Done,
+}
+
+/// A step of a transaction whose requests can be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Offsets,
+    End,
 }
 
 /// How fast bytes go through, in bytes a second.
@@ -79,6 +88,7 @@ struct Shared {
     deltas: String,
     link: Link,
     stage: watch::Sender<Stage>,
+    held: watch::Sender<Option<Step>>,
     unreadable: AtomicI32,
 }
 
@@ -96,6 +106,7 @@ impl BrokerProxy {
             deltas: kafka.deltas.clone(),
             link,
             stage: watch::Sender::new(Stage::Honest),
+            held: watch::Sender::new(None),
             unreadable: AtomicI32::new(NONE),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
@@ -113,6 +124,11 @@ impl BrokerProxy {
 
     pub(crate) fn mend_disk(&self) {
         self.shared.unreadable.store(NONE, Ordering::Relaxed);
+    }
+
+    /// From now on the requests of this step are held, and no others.
+    pub(crate) fn hold(&self, step: Option<Step>) {
+        self.shared.held.send_replace(step);
     }
 
     /// Refuses what the next transaction appends, and then its offsets; waits until that is done.
@@ -167,12 +183,14 @@ impl Shared {
             let number = |at: usize| i16::from_be_bytes([request[at], request[at + 1]]);
             let (api, version) = (number(4), number(6));
             asked.0.lock().await.insert(id, (api, version));
-            if api == TXN_OFFSET_COMMIT {
-                tokio::spawn(pass_after_a_refusal(
-                    request,
-                    Arc::clone(&to),
-                    self.stage.subscribe(),
-                ));
+            let step = match api {
+                TXN_OFFSET_COMMIT => Some(Step::Offsets),
+                END_TXN => Some(Step::End),
+                _ => None,
+            };
+            if let Some(step) = step {
+                let (stage, held) = (self.stage.subscribe(), self.held.subscribe());
+                tokio::spawn(pass_later(request, step, Arc::clone(&to), stage, held));
             } else {
                 let rate = match self.link {
                     Link::SlowRequests(rate) => Some(rate),
@@ -267,14 +285,21 @@ impl Shared {
     }
 }
 
-/// A batch may come after the offsets that it goes with, over the same connection: they wait for
-/// it.
-async fn pass_after_a_refusal(
+/// Passes a step on once it is not held. A batch may come after the offsets that it goes with, over
+/// the same connection: they wait for its refusal.
+async fn pass_later(
     request: Vec<u8>,
+    step: Step,
     to: Arc<Mutex<OwnedWriteHalf>>,
     mut stage: watch::Receiver<Stage>,
+    mut held: watch::Receiver<Option<Step>>,
 ) {
-    if stage.wait_for(|stage| *stage != Stage::Armed).await.is_ok() {
+    let is_past = |stage: &Stage| step == Step::End || *stage != Stage::Armed;
+    let is_free = |held: &Option<Step>| *held != Some(step);
+    // What is waited for is not kept beyond the wait.
+    if stage.wait_for(is_past).await.map(drop).is_ok()
+        && held.wait_for(is_free).await.map(drop).is_ok()
+    {
         // Who sent it notices if this does not arrive.
         drop(to.lock().await.write_all(&request).await);
     }
