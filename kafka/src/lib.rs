@@ -12,6 +12,8 @@ mod member;
 mod membership;
 mod queues;
 mod settings;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod timed_wait;
 mod topics;
 
 pub use buffer_pool::BufferPool;

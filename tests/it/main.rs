@@ -67,6 +67,7 @@ mod single_server;
 mod sleeping;
 mod slow_clients;
 mod slow_link;
+mod stepped_clock;
 mod store_back;
 mod strangers;
 mod tampering;
