@@ -1,4 +1,4 @@
-use tally_wall_clock::{Shim, WallClock};
+use tally_wall_clock::WallClocks;
 
 use crate::feeder::Feeder;
 use crate::installation::Installation;
@@ -14,8 +14,8 @@ const HOUR: i64 = 3_600_000_000_000;
 async fn services_go_on_while_their_wall_clock_is_stepped() {
     let tally = Installation::new("stepped_clock").await;
     let folder = tempfile::tempdir().expect("a folder");
-    let shim = Shim::build(folder.path()).expect("a shim");
-    let clock = WallClock::new(&shim, folder.path().join("clock")).expect("a clock");
+    let clocks = WallClocks::new(folder.path().to_owned()).expect("it is compiled");
+    let clock = clocks.of("all").expect("a clock");
     let environment =
         clock.environment().map(|(name, path)| (name, path.to_str().expect("a path in UTF-8")));
     let start = |service| tally.start_with(service, "a", &environment);

@@ -64,6 +64,9 @@ pub enum FaultKind {
     AddPartition,
     /// The event clock jumps, and jumps back.
     StepClock,
+    /// The wall clock of one process is stepped, and stepped back; its monotonic clock
+    /// goes on.
+    StepMachineClock,
     /// Connections between two sides are cut, new ones refused.
     CutLink,
     /// One aggregator or sink loses its connections to every broker and to the store; the others of
@@ -156,6 +159,7 @@ impl FaultKind {
             RefusePartition => (Surroundings, (3.0, 25.0)),
             KillGateway | KillReader => (Surroundings, (0.0, 5.0)),
             StepClock => (Surroundings, (1.0, 4.0)),
+            StepMachineClock => (Surroundings, (2.0, 8.0)),
             CutLink | StallLink => (Links, (1.0, 10.0)),
             CutOffMember => (Links, (3.0, 10.0)),
             DelayLink => (Links, (2.0, 8.0)),

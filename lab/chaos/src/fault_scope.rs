@@ -20,7 +20,8 @@ impl FaultScope {
             | FaultKind::EmptyRegistry
             | FaultKind::KillGateway
             | FaultKind::AddPartition
-            | FaultKind::StepClock => FaultScope::Nothing,
+            | FaultKind::StepClock
+            | FaultKind::StepMachineClock => FaultScope::Nothing,
             _ => FaultScope::Everything,
         }
     }

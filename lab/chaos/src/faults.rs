@@ -7,6 +7,7 @@
 //! ```
 
 mod surroundings;
+mod wall_clock;
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ const BUSY_LOOK: Duration = Duration::from_millis(20);
 /// Blocks whose tokens ClickHouse remembers: few, so that a sink oversleeps them, but not fewer
 /// than may be on their way at once.
 pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
-/// The event clock's jumps, milliseconds: back and forth, within a day.
+/// The jumps of the event clock and of a machine's, milliseconds: back and forth, within a day.
 const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
 
 /// Whether a fault met its target, and what it was, for the history.
@@ -129,6 +130,7 @@ impl Injector<'_> {
                 self.load.record().step_clock(-step);
                 Ok((true, String::new()))
             }
+            FaultKind::StepMachineClock => self.step_machine_clock(planned).await,
             FaultKind::CutLink => self.any_link(planned, LinkMode::Cut).await,
             FaultKind::CutOffMember => self.cut_off_member(planned).await,
             FaultKind::StallLink => self.any_link(planned, LinkMode::Stalled).await,

@@ -118,7 +118,9 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<Report> {
 
 async fn start_world(options: &RunOptions) -> anyhow::Result<World> {
     let other = options.other_program.as_deref();
-    let world = World::start(&options.dir, options.first_port, &options.program, other);
+    let steps_clocks = options.kinds.contains(&FaultKind::StepMachineClock);
+    let (dir, port) = (&options.dir, options.first_port);
+    let world = World::start(dir, port, &options.program, other, steps_clocks);
     let world = world.await.context("start the stack")?;
     let shorter = format!(
         "ALTER TABLE tally.counts \

@@ -55,6 +55,10 @@ impl Supervisor {
         Ok(Supervisor { slots, ended: Mutex::default(), memory: MemoryWatch::default() })
     }
 
+    pub(crate) fn all(&self) -> &[MemberSlot] {
+        &self.slots
+    }
+
     pub(crate) fn of(&self, service: Service) -> Vec<&MemberSlot> {
         self.slots.iter().filter(|slot| slot.service == service).collect()
     }

@@ -16,6 +16,7 @@
 //! <dir>/broker-N/ registry/ store/   what they keep, over their restarts too
 //! <dir>/members/                     a configuration each, and that of the tools
 //! <dir>/logs/                        what each process prints, over its restarts
+//! <dir>/clocks/                      how far each wall clock is stepped, if any is to be
 //! ```
 
 mod address_plan;
@@ -44,6 +45,7 @@ use tally_platform::config::Config;
 use tally_platform::service::Service;
 use tally_platform::store;
 use tally_stack::{Part, Progress};
+use tally_wall_clock::WallClocks;
 use tokio::process::Command;
 
 pub(crate) use caller::Caller;
@@ -84,6 +86,8 @@ pub(crate) struct World {
     pub(crate) registry: Server,
     pub(crate) store: Server,
     spawner: Spawner,
+    /// If the processes' wall clocks can be stepped.
+    clocks: Option<WallClocks>,
     http: reqwest::Client,
     members: Mutex<MemberRegistry>,
 }
@@ -101,13 +105,16 @@ impl World {
     ///
     /// What an earlier run left in `dir` is removed. Ports from `first_port` up are used, about 60
     /// and two a member. `program` is the `tally` binary; members take turns with the other one.
+    /// `steps_clocks` says whether each process gets a wall clock that can be stepped.
     pub(crate) async fn start(
         dir: &Path,
         first_port: u16,
         program: &Path,
         other_program: Option<&Path>,
+        steps_clocks: bool,
     ) -> anyhow::Result<World> {
         let folder = Folder::anew(dir)?;
+        let clocks = steps_clocks.then(|| WallClocks::new(folder.clocks())).transpose()?;
         let mut ports = Ports::from(first_port);
         let plan = AddressPlan::new(BROKERS, &mut ports)?;
         let progress = Progress::auto();
@@ -120,9 +127,16 @@ impl World {
         let spawner = Spawner::new()?;
         let http = tally_stack::http_client()?;
         let (dir, logs) = (folder.dir(), &folder.logs());
-        let context = ServerContext { dir, logs, program, spawner: &spawner, http: &http };
+        let context = ServerContext {
+            dir,
+            logs,
+            program,
+            spawner: &spawner,
+            http: &http,
+            clocks: clocks.as_ref(),
+        };
         let (brokers, registry, store) = tokio::try_join!(
-            Brokers::start(&plan, dir, logs, &jars, &spawner),
+            Brokers::start(&plan, dir, logs, &jars, &spawner, clocks.as_ref()),
             Server::new(&context, Part::Registry, plan.registry.direct, &registry),
             Server::new(&context, Part::Store, plan.store.direct, &engine),
         )?;
@@ -138,6 +152,7 @@ impl World {
             registry,
             store,
             spawner,
+            clocks,
             http,
             members,
         };
@@ -209,7 +224,9 @@ impl World {
         let first = self.members().programs.len() % commands.len();
         commands.rotate_left(first);
         let log = self.folder.logs().join(format!("{full_name}.log"));
-        let program = Arc::new(ChildProcess::new(&full_name, commands, log, &self.spawner)?);
+        let clock = self.clocks.as_ref().map(|clocks| clocks.of(&full_name)).transpose()?;
+        let program = ChildProcess::new(&full_name, commands, log, &self.spawner, clock)?;
+        let program = Arc::new(program);
         self.members().programs.push(Arc::downgrade(&program));
         Member::start(addresses, program, self.http.clone())
     }

@@ -22,13 +22,17 @@ mod tests;
 const NUMBER: usize = size_of::<i64>();
 const SOURCE: &str = include_str!("shim.c");
 
-/// The library that is preloaded.
+/// Makes clocks, each a file beside the library that is preloaded.
 #[derive(Clone, Debug)]
-pub struct Shim(PathBuf);
+pub struct WallClocks {
+    folder: PathBuf,
+    library: PathBuf,
+}
 
-impl Shim {
+impl WallClocks {
     /// Compiles it into this folder; blocks for half a second. An error says what is missing.
-    pub fn build(folder: &Path) -> anyhow::Result<Shim> {
+    pub fn new(folder: PathBuf) -> anyhow::Result<WallClocks> {
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let (source, library) = (folder.join("shim.c"), folder.join("libwallclock.so"));
         fs::write(&source, SOURCE).with_context(|| format!("write {}", source.display()))?;
         let mut compiler = Command::new("cc");
@@ -36,29 +40,31 @@ impl Shim {
         let output = compiler.output().context("start cc: is a C compiler installed (gcc)?")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "cc compiled no clock: {said}");
-        Ok(Shim(library))
+        Ok(WallClocks { folder, library })
+    }
+
+    /// The clock of the process of this name.
+    pub fn of(&self, name: &str) -> anyhow::Result<WallClock> {
+        let path = self.folder.join(name.replace(' ', "-"));
+        let open = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = open.with_context(|| format!("make {}", path.display()))?;
+        file.set_len(2 * NUMBER as u64)?;
+        Ok(WallClock { library: self.library.clone(), path, file })
     }
 }
 
 /// The clock of one process, over its restarts too; at first the machine's.
 #[derive(Debug)]
 pub struct WallClock {
-    shim: Shim,
+    library: PathBuf,
     path: PathBuf,
     file: File,
 }
 
 impl WallClock {
-    pub fn new(shim: &Shim, path: PathBuf) -> anyhow::Result<WallClock> {
-        let open = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = open.with_context(|| format!("make {}", path.display()))?;
-        file.set_len(2 * NUMBER as u64)?;
-        Ok(WallClock { shim: shim.clone(), path, file })
-    }
-
     /// The environment of a process that sees this clock.
     pub fn environment(&self) -> [(&'static str, &Path); 2] {
-        [("LD_PRELOAD", &self.shim.0), ("TALLY_WALL_CLOCK", &self.path)]
+        [("LD_PRELOAD", &self.library), ("TALLY_WALL_CLOCK", &self.path)]
     }
 
     /// From now on it is so many nanoseconds ahead of the machine's, or behind if negative.

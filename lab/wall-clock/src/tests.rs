@@ -13,8 +13,7 @@ fn now() -> i64 {
 #[test]
 fn a_process_sees_its_clock_stepped_and_stepped_back() {
     let folder = tempfile::tempdir().unwrap();
-    let shim = Shim::build(folder.path()).unwrap();
-    let clock = WallClock::new(&shim, folder.path().join("clock")).unwrap();
+    let clock = WallClocks::new(folder.path().join("clocks")).unwrap().of("a shell").unwrap();
     let mut shell = Command::new("bash")
         .args(["-c", r"while read -r; do printf '%(%s)T\n' -1; done"])
         .envs(clock.environment())

@@ -11,6 +11,7 @@ use futures_util::future::try_join_all;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tally_stack::broker::{Node, new_cluster};
 use tally_stack::sys::Signal;
+use tally_wall_clock::WallClocks;
 
 use super::address_plan::AddressPlan;
 use super::child_process::ChildProcess;
@@ -43,6 +44,7 @@ impl Brokers {
         logs: &Path,
         jars: &Path,
         spawner: &Spawner,
+        clocks: Option<&WallClocks>,
     ) -> anyhow::Result<Brokers> {
         let cluster = new_cluster();
         let prepared = (0..plan.brokers.len()).map(|broker| {
@@ -54,8 +56,9 @@ impl Brokers {
                 node.format(cluster).await?;
                 let name = format!("broker {broker}");
                 let log = logs.join(format!("broker-{broker}.log"));
-                let program =
-                    ChildProcess::new(&name, vec![node.command().into_std()], log, spawner)?;
+                let clock = clocks.map(|clocks| clocks.of(&name)).transpose()?;
+                let commands = vec![node.command().into_std()];
+                let program = ChildProcess::new(&name, commands, log, spawner, clock)?;
                 let plan = &plan.brokers[broker];
                 let (direct, own) = (plan.direct.to_string(), plan.own());
                 let asleep = AtomicBool::new(false);
@@ -168,7 +171,7 @@ impl Brokers {
         Ok(views.into_iter().map(|view| view.under_replicated).max().unwrap_or(0))
     }
 
-    pub(super) fn programs(&self) -> impl Iterator<Item = &ChildProcess> {
+    pub(crate) fn programs(&self) -> impl Iterator<Item = &ChildProcess> {
         self.0.iter().map(|broker| &broker.program)
     }
 }

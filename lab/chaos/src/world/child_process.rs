@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tally_stack::sys::{self, Signal};
+use tally_wall_clock::WallClock;
 use tokio::time::sleep;
 
 use super::spawner::Spawner;
@@ -31,16 +32,19 @@ pub(crate) struct ChildProcess {
     commands: Vec<Arc<Mutex<Command>>>,
     starts: AtomicUsize,
     spawner: Spawner,
+    clock: Option<WallClock>,
     child: Mutex<Option<Child>>,
 }
 
 impl ChildProcess {
-    /// Starts nothing yet. Standard output and error go to the log.
+    /// Starts nothing yet. Standard output and error go to the log. Without a clock of its own it has
+    /// the machine's.
     pub(super) fn new(
         name: &str,
         mut commands: Vec<Command>,
         log: PathBuf,
         spawner: &Spawner,
+        clock: Option<WallClock>,
     ) -> anyhow::Result<ChildProcess> {
         let out = OpenOptions::new().create(true).append(true).open(&log);
         let out = out.with_context(|| format!("open {}", log.display()))?;
@@ -49,6 +53,9 @@ impl ChildProcess {
             // Ctrl-C is for the harness, which then ends them.
             sys::in_new_session(command);
             sys::ends_with_parent(command);
+            if let Some(clock) = &clock {
+                command.envs(clock.environment());
+            }
         }
         Ok(ChildProcess {
             name: name.to_owned(),
@@ -56,8 +63,14 @@ impl ChildProcess {
             commands: commands.into_iter().map(|command| Arc::new(Mutex::new(command))).collect(),
             starts: AtomicUsize::new(0),
             spawner: spawner.clone(),
+            clock,
             child: Mutex::new(None),
         })
+    }
+
+    /// None if it has the machine's.
+    pub(crate) fn clock(&self) -> Option<&WallClock> {
+        self.clock.as_ref()
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -46,6 +46,10 @@ impl Folder {
         self.0.join("members")
     }
 
+    pub(super) fn clocks(&self) -> PathBuf {
+        self.0.join("clocks")
+    }
+
     pub(super) fn config(&self, name: &str) -> PathBuf {
         self.members().join(format!("{name}.toml"))
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use tally_stack::sys::Signal;
 use tally_stack::{Part, registry, store};
+use tally_wall_clock::WallClocks;
 
 use super::child_process::ChildProcess;
 use super::ports::check_free;
@@ -32,6 +33,7 @@ pub(super) struct ServerContext<'a> {
     pub(super) program: &'a Path,
     pub(super) spawner: &'a Spawner,
     pub(super) http: &'a reqwest::Client,
+    pub(super) clocks: Option<&'a WallClocks>,
 }
 
 impl Server {
@@ -48,8 +50,9 @@ impl Server {
             _ => registry::command(&folder, address, unpacked),
         };
         let log = context.logs.join(format!("{part}.log"));
-        let program =
-            ChildProcess::new(part.name(), vec![command.into_std()], log, context.spawner)?;
+        let clock = context.clocks.map(|clocks| clocks.of(part.name())).transpose()?;
+        let commands = vec![command.into_std()];
+        let program = ChildProcess::new(part.name(), commands, log, context.spawner, clock)?;
         let server = Server { part, program, folder, address, http: context.http.clone() };
         server.start().await?;
         Ok(server)
@@ -67,6 +70,10 @@ impl Server {
                 outcome => return outcome,
             }
         }
+    }
+
+    pub(crate) fn program(&self) -> &ChildProcess {
+        &self.program
     }
 
     pub(crate) async fn kill(&self) -> anyhow::Result<()> {
@@ -99,9 +106,5 @@ impl Server {
 
     fn kept(&self) -> PathBuf {
         self.folder.with_extension("kept")
-    }
-
-    pub(super) fn program(&self) -> &ChildProcess {
-        &self.program
     }
 }

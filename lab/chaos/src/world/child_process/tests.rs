@@ -20,8 +20,14 @@ impl Bench {
     fn shell(&self, script: &str) -> ChildProcess {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        ChildProcess::new("shell", vec![command], self.folder.path().join("log"), &self.spawner)
-            .unwrap()
+        ChildProcess::new(
+            "shell",
+            vec![command],
+            self.folder.path().join("log"),
+            &self.spawner,
+            None,
+        )
+        .unwrap()
     }
 }
 
