@@ -20,8 +20,7 @@ impl FaultScope {
             | FaultKind::EmptyRegistry
             | FaultKind::KillGateway
             | FaultKind::AddPartition
-            | FaultKind::StepClock
-            | FaultKind::StepMachineClock => FaultScope::Nothing,
+            | FaultKind::StepClock => FaultScope::Nothing,
             _ => FaultScope::Everything,
         }
     }

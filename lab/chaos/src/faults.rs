@@ -42,7 +42,7 @@ const BUSY_LOOK: Duration = Duration::from_millis(20);
 /// Blocks whose tokens ClickHouse remembers: few, so that a sink oversleeps them, but not fewer
 /// than may be on their way at once.
 pub(crate) const REMEMBERED_BLOCKS: u32 = 12;
-/// The jumps of the event clock and of a machine's, milliseconds: back and forth, within a day.
+/// The event clock's jumps, milliseconds: back and forth, within a day.
 const CLOCK_STEPS: [i64; 4] = [-3_600_000, 3_600_000, -61_000, 7_200_000];
 
 /// Whether a fault met its target, and what it was, for the history.
