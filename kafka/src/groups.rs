@@ -19,9 +19,9 @@ pub struct GroupMember {
     pub client_id: String,
     /// Where it came from.
     pub host: String,
-    /// The partitions of the topic in question that it has; none while the group is about to give
-    /// partitions out anew.
-    pub partitions: Vec<i32>,
+    /// The partitions of the topic in question that it has, empty while the group is about to give
+    /// partitions out anew; `None` if that cannot be read.
+    pub partitions: Option<Vec<i32>>,
 }
 
 /// The members of a group, and what they have of a topic. Asks every broker, and blocks meanwhile.
@@ -40,16 +40,18 @@ pub fn group_members<C: ClientContext>(
     Ok(told.collect())
 }
 
-/// What a member's assignment, in the consumers' protocol, says of a topic.
-fn partitions(assignment: &[u8], topic: &str) -> Vec<i32> {
-    let Some((version, body)) = assignment.split_first_chunk() else { return Vec::new() };
+/// What a member's assignment, in the consumers' protocol, says of a topic; `None` if it is not in
+/// that protocol.
+fn partitions(assignment: &[u8], topic: &str) -> Option<Vec<i32>> {
+    if assignment.is_empty() {
+        return Some(Vec::new());
+    }
+    let (version, body) = assignment.split_first_chunk()?;
     // Each version begins with what the ones before it have.
     let version = i16::from_be_bytes(*version).min(ConsumerProtocolAssignment::VERSIONS.max);
-    let Ok(decoded) = ConsumerProtocolAssignment::decode(&mut Cursor::new(body), version) else {
-        return Vec::new();
-    };
+    let decoded = ConsumerProtocolAssignment::decode(&mut Cursor::new(body), version).ok()?;
     let of_topic = decoded.assigned_partitions.into_iter().filter(|of| **of.topic == *topic);
-    of_topic.flat_map(|of| of.partitions).collect()
+    Some(of_topic.flat_map(|of| of.partitions).collect())
 }
 
 #[cfg(test)]
@@ -71,13 +73,14 @@ mod tests {
         .concat();
         for version in [0, 1, 3, 7] {
             let assignment = [[0, version].as_slice(), &body].concat();
-            assert_eq!(partitions(&assignment, "topic"), [1, 3]);
-            assert!(partitions(&assignment, "third").is_empty());
+            assert_eq!(partitions(&assignment, "topic"), Some(vec![1, 3]));
+            assert_eq!(partitions(&assignment, "third"), Some(vec![]));
         }
         for cut in 0..body.len() {
             let assignment = [[0, 1].as_slice(), &body[..cut]].concat();
-            assert!(partitions(&assignment, "topic").is_empty());
+            assert_eq!(partitions(&assignment, "topic"), None);
         }
-        assert!(partitions(&[], "topic").is_empty());
+        assert_eq!(partitions(&[0], "topic"), None);
+        assert_eq!(partitions(&[], "topic"), Some(vec![]));
     }
 }

@@ -86,7 +86,8 @@ impl Look {
         let Group { name, topic, own_prefix } = &self.group;
         let mut members = group_members(self.consumer.client(), name, topic)?;
         members.retain(|member| {
-            !member.client_id.starts_with(own_prefix) && !member.partitions.is_empty()
+            let has_none = member.partitions.as_ref().is_some_and(Vec::is_empty);
+            !member.client_id.starts_with(own_prefix) && !has_none
         });
         Ok(members)
     }
@@ -102,8 +103,11 @@ struct Telling {
 
 impl Telling {
     fn tell(&mut self, Group { name, topic, .. }: &Group, strangers: &[GroupMember]) {
-        let told = |GroupMember { client_id, host, partitions }: &GroupMember| {
-            format!("{client_id} at {host} has partitions {partitions:?} of {topic}")
+        let told = |GroupMember { client_id, host, partitions }: &GroupMember| match partitions {
+            Some(partitions) => {
+                format!("{client_id} at {host} has partitions {partitions:?} of {topic}")
+            }
+            None => format!("{client_id} at {host} has what cannot be read of {topic}"),
         };
         let strangers: BTreeSet<String> = strangers.iter().map(told).collect();
         for stranger in strangers.difference(&self.known) {
