@@ -66,6 +66,11 @@ impl<'c> GroupConsumer<'c> {
         self.fetcher.fetch()
     }
 
+    /// Has the next message come of another partition than the last one, if there is one.
+    pub(crate) fn end_turn(&mut self) {
+        self.fetcher.end_turn();
+    }
+
     /// The partitions that Kafka does not serve for long.
     pub(crate) fn unserved(&self) -> Vec<Unserved> {
         self.fetcher.unserved()

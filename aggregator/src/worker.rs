@@ -261,7 +261,12 @@ impl Worker<'_> {
                 }
                 // A commit may wait for the coordinator for long; the group and the other
                 // partitions are served meanwhile.
-                if self.committer.is_idle() { self.flush(|_| true) } else { Ok(()) }
+                if self.committer.is_idle() {
+                    self.flush(|_| true)?;
+                    // Where flushes are small, what was fetched of one partition takes many.
+                    self.consumer.end_turn();
+                }
+                Ok(())
             }
         }
     }

@@ -53,6 +53,8 @@ pub(super) struct DirectFetcher {
     current: Option<(i32, RecordBatches)>,
     /// By partition that is read.
     runs: BTreeMap<i32, PartitionRun>,
+    /// The partition that the last batches were of; what waits of those after it goes first.
+    turn: i32,
     last_run: u64,
     leaders: Option<JoinHandle<()>>,
 }
@@ -64,7 +66,8 @@ struct PartitionRun {
     /// The offset that the next fetch must begin at.
     next: i64,
     is_paused: bool,
-    /// What has come and is not read yet; more than one element only where it was paused.
+    /// What has come and is not read yet. Nothing more is asked for until it is, but for what is on
+    /// its way.
     waiting: VecDeque<Result<RecordBatches, Unreadable>>,
 }
 
@@ -106,6 +109,7 @@ impl DirectFetcher {
             partition_fetches,
             current: None,
             runs: BTreeMap::new(),
+            turn: 0,
             last_run: 0,
             leaders,
         }
@@ -157,6 +161,18 @@ impl DirectFetcher {
         reader.is_paused = false;
         if reader.waiting.is_empty() {
             self.shared.ask_again(partition);
+        }
+    }
+
+    /// Ends the turn of the partition that is read right now: what comes next is of others, if they
+    /// have something.
+    pub(super) fn end_turn(&mut self) {
+        let Some((partition, batches)) = self.current.take() else { return };
+        while self.receive() {}
+        let reader = self.runs.get_mut(&partition).expect("what is read right now has a reader");
+        reader.waiting.push_front(Ok(batches));
+        for (partition, _) in self.runs.iter().filter(|(_, reader)| !reader.waiting.is_empty()) {
+            self.shared.lock().pause(*partition);
         }
     }
 
@@ -243,50 +259,63 @@ impl DirectFetcher {
     /// The batches that waited, or else those that come, of a partition that is not paused.
     fn next_batches(&mut self) -> Option<Result<(i32, RecordBatches), Unreadable>> {
         loop {
-            for (partition, reader) in &mut self.runs {
-                if !reader.is_paused
-                    && let Some(content) = reader.waiting.pop_front()
-                {
-                    if reader.waiting.is_empty() {
-                        self.shared.ask_again(*partition);
-                    }
-                    return Some(content.map(|batches| (*partition, batches)));
-                }
-            }
-            let PartitionFetch { partition, run, content } =
-                self.partition_fetches.try_recv().ok()?;
-            if let Ok(range) = &content
-                && self.shared.unread.take(range.batches.bytes())
-            {
-                self.shared.wanted.notify_waiters();
-            }
-            let Some(reader) = self.runs.get_mut(&partition).filter(|reader| reader.run == run)
-            else {
-                continue;
+            let has_some = |(partition, reader): (&i32, &PartitionRun)| {
+                (!reader.is_paused && !reader.waiting.is_empty()).then_some(*partition)
             };
-            let content = match content {
-                Ok(FetchedRange { from, next, batches }) if from == reader.next => {
-                    reader.next = next;
-                    Ok(batches)
+            let in_turn = self.runs.range(self.turn + 1..).chain(self.runs.range(..=self.turn));
+            if let Some(partition) = in_turn.filter_map(has_some).next() {
+                let reader = self.runs.get_mut(&partition).expect("it was seen just now");
+                let content = reader.waiting.pop_front().expect("it was seen just now");
+                if reader.waiting.is_empty() {
+                    self.shared.ask_again(partition);
                 }
-                // Two brokers were asked for the partition, as its leader changed, and the second
-                // one was faster.
-                Ok(FetchedRange { from, .. }) => {
-                    tracing::info!(
-                        partition,
-                        next = reader.next,
-                        from,
-                        "a Kafka broker answered out of turn; asking for the partition again"
-                    );
-                    self.last_run += 1;
-                    reader.run = self.last_run;
-                    self.shared.ask_from(partition, reader.run, reader.next);
-                    continue;
-                }
-                Err(unreadable) => Err(unreadable),
-            };
-            reader.waiting.push_back(content);
+                self.turn = partition;
+                return Some(content.map(|batches| (partition, batches)));
+            }
+            if !self.receive() {
+                return None;
+            }
         }
+    }
+
+    /// Takes what a broker answered, if there is something, to what waits of its partition; says
+    /// whether there was.
+    fn receive(&mut self) -> bool {
+        let Ok(PartitionFetch { partition, run, content }) = self.partition_fetches.try_recv()
+        else {
+            return false;
+        };
+        if let Ok(range) = &content
+            && self.shared.unread.take(range.batches.bytes())
+        {
+            self.shared.wanted.notify_waiters();
+        }
+        let Some(reader) = self.runs.get_mut(&partition).filter(|reader| reader.run == run) else {
+            return true;
+        };
+        let content = match content {
+            Ok(FetchedRange { from, next, batches }) if from == reader.next => {
+                reader.next = next;
+                Ok(batches)
+            }
+            // Two brokers were asked for the partition, as its leader changed, and the second one
+            // was faster.
+            Ok(FetchedRange { from, .. }) => {
+                tracing::info!(
+                    partition,
+                    next = reader.next,
+                    from,
+                    "a Kafka broker answered out of turn; asking for the partition again"
+                );
+                self.last_run += 1;
+                reader.run = self.last_run;
+                self.shared.ask_from(partition, reader.run, reader.next);
+                return true;
+            }
+            Err(unreadable) => Err(unreadable),
+        };
+        reader.waiting.push_back(content);
+        true
     }
 
     fn drop_current(&mut self, partition: i32) {

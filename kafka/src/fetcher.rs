@@ -171,6 +171,15 @@ impl Fetcher {
         }
     }
 
+    /// Ends the turn of the partition that the last message was of: what comes next is of others, if
+    /// they have something. Without this a partition gives all that was fetched of it at a time.
+    pub fn end_turn(&mut self) {
+        match &mut self.0 {
+            Backend::Direct(direct) => direct.end_turn(),
+            Backend::Queues(queues) => queues.end_turn(),
+        }
+    }
+
     /// The offset up to which there is nothing in a partition that was not handed over, beyond
     /// transaction markers too; `None` while there is, and where librdkafka fetches, which does not
     /// tell of markers.

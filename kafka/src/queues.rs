@@ -60,7 +60,8 @@ pub(super) struct LibrdkafkaQueues {
 struct PartitionQueue {
     handle: *mut sys::rd_kafka_queue_t,
     is_paused: bool,
-    /// Messages that were taken out when the partition was paused, and not handed over yet.
+    /// Messages that were taken out when the partition was paused or its turn ended, and not handed
+    /// over yet.
     waiting: Vec<OwnedMessage>,
 }
 
@@ -182,6 +183,14 @@ impl LibrdkafkaQueues {
         let Some(queue) = self.queues.get_mut(&partition) else { return };
         queue.is_paused = true;
         if self.turn == partition {
+            self.end_turn();
+        }
+    }
+
+    /// Ends the turn of the partition that is read right now: what comes next is of others, if they
+    /// have something.
+    pub(super) fn end_turn(&mut self) {
+        if let Some(queue) = self.queues.get_mut(&self.turn) {
             queue.waiting.extend(self.batch.drain(..).skip(self.at).map(OwnedMessage));
             self.at = 0;
         }
@@ -234,15 +243,16 @@ impl LibrdkafkaQueues {
     /// Takes messages out of the next partition in turn that has some; `false` if none has.
     fn refill(&mut self) -> bool {
         self.drop_batch();
-        for (partition, queue) in &mut self.queues {
-            if !queue.is_paused && !queue.waiting.is_empty() {
+        let after = self.queues.range(self.turn + 1..).chain(self.queues.range(..=self.turn));
+        let after: Vec<i32> =
+            after.filter(|(_, queue)| !queue.is_paused).map(|(id, _)| *id).collect();
+        for partition in after {
+            let queue = self.queues.get_mut(&partition).expect("it was seen just now");
+            if !queue.waiting.is_empty() {
                 self.batch.extend(queue.waiting.drain(..).map(OwnedMessage::into_raw));
-                self.turn = *partition;
+                self.turn = partition;
                 return true;
             }
-        }
-        let after = self.queues.range(self.turn + 1..).chain(self.queues.range(..=self.turn));
-        for (partition, queue) in after.filter(|(_, queue)| !queue.is_paused) {
             // SAFETY: the queue is alive, and the vector has room for as many pointers as the call
             // may write; it says how many it wrote.
             let taken = unsafe {
@@ -253,7 +263,7 @@ impl LibrdkafkaQueues {
             if taken > 0 {
                 // SAFETY: that many pointers were written just now.
                 unsafe { self.batch.set_len(taken) };
-                self.turn = *partition;
+                self.turn = partition;
                 return true;
             }
         }

@@ -374,6 +374,7 @@ fn direct() -> (DirectFetcher, Sender<PartitionFetch>) {
             partition_fetches,
             current: None,
             runs: BTreeMap::new(),
+            turn: 0,
             last_run: 0,
             leaders: None,
         },
@@ -429,6 +430,29 @@ fn more_of_a_resumed_partition_is_asked_for_once_what_had_come_is_read() {
     assert!(is_asked_for(&direct));
 }
 
+#[test]
+fn partitions_whose_turns_end_take_turns_and_no_more_of_them_is_asked_for() {
+    let (mut direct, sender) = direct();
+    direct.start(&[(0, BASE), (1, BASE), (2, BASE)]);
+    for partition in 0..2 {
+        for at in [BASE, BASE + 2] {
+            sender.send(fetch_of(&direct, partition, at..at + 2)).unwrap();
+        }
+    }
+    let mut read = Vec::new();
+    while let Some(message) = direct.fetch_to_keep() {
+        let message = message.unwrap();
+        read.push((message.partition, message.offset - BASE));
+        direct.end_turn();
+        let state = direct.shared.lock();
+        for (partition, reader) in &direct.runs {
+            assert_eq!(state.partitions[partition].is_paused, !reader.waiting.is_empty());
+        }
+    }
+    let in_turn = (0..4).flat_map(|at| [(0, at), (1, at)]);
+    assert_eq!(read, in_turn.collect::<Vec<_>>());
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// So many messages of a partition come.
@@ -438,6 +462,7 @@ enum Step {
     /// It is read again from where its reader is.
     Start(i32),
     Fetch,
+    EndTurn,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -446,6 +471,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         (0..3).prop_map(Step::Pause),
         (0..3).prop_map(Step::Resume),
         (0..3).prop_map(Step::Start),
+        Just(Step::EndTurn),
         Just(Step::Fetch),
         Just(Step::Fetch),
         Just(Step::Fetch),
@@ -488,6 +514,7 @@ proptest! {
                     direct.start(&[(partition, reader.next)]);
                     (reader.coming, reader.is_paused) = (reader.next, false);
                 }
+                Step::EndTurn => direct.end_turn(),
                 Step::Fetch => {
                     let Some(fetched) = direct.fetch_to_keep() else { continue };
                     let fetched = fetched.unwrap();
