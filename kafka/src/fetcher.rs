@@ -172,7 +172,7 @@ impl Fetcher {
     }
 
     /// Ends the turn of the partition that the last message was of: what comes next is of others, if
-    /// they have something. Without this a partition gives all that was fetched of it at a time.
+    /// they have something. Otherwise a turn ends with what was fetched of the partition at a time.
     pub fn end_turn(&mut self) {
         match &mut self.0 {
             Backend::Direct(direct) => direct.end_turn(),

@@ -1,8 +1,8 @@
 //! librdkafka's waits, by the monotonic clock.
 //!
-//! All of its waits that have a limit are C11's `cnd_timedwait`, until a time of the wall clock: set
-//! back by an hour, it has them wait an hour longer (librdkafka 2.12, `cnd_timedwait_ms`). The
-//! linker takes this function before glibc's.
+//! All of its waits that have a limit are C11's `cnd_timedwait`, until a time of the wall clock. A
+//! clock that is set back by an hour has them wait an hour longer (librdkafka 2.12,
+//! `cnd_timedwait_ms`). The linker takes this function before glibc's.
 
 use std::ffi::c_int;
 use std::time::Duration;

@@ -155,9 +155,9 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     }
 }
 
-/// librdkafka joins its group again at once when partitions are added, also while some are to be let
-/// go, and as if they had been: the group gives them to another member, while the one that still
-/// has them is a member as well, and may flush.
+/// librdkafka joins its group again at once when partitions are added, also while some are to be
+/// let go, and as if they had been: the group gives them to another member, while the one that
+/// still has them is a member as well, and may flush.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_that_are_added_while_others_move_give_none_two_owners() {
     let mut tally = Installation::new("two_owners").await;
