@@ -171,8 +171,9 @@ impl Fetcher {
         }
     }
 
-    /// Ends the turn of the partition that the last message was of: what comes next is of others, if
-    /// they have something. Otherwise a turn ends with what was fetched of the partition at a time.
+    /// Ends the turn of the partition that the last message was of: what comes next is of others,
+    /// if they have something. Otherwise a turn ends with what was fetched of the partition at a
+    /// time.
     pub fn end_turn(&mut self) {
         match &mut self.0 {
             Backend::Direct(direct) => direct.end_turn(),

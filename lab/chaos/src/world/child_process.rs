@@ -37,8 +37,8 @@ pub(crate) struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts nothing yet. Standard output and error go to the log. It has the machine's clock if it
-    /// is given none.
+    /// Starts nothing yet. Standard output and error go to the log. It has the machine's clock if
+    /// it is given none.
     pub(super) fn new(
         name: &str,
         mut commands: Vec<Command>,
