@@ -66,9 +66,10 @@ impl<'c> GroupConsumer<'c> {
         self.fetcher.fetch()
     }
 
-    /// Has the next message come of another partition than the last one, if there is one.
-    pub(crate) fn end_turn(&mut self) {
-        self.fetcher.end_turn();
+    /// With short turns, the next message is of another partition than the last one, if another
+    /// has one.
+    pub(crate) fn short_turns(&mut self, are_wanted: bool) {
+        self.fetcher.short_turns(are_wanted);
     }
 
     /// The partitions that Kafka does not serve for long.
@@ -139,7 +140,7 @@ impl<'c> GroupConsumer<'c> {
     }
 
     /// Whether the partitions belong to another member already, as far as is known: librdkafka does
-    /// not always say so. A flush depends on the member's name, not on this.
+    /// not always say so. A flush depends on member and generation, not on this.
     pub(crate) fn is_lost(&self) -> bool {
         let is_same = match (Member::of(self.consumer), &self.member) {
             (Some(now), Some(member)) => now.is_same(member),

@@ -77,7 +77,8 @@ pub(crate) enum FlushOutcome {
     Undecided(String),
 }
 
-/// Tells the group's metadata of this very moment, or `None` if the consumer is not this member.
+/// Tells the group's metadata of this very moment, or `None` if others may have what the consumer
+/// held as this member.
 pub(crate) type GroupMetadata =
     Box<dyn Fn(Option<&Member>) -> Option<ConsumerGroupMetadata> + Send + Sync>;
 
@@ -279,12 +280,11 @@ impl ProducerRotation {
             transaction.send(record(&self.kafka.rejected, &self.kafka.increments, rejected))?;
         }
         // The metadata is asked for now, because the group may have begun a new generation since
-        // the flush was taken, and the broker refuses an old one. It takes the present one of any
-        // member, whosever the partitions are, so `group_metadata` says whether they are this
-        // consumer's still: no partition is let go while a flush is in flight, and a consumer that
-        // was left out of the group comes back as another member. If it is left out after this
-        // line, the broker refuses the generation.
-        let group = (self.group)(job.member.as_ref()).ok_or(Cause::NoMember)?;
+        // the flush was taken, and the broker refuses an old one. The broker takes the present one
+        // of any member, also for partitions that are another's. So `group_metadata` gives it only
+        // while what the flush is of cannot have been given to others. If this consumer is left out
+        // of the group after this line, the broker refuses the generation.
+        let group = (self.group)(job.member.as_ref()).ok_or(Cause::NotHeld)?;
         transaction.offsets(&job.offsets, &group)
     }
 }

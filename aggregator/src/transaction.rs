@@ -121,8 +121,11 @@ impl ProducerContext for ConnectionWatch {
 pub(crate) enum Cause {
     #[error(transparent)]
     Kafka(#[from] KafkaError),
-    #[error("this consumer is no member of its group any more")]
-    NoMember,
+    #[error(
+        "the consumer group may have given the partitions to others: this consumer is no member \
+         any more, or the group is two generations beyond the last assignment that it took"
+    )]
+    NotHeld,
 }
 
 /// What became of a transaction that did not certainly commit. Its producer must not be used again.
@@ -227,7 +230,7 @@ impl<'p> Transaction<'p> {
             }
             // A message was refused, or a call was never made: nothing can have been committed.
             Cause::Kafka(KafkaError::MessageProduction(_) | KafkaError::MetadataFetch(_))
-            | Cause::NoMember => self.abort(cause),
+            | Cause::NotHeld => self.abort(cause),
             Cause::Kafka(_) => Failure::Unknown(cause),
         }
     }

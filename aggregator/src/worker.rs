@@ -263,8 +263,10 @@ impl Worker<'_> {
                 // partitions are served meanwhile.
                 if self.committer.is_idle() {
                     self.flush(|_| true)?;
-                    // Where flushes are small, what was fetched of one partition takes many.
-                    self.consumer.end_turn();
+                    // What was fetched of one partition may take many small flushes. The others do
+                    // not wait for all of them.
+                    let are_short = self.partitions.flush_size().is_reduced();
+                    self.consumer.short_turns(are_short);
                 }
                 Ok(())
             }

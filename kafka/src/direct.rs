@@ -11,7 +11,7 @@
 //!
 //! What is fetched and not read yet is bounded ([`shared::UnreadBytes`]): from there on nothing is
 //! asked for. Nothing more is asked for of a partition that is paused either; what has come of it
-//! waits.
+//! waits. Where partitions take short turns, what waits is besides one answer of each at most.
 //!
 //! Partitions are read as `read_committed` consumers read them: brokers send nothing beyond the
 //! last stable offset, and the messages of transactions that the broker names as aborted are passed
@@ -31,6 +31,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
@@ -53,7 +54,7 @@ pub(super) struct DirectFetcher {
     current: Option<(i32, RecordBatches)>,
     /// By partition that is read.
     runs: BTreeMap<i32, PartitionRun>,
-    /// The partition that the last batches were of; what waits of those after it goes first.
+    /// The partition that was read last. The next one is looked for from the number after it.
     turn: i32,
     last_run: u64,
     leaders: Option<JoinHandle<()>>,
@@ -164,9 +165,13 @@ impl DirectFetcher {
         }
     }
 
-    /// Ends the turn of the partition that is read right now: what comes next is of others, if they
-    /// have something.
-    pub(super) fn end_turn(&mut self) {
+    /// With short turns, ends the one of the partition that is read right now: what comes next is of
+    /// others, if they have something.
+    pub(super) fn short_turns(&mut self, are_wanted: bool) {
+        self.shared.one_at_a_time.store(are_wanted, Ordering::Relaxed);
+        if !are_wanted {
+            return;
+        }
         let Some((partition, batches)) = self.current.take() else { return };
         while self.receive() {}
         let reader = self.runs.get_mut(&partition).expect("what is read right now has a reader");

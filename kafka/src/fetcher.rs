@@ -171,13 +171,14 @@ impl Fetcher {
         }
     }
 
-    /// Ends the turn of the partition that the last message was of: what comes next is of others,
-    /// if they have something. Otherwise a turn ends with what was fetched of the partition at a
-    /// time.
-    pub fn end_turn(&mut self) {
+    /// Says whether partitions take short turns. If so, the turn of the one that the last message
+    /// was of ends here: what comes next is of others, if they have something. Otherwise a turn
+    /// ends with what was fetched of the partition at a time.
+    pub fn short_turns(&mut self, are_wanted: bool) {
         match &mut self.0 {
-            Backend::Direct(direct) => direct.end_turn(),
-            Backend::Queues(queues) => queues.end_turn(),
+            Backend::Direct(direct) => direct.short_turns(are_wanted),
+            Backend::Queues(queues) if are_wanted => queues.end_turn(),
+            Backend::Queues(_) => {}
         }
     }
 

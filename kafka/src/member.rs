@@ -32,7 +32,9 @@ const TAKES: usize = 5;
 /// into it with all of them, and the group gives none away that was not let go. In later ones that
 /// may not be so. librdkafka waits until what the group takes is let go before it joins again, but
 /// for one case: where the topic's partitions change meanwhile it joins at once, as if it had been
-/// let go (`rd_kafka_cgrp_metadata_update_check`, librdkafka 2.12).
+/// let go (`rd_kafka_cgrp_metadata_update_check`, librdkafka 2.12). Should they change twice before
+/// an assignment is taken, its generation is not the one that is noted; then the sink, which takes
+/// no batch that overlaps another one, is what is left.
 pub fn group_metadata<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     member: &Member,

@@ -107,7 +107,10 @@ impl Telling {
             Some(partitions) => {
                 format!("{client_id} at {host} has partitions {partitions:?} of {topic}")
             }
-            None => format!("{client_id} at {host} has what cannot be read of {topic}"),
+            None => format!(
+                "{client_id} at {host} has an assignment that cannot be read, perhaps with \
+                     partitions of {topic}"
+            ),
         };
         let strangers: BTreeSet<String> = strangers.iter().map(told).collect();
         for stranger in strangers.difference(&self.known) {

@@ -114,12 +114,16 @@ async fn init_makes_topics_that_keep_the_log() {
         settings.remove("max.message.bytes");
         settings.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
     };
-    let kept = ["cleanup.policy=delete", "min.insync.replicas=1", "retention.bytes=-1"];
+    let kept = [
+        "cleanup.policy=delete",
+        "message.timestamp.type=LogAppendTime",
+        "min.insync.replicas=1",
+        "retention.bytes=-1",
+    ];
     let of_log = [&kept[..], &["retention.ms=-1"]].concat();
-    assert_eq!(settings(&kafka.rejected).await, of_log);
-    let mut of_increments = of_log.clone();
-    of_increments.insert(1, "message.timestamp.type=LogAppendTime");
-    assert_eq!(settings(&kafka.increments).await, of_increments);
+    for topic in [&kafka.increments, &kafka.rejected] {
+        assert_eq!(settings(topic).await, of_log);
+    }
     let of_deltas = [&kept[..], &["retention.ms=2592000000"]].concat();
     assert_eq!(settings(&kafka.deltas).await, of_deltas);
 }

@@ -306,12 +306,12 @@ fn a_commit_that_is_not_answered_in_time_is_unknown() {
 }
 
 #[test]
-fn a_flush_of_what_is_no_member_sends_no_offsets() {
+fn a_flush_of_what_others_may_have_sends_no_offsets() {
     let mut bench = TestRotation::new();
     bench.rotation.group = Box::new(|_| None);
     // It would fail otherwise.
     let outcome = bench.commit(Api::AddOffsetsToTxn, &[RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]);
-    assert!(matches!(outcome, Err(Failure::Aborted(Cause::NoMember))), "{outcome:?}");
+    assert!(matches!(outcome, Err(Failure::Aborted(Cause::NotHeld))), "{outcome:?}");
 }
 
 #[test]

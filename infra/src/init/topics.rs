@@ -35,6 +35,10 @@ const COPY_BYTES: u64 = 64 << 10;
 /// How long ClickHouse may be away, or its backup old, and still be filled again from `deltas`.
 const DELTAS_RETENTION_MS: u64 = 30 * 24 * 3600 * 1000;
 
+/// Why the topics that services append to have the brokers' times.
+const CLOCK_AHEAD: &str =
+    "Kafka refuses what a service appends whose machine's clock is more than an hour ahead";
+
 /// Returns whether batches of deltas are there already.
 pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<bool, Error> {
     let broker = |error: KafkaError| Error::Broker {
@@ -55,9 +59,7 @@ pub(super) async fn init(kafka: &config::Kafka, report: &mut Report) -> Result<b
 
 fn of_increments(kafka: &config::Kafka) -> Vec<Requirement> {
     let mut requirements = of_log(kafka);
-    requirements.push(Requirement::told(
-        TIMESTAMPS,
-        Want::Exactly("LogAppendTime"),
+    requirements.push(brokers_time(
         "by the clock of a client that is wrong, or by the old times of a backfill, events are \
          rejected as future_event_time",
     ));
@@ -68,6 +70,7 @@ fn of_deltas(kafka: &config::Kafka) -> Vec<Requirement> {
     let read_again = "what ClickHouse lacks, or loses, is read again from there";
     let mut requirements = of_all(kafka);
     requirements.extend([
+        brokers_time(CLOCK_AHEAD),
         Requirement::told(RETENTION, Want::LastingAtLeast(DELTAS_RETENTION_MS), read_again),
         Requirement::told(RETENTION_BYTES, Want::Exactly("-1"), read_again),
         Requirement::refused(
@@ -81,13 +84,17 @@ fn of_deltas(kafka: &config::Kafka) -> Vec<Requirement> {
 
 fn of_rejected(kafka: &config::Kafka, longest_copy: Requirement) -> Vec<Requirement> {
     let mut requirements = of_log(kafka);
-    requirements.push(longest_copy);
+    requirements.extend([brokers_time(CLOCK_AHEAD), longest_copy]);
     requirements
 }
 
 fn of_checkpoints(kafka: &config::Kafka) -> Vec<Requirement> {
     let newest = "the newest checkpoint of each partition is needed, and no other";
     vec![Requirement::refused(CLEANUP, Want::Exactly("compact"), newest), in_sync(kafka)]
+}
+
+fn brokers_time(why: &'static str) -> Requirement {
+    Requirement::told(TIMESTAMPS, Want::Exactly("LogAppendTime"), why)
 }
 
 /// Of the topics that a count is verified from.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -215,6 +216,9 @@ impl BrokerFetcher {
                     self.shared.unread.add(records.len());
                     let next = partition.next;
                     state.served(id);
+                    if self.shared.one_at_a_time.load(Ordering::Relaxed) {
+                        state.pause(id);
+                    }
                     received.push(ReceivedRecords {
                         partition: id,
                         run,

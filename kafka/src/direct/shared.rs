@@ -1,7 +1,7 @@
 //! What the reader of messages, the fetchers of brokers and the search for leaders have in common.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub(super) struct Shared {
     pub(super) partition_fetches: Sender<PartitionFetch>,
     /// Bytes of the buffers in `partition_fetches` that nobody has taken yet.
     pub(super) unread: UnreadBytes,
+    /// Whether no more of a partition is asked for until what came of it last is read.
+    pub(super) one_at_a_time: AtomicBool,
     state: Mutex<State>,
     /// Notified when a partition may have no leader that there is a fetcher for, and when the state
     /// is closed.
@@ -96,6 +98,7 @@ impl Shared {
             buffers: BufferPool::new(BUFFER_POOL_BYTES),
             partition_fetches,
             unread: UnreadBytes::default(),
+            one_at_a_time: AtomicBool::new(false),
             state: Mutex::new(State { topic: topic.to_owned(), ..State::default() }),
             leader_missing: Condvar::new(),
             wanted: Notify::new(),

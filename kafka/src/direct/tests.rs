@@ -431,7 +431,7 @@ fn more_of_a_resumed_partition_is_asked_for_once_what_had_come_is_read() {
 }
 
 #[test]
-fn partitions_whose_turns_end_take_turns_and_no_more_of_them_is_asked_for() {
+fn with_short_turns_no_more_of_a_partition_is_asked_for_until_what_waits_of_it_is_read() {
     let (mut direct, sender) = direct();
     direct.start(&[(0, BASE), (1, BASE), (2, BASE)]);
     for partition in 0..2 {
@@ -443,7 +443,7 @@ fn partitions_whose_turns_end_take_turns_and_no_more_of_them_is_asked_for() {
     while let Some(message) = direct.fetch_to_keep() {
         let message = message.unwrap();
         read.push((message.partition, message.offset - BASE));
-        direct.end_turn();
+        direct.short_turns(true);
         let state = direct.shared.lock();
         for (partition, reader) in &direct.runs {
             assert_eq!(state.partitions[partition].is_paused, !reader.waiting.is_empty());
@@ -514,7 +514,7 @@ proptest! {
                     direct.start(&[(partition, reader.next)]);
                     (reader.coming, reader.is_paused) = (reader.next, false);
                 }
-                Step::EndTurn => direct.end_turn(),
+                Step::EndTurn => direct.short_turns(true),
                 Step::Fetch => {
                     let Some(fetched) = direct.fetch_to_keep() else { continue };
                     let fetched = fetched.unwrap();

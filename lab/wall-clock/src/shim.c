@@ -21,7 +21,7 @@
 // How soon a wait notices that the clock was stepped, nanoseconds.
 #define LOOK (SECOND / 10)
 
-// The file, which whoever steps the clock has mapped, too.
+// The file, which whoever steps the clock writes and reads.
 struct clock {
     _Atomic int64_t ahead; // nanoseconds
     _Atomic int64_t reads; // of a clock that was ahead or behind
@@ -97,14 +97,16 @@ int timespec_get(struct timespec *time, int base) {
     return base;
 }
 
-// It is waited in pieces, because a step must end it or make it longer. A signal between two of
-// them is missed: the waiter holds the mutex then, so that takes somebody who signals without it.
+// While the clock is stepped it is waited in pieces, because the step back ends the wait. A signal
+// between two of them is missed, where it is given without the mutex. So otherwise it is waited as
+// a whole.
 static int wait_by_wall_clock(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t until) {
     for (;;) {
         int64_t left = until - now(CLOCK_REALTIME);
         if (left <= 0)
             return ETIMEDOUT;
-        struct timespec end = time_of(now(CLOCK_MONOTONIC) + (left < LOOK ? left : LOOK));
+        int64_t piece = ahead() && left > LOOK ? LOOK : left;
+        struct timespec end = time_of(now(CLOCK_MONOTONIC) + piece);
         int result = real_wait(cond, mutex, CLOCK_MONOTONIC, &end);
         if (result != ETIMEDOUT)
             return result;
