@@ -165,8 +165,8 @@ impl DirectFetcher {
         }
     }
 
-    /// With short turns, ends the one of the partition that is read right now: what comes next is of
-    /// others, if they have something.
+    /// With short turns, ends the one of the partition that is read right now: what comes next is
+    /// of others, if they have something.
     pub(super) fn short_turns(&mut self, are_wanted: bool) {
         self.shared.one_at_a_time.store(are_wanted, Ordering::Relaxed);
         if !are_wanted {
