@@ -192,8 +192,8 @@ async fn partitions_that_are_added_while_others_move_give_none_two_owners() {
     })
     .await;
     proxy.hold(Some(Step::Offsets));
-    // On a slow machine the flush before was given up, and its offsets keep the second one waiting
-    // until the first one is free again: then there is nothing to see here.
+    // On a slow machine the second one joins once more before it has read where it begins. Then it
+    // waits until the first one joins too, which is held here, and there is nothing to see.
     let sees_it = second.logs("reading on");
     let waited = tokio::time::timeout(Duration::from_secs(20), sees_it).await;
     println!("the second member reads the partition beside the first one: {}", waited.is_ok());
