@@ -99,7 +99,7 @@ impl LastBatches {
             own,
             seen: Mutex::default(),
             deltas: config.kafka.deltas.clone(),
-            batches: DeltaBatches::new(&config.registry)?,
+            batches: DeltaBatches::new(&config.registry, &config.kafka.deltas)?,
             runtime: runtime.clone(),
             consumer: None,
         })

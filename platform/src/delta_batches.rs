@@ -49,13 +49,20 @@ type Learned = Result<Arc<DeltaBatchPlan>, String>;
 #[derive(Clone)]
 pub struct DeltaBatches {
     registry: Registry,
+    /// What the registry is known by, which else would be believed though it lost its data.
+    subject: Arc<str>,
     /// By the ids that were asked about.
     learned: Arc<RwLock<BTreeMap<u32, Learned>>>,
 }
 
 impl DeltaBatches {
-    pub fn new(registry: &config::Registry) -> Result<DeltaBatches, Error> {
-        Ok(DeltaBatches { registry: Registry::new(registry)?, learned: Arc::default() })
+    /// Of this topic.
+    pub fn new(registry: &config::Registry, deltas: &str) -> Result<DeltaBatches, Error> {
+        Ok(DeltaBatches {
+            registry: Registry::new(registry)?,
+            subject: format!("{deltas}-value").into(),
+            learned: Arc::default(),
+        })
     }
 
     /// The body of a message's batch by our schema, for [`DeltaBatch::decode`].
@@ -79,6 +86,7 @@ impl DeltaBatches {
         if self.learned.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id) {
             return Ok(false);
         }
+        self.registry.note_latest(&[&self.subject]).await?;
         let plan = match self.registry.schema(id).await? {
             // The registry may learn of it yet.
             Lookup::Unknown => return Ok(false),

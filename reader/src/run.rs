@@ -68,7 +68,7 @@ pub async fn run(
         .set("enable.partition.eof", "true")
         .create_with_context(ErrorsByPoll)
         .map_err(Error::Client)?;
-    let batches = DeltaBatches::new(&config.registry)?;
+    let batches = DeltaBatches::new(&config.registry, &config.kafka.deltas)?;
     let metrics = Metrics::new();
     let api = Arc::new(Api::new(metrics.clone()));
     if let Ok(addr) = listener.local_addr() {

@@ -20,6 +20,7 @@ use tally_counts::{KeyedFingerprint, QuickFingerprint, Salt};
 use tally_platform::checkpoint_key::CheckpointKey;
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
+use tally_platform::registry::Registry;
 use tally_platform::store::PartCounts;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,7 @@ use turns::Turns;
 pub(crate) struct Rounds {
     pub(crate) config: Config,
     pub(crate) batches: DeltaBatches,
+    registry: Registry,
     pub(crate) options: VerifyOptions,
     pub(crate) runtime: Handle,
     /// Ends a round before its time.
@@ -114,7 +116,8 @@ impl Rounds {
         Ok(Rounds {
             key_salt: key.as_ref().map(|key| key.salt(&topic_id)),
             config: config.clone(),
-            batches: DeltaBatches::new(&config.registry)?,
+            batches: DeltaBatches::new(&config.registry, &kafka.deltas)?,
+            registry: Registry::new(&config.registry)?,
             options: options.clone(),
             runtime: runtime.clone(),
             stop: stop.clone(),

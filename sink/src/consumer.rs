@@ -83,7 +83,7 @@ pub(crate) fn run(
     let metrics = Metrics::new();
     let context = InserterContext {
         client: client.clone(),
-        batches: DeltaBatches::new(&config.registry)?,
+        batches: DeltaBatches::new(&config.registry, &config.kafka.deltas)?,
         endpoint,
         topic_id: topic.topic_id().to_owned(),
         metrics: metrics.clone(),

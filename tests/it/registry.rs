@@ -183,6 +183,7 @@ async fn a_registry_that_lost_its_data_rejects_nothing_and_the_gateway_takes_not
     tally.allow(STANDS_STILL);
     tally.allow("no increments are taken until it has them again");
     tally.allow("run `tally init`");
+    tally.allow("a round of verifying failed");
     let source = tally.source().await;
     let new = new_schema(&tally, "new").await;
     let registry = OddRegistry::start(&tally.config.registry.url).await;
@@ -196,6 +197,12 @@ async fn a_registry_that_lost_its_data_rejects_nothing_and_the_gateway_takes_not
     gateway.ready().await;
 
     registry.empty(true);
+    // By its word nothing is wrong with the counts either.
+    let verify = ["reconciler", "verify", "--from-beginning"];
+    let said = tally.tally_in(&url, &verify).await.expect_code(69).stderr;
+    assert!(said.contains("lost its data"), "{said}");
+    let mut watch = tally.start_with(Service::Watch, "a", &url);
+    watch.logs("lost its data").await;
     source.send(0, Some(&by(new, &event("new"), None))).await;
     aggregator.logs(STANDS_STILL).await;
     let reasons = aggregator.readiness().await.expect_err("not ready");
@@ -221,8 +228,9 @@ async fn a_registry_that_lost_its_data_rejects_nothing_and_the_gateway_takes_not
     model.add(&event("new"));
     tally.prove(&model).await;
     gateway.ready().await;
+    watch.counts_beyond(0.0, "tally_reconciler_verified_through", "").await;
     assert_eq!(rejected(&tally).await, []);
-    for service in [&mut aggregator, &mut sink, &mut gateway] {
+    for service in [&mut aggregator, &mut sink, &mut gateway, &mut watch] {
         service.terminate().await;
     }
 }

@@ -43,7 +43,7 @@ impl Registry {
     /// Asks for the schema with this id.
     ///
     /// The answer is [`Lookup::Unknown`] only if the registry says so itself, and still has the
-    /// schemas that this process registered there; everything else that goes wrong is an error, so
+    /// schemas that this process noted as its own; everything else that goes wrong is an error, so
     /// that a registry in trouble never causes good messages to be rejected. (The converter crate's
     /// call gives one error for both, which is why this one is made here.)
     pub async fn schema(&self, id: u32) -> Result<Lookup, Error> {

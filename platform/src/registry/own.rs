@@ -1,4 +1,4 @@
-//! The schemas that this process registered, by which it knows its registry again.
+//! The schemas that this process registered or found, by which it knows its registry again.
 //!
 //! A registry that lost its data, or another environment's, says of every id that it is not there,
 //! or has something else under it. By its word all messages would be rejected, for good.
@@ -6,9 +6,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Error, Registry};
+use super::{Error, Registry, is_no};
 
 /// How long it is believed that the registry still has the schemas.
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
@@ -18,6 +19,13 @@ pub(super) struct OwnSchemas {
     registered: Mutex<Vec<OwnSchema>>,
     /// When the registry was last asked for them all, and had them.
     seen: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// The body of the answer for a version of a subject.
+#[derive(Deserialize)]
+struct Version {
+    id: u32,
+    schema: String,
 }
 
 #[derive(Clone)]
@@ -46,6 +54,13 @@ impl Outline {
     }
 }
 
+impl OwnSchemas {
+    fn has(&self, subject: &str) -> bool {
+        let registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.iter().any(|own| own.subject == subject)
+    }
+}
+
 impl Registry {
     /// Notes that the registry gave this id for the schema.
     pub(super) fn note_own(&self, subject: &str, id: u32, schema: &str) {
@@ -55,12 +70,30 @@ impl Registry {
         registered.push(own);
     }
 
+    /// Notes what the registry has of these subjects, without writing anything to it: for whoever
+    /// registers no schema of its own. What is noted already stays.
+    pub async fn note_latest(&self, subjects: &[&str]) -> Result<(), Error> {
+        for &subject in subjects {
+            if self.own.has(subject) {
+                continue;
+            }
+            let response = self.get(&["subjects", subject, "versions", "latest"]).await?;
+            if is_no(response.status()) {
+                let (url, subject) = (self.url.clone(), subject.to_owned());
+                return Err(Error::NoSubject { url, subject });
+            }
+            let Version { id, schema } = self.json(response).await?;
+            self.note_own(subject, id, &schema);
+        }
+        Ok(())
+    }
+
     /// The error about a registry that says something else of Tally's schemas than it did.
     pub fn not_ours(&self, reason: String) -> Error {
         Error::NotOurs { url: self.url.clone(), reason }
     }
 
-    /// Whether the registry still has each schema that this process registered, under its id;
+    /// Whether the registry still has each schema that this process noted, under its id;
     /// [`Error::NotOurs`] if not.
     pub async fn check_own(&self) -> Result<(), Error> {
         // Whoever comes meanwhile waits for this answer.

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     fn read_one(payload: Option<&[u8]>) -> Result<Arrival, Broken> {
-        let batches = DeltaBatches::new(&config::Registry::default()).unwrap();
+        let batches = DeltaBatches::new(&config::Registry::default(), "deltas").unwrap();
         read(&batches, 3, 40, payload)
     }
 

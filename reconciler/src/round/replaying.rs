@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use tally_platform::plans::Plans;
-use tally_platform::registry::Registry;
+use tally_schemas::avsc;
 
 use super::{Begin, Part, Replayed, Rounds};
 use crate::Error;
@@ -156,7 +156,12 @@ impl Rounds {
         Ok(unreadable)
     }
 
+    /// Asks the registry for Tally's own schemas first. By the word of one that lost its data no
+    /// message could have been counted.
     pub(crate) fn decoder(&self) -> Result<Decoder<'_>, Error> {
-        Ok(Decoder::new(Plans::new(Registry::new(&self.config.registry)?), &self.runtime))
+        let increment = format!("{}-value", self.config.kafka.increments);
+        let own = [increment.as_str(), avsc::INCREMENT_BATCH_SUBJECT];
+        self.runtime.block_on(self.registry.note_latest(&own))?;
+        Ok(Decoder::new(Plans::new(self.registry.clone()), &self.runtime))
     }
 }

@@ -10,7 +10,7 @@ fn inserter(deltas: i64, increments: i64) -> Inserter {
     let store = config::Store::default();
     let context = InserterContext {
         client: store::client(&store),
-        batches: DeltaBatches::new(&config::Registry::default()).unwrap(),
+        batches: DeltaBatches::new(&config::Registry::default(), "deltas").unwrap(),
         endpoint: Endpoint::new(&store).unwrap(),
         topic_id: String::from("deltas"),
         metrics: Metrics::new(),
