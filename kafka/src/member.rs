@@ -69,7 +69,7 @@ fn take_between_looks<T>(
 }
 
 impl Member {
-    /// Whether it is not another one that joined anew.
+    /// Whether both are one member, of whichever generation. A consumer that joins anew is another.
     pub fn is_same(&self, other: &Member) -> bool {
         self.id == other.id
     }

@@ -64,8 +64,7 @@ pub enum FaultKind {
     AddPartition,
     /// The event clock jumps, and jumps back.
     StepClock,
-    /// The wall clock of one process is stepped, and stepped back; its monotonic clock
-    /// goes on.
+    /// The wall clock of one process is stepped, and stepped back; its monotonic clock goes on.
     StepMachineClock,
     /// Connections between two sides are cut, new ones refused.
     CutLink,

@@ -36,21 +36,22 @@ struct OwnSchema {
 }
 
 /// What a registry keeps of a schema, in whatever order and form it gives it back: the record's
-/// name without its namespace, and its fields' names.
+/// name without its namespace, and its fields' names. What is no record is known by its whole text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Outline(String);
 
 impl Outline {
-    /// What is no JSON, or no record, has an outline too: one that none of Tally's schemas has, so
-    /// that the registry is not taken for ours.
     fn of(schema: &str) -> Outline {
-        let json: Value = serde_json::from_str(schema).unwrap_or_default();
-        let name = |of: &Value| of["name"].as_str().unwrap_or("?").to_owned();
-        let fields = json["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let fields: Vec<String> = fields.iter().map(name).collect();
-        let full = name(&json);
+        Outline(Outline::of_record(schema).unwrap_or_else(|| schema.to_owned()))
+    }
+
+    fn of_record(schema: &str) -> Option<String> {
+        let json: Value = serde_json::from_str(schema).ok()?;
+        let name = |of: &Value| of["name"].as_str().map(ToOwned::to_owned);
+        let fields: Option<Vec<String>> = json["fields"].as_array()?.iter().map(name).collect();
+        let full = name(&json)?;
         let short = full.rsplit_once('.').map_or(full.as_str(), |(_, short)| short);
-        Outline(format!("{short} of {}", fields.join(", ")))
+        Some(format!("{short} of {}", fields?.join(", ")))
     }
 }
 
@@ -132,5 +133,6 @@ mod tests {
         assert_eq!(Outline::of(written), Outline::of(rewritten));
         assert_ne!(Outline::of(written), Outline::of(&written.replace("\"b\"", "\"c\"")));
         assert_ne!(Outline::of(written), Outline::of("\"string\""));
+        assert_ne!(Outline::of("message A {}"), Outline::of("message B {}"));
     }
 }
