@@ -2,7 +2,7 @@
 //! them up as the group says. All state is this thread's own.
 
 mod backlog;
-mod delays;
+mod flush_delay;
 mod standstills;
 mod startup;
 
@@ -15,7 +15,7 @@ use tally_platform::unserved::UnservedPartitions;
 use tokio_util::sync::CancellationToken;
 
 use self::backlog::{Backlog, Sources};
-use self::delays::{FlushDelay, StateDelays};
+use self::flush_delay::FlushDelay;
 use self::standstills::Standstills;
 pub(crate) use self::startup::run;
 use crate::Error;
@@ -58,7 +58,6 @@ struct Worker<'c> {
     metrics: Metrics,
     ready: Condition,
     commits: FlushDelay,
-    delays: StateDelays,
     standstills: Standstills,
     unserved: UnservedPartitions,
     backlog: Backlog,
@@ -86,7 +85,6 @@ impl Worker<'_> {
             self.flush_if_due()?;
             self.unserved.tell(|| self.consumer.unserved());
             self.look_for_delays();
-            self.tell_backlog();
             wait = if self.fold_messages()? { Duration::ZERO } else { IDLE };
         }
         self.leave()
@@ -96,10 +94,6 @@ impl Worker<'_> {
         if let Some((_, started)) = &self.pending {
             self.commits.look(*started);
         }
-        self.delays.look(|| self.partitions.states());
-    }
-
-    fn tell_backlog(&mut self) {
         let Worker { backlog, consumer, partitions, standstills, .. } = self;
         let position = |partition| consumer.position(partition);
         let oldest_ms = |partition| partitions.oldest_ms(partition);

@@ -14,6 +14,7 @@ pub mod partition_metrics;
 pub mod plans;
 pub mod problem;
 pub mod process;
+pub mod progress_watch;
 pub mod quiet_log;
 pub mod registry;
 pub mod retry;

@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use opentelemetry::metrics::AsyncInstrument;
 use opentelemetry::{KeyValue, global};
 
+use crate::progress_watch::ProgressWatch;
+
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -17,6 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct PartitionStatus {
     /// What is done with it, in one word: `counting`.
     pub state: &'static str,
+    /// The next offset after all that is dealt with; `None` where it is not known.
+    pub next: Option<i64>,
     /// `None` where it is not known.
     pub lag: Option<Lag>,
 }
@@ -36,6 +40,7 @@ pub type Statuses = BTreeMap<i32, PartitionStatus>;
 
 pub struct PartitionMetrics {
     told: Arc<Mutex<Statuses>>,
+    progress: Option<ProgressWatch>,
     next_look: Instant,
 }
 
@@ -76,7 +81,14 @@ impl PartitionMetrics {
             ))
             .with_callback(of_each(&told, seconds))
             .build();
-        PartitionMetrics { told, next_look: Instant::now() }
+        PartitionMetrics { told, progress: None, next_look: Instant::now() }
+    }
+
+    /// Readiness says, too, which partitions do not get on.
+    #[must_use]
+    pub fn watched(mut self, progress: ProgressWatch) -> PartitionMetrics {
+        self.progress = Some(progress);
+        self
     }
 
     /// Looks at the partitions that the service holds, once a second: of others nothing is told. To
@@ -85,7 +97,11 @@ impl PartitionMetrics {
         let now = Instant::now();
         if now >= self.next_look {
             self.next_look = now + INTERVAL;
-            self.set(statuses());
+            let statuses = statuses();
+            if let Some(progress) = &mut self.progress {
+                progress.look(&statuses, now);
+            }
+            self.set(statuses);
         }
     }
 

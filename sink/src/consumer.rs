@@ -14,6 +14,7 @@ use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
 use tally_platform::partition_metrics::PartitionMetrics;
+use tally_platform::progress_watch::ProgressWatch;
 use tally_platform::retry;
 use tally_platform::store::{self, UnknownPartitions};
 use tally_platform::strangers::{Group, Strangers};
@@ -58,6 +59,12 @@ pub(crate) fn run(
     whole.set(true, "");
     let unserved = UnservedPartitions::new(health, "sink");
     let store_health = StoreHealth::new(health.condition("ClickHouse takes blocks"));
+    let progress = ProgressWatch::new(
+        health.condition("partitions are stored soon"),
+        "stored",
+        &["storing"],
+        Duration::ZERO,
+    );
     let heartbeat = health.heartbeat("consumer loop", MAX_SILENCE);
     let thread = ConsumerThread { heartbeat, stop, runtime };
 
@@ -110,7 +117,7 @@ pub(crate) fn run(
         metrics,
         assigned,
         unserved,
-        status: PartitionMetrics::new("sink", "stored"),
+        status: PartitionMetrics::new("sink", "stored").watched(progress),
         ends: BTreeMap::new(),
         thread,
     };

@@ -256,7 +256,7 @@ impl Inserters {
             };
             let offsets = ends.get(&partition).zip(next).map(|(end, next)| (end - next).max(0));
             let lag = offsets.map(|offsets| Lag { offsets, since_ms });
-            (partition, PartitionStatus { state, lag })
+            (partition, PartitionStatus { state, next, lag })
         };
         self.states.iter_mut().map(status).collect()
     }

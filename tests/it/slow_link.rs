@@ -1,8 +1,10 @@
 //! A link to Kafka that is far slower than what is to be carried: the counts come late, and whole.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::Message;
+use tokio::time::sleep;
 
 use crate::broker_proxy::{BrokerProxy, Link, Step};
 use crate::dice::Dice;
@@ -81,6 +83,8 @@ async fn a_partition_does_not_wait_until_all_that_was_fetched_of_another_is_flus
         source.batch(partition, batch).await;
     }
     aggregator.logs("the next ones hold fewer bytes").await;
+    // The first of the small flushes is held until both partitions have been fetched again.
+    sleep(Duration::from_secs(4)).await;
     broker.hold(None);
     model.add(&first);
     model.add_all(&events);

@@ -1,8 +1,9 @@
-//! What of each partition is not committed yet, for metrics and nothing else.
+//! What of each partition is not committed yet, for metrics and readiness.
 
 use std::collections::BTreeMap;
 
 use tally_platform::partition_metrics::{Lag, PartitionMetrics, PartitionStatus, Statuses};
+use tally_platform::progress_watch::ProgressWatch;
 
 pub(crate) struct Backlog {
     metrics: PartitionMetrics,
@@ -34,8 +35,8 @@ pub(crate) struct Sources<'s> {
 }
 
 impl Backlog {
-    pub(crate) fn new() -> Backlog {
-        let metrics = PartitionMetrics::new("aggregator", "counted");
+    pub(crate) fn new(progress: ProgressWatch) -> Backlog {
+        let metrics = PartitionMetrics::new("aggregator", "counted").watched(progress);
         Backlog { metrics, partitions: BTreeMap::new() }
     }
 
@@ -79,8 +80,10 @@ fn statuses(partitions: &mut BTreeMap<i32, Reached>, sources: &Sources<'_>) -> S
         }
     }
     let status = |&(partition, state)| {
-        let lag = partitions.get(&partition).and_then(|reached| reached.lag(partition, sources));
-        (partition, PartitionStatus { state, lag })
+        let reached = partitions.get(&partition);
+        let next = reached.map(|reached| reached.committed);
+        let lag = reached.and_then(|reached| reached.lag(partition, sources));
+        (partition, PartitionStatus { state, next, lag })
     };
     sources.states.iter().map(status).collect()
 }
@@ -101,9 +104,18 @@ impl Reached {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tally_platform::health::Health;
+
     use super::*;
 
     const NONE: &dyn Fn(i32) -> Option<i64> = &|_| None;
+
+    fn backlog() -> Backlog {
+        let none = Health::new().condition("partitions are counted soon");
+        Backlog::new(ProgressWatch::new(none, "counted", &["counting"], Duration::ZERO))
+    }
 
     fn at(end: i64) -> Sources<'static> {
         Sources {
@@ -117,14 +129,14 @@ mod tests {
 
     fn lag(backlog: &mut Backlog, sources: &Sources<'_>) -> Option<(i64, Option<i64>)> {
         let statuses = statuses(&mut backlog.partitions, sources);
-        assert_eq!(statuses[&4], PartitionStatus { state: "locating", lag: None });
+        assert_eq!(statuses[&4], PartitionStatus { state: "locating", next: None, lag: None });
         assert_eq!(statuses[&3].state, "counting");
         statuses[&3].lag.map(|lag| (lag.offsets, lag.since_ms))
     }
 
     #[test]
     fn what_is_not_committed_is_lag_until_its_flush_is() {
-        let mut backlog = Backlog::new();
+        let mut backlog = backlog();
         let read = Sources { oldest_ms: &|_| Some(70), ..at(20) };
         assert_eq!(lag(&mut backlog, &read), None, "where it is committed is not known");
         backlog.located(3, 10);
@@ -146,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_stands_still_grows_older_though_it_is_not_read() {
-        let mut backlog = Backlog::new();
+        let mut backlog = backlog();
         backlog.located(3, 10);
         let standing = Sources { standing_ms: &|_| Some(50), ..at(20) };
         assert_eq!(lag(&mut backlog, &standing), Some((10, Some(50))));

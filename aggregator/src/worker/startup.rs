@@ -8,6 +8,7 @@ use tally_kafka::{Fetcher, Member, Membership};
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health};
 use tally_platform::plans::Plans;
+use tally_platform::progress_watch::ProgressWatch;
 use tally_platform::quiet_log::QuietLog;
 use tally_platform::registry::{self, Registry};
 use tally_platform::retry::{Backoff, until_brokers_answer, until_ok};
@@ -18,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::Backlog;
-use super::delays::{FlushDelay, StateDelays};
+use super::flush_delay::FlushDelay;
 use super::standstills::Standstills;
 use super::{REGISTRY_RETRY, Worker};
 use crate::Error;
@@ -105,6 +106,12 @@ pub(crate) fn run(
     let none = health.condition("no partition stands still");
     let standstills = Standstills::new(none, metrics.clone());
     let unserved = UnservedPartitions::new(health, "aggregator");
+    let progress = ProgressWatch::new(
+        health.condition("partitions are counted soon"),
+        "counted",
+        &["locating", "restoring", "parked", "counting"],
+        limits.interval,
+    );
     let worker = Worker {
         schema_id,
         committer,
@@ -118,10 +125,9 @@ pub(crate) fn run(
         metrics,
         ready,
         commits: FlushDelay::new(health.condition("flushes commit")),
-        delays: StateDelays::new(health.condition("partitions are counted soon")),
         standstills,
         unserved,
-        backlog: Backlog::new(),
+        backlog: Backlog::new(progress),
         heartbeat,
     };
     worker.run(stop)

@@ -77,7 +77,8 @@ fn statuses(partitions: &mut Vec<Reached>, tailed: Vec<Tailed>, now_ms: i64) -> 
     let of_each = partitions.iter_mut().zip(tailed).enumerate();
     let status = |(partition, (reached, tailed)): (usize, (&mut Reached, Tailed))| {
         let lag = reached.lag(&tailed, now_ms);
-        (number(partition), PartitionStatus { state: tailed.state, lag })
+        let (state, next) = (tailed.state, Some(tailed.next));
+        (number(partition), PartitionStatus { state, next, lag })
     };
     of_each.map(status).collect()
 }

@@ -36,7 +36,8 @@ impl Backlog {
             let proven = self.proven.get(&partition).copied();
             let lag = proven
                 .map(|proven| Lag { offsets: (p.end - proven).max(0), since_ms: p.through_ms });
-            statuses.insert(partition, PartitionStatus { state: p.verdict.name(), lag });
+            let state = p.verdict.name();
+            statuses.insert(partition, PartitionStatus { state, next: proven, lag });
             if let Some(proven) = proven
                 && before == Some(proven)
                 && proven < p.end
