@@ -74,6 +74,10 @@ impl Member {
         self.id == other.id
     }
 
+    pub(crate) fn generation(&self) -> i32 {
+        self.generation
+    }
+
     fn has_what_was_held_as(&self, before: &Member) -> bool {
         let generations = self.generation.checked_sub(before.generation);
         self.is_same(before) && generations.is_some_and(|count| (0..=1).contains(&count))

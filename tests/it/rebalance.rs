@@ -1,15 +1,19 @@
+use std::time::Duration;
+
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use tally_platform::config::Config;
 use tally_platform::store;
 
+use crate::broker_proxy::{BrokerProxy, Step};
 use crate::dice::Dice;
 use crate::feeder::{Feeder, random_events};
 use crate::installation::Installation;
 use crate::model::Model;
 use crate::service::Service;
 use crate::topics;
+use crate::topics_change::add_partitions;
 use crate::wait::{PATIENCE, until};
 
 /// Two installations on one host, with topics of their own and everything else as it is by default.
@@ -149,6 +153,69 @@ async fn a_dead_members_open_transaction_holds_up_its_own_partition_alone() {
     aborted.await.expect("no panic").expect("the transaction was open");
     tally.prove(&model).await;
     for service in &mut services {
+        service.terminate().await;
+    }
+}
+
+/// librdkafka joins its group again at once when partitions are added, also while some are to be
+/// let go, and as if they had been: the group gives them to another member, while the one that
+/// still has them is a member as well, and may flush.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_are_added_while_others_move_give_none_two_owners() {
+    let mut tally = Installation::new("two_owners").await;
+    tally.configure(|config| {
+        let (name, soon) = ("topic.metadata.refresh.interval.ms", "300");
+        config.kafka.properties.insert(name.to_owned(), soon.to_owned());
+    });
+    tally.allow("after which its Kafka client takes part in no rebalance any more");
+    tally.allow("Kafka does not serve the partition");
+    let proxy = BrokerProxy::start(&tally.config.kafka).await;
+    let bootstrap = proxy.bootstrap();
+    let mut first =
+        tally.start_with(Service::Aggregator, "first", &[("TALLY_KAFKA__BOOTSTRAP", &bootstrap)]);
+    let mut sink = tally.start(Service::Sink, "a");
+    let load = Feeder::start(&tally.source().await, 21);
+    sink.counts_beyond(3.0, "tally_sink_batches_total", "").await;
+
+    // It waits for this flush before it lets a partition go, and has more to flush then.
+    proxy.hold(Some(Step::End));
+    let mut second = tally.start(Service::Aggregator, "second");
+    second.logs("assignment changed").await;
+    let count = usize::try_from(tally.config.kafka.partitions + 1).expect("a few");
+    for topic in [&tally.config.kafka.deltas, &tally.config.kafka.increments] {
+        add_partitions(&tally, topic, count).await;
+    }
+    let state = "tally_aggregator_partition_state";
+    until("the second member to be given a partition", async || {
+        match second.series(state, "").await {
+            Ok(states) if !states.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    proxy.hold(Some(Step::Offsets));
+    let sees_it = second.logs("reading on");
+    let waited = tokio::time::timeout(Duration::from_secs(5), sees_it).await;
+    println!("the second member reads the partition beside the first one: {}", waited.is_ok());
+    proxy.hold(None);
+    load.goes_on().await;
+
+    // The group gives a third member something only if all others take part.
+    let mut third = tally.start(Service::Aggregator, "third");
+    until("the third member to be given a partition", async || {
+        first.start_again_if_ended();
+        second.start_again_if_ended();
+        match third.series(state, "").await {
+            Ok(states) if !states.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    load.goes_on().await;
+    tally.configure(|config| config.kafka.partitions += 1);
+    tally.prove(&load.stop().await).await;
+    for service in [&mut first, &mut second, &mut third, &mut sink] {
+        service.start_again_if_ended();
         service.terminate().await;
     }
 }

@@ -48,6 +48,13 @@ impl ServiceProcess {
         self.child = spawn(&mut self.launch);
     }
 
+    /// As a supervisor does.
+    pub(crate) fn start_again_if_ended(&mut self) {
+        if self.has_ended().is_some() {
+            self.start_again();
+        }
+    }
+
     /// The base of its own interface.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.launch.listen)
