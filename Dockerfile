@@ -25,7 +25,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates libssl3 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 tally \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tally
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tally \
+    && install --directory --owner=tally --group=tally --mode=0700 /var/lib/tally
 COPY --from=build /out/tally /usr/local/bin/tally
 
 # A `tally.toml` that is mounted here is read; everything can come as TALLY_SECTION__KEY instead.

@@ -25,6 +25,10 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// is still time to end the transaction over another connection.
 const TRANSACTION_SOCKET_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// The longest answer that is taken, and the most that one batch may decompress to: as much as
+/// where messages are fetched without librdkafka.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
 /// How long a partition that was added to a topic may go unnoticed by the group.
 const METADATA_REFRESH: Duration = Duration::from_secs(10);
 
@@ -49,6 +53,7 @@ pub fn consumer(cluster: &Cluster, client_id: &str, group: &str) -> ClientConfig
     config
         .set("group.id", group)
         .set("isolation.level", "read_committed")
+        .set("check.crcs", "true")
         .set("auto.offset.reset", "error")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
@@ -63,7 +68,7 @@ pub fn consumer(cluster: &Cluster, client_id: &str, group: &str) -> ClientConfig
         // takes ten times its size.
         .set("fetch.message.max.bytes", "1048576")
         .set("fetch.max.bytes", "16777216")
-        .set("receive.message.max.bytes", "67108864")
+        .set("receive.message.max.bytes", MAX_ANSWER_BYTES.to_string())
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "32768");
     config

@@ -253,6 +253,11 @@ async fn an_id_counts_once_for_each_counter() {
     add("b", "k", 1);
     keys.iter().for_each(|key| add("s", key, 7));
     tally.prove(&model).await;
+    for (namespace, expected) in [("s", 2.0), ("a", 1.0), ("b", 1.0)] {
+        let label = format!("namespace=\"{namespace}\"");
+        let left_out = services[1].metric("tally_aggregator_duplicate_increments_total", &label);
+        assert_eq!(left_out.await, Ok(expected), "{namespace}");
+    }
     for service in &mut services {
         service.terminate().await;
     }

@@ -249,6 +249,35 @@ async fn each_change_of_the_counts_is_found_and_named() {
     assert!(said.contains("1 of 4 partitions do NOT agree"), "{said}");
 }
 
+/// What is compared can be narrowed, and nothing else is blamed or cleared by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_found_by_each_scope_that_has_it_and_by_no_other() {
+    let (tally, _) = counted("scoped").await;
+    tally.sql(&row("web", "lattice-0", BUCKET_S, 5, 1)).await;
+    let verify = async |scope: [&str; 2], code| {
+        let args = ["reconciler", "verify", scope[0], scope[1]];
+        tally.tally(&args).await.expect_code(code).stdout
+    };
+    let (found, victim) = (counter("lattice-0", "10 in 1 events", "15 in 2"), VICTIM.to_string());
+    for scope in [
+        ["--partition", &victim],
+        ["--namespace", "web"],
+        ["--from", "2026-01-01T00:00:00Z"],
+        ["--to", "2026-01-01T00:01:00Z"],
+    ] {
+        let said = verify(scope, 1).await;
+        assert!(said.contains(&found), "{scope:?}: {said}");
+    }
+    for scope in [
+        ["--partition", "0"],
+        ["--namespace", "elsewhere"],
+        ["--from", "2026-01-01T00:01:00Z"],
+        ["--to", "2026-01-01T00:00:00Z"],
+    ] {
+        verify(scope, 0).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_lacks_what_was_committed_is_not_proven_though_no_sink_runs() {
     let (tally, model) = counted("lacking").await;
@@ -268,6 +297,9 @@ async fn a_table_that_lacks_what_was_committed_is_not_proven_though_no_sink_runs
     tally.tally(&["init"]).await.expect_code(0);
     let said = not_proven("3 of 3 partitions are NOT proven").await;
     assert!(!said.contains("agree"), "{said}");
+    // By default, too: all of it is more than ten flush intervals.
+    let said = tally.verify().await.expect_code(3).stdout;
+    assert!(said.contains("3 of 3 partitions are NOT proven"), "{said}");
 
     let mut sink = tally.start(Service::Sink, "a");
     tally.prove(&model).await;

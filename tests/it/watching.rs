@@ -88,6 +88,20 @@ async fn a_change_of_the_counts_is_told_of_until_it_is_mended() {
     let answer = until_verified(&reader, |answer| answer["verified_through"] == end).await;
     assert!(one(&answer)["at"].is_string() && one(&answer)["through"].is_string(), "{answer}");
     reader.terminate().await;
+
+    // What no sink stores is lag, and no mismatch.
+    services[1].terminate().await;
+    let more = random_events(&mut Dice(10), 60);
+    source.spread(&more, 20).await;
+    services[2].counts_beyond(0.5, "tally_reconciler_lag", "").await;
+    assert_eq!(services[2].metric(MISMATCH, "").await, Ok(0.0));
+    services[1].start_again();
+    model.add_all(&more);
+    tally.prove(&model).await;
+    let ends: i64 =
+        topics::ends(&tally.config.kafka, &tally.config.kafka.increments).await.iter().sum();
+    services[2].counts_beyond(ends as f64 - 0.5, through, "").await;
+
     services[2].kill();
     let said = tally.tally(&["reconciler", "verify", "--sign-nothing"]).await.expect_code(0);
     assert!(said.stdout.contains("3 partitions are proven by checkpoints"), "{}", said.stdout);

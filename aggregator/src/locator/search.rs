@@ -185,7 +185,18 @@ impl Search {
                 self.check_topic(&last.topic_id, self.topic_id.clone())?;
             }
             let point = match agreement(committed, last.as_ref()) {
-                Agreement::Nothing => Ok(ResumePoint::afresh(partition, low)),
+                Agreement::Nothing => {
+                    if low > 0 {
+                        tracing::error!(
+                            partition,
+                            offset = low,
+                            "Kafka's log of the partition begins at this offset, and nothing of it \
+                             was ever counted: what came before is in no count, and no total of \
+                             this partition can be proven; counting from here on"
+                        );
+                    }
+                    Ok(ResumePoint::afresh(partition, low))
+                }
                 Agreement::At(next) => match broken.remove(&partition) {
                     Some(reason) => {
                         Err(PartitionError::Unreadable { topic: topic(), partition, reason })
