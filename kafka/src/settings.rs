@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 
-use crate::{Cluster, canonical_property};
+use crate::{Cluster, FetchedMessage, canonical_property};
 
 /// The longest message that a producer without transactions appends; a topic may allow less.
 const MAX_MESSAGE_BYTES: &str = "8388608";
@@ -24,10 +24,6 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a transactional producer waits on a connection that may be half open: after that there
 /// is still time to end the transaction over another connection.
 const TRANSACTION_SOCKET_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// The longest answer that is taken, and the most that one batch may decompress to: as much as
-/// where messages are fetched without librdkafka.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// How long a partition that was added to a topic may go unnoticed by the group.
 const METADATA_REFRESH: Duration = Duration::from_secs(10);
@@ -68,7 +64,8 @@ pub fn consumer(cluster: &Cluster, client_id: &str, group: &str) -> ClientConfig
         // takes ten times its size.
         .set("fetch.message.max.bytes", "1048576")
         .set("fetch.max.bytes", "16777216")
-        .set("receive.message.max.bytes", MAX_ANSWER_BYTES.to_string())
+        // It bounds what a batch decompresses to as well.
+        .set("receive.message.max.bytes", FetchedMessage::MAX_BATCH_BYTES.to_string())
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "32768");
     config
