@@ -35,6 +35,7 @@ mod worker;
 
 use std::sync::Arc;
 
+use tally_platform::closing::Closing;
 use tally_platform::config::Config;
 use tally_platform::health::Health;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +56,9 @@ pub async fn run(
     let config = Arc::new(config.clone());
     let stop = shutdown.child_token();
     let mut workers = tokio::task::JoinSet::new();
-    for number in 0..config.aggregator.workers {
+    let closing = Closing::default();
+    let parts: Vec<_> = (0..config.aggregator.workers).map(|_| closing.part()).collect();
+    for (number, closing) in parts.into_iter().enumerate() {
         let (config, health, stop) = (config.clone(), health.clone(), stop.clone());
         // The topic is part of it, since another installation may have this group's default name.
         let (group, topic) = (&config.aggregator.group, &config.kafka.increments);
@@ -63,7 +66,7 @@ pub async fn run(
         let runtime = tokio::runtime::Handle::current();
         workers.spawn_blocking(move || {
             let _stop_the_others = stop.clone().drop_guard();
-            worker::run(&config, &name, number == 0, &health, &stop, &runtime)
+            worker::run(&config, &name, number == 0, &health, &stop, &runtime, closing)
         });
     }
     let mut outcome = Ok(());

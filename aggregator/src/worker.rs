@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tally_kafka::{Rebalance, TRANSACTION_TIMEOUT, Unreadable};
+use tally_platform::closing;
 use tally_platform::health::{Condition, Heartbeat};
 use tally_platform::unserved::UnservedPartitions;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +66,13 @@ struct Worker<'c> {
 }
 
 impl Worker<'_> {
-    fn run(mut self, stop: &CancellationToken) -> Result<(), Error> {
+    fn run(mut self, stop: &CancellationToken, closing: closing::Part) -> Result<(), Error> {
+        let ended = self.work(stop);
+        closing.begin(&ended);
+        ended
+    }
+
+    fn work(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let mut wait = Duration::ZERO;
         while !stop.is_cancelled() {
             self.heartbeat.beat();

@@ -4,12 +4,12 @@
 
 pub mod causes;
 pub mod checkpoint_key;
+pub mod closing;
 pub mod config;
 pub mod delta_batches;
 pub mod exit;
 pub mod health;
 pub mod http;
-
 pub mod partition_metrics;
 pub mod plans;
 pub mod problem;

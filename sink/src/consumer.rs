@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tally_kafka::{Fetcher, Membership, Rebalance, Unreadable};
+use tally_platform::closing;
 use tally_platform::config::Config;
 use tally_platform::delta_batches::DeltaBatches;
 use tally_platform::health::{Condition, Health};
@@ -52,6 +53,7 @@ pub(crate) fn run(
     health: &Health,
     stop: &CancellationToken,
     runtime: &Handle,
+    closing: closing::Part,
 ) -> Result<(), Error> {
     let proven = health.condition("ClickHouse keeps its promises");
     let assigned = health.condition("partitions assigned");
@@ -121,7 +123,7 @@ pub(crate) fn run(
         ends: BTreeMap::new(),
         thread,
     };
-    let ended = sink.run();
+    let ended = sink.run(closing);
     // However it ended: nobody carries out decisions any more, and closing the consumer waits for
     // that.
     consumer.context().leave();
@@ -158,7 +160,7 @@ struct Sink<'c> {
 }
 
 impl Sink<'_> {
-    fn run(mut self) -> Result<(), Error> {
+    fn run(mut self, closing: closing::Part) -> Result<(), Error> {
         let ended = self.work();
         self.assigned.set(false, "stopping");
         let inserting: Vec<i32> = self.inserters.stored().into_keys().collect();
@@ -166,6 +168,7 @@ impl Sink<'_> {
         if ended.is_ok() {
             tracing::info!("sink drained");
         }
+        closing.begin(&ended);
         ended
     }
 

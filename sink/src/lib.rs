@@ -35,6 +35,7 @@ mod row_order;
 mod store_health;
 mod topic_watch;
 
+use tally_platform::closing::Closing;
 use tally_platform::config::Config;
 use tally_platform::health::Health;
 use tokio_util::sync::CancellationToken;
@@ -50,8 +51,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let config = config.clone();
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || consumer::run(&config, &health, &shutdown, &runtime))
+    let (runtime, closing) = (tokio::runtime::Handle::current(), Closing::default().part());
+    let consume = move || consumer::run(&config, &health, &shutdown, &runtime, closing);
+    tokio::task::spawn_blocking(consume)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -29,7 +29,7 @@ const FLUSH_INTERVAL_MS: u64 = 200;
 /// No balancer has to notice.
 const SHUTDOWN_GRACE_MS: u64 = 0;
 /// What is warned of in the course of things, and goes on.
-const ALWAYS_ALLOWED: [&str; 10] = [
+const ALWAYS_ALLOWED: [&str; 11] = [
     // A producer comes up while the coordinator loads, or while it ends the transaction of the
     // producer before.
     "librdkafka: GETPID",
@@ -52,6 +52,8 @@ const ALWAYS_ALLOWED: [&str; 10] = [
     // The sink's offsets, which are for dashboards only, of a generation of the group that has just
     // ended.
     "librdkafka: COMMITFAIL",
+    // A process had drained, and one of its Kafka clients did not close within 20 s: docs/faults.md.
+    "the process's Kafka clients are not closed yet",
 ];
 /// Lines of each log that a failed test shows.
 const SHOWN_LINES: usize = 40;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tally_kafka::{Fetcher, Member, Membership};
+use tally_platform::closing;
 use tally_platform::config::Config;
 use tally_platform::health::{Condition, Health};
 use tally_platform::plans::Plans;
@@ -47,6 +48,7 @@ pub(crate) fn run(
     health: &Health,
     stop: &CancellationToken,
     runtime: &Handle,
+    closing: closing::Part,
 ) -> Result<(), Error> {
     let ready = health.condition("partitions assigned");
     let registry = Registry::new(&config.registry)?;
@@ -130,7 +132,7 @@ pub(crate) fn run(
         backlog: Backlog::new(progress),
         heartbeat,
     };
-    worker.run(stop)
+    worker.run(stop, closing)
 }
 
 /// The id of the delta batches' schema, or `None` if `stop` comes first. Waits for a registry that
