@@ -8,6 +8,7 @@ mod errors_by_poll;
 mod fetcher;
 mod groups;
 mod leader_epochs;
+mod lost_brokers;
 mod member;
 mod membership;
 mod queues;

@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError, KafkaError};
+use rdkafka::metadata::Metadata;
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka_sys as sys;
+
+use crate::lost_brokers;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -32,8 +35,7 @@ pub fn partition_count<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
 ) -> Result<i32, TopicError> {
-    let metadata = client
-        .fetch_metadata(Some(topic), CALL_TIMEOUT)
+    let metadata = metadata(client, topic, CALL_TIMEOUT)
         .map_err(|error| TopicError::unavailable(topic, error))?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
         return Err(TopicError::Missing { topic: topic.to_owned() });
@@ -47,6 +49,20 @@ pub fn partition_count<C: ClientContext>(
             Ok(i32::try_from(found.partitions().len()).expect("Kafka counts partitions in 32 bits"))
         }
     }
+}
+
+/// What a broker says of the topic.
+pub(crate) fn metadata<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Metadata, KafkaError> {
+    let asked = client.fetch_metadata(Some(topic), timeout);
+    match &asked {
+        Ok(_) => lost_brokers::answered(client),
+        Err(_) => lost_brokers::unanswered(client),
+    }
+    asked
 }
 
 /// The low and the high watermark: the first offset that a partition still has, and the next one
@@ -117,6 +133,19 @@ pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Str
 
 /// As [`topic_id`], for callers that cannot wait long.
 pub fn topic_id_within<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<String, TopicError> {
+    let asked = describe(client, topic, timeout);
+    match &asked {
+        Err(TopicError::Unavailable { .. }) => lost_brokers::unanswered(client),
+        Ok(_) | Err(TopicError::Missing { .. }) => lost_brokers::answered(client),
+    }
+    asked
+}
+
+fn describe<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     timeout: Duration,

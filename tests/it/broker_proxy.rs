@@ -12,6 +12,7 @@
 //!   transaction are answered with ILLEGAL_GENERATION.
 //! - As long as it is told to: fetches of a partition are answered with KAFKA_STORAGE_ERROR, as by
 //!   a broker whose disk cannot be read.
+//! - As long as it is told to: no answer names a broker, as that of one that has just started.
 //! - As long as it is told to: requests of a kind that belong to transactions are held.
 //! - Where it is started so: requests or fetched messages go through slowly, each connection by
 //!   itself.
@@ -23,11 +24,12 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use kafka_protocol::messages::{ApiKey, FetchResponse, ResponseHeader};
-use kafka_protocol::protocol::Decodable;
+use kafka_protocol::messages::metadata_response::MetadataResponseBroker;
+use kafka_protocol::messages::{ApiKey, FetchResponse, MetadataResponse, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, StrBytes};
 use tally_platform::config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -40,10 +42,12 @@ use crate::wait::until;
 
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
+const METADATA: i16 = 3;
 const END_TXN: i16 = 26;
 const TXN_OFFSET_COMMIT: i16 = 28;
 /// From these versions on, lengths of strings and arrays are varints.
 const FLEXIBLE_PRODUCE: i16 = 9;
+const FLEXIBLE_METADATA: i16 = 9;
 const FLEXIBLE_TXN_OFFSET_COMMIT: i16 = 3;
 const NOT_LEADER_OR_FOLLOWER: [u8; 2] = 6_i16.to_be_bytes();
 const ILLEGAL_GENERATION: [u8; 2] = 22_i16.to_be_bytes();
@@ -90,6 +94,7 @@ struct Shared {
     stage: watch::Sender<Stage>,
     held: watch::Sender<Option<Step>>,
     unreadable: AtomicI32,
+    names_no_broker: AtomicBool,
 }
 
 impl BrokerProxy {
@@ -108,6 +113,7 @@ impl BrokerProxy {
             stage: watch::Sender::new(Stage::Honest),
             held: watch::Sender::new(None),
             unreadable: AtomicI32::new(NONE),
+            names_no_broker: AtomicBool::new(false),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
         BrokerProxy { shared, task }
@@ -124,6 +130,11 @@ impl BrokerProxy {
 
     pub(crate) fn mend_disk(&self) {
         self.shared.unreadable.store(NONE, Ordering::Relaxed);
+    }
+
+    /// Whether answers name no broker from now on.
+    pub(crate) fn name_no_broker(&self, names_none: bool) {
+        self.shared.names_no_broker.store(names_none, Ordering::Relaxed);
     }
 
     /// From now on the requests of this step are held, and no others.
@@ -217,6 +228,12 @@ impl Shared {
                     self.refuse_offsets(&mut answer, version >= FLEXIBLE_TXN_OFFSET_COMMIT)
                 }
                 FETCH => self.refuse_fetch(&mut answer, version),
+                METADATA if self.names_no_broker.load(Ordering::Relaxed) => {
+                    // librdkafka gives its bootstrap up where the connection goes before it has
+                    // looked at the answer.
+                    pass(&mut to, &without_brokers(&answer, version), None).await?;
+                    return None;
+                }
                 _ => self.stand_in(&mut answer),
             }
             let rate = match self.link {
@@ -283,6 +300,24 @@ impl Shared {
             self.stage.send_replace(Stage::Done);
         }
     }
+}
+
+/// Before the brokers come the answer's length, its correlation id, no tags, and the time that it
+/// was throttled.
+fn without_brokers(answer: &[u8], version: i16) -> Vec<u8> {
+    const BEGIN: usize = 4 + 4 + 1 + 4;
+    assert!(version >= FLEXIBLE_METADATA, "the client asks by an older version: {version}");
+    let metadata = MetadataResponse::decode(&mut &answer[9..], version).expect("a broker's answer");
+    let bytes = |text: &StrBytes| 1 + text.len();
+    let broker = |broker: &MetadataResponseBroker| {
+        4 + bytes(&broker.host) + 4 + broker.rack.as_ref().map_or(1, bytes) + 1
+    };
+    let end = BEGIN + 1 + metadata.brokers.iter().map(broker).sum::<usize>();
+    // One more than there are.
+    let mut changed = [&answer[..BEGIN], &[1], &answer[end..]].concat();
+    let length = u32::try_from(changed.len() - 4).expect("an answer is short");
+    changed[..4].copy_from_slice(&length.to_be_bytes());
+    changed
 }
 
 /// Passes a step on once it is not held. A batch may come after the offsets that it goes with, over

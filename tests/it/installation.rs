@@ -52,7 +52,7 @@ const ALWAYS_ALLOWED: [&str; 11] = [
     // The sink's offsets, which are for dashboards only, of a generation of the group that has just
     // ended.
     "librdkafka: COMMITFAIL",
-    // A process had drained, and one of its Kafka clients did not close within 20 s: docs/faults.md.
+    // A process had drained, and a Kafka client of it did not close within 20 s: docs/faults.md.
     "the process's Kafka clients are not closed yet",
 ];
 /// Lines of each log that a failed test shows.

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::broker_fetcher;
 use super::shared::Shared;
-use crate::Membership;
+use crate::{Membership, topics};
 
 /// How long a call for metadata may take.
 const CALL: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ impl Leaders {
     }
 
     fn look(&self) -> Result<(), rdkafka::error::KafkaError> {
-        let metadata = self.consumer.client().fetch_metadata(Some(&self.topic), CALL)?;
+        let metadata = topics::metadata(self.consumer.client(), &self.topic, CALL)?;
         let mut leaders = BTreeMap::new();
         for topic in metadata.topics().iter().filter(|topic| topic.name() == self.topic) {
             for partition in topic.partitions().iter().filter(|partition| partition.leader() >= 0) {
