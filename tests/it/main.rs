@@ -70,6 +70,7 @@ mod slow_clients;
 mod slow_link;
 mod stepped_clock;
 mod store_back;
+mod stored_installation;
 mod strangers;
 mod tampering;
 mod topics_change;
