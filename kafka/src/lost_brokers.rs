@@ -37,7 +37,8 @@ pub(crate) fn answered<C: ClientContext>(client: &Client<C>) {
     silent.remove(&(client.native_ptr() as usize));
 }
 
-/// To be called when no broker has answered this client.
+/// To be called when no broker has answered this client. An answer that is of no use, as a refusal
+/// is, may count as none: brokers that are known already change nothing.
 pub(crate) fn unanswered<C: ClientContext>(client: &Client<C>) {
     let mut silent = SILENT.lock().unwrap_or_else(PoisonError::into_inner);
     if is_due(&mut silent, client.native_ptr() as usize, Instant::now()) {

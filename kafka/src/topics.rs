@@ -51,7 +51,8 @@ pub fn partition_count<C: ClientContext>(
     }
 }
 
-/// What a broker says of the topic.
+/// What a broker says of the topic. A client that gets no answer for long is given its brokers
+/// again.
 pub(crate) fn metadata<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
