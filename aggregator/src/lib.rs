@@ -66,7 +66,19 @@ pub async fn run(
         let runtime = tokio::runtime::Handle::current();
         workers.spawn_blocking(move || {
             let _stop_the_others = stop.clone().drop_guard();
-            worker::run(&config, &name, number == 0, &health, &stop, &runtime, closing)
+            let looks_for_strangers = number == 0;
+            let ended = worker::run(
+                &config,
+                &name,
+                looks_for_strangers,
+                &health,
+                &stop,
+                &runtime,
+                &closing,
+            );
+            // It may have ended before it had begun to count.
+            closing.begin(&ended);
+            ended
         });
     }
     let mut outcome = Ok(());

@@ -66,7 +66,7 @@ struct Worker<'c> {
 }
 
 impl Worker<'_> {
-    fn run(mut self, stop: &CancellationToken, closing: closing::Part) -> Result<(), Error> {
+    fn run(mut self, stop: &CancellationToken, closing: &closing::Part) -> Result<(), Error> {
         let ended = self.work(stop);
         closing.begin(&ended);
         ended

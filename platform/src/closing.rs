@@ -4,6 +4,7 @@
 //! and still ran minutes later. Nothing is lost where a client is not closed. But a process that
 //! never ends is never started again.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,9 +30,12 @@ struct Parts {
     failures: Vec<String>,
 }
 
-/// A worker, or whatever else has clients of its own. It begins to close when this is dropped, if
-/// not before.
-pub struct Part(Closing);
+/// A worker, or whatever else has clients of its own. One that is dropped before it said how it
+/// ended has failed: it panicked.
+pub struct Part {
+    closing: Closing,
+    begun: Cell<bool>,
+}
 
 impl Default for Closing {
     fn default() -> Closing {
@@ -43,7 +47,8 @@ impl Closing {
     /// One more part that works.
     pub fn part(&self) -> Part {
         self.lock().working += 1;
-        Part(Closing { parts: Arc::clone(&self.parts), limit: self.limit })
+        let closing = Closing { parts: Arc::clone(&self.parts), limit: self.limit };
+        Part { closing, begun: Cell::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Parts> {
@@ -52,23 +57,23 @@ impl Closing {
 }
 
 impl Part {
-    /// The part ended like this, and closes its clients from now on.
-    pub fn begin<E: Error>(self, ended: &Result<(), E>) {
-        if let Err(error) = ended {
-            self.0.lock().failures.push(with_causes(error));
-        }
+    /// The part ended like this, and closes its clients from now on. What is said first counts.
+    pub fn begin<E: Error>(&self, ended: &Result<(), E>) {
+        self.begin_as(ended.as_ref().err().map(|error| with_causes(error)));
     }
-}
 
-impl Drop for Part {
-    fn drop(&mut self) {
-        let mut parts = self.0.lock();
+    fn begin_as(&self, failure: Option<String>) {
+        if self.begun.replace(true) {
+            return;
+        }
+        let mut parts = self.closing.lock();
+        parts.failures.extend(failure);
         parts.working -= 1;
         if parts.working > 0 {
             return;
         }
         let failures = std::mem::take(&mut parts.failures);
-        let limit = self.0.limit;
+        let limit = self.closing.limit;
         std::thread::Builder::new()
             .name(String::from("closing"))
             .spawn(move || {
@@ -76,6 +81,12 @@ impl Drop for Part {
                 end(&failures, limit);
             })
             .expect("the system starts a thread");
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.begin_as(Some(String::from("a thread of this process panicked")));
     }
 }
 
@@ -120,8 +131,12 @@ mod tests {
         for (part, end) in parts.into_iter().zip(ends) {
             match end {
                 "drained" => part.begin(&Ok::<(), Infallible>(())),
+                "drained-then-failed" => {
+                    part.begin(&Ok::<(), Infallible>(()));
+                    part.begin(&Err(std::io::Error::other("told too late")));
+                }
                 "failed" => part.begin(&Err(std::io::Error::other("no coordinator"))),
-                "dropped" => drop(part),
+                "panicked" => drop(part),
                 "works" => std::mem::forget(part),
                 other => panic!("{other} is no end"),
             }
@@ -144,15 +159,23 @@ mod tests {
 
     #[test]
     fn a_process_ends_whose_parts_do_not_close() {
-        for ends in ["drained", "drained drained", "dropped drained"] {
+        for ends in ["drained", "drained drained", "drained-then-failed drained"] {
             let (code, log) = closed(ends);
             assert_eq!(code, Some(0), "{ends}: {log}");
             assert!(log.contains("nothing is left to commit") && log.contains("closing"), "{log}");
             assert!(!log.contains("ERROR"), "{log}");
         }
-        let (code, log) = closed("drained failed dropped");
-        assert_eq!(code, Some(i32::from(exit::FAILED)), "{log}");
-        assert!(log.contains("ERROR") && log.contains("no coordinator"), "{log}");
+        for (ends, reason) in [
+            ("failed drained", "no coordinator"),
+            ("drained failed", "no coordinator"),
+            ("panicked", "panicked"),
+            ("drained panicked", "panicked"),
+            ("panicked drained", "panicked"),
+        ] {
+            let (code, log) = closed(ends);
+            assert_eq!(code, Some(i32::from(exit::FAILED)), "{ends}: {log}");
+            assert!(log.contains("ERROR") && log.contains(reason), "{ends}: {log}");
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) fn run(
     health: &Health,
     stop: &CancellationToken,
     runtime: &Handle,
-    closing: closing::Part,
+    closing: &closing::Part,
 ) -> Result<(), Error> {
     let proven = health.condition("ClickHouse keeps its promises");
     let assigned = health.condition("partitions assigned");
@@ -160,7 +160,7 @@ struct Sink<'c> {
 }
 
 impl Sink<'_> {
-    fn run(mut self, closing: closing::Part) -> Result<(), Error> {
+    fn run(mut self, closing: &closing::Part) -> Result<(), Error> {
         let ended = self.work();
         self.assigned.set(false, "stopping");
         let inserting: Vec<i32> = self.inserters.stored().into_keys().collect();

@@ -52,7 +52,12 @@ pub async fn run(
 ) -> Result<(), Error> {
     let config = config.clone();
     let (runtime, closing) = (tokio::runtime::Handle::current(), Closing::default().part());
-    let consume = move || consumer::run(&config, &health, &shutdown, &runtime, closing);
+    let consume = move || {
+        let ended = consumer::run(&config, &health, &shutdown, &runtime, &closing);
+        // It may have ended before it had begun to store.
+        closing.begin(&ended);
+        ended
+    };
     tokio::task::spawn_blocking(consume)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))

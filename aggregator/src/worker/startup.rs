@@ -48,7 +48,7 @@ pub(crate) fn run(
     health: &Health,
     stop: &CancellationToken,
     runtime: &Handle,
-    closing: closing::Part,
+    closing: &closing::Part,
 ) -> Result<(), Error> {
     let ready = health.condition("partitions assigned");
     let registry = Registry::new(&config.registry)?;

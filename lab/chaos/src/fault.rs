@@ -94,15 +94,19 @@ pub(crate) enum FaultLane {
     Brokers,
     Surroundings,
     Links,
+    Store,
+    Registry,
 }
 
 impl FaultLane {
-    pub(crate) const ALL: [FaultLane; 5] = [
+    pub(crate) const ALL: [FaultLane; 7] = [
         FaultLane::Aggregators,
         FaultLane::Sinks,
         FaultLane::Brokers,
         FaultLane::Surroundings,
         FaultLane::Links,
+        FaultLane::Store,
+        FaultLane::Registry,
     ];
 
     /// Between two faults, seconds: the least and the most. After a broker's, the system gets time
@@ -112,6 +116,8 @@ impl FaultLane {
             FaultLane::Brokers => (5.0, 15.0),
             FaultLane::Aggregators => (2.0, 8.0),
             FaultLane::Sinks | FaultLane::Surroundings | FaultLane::Links => (1.0, 6.0),
+            // Whoever waits for one of them stores nothing, or counts no new schema.
+            FaultLane::Store | FaultLane::Registry => (4.0, 12.0),
         }
     }
 }
@@ -149,13 +155,14 @@ impl FaultKind {
             KillBroker | KillGroupCoordinator | KillTransactionCoordinator => (Brokers, (0.0, 6.0)),
             FullDisk => (Brokers, (0.0, 3.0)),
             SleepBroker => (Brokers, (2.0, 9.0)),
-            KillStore | KillRegistry => (Surroundings, (0.0, 4.0)),
-            // Its clients wait for 5 s.
-            SleepRegistry => (Surroundings, (6.0, 12.0)),
-            PoisonBatch | AddPartition => (Surroundings, (1.0, 3.0)),
-            EmptyRegistry => (Surroundings, (3.0, 8.0)),
+            KillStore => (Store, (0.0, 4.0)),
             // Long enough at times for the partition to count as one that stands still.
-            RefusePartition => (Surroundings, (3.0, 25.0)),
+            RefusePartition => (Store, (3.0, 25.0)),
+            KillRegistry => (Registry, (0.0, 4.0)),
+            // Its clients wait for 5 s.
+            SleepRegistry => (Registry, (6.0, 12.0)),
+            EmptyRegistry => (Registry, (3.0, 8.0)),
+            PoisonBatch | AddPartition => (Surroundings, (1.0, 3.0)),
             KillGateway | KillReader => (Surroundings, (0.0, 5.0)),
             StepClock => (Surroundings, (1.0, 4.0)),
             StepMachineClock => (Surroundings, (2.0, 8.0)),

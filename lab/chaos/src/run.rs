@@ -1,7 +1,7 @@
 //! One run: world up, load on, faults by schedule, everything healed, audit, verdict.
 //!
 //! ```text
-//!  World::start ─► members ─► load, checks ─► five lanes of faults, side by side
+//!  World::start ─► members ─► load, checks ─► seven lanes of faults, side by side
 //!                                                          │
 //!                     could not be injected: unknown ◄─────┤
 //!                                                          ▼
