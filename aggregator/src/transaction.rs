@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{
     BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
 };
-use rdkafka::{ClientContext, TopicPartitionList};
+use rdkafka::{ClientContext, Message, TopicPartitionList};
 use tally_kafka::TRANSACTION_TIMEOUT;
 
 pub(crate) type TransactionalProducer = ThreadedProducer<ConnectionWatch>;
@@ -63,6 +63,8 @@ impl Default for Patience {
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionWatch {
     lost: AtomicBool,
+    /// Whether a message was reported as delivered, and no broker has told where.
+    without_offset: AtomicBool,
 }
 
 impl ConnectionWatch {
@@ -112,8 +114,14 @@ impl ClientContext for ConnectionWatch {
 impl ProducerContext for ConnectionWatch {
     type DeliveryOpaque = ();
 
-    /// Does nothing: a message that was not delivered fails its transaction.
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+    /// A message that was not delivered fails its transaction by itself.
+    fn delivery(&self, delivered: &DeliveryResult<'_>, (): ()) {
+        if let Ok(message) = delivered
+            && tally_kafka::appended_at(message.offset()).is_none()
+        {
+            self.without_offset.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// Why a transaction did not go through.
@@ -126,6 +134,11 @@ pub(crate) enum Cause {
          any more, or the group is two generations beyond the last assignment that it took"
     )]
     NotHeld,
+    #[error(
+        "librdkafka reports a message as delivered, but no broker told its offset: it may not be \
+         in the log"
+    )]
+    WithoutOffset,
 }
 
 /// What became of a transaction that did not certainly commit. Its producer must not be used again.
@@ -200,20 +213,30 @@ impl<'p> Transaction<'p> {
 
     pub(crate) fn commit(self) -> Result<(), Failure> {
         let deadline = self.begun + self.patience.commit;
-        self.delivered(deadline);
+        if !self.delivered(deadline) {
+            let late = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
+            return Err(Failure::Unknown(late.into()));
+        }
+        if self.producer.client().context().without_offset.load(Ordering::Acquire) {
+            return Err(self.fail(Cause::WithoutOffset));
+        }
         match repeat(deadline, |timeout| self.producer.commit_transaction(timeout)) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.fail(error.into())),
         }
     }
 
-    /// Waits until no message is on its way any more, delivered or not. The commit call waits for
-    /// that too, but rust-rdkafka's flush, which it begins with, waits a tenth of a second at a
-    /// time.
-    fn delivered(&self, deadline: Instant) {
-        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+    /// Waits until no message is on its way any more, delivered or not; `false` if some are at the
+    /// deadline. The commit call waits for that too, but rust-rdkafka's flush, which it begins
+    /// with, waits a tenth of a second at a time, and what was delivered is looked at before.
+    fn delivered(&self, deadline: Instant) -> bool {
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
             std::thread::sleep(DELIVERY_PAUSE);
         }
+        true
     }
 
     /// Ends the transaction after `cause`: aborts it where the abort's answer decides the outcome,
@@ -230,7 +253,8 @@ impl<'p> Transaction<'p> {
             }
             // A message was refused, or a call was never made: nothing can have been committed.
             Cause::Kafka(KafkaError::MessageProduction(_) | KafkaError::MetadataFetch(_))
-            | Cause::NotHeld => self.abort(cause),
+            | Cause::NotHeld
+            | Cause::WithoutOffset => self.abort(cause),
             Cause::Kafka(_) => Failure::Unknown(cause),
         }
     }

@@ -22,6 +22,7 @@
 mod broker_fetcher;
 mod compression;
 mod connection;
+mod inflated_bytes;
 mod leaders;
 mod record_batches;
 mod records;
@@ -149,7 +150,8 @@ impl DirectFetcher {
     pub(super) fn pause(&mut self, partition: i32) {
         let Some(reader) = self.runs.get_mut(&partition) else { return };
         reader.is_paused = true;
-        if let Some((_, batches)) = self.current.take_if(|(of, _)| *of == partition) {
+        if let Some((_, mut batches)) = self.current.take_if(|(of, _)| *of == partition) {
+            batches.pack();
             reader.waiting.push_front(Ok(batches));
         }
         self.shared.lock().pause(partition);
@@ -172,7 +174,8 @@ impl DirectFetcher {
         if !are_wanted {
             return;
         }
-        let Some((partition, batches)) = self.current.take() else { return };
+        let Some((partition, mut batches)) = self.current.take() else { return };
+        batches.pack();
         while self.receive() {}
         let reader = self.runs.get_mut(&partition).expect("what is read right now has a reader");
         reader.waiting.push_front(Ok(batches));

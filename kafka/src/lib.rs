@@ -3,6 +3,7 @@
 
 mod buffer_pool;
 mod cluster;
+mod delivery;
 mod direct;
 mod errors_by_poll;
 mod fetcher;
@@ -19,6 +20,7 @@ mod topics;
 
 pub use buffer_pool::BufferPool;
 pub use cluster::{Cluster, RESERVED_PROPERTIES, canonical_property};
+pub use delivery::appended_at;
 pub use errors_by_poll::ErrorsByPoll;
 pub use fetcher::{Fetch, FetchedMessage, Fetcher, KeptMessage, Unfit, Unreadable, Unserved};
 pub use groups::{GroupMember, group_members};

@@ -42,9 +42,8 @@ pub(crate) struct Gateway {
 #[derive(Debug, Serialize)]
 struct Accepted {
     accepted: usize,
-    /// Includes the request's increments. Left out if the log has them but does not tell where.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<String>,
+    /// Includes the request's increments.
+    position: String,
 }
 
 impl Gateway {
@@ -100,10 +99,7 @@ impl Gateway {
         self.limits.allow(increments)?;
         let appended = self.log.append(&messages.list, in_flight).await;
         let position = appended.map_err(|error| not_appended(&error, messages.recognised))?;
-        Ok(Accepted {
-            accepted: increments,
-            position: position.map(|position| position.to_string()),
-        })
+        Ok(Accepted { accepted: increments, position: position.to_string() })
     }
 
     fn messages(

@@ -107,13 +107,13 @@ impl KafkaLog {
         self.report_timeout
     }
 
-    /// Returns once every in-sync replica has all the messages: the position that includes them,
-    /// where the broker tells it. None is handed over before there is room for all.
+    /// Returns once every in-sync replica has all the messages: the position that includes them.
+    /// None is handed over before there is room for all.
     pub(crate) async fn append(
         &self,
         messages: &[Message],
         in_flight: InFlight,
-    ) -> Result<Option<Position>, Error> {
+    ) -> Result<Position, Error> {
         if messages.iter().any(|message| message.bytes() > self.max_message_bytes) {
             return Err(Error::TooLongForClient);
         }
@@ -312,9 +312,12 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, pending: Box<Pending>) {
         let report = match delivered {
-            Ok(message) => {
-                Report::Stored { partition: message.partition(), offset: known(message.offset()) }
-            }
+            Ok(message) => match tally_kafka::appended_at(message.offset()) {
+                Some(offset) => Report::Stored { partition: message.partition(), offset },
+                None => Report::Unknown(String::from(
+                    "librdkafka reports it as delivered, but no broker told its offset",
+                )),
+            },
             Err((error, message)) if persisted::is_ruled_out(message) => {
                 Report::NotStored(error.clone())
             }
@@ -322,8 +325,4 @@ impl ProducerContext for Reports {
         };
         pending.settle(report, &self.metrics);
     }
-}
-
-fn known(offset: i64) -> Option<i64> {
-    (offset >= 0).then_some(offset)
 }

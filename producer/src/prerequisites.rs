@@ -37,11 +37,21 @@ pub(crate) struct Prerequisites {
 pub(crate) struct Readiness {
     schemas: Condition,
     log: Condition,
+    /// All that must be known first is, and requests are let in.
+    start: Condition,
 }
 
 impl Readiness {
     pub(crate) fn new(health: &Health) -> Readiness {
-        Readiness { schemas: health.condition("schemas"), log: health.condition("log") }
+        Readiness {
+            schemas: health.condition("schemas"),
+            log: health.condition("log"),
+            start: health.condition("start"),
+        }
+    }
+
+    pub(crate) fn started(&self) {
+        self.start.set(true, "");
     }
 }
 

@@ -57,6 +57,7 @@ pub async fn run(
             prerequisites::gather(config, &registry, &log, &readiness, &ended).await
         {
             gateway.open(started);
+            readiness.started();
             let allow = |allowed| gateway.allow(allowed);
             tokio::join!(
                 prerequisites::watch(&log, &readiness, &ended),

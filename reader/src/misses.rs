@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 pub(crate) const MAX_COUNTERS: usize = 1000;
 
 /// Jobs that wait while a query is in flight.
-const QUEUED_JOBS: usize = 1024;
+pub(crate) const QUEUED_JOBS: usize = 1024;
 
 /// What the names in jobs may take, also in those that nobody waits for any more, in KiB.
 pub(crate) const QUEUED_KIB: u32 = 64 << 10;

@@ -167,3 +167,78 @@ impl Reads {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tally_counts::StoredOffsets;
+
+    use super::*;
+    use crate::cache::CacheLimits;
+    use crate::misses::{QUEUED_JOBS, queue};
+    use crate::vector::Vector;
+
+    /// Two partitions, nothing counted, and a queue of misses that nobody serves.
+    fn reads() -> (Reads, mpsc::Receiver<Job>) {
+        let start = Vector::new(vec![StoredOffsets::default(); 2]);
+        let cached = CacheLimits { counters: 80, bytes: 1 << 20 };
+        let state = Arc::new(SharedMemory::new(start, cached, 1 << 20));
+        let metrics = Metrics::new();
+        let store = Store::new(clickhouse::Client::default(), metrics.clone());
+        let (sender, jobs) = queue();
+        let wait = Duration::from_millis(10);
+        (Reads::new(state, store, sender, wait, metrics), jobs)
+    }
+
+    #[tokio::test]
+    async fn more_waits_than_there_is_room_for_are_refused_at_once() {
+        let (reads, _jobs) = reads();
+        let counter = [Counter::new("ns", "a")];
+        let later: Position = [(1, 5)].into_iter().collect();
+        let taken = reads.waits.try_acquire_many(WAITS as u32).unwrap();
+        let refused = reads.counters(&counter, &later).await;
+        assert!(matches!(refused, Err(Error::TooManyWaits)), "{refused:?}");
+        drop(taken);
+        let late = reads.counters(&counter, &later).await;
+        assert!(matches!(late, Err(Error::NotReached { .. })), "{late:?}");
+    }
+
+    #[tokio::test]
+    async fn more_ranges_than_there_is_room_for_are_refused_at_once() {
+        let (reads, _jobs) = reads();
+        let _taken = reads.ranges.try_acquire_many(RANGE_QUERIES as u32).unwrap();
+        let refused = reads.range(&Counter::new("ns", "a"), &(0..1), &Position::default()).await;
+        assert!(matches!(refused, Err(Error::TooManyRanges)), "{refused:?}");
+    }
+
+    /// Whether the read of these counters is queued. Its answer is not waited for; what is queued
+    /// stays there.
+    async fn is_queued(reads: &Reads, counters: &[Counter]) -> bool {
+        let asked = reads.counters(counters, &Position::default());
+        match tokio::time::timeout(Duration::ZERO, asked).await {
+            Err(_) => true,
+            Ok(Err(Error::QueueFull)) => false,
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn misses_are_queued_up_to_a_number_and_up_to_so_many_bytes() {
+        let many = |number: usize| vec![Counter::new("ns", &format!("{number}"))];
+        let long = |number: usize| {
+            let name = |of_job: u32| format!("{number} {of_job} {}", "x".repeat(8 << 10));
+            (0..512).map(|of_job| Counter::new("ns", &name(of_job))).collect::<Vec<_>>()
+        };
+        let kib = long(0).iter().map(Counter::name_bytes).sum::<usize>().div_ceil(1024);
+        let jobs: [(usize, &dyn Fn(usize) -> Vec<Counter>); 2] =
+            [(QUEUED_JOBS, &many), (QUEUED_KIB as usize / kib, &long)];
+        for (fits, job) in jobs {
+            let (reads, mut jobs) = reads();
+            for number in 0..fits {
+                assert!(is_queued(&reads, &job(number)).await, "{number} of {fits}");
+            }
+            assert!(!is_queued(&reads, &job(fits)).await, "{fits} fit");
+            drop(jobs.try_recv().unwrap());
+            assert!(is_queued(&reads, &job(fits)).await, "there is room again");
+        }
+    }
+}

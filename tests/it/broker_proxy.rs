@@ -10,6 +10,8 @@
 //! - Once it is told to: each batch of `deltas` is answered with NOT_LEADER_OR_FOLLOWER, as by a
 //!   leader that was replaced while its followers took the batch, until the next offsets of a
 //!   transaction are answered with ILLEGAL_GENERATION.
+//! - Once it is told to: the next batch of this topic does not get to the broker. It is answered with
+//!   NOT_LEADER_OR_FOLLOWER, as by a leader that was just replaced, once the batch after it is in.
 //! - As long as it is told to: fetches of a partition are answered with KAFKA_STORAGE_ERROR, as by
 //!   a broker whose disk cannot be read.
 //! - As long as it is told to: no answer names a broker, as that of one that has just started.
@@ -93,6 +95,8 @@ struct Shared {
     link: Link,
     stage: watch::Sender<Stage>,
     held: watch::Sender<Option<Step>>,
+    /// Of a batch of this topic that does not get to the broker.
+    loses: std::sync::Mutex<Option<String>>,
     unreadable: AtomicI32,
     names_no_broker: AtomicBool,
 }
@@ -112,6 +116,7 @@ impl BrokerProxy {
             link,
             stage: watch::Sender::new(Stage::Honest),
             held: watch::Sender::new(None),
+            loses: std::sync::Mutex::new(None),
             unreadable: AtomicI32::new(NONE),
             names_no_broker: AtomicBool::new(false),
         });
@@ -140,6 +145,16 @@ impl BrokerProxy {
     /// From now on the requests of this step are held, and no others.
     pub(crate) fn hold(&self, step: Option<Step>) {
         self.shared.held.send_replace(step);
+    }
+
+    /// Loses the next batch of this topic, if there is one after it.
+    pub(crate) fn lose_batch(&self, topic: &str) {
+        *self.shared.loses.lock().expect("no holder panics") = Some(topic.to_owned());
+    }
+
+    /// Whether it was lost.
+    pub(crate) fn has_lost_batch(&self) -> bool {
+        self.shared.loses.lock().expect("no holder panics").is_none()
     }
 
     /// Refuses what the next transaction appends, and then its offsets; waits until that is done.
@@ -177,9 +192,15 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Api key and version of requests that were not answered yet, by correlation id.
+/// What a connection's requests were.
 #[derive(Default)]
-struct Asked(Mutex<HashMap<[u8; 4], (i16, i16)>>);
+struct Asked {
+    /// Api key and version of requests that were not answered yet, by correlation id.
+    unanswered: Mutex<HashMap<[u8; 4], (i16, i16)>>,
+    /// The correlation id of the batch that did not get to the broker, and its topic, until it is
+    /// answered.
+    lost: Mutex<Option<([u8; 4], String)>>,
+}
 
 impl Shared {
     async fn pass_requests(
@@ -193,7 +214,13 @@ impl Shared {
             let id = request.get(8..12)?.try_into().ok()?;
             let number = |at: usize| i16::from_be_bytes([request[at], request[at + 1]]);
             let (api, version) = (number(4), number(6));
-            asked.0.lock().await.insert(id, (api, version));
+            if api == PRODUCE
+                && let Some(topic) = self.loses(&request)
+            {
+                *asked.lost.lock().await = Some((id, topic));
+                continue;
+            }
+            asked.unanswered.lock().await.insert(id, (api, version));
             let step = match api {
                 TXN_OFFSET_COMMIT => Some(Step::Offsets),
                 END_TXN => Some(Step::End),
@@ -221,9 +248,15 @@ impl Shared {
         loop {
             let mut answer = frame(&mut from).await?;
             let id = answer.get(4..8)?;
-            let (api, version) = asked.0.lock().await.remove(id)?;
+            let (api, version) = asked.unanswered.lock().await.remove(id)?;
             match api {
-                PRODUCE => self.refuse_batch(&mut answer, version >= FLEXIBLE_PRODUCE),
+                PRODUCE => {
+                    let is_flexible = version >= FLEXIBLE_PRODUCE;
+                    if let Some(refusal) = asked.refusal_of_lost(&answer, is_flexible).await {
+                        pass(&mut to, &refusal, None).await?;
+                    }
+                    self.refuse_batch(&mut answer, is_flexible);
+                }
                 TXN_OFFSET_COMMIT => {
                     self.refuse_offsets(&mut answer, version >= FLEXIBLE_TXN_OFFSET_COMMIT)
                 }
@@ -281,6 +314,12 @@ impl Shared {
         }
     }
 
+    /// The topic of the batch, if it is the one that is lost.
+    fn loses(&self, request: &[u8]) -> Option<String> {
+        let mut loses = self.loses.lock().expect("no holder panics");
+        loses.take_if(|topic| request.windows(topic.len()).any(|part| part == topic.as_bytes()))
+    }
+
     fn refuse_batch(&self, answer: &mut [u8], is_flexible: bool) {
         let stage = *self.stage.borrow();
         if let (Stage::Armed | Stage::Refused, Some(code)) =
@@ -299,6 +338,19 @@ impl Shared {
             code.copy_from_slice(&ILLEGAL_GENERATION);
             self.stage.send_replace(Stage::Done);
         }
+    }
+}
+
+impl Asked {
+    /// What is said of the lost batch as the next one of the topic is answered.
+    async fn refusal_of_lost(&self, answer: &[u8], is_flexible: bool) -> Option<Vec<u8>> {
+        let mut lost = self.lost.lock().await;
+        let mut refusal = answer.to_vec();
+        let (id, topic) = lost.as_ref()?;
+        first_code(&mut refusal, topic, is_flexible)?.copy_from_slice(&NOT_LEADER_OR_FOLLOWER);
+        refusal[4..8].copy_from_slice(id);
+        *lost = None;
+        Some(refusal)
     }
 }
 

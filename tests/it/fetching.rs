@@ -1,9 +1,11 @@
 //! What fetches messages: whichever it is, it gets all that was committed, and nothing else.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use flate2::write::GzEncoder;
 use futures_util::future::join_all;
 use rdkafka::producer::Producer;
 use tally_kafka::Fetch;
@@ -21,6 +23,10 @@ use crate::topics::ends;
 use crate::wait::{PATIENCE, until};
 
 const BATCHES: &str = "tally_sink_batches_total";
+/// Where these begin in a record batch.
+const CHECKSUM: usize = 17;
+const ATTRIBUTES: usize = 21;
+const RECORDS: usize = 61;
 /// The partition whose log is damaged.
 const VICTIM: i32 = 1;
 
@@ -153,42 +159,82 @@ async fn out_of_librdkafka_every_kind_of_batch_is_counted() {
     counts_every_kind("librdkafka", Fetch::Librdkafka, Compression::Lz4, 83).await;
 }
 
-/// A byte of the last batch of messages in a partition's log, on the broker's disk.
+/// The last batch of messages in a partition's log, on the broker's disk.
 pub(crate) struct Damage {
     log: PathBuf,
-    at: u64,
+    start: u64,
+    /// What is in the log, and what a flip puts there: as many bytes.
+    now: Vec<u8>,
+    other: Vec<u8>,
 }
 
 impl Damage {
-    /// In the partition of this topic.
+    /// Another byte in the partition of this topic. Where batches are not compressed, it is the
+    /// last one of a message without headers: nothing but the checksum tells.
     pub(crate) fn new(topic: &str, partition: i32) -> Damage {
+        Damage::with(topic, partition, another_byte)
+    }
+
+    /// The batch as `change` leaves it, which may not make it longer or shorter.
+    fn with(topic: &str, partition: i32, change: impl FnOnce(&mut [u8])) -> Damage {
         let folder = stack::shared().dir().join("kafka/data").join(format!("{topic}-{partition}"));
         let log = folder.join("00000000000000000000.log");
         let bytes = fs::read(&log).expect("the broker keeps its log here");
         let (mut start, mut last) = (0, None);
-        while let Some(header) = bytes.get(start..start + 61) {
-            let is_control = header[22] & 1 << 5 != 0;
+        while let Some(header) = bytes.get(start..start + RECORDS) {
+            let is_control = header[ATTRIBUTES + 1] & 1 << 5 != 0;
+            let length = u32::from_be_bytes(header[8..12].try_into().expect("four bytes"));
+            let end = start + 12 + length as usize;
             if !is_control {
-                last = Some(start);
+                last = Some(start..end);
             }
-            start +=
-                12 + u32::from_be_bytes(header[8..12].try_into().expect("four bytes")) as usize;
+            start = end;
         }
-        let start = last.expect("a batch of messages");
-        let length = u32::from_be_bytes(bytes[start + 8..start + 12].try_into().expect("four"));
-        // Where batches are not compressed, the last byte of a message without headers: nothing but
-        // the checksum tells.
-        Damage { log, at: (start + 12 + length as usize - 2) as u64 }
+        let batch = last.expect("a batch of messages");
+        let now = bytes[batch.clone()].to_vec();
+        let mut other = now.clone();
+        change(&mut other);
+        Damage { log, start: batch.start as u64, now, other }
     }
 
-    /// Changes the byte; once more, and it is as it was.
-    pub(crate) fn flip(&self) {
-        let log =
-            OpenOptions::new().read(true).write(true).open(&self.log).expect("the log is a file");
-        let mut byte = [0];
-        log.read_exact_at(&mut byte, self.at).expect("the byte is there");
-        log.write_all_at(&[!byte[0]], self.at).expect("the log is writable");
+    /// Changes the log; once more, and it is as it was.
+    pub(crate) fn flip(&mut self) {
+        let log = OpenOptions::new().write(true).open(&self.log).expect("the log is a file");
+        log.write_all_at(&self.other, self.start).expect("the log is writable");
+        std::mem::swap(&mut self.now, &mut self.other);
     }
+}
+
+/// Says that the records are compressed, and puts these in their place: what is left of the place
+/// stays filled. The checksum is right.
+fn compress_badly(batch: &mut [u8], codec: u8, records: &[u8]) {
+    batch[ATTRIBUTES + 1] |= codec;
+    let (begin, rest) = batch[RECORDS..]
+        .split_at_mut_checked(records.len())
+        .expect("the records are no longer than those that are replaced");
+    begin.copy_from_slice(records);
+    rest.fill(b'-');
+    let checksum = crc32c::crc32c(&batch[ATTRIBUTES..]);
+    batch[CHECKSUM..ATTRIBUTES].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// A gzip member, and behind it what is none.
+fn gzip_with_bytes_behind_it(batch: &mut [u8]) {
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(&batch[RECORDS..]).expect("a Vec takes everything");
+    let member = gzip.finish().expect("a Vec takes everything");
+    assert!(RECORDS + member.len() < batch.len(), "something is behind it");
+    compress_badly(batch, 1, &member);
+}
+
+/// What two calls of a compressor write that has no end: its header stands in the middle once more.
+fn snappy_with_two_headers(batch: &mut [u8]) {
+    const HEADER: &[u8] = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
+    // Four bytes as they are: the length of all, then the number of literals less one, shifted.
+    let block = [&[4, 3 << 2][..], b"data"].concat();
+    let length = u32::try_from(block.len()).expect("few").to_be_bytes();
+    let once = [HEADER, &length, &block].concat();
+    compress_badly(batch, 2, &once.repeat(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -216,7 +262,7 @@ async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partiti
         now => Err(format!("{now} is the end")),
     })
     .await;
-    let damage = Damage::new(&kafka.deltas, VICTIM);
+    let mut damage = Damage::new(&kafka.deltas, VICTIM);
     damage.flip();
 
     sink.start_again();
@@ -237,7 +283,11 @@ async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partiti
 }
 
 /// The aggregator with one damaged batch in one partition: that one stops, and says so.
-async fn damaged_increments_stop_their_partition_alone(name: &str, fetch: Fetch, why: &str) {
+async fn damaged_increments_stop_their_partition_alone(
+    name: &str,
+    fetch: Fetch,
+    damages: &[(fn(&mut [u8]), &str)],
+) {
     let mut tally = Installation::new(name).await;
     tally.allow("the partition stops; the others go on");
     tally.configure(|config| config.aggregator.fetch = fetch);
@@ -245,6 +295,7 @@ async fn damaged_increments_stop_their_partition_alone(name: &str, fetch: Fetch,
         [Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
     let source = Source::with(&tally.config, &[("compression.type", "none")]).await;
     let (mut model, mut dice) = (Model::default(), Dice(88));
+    let alike = vec![Event::new("damaged", "alike", 1, 1_780_000_000_000); 100];
     let mut feed = async || {
         let events = random_events(&mut dice, 60);
         source.spread(&events, 20).await;
@@ -252,41 +303,62 @@ async fn damaged_increments_stop_their_partition_alone(name: &str, fetch: Fetch,
     };
     feed().await;
     tally.caught_up().await;
-    aggregator.terminate().await;
-    feed().await;
-    let damage = Damage::new(&tally.config.kafka.increments, VICTIM);
-    damage.flip();
+    for (change, why) in damages {
+        aggregator.terminate().await;
+        feed().await;
+        source.batch(VICTIM, &alike).await;
+        let mut damage = Damage::with(&tally.config.kafka.increments, VICTIM, change);
+        damage.flip();
 
-    aggregator.start_again();
-    aggregator.logs(why).await;
-    let label = format!("partition=\"{VICTIM}\"");
-    let stopped = aggregator.metric("tally_aggregator_partition_stands_still", &label).await;
-    assert_eq!(stopped, Ok(1.0));
-    let reasons = aggregator.readiness().await.expect_err("not ready with a broken partition");
-    assert!(reasons.contains(&format!("partition {VICTIM}: ")), "{reasons}");
-    let stored = sink.metric(BATCHES, "").await.expect("a metric");
-    feed().await;
-    sink.counts_beyond(stored + 1.0, BATCHES, "").await;
+        aggregator.start_again();
+        aggregator.logs(why).await;
+        let label = format!("partition=\"{VICTIM}\"");
+        let stopped = aggregator.metric("tally_aggregator_partition_stands_still", &label).await;
+        assert_eq!(stopped, Ok(1.0), "{why}");
+        let reasons = aggregator.readiness().await.expect_err("not ready with a broken partition");
+        assert!(reasons.contains(&format!("partition {VICTIM}: ")), "{reasons}");
+        let stored = sink.metric(BATCHES, "").await.expect("a metric");
+        feed().await;
+        sink.counts_beyond(stored + 1.0, BATCHES, "").await;
 
-    // Somebody looks, and mends it.
-    aggregator.terminate().await;
-    damage.flip();
-    aggregator.start_again();
+        // Somebody looks, and mends it.
+        aggregator.terminate().await;
+        damage.flip();
+        aggregator.start_again();
+        tally.caught_up().await;
+    }
+    damages.iter().for_each(|_| model.add_all(&alike));
     tally.prove(&model).await;
     aggregator.terminate().await;
     sink.terminate().await;
 }
 
+fn another_byte(batch: &mut [u8]) {
+    let at = batch.len() - 2;
+    batch[at] = !batch[at];
+}
+
+fn message_format_1(batch: &mut [u8]) {
+    batch[CHECKSUM - 1] = 1;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_that_are_damaged_on_the_brokers_disk_stop_their_partition_alone() {
-    let why = "the batch's checksum is";
-    damaged_increments_stop_their_partition_alone("damaged_here", Fetch::Auto, why).await;
+    let damages: [(fn(&mut [u8]), &str); 4] = [
+        (another_byte, "the batch's checksum is"),
+        (gzip_with_bytes_behind_it, "its records cannot be decompressed: invalid gzip header"),
+        (snappy_with_two_headers, "its records cannot be decompressed: a block is cut off"),
+        (message_format_1, "message format 1, which brokers have not written"),
+    ];
+    damaged_increments_stop_their_partition_alone("damaged_here", Fetch::Auto, &damages).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_that_librdkafka_finds_damaged_stop_their_partition_alone() {
-    let why = "BadMessage (Local: Bad message format)";
-    damaged_increments_stop_their_partition_alone("damaged_there", Fetch::Librdkafka, why).await;
+    let damages: [(fn(&mut [u8]), &str); 1] =
+        [(another_byte, "BadMessage (Local: Bad message format)")];
+    let fetch = Fetch::Librdkafka;
+    damaged_increments_stop_their_partition_alone("damaged_there", fetch, &damages).await;
 }
 
 /// A broker whose disk cannot be read for one partition serves the others, and its answer for that

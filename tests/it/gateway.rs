@@ -6,6 +6,7 @@ use tally_platform::store;
 
 use crate::installation::Installation;
 use crate::model::{Event, Model};
+use crate::own_broker::OwnBroker;
 use crate::service::{Service, ServiceProcess};
 use crate::source::batch_body;
 use crate::topics;
@@ -203,4 +204,48 @@ async fn what_is_not_stored_yet_is_lag_and_not_a_mismatch() {
     tally.prove(&model).await;
     aggregator.terminate().await;
     sink.terminate().await;
+}
+
+/// The broker is stopped in the middle of what it does: its kernel still takes the message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_broker_takes_and_does_not_answer_is_unknown_and_counts_once_by_its_id() {
+    let broker = OwnBroker::start("silent", &[]).await;
+    let mut tally = Installation::bare("silent");
+    tally.allow("Kafka");
+    tally.configure(|config| {
+        config.kafka.bootstrap = broker.address.to_string();
+        config.producer.delivery_timeout_ms = 3_000;
+    });
+    tally.tally(&["init"]).await.expect_code(0);
+    let mut services =
+        [Service::Producer, Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a"));
+    for service in &mut services {
+        service.ready().await;
+    }
+    let events = events("silent", 2);
+    let mut model = Model::default();
+    model.add_all(&events);
+    let post_by_id = async |number: usize| {
+        let mut item = as_json(&events[number]);
+        item["id"] = json!(format!("silent {number}"));
+        post(&services[0], "application/json", item.to_string().into_bytes()).await
+    };
+    let (status, answer) = post_by_id(0).await;
+    assert_eq!(status, 200, "{answer}");
+    tally.caught_up().await;
+
+    broker.freeze();
+    let (status, problem) = post_by_id(1).await;
+    assert_eq!((status, &problem["outcome"]), (504, &json!("unknown")), "{problem}");
+    broker.thaw();
+    until("the same to be accepted", async || match post_by_id(1).await {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    tally.prove(&model).await;
+    for service in &mut services {
+        service.ready().await;
+        service.terminate().await;
+    }
 }

@@ -43,12 +43,27 @@ async fn init_keeps_a_compatibility_level_that_is_stricter_and_mends_one_that_is
 /// The proxy is where nobody listens.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_is_not_asked_for_what_is_on_this_machine() {
-    let tally = Installation::bare("proxied");
+    let mut tally = Installation::bare("proxied");
     let proxies = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"]
         .map(|name| (name, "http://127.0.0.1:9"));
     tally.tally_in(&proxies, &["init"]).await.expect_code(0);
     let others = [&proxies[..], &[("no_proxy", "example.org")]].concat();
     tally.tally_in(&others, &["init"]).await.expect_code(0);
+
+    let by_name = |url: &str| url.replacen("127.0.0.1", "localhost", 1);
+    tally.configure(|config| {
+        config.registry.url = by_name(&config.registry.url);
+        config.store.url = by_name(&config.store.url);
+    });
+    tally.tally_in(&others, &["init"]).await.expect_code(0);
+    let kinds = [Service::Producer, Service::Aggregator, Service::Sink, Service::Reader];
+    let mut services = kinds.map(|kind| tally.start_with(kind, "a", &others));
+    for service in &mut services {
+        service.ready().await;
+    }
+    for service in &mut services {
+        service.terminate().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -113,7 +113,7 @@ async fn what_waits_is_told_in_offsets_and_in_seconds() {
 
     aggregator.terminate().await;
     feed().await;
-    let damage = Damage::new(&tally.config.kafka.increments, VICTIM);
+    let mut damage = Damage::new(&tally.config.kafka.increments, VICTIM);
     damage.flip();
     aggregator.start_again();
     let victim = format!("partition=\"{VICTIM}\"");

@@ -49,6 +49,7 @@ mod judging;
 mod kills;
 mod lag;
 mod local;
+mod lost_batch;
 mod lost_brokers;
 mod merges;
 mod odd_registry;

@@ -39,6 +39,8 @@ struct Answers {
     odds: BTreeMap<u32, Odd>,
     /// Whether it lost everything: it knows no id and no subject.
     is_empty: bool,
+    /// Whether it takes requests and answers none.
+    is_hung: bool,
     /// How often it was asked for each schema.
     asked: BTreeMap<u32, u32>,
 }
@@ -70,6 +72,11 @@ impl OddRegistry {
         self.answers().is_empty = is_empty;
     }
 
+    /// From now on it takes requests and answers none, or again all.
+    pub(crate) fn hang(&self, is_hung: bool) {
+        self.answers().is_hung = is_hung;
+    }
+
     /// How often it was asked for the schema.
     pub(crate) fn asked(&self, schema: u32) -> u32 {
         self.answers().asked.get(&schema).copied().unwrap_or(0)
@@ -91,6 +98,9 @@ impl Answers {
     fn next(&mut self, schema: Option<u32>) -> Option<Odd> {
         if let Some(id) = schema {
             *self.asked.entry(id).or_default() += 1;
+        }
+        if self.is_hung {
+            return Some(Odd::Nothing);
         }
         if self.is_empty {
             return Some(Odd::Unknown);

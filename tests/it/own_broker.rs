@@ -12,6 +12,7 @@ use tally_stack::{Part, Progress};
 
 use crate::ports::free_port;
 use crate::stack::Claim;
+use crate::sys;
 use crate::wait::until;
 
 /// It serves a few messages.
@@ -76,6 +77,16 @@ impl OwnBroker {
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("a running child can be killed");
         self.process.wait().expect("a killed child can be waited for");
+    }
+
+    /// SIGSTOP: it answers nothing, but its connections stay.
+    pub(crate) fn freeze(&self) {
+        sys::freeze(&self.process).expect("a running child takes a signal");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        sys::thaw(&self.process).expect("a frozen child takes a signal");
     }
 
     pub(crate) async fn start_again(&mut self) {

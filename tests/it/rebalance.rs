@@ -18,10 +18,10 @@ use crate::wait::{PATIENCE, until};
 
 /// Two installations on one host, with topics of their own and everything else as it is by default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn installations_with_one_group_and_one_instance_do_not_fence_each_other() {
+async fn installations_with_the_same_groups_and_instances_do_not_fence_each_other() {
     let mut both = [Installation::new("one_group").await, Installation::new("one_group").await];
-    let group = both[0].config.aggregator.group.clone();
-    both[1].configure(|config| config.aggregator.group = group);
+    let groups = (both[0].config.aggregator.group.clone(), both[0].config.sink.group.clone());
+    both[1].configure(|config| (config.aggregator.group, config.sink.group) = groups);
     let mut services = Vec::new();
     for tally in &both {
         services.extend([Service::Aggregator, Service::Sink].map(|kind| tally.start(kind, "a")));

@@ -14,6 +14,7 @@ use crate::odd_registry::{Odd, OddRegistry};
 use crate::service::{Service, ServiceProcess};
 use crate::source::batch_body;
 use crate::topics;
+use crate::wait::until;
 
 const AT_MS: i64 = 1_780_000_000_000;
 const STANDS_STILL: &str = "the partition waits for the schema registry";
@@ -292,5 +293,64 @@ async fn a_schema_that_is_named_in_a_header_is_no_schema_id() {
         for service in &mut services {
             service.terminate().await;
         }
+    }
+}
+
+/// While it hangs, who needs no new schema is counted as ever: many times between two asks. Once it
+/// is back but for one schema, that one alone is waited for, though it was needed first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_hangs_holds_up_those_alone_that_need_something_of_it() {
+    /// Of an ask, most of the time is the wait for its answer. One that is waited for by the thread
+    /// that counts leaves time for a flush or two.
+    const FLUSHES: f64 = 8.0;
+    let mut tally = Installation::new("hangs").await;
+    tally.allow(STANDS_STILL);
+    let source = tally.source().await;
+    let new = [new_schema(&tally, "first").await, new_schema(&tally, "second").await];
+    let registry = OddRegistry::start(&tally.config.registry.url).await;
+    let mut services = start(&tally, &registry);
+    let mut model = Model::default();
+    source.single(2, &event("known")).await;
+    model.add(&event("known"));
+    tally.prove(&model).await;
+
+    registry.hang(true);
+    for (partition, schema) in (0..).zip(new) {
+        source.send(partition, Some(&by(schema, &event("new"), None))).await;
+        model.add(&event("new"));
+    }
+    let asked = || new.map(|schema| registry.asked(schema)).into_iter().max().expect("two");
+    let flushes = async || {
+        let committed = "outcome=\"committed\"";
+        services[0].metric("tally_aggregator_flushes_total", committed).await.expect("a metric")
+    };
+    let mut feed_until_asked = async |times: u32| {
+        while asked() < times {
+            source.single(2, &event("known")).await;
+            model.add(&event("known"));
+        }
+    };
+    feed_until_asked(1).await;
+    let before = flushes().await;
+    feed_until_asked(3).await;
+    let flushed = flushes().await - before;
+    assert!(flushed >= FLUSHES, "{flushed} flushes between the first ask and the third");
+
+    registry.answer(new[0], Odd::Nothing);
+    registry.hang(false);
+    let config = &tally.config;
+    let committed = async || {
+        topics::committed(&config.kafka, &config.aggregator.group, &config.kafka.increments).await
+    };
+    until("the second to be counted", async || match committed().await[..] {
+        [first, 1, _] if first < 1 => Ok(()),
+        ref other => Err(format!("{other:?} is committed")),
+    })
+    .await;
+    registry.answer_all();
+    tally.prove(&model).await;
+    assert_eq!(rejected(&tally).await, []);
+    for service in &mut services {
+        service.terminate().await;
     }
 }

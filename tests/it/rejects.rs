@@ -82,6 +82,15 @@ async fn expect_rejected(tally: &Installation, poisons: Vec<Poison>) {
         let row = cells(row.expect("a row for each partition"));
         assert_eq!(row[7], poisoned.to_string(), "the report's `+ rejected`: {row:?}");
     }
+    let mut by_reason: BTreeMap<&str, f64> = BTreeMap::new();
+    for poison in sent.values() {
+        *by_reason.entry(poison.reason.as_str()).or_default() += 1.0;
+    }
+    for (reason, count) in by_reason {
+        let label = format!("reason=\"{reason}\"");
+        let told = services[0].metric("tally_aggregator_rejected_total", &label).await;
+        assert_eq!(told, Ok(count), "{reason}");
+    }
     for service in &mut services {
         service.terminate().await;
     }
@@ -177,7 +186,7 @@ pub(crate) async fn other_schema(tally: &Installation) -> u32 {
 }
 
 /// Letters that do not compress.
-fn noise(bytes: usize) -> String {
+pub(crate) fn noise(bytes: usize) -> String {
     let mut dice = Dice(4);
     (0..bytes).map(|_| char::from(b' ' + dice.roll(95) as u8)).collect()
 }

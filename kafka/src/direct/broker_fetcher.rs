@@ -247,9 +247,11 @@ impl BrokerFetcher {
             let bytes = records.len();
             let room = Room {
                 expected: bytes * self.inflation,
-                at_once: MOST_INFLATED_BYTES.saturating_sub(opened),
+                at_once: MOST_INFLATED_BYTES.saturating_sub(self.shared.inflated.held()),
             };
-            let batches = RecordBatches::open(records, from, aborted, &self.shared.buffers, room);
+            let mut batches =
+                RecordBatches::open(records, from, aborted, &self.shared.buffers, room);
+            batches.hold(&self.shared.inflated);
             self.shared.unread.add(batches.bytes());
             if self.shared.unread.take(bytes) {
                 self.shared.wanted.notify_waiters();

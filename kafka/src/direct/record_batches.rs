@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::compression::inflate;
+use super::inflated_bytes::{HeldBytes, InflatedBytes};
 use super::records::{Codec, Damage, Header, Record, Records, is_abort};
 use crate::buffer_pool::BufferPool;
 use crate::{FetchedMessage, Unfit};
@@ -53,6 +54,8 @@ pub(super) struct RecordBatches {
     batches: VecDeque<Batch>,
     /// What is wrong with the batch after the last one here, and the offset that it begins at.
     damage: Option<(i64, Damage)>,
+    /// As long as `inflated` is here it takes up room.
+    held: Option<HeldBytes>,
 }
 
 struct Batch {
@@ -67,7 +70,8 @@ enum Body {
     Inflated(Range<usize>),
     /// In what was sent, still compressed.
     Packed(Range<usize>, Codec),
-    Unpacked,
+    /// Where it was, to be packed again.
+    Unpacked(Range<usize>, Codec),
     /// Nowhere, because they are too many bytes. Here is the offset of the next message.
     LeftOut(i64),
 }
@@ -126,7 +130,13 @@ impl RecordBatches {
         if inflated.is_empty() {
             inflated = Bytes::new();
         }
-        RecordBatches { from, sent, inflated, unpacked: Vec::new(), batches, damage }
+        let unpacked = Vec::new();
+        RecordBatches { from, sent, inflated, unpacked, batches, damage, held: None }
+    }
+
+    /// Counts what was decompressed, until these batches are dropped.
+    pub(super) fn hold(&mut self, inflated: &InflatedBytes) {
+        self.held = Some(inflated.hold(self.inflated.len()));
     }
 
     /// Bytes of the buffers that messages are in.
@@ -147,7 +157,7 @@ impl RecordBatches {
             let body = match body {
                 Body::Sent(range) => &self.sent[range.clone()],
                 Body::Inflated(range) => &self.inflated[range.clone()],
-                Body::Unpacked => &self.unpacked,
+                Body::Unpacked(..) => &self.unpacked,
                 Body::Packed(..) | Body::LeftOut(_) => {
                     match self.unpack_or_leave_out().map_err(|damage| (at, damage))? {
                         Some(left_out) => return Ok(Some(left_out)),
@@ -176,6 +186,22 @@ impl RecordBatches {
         self.damage.take().map_or(Ok(None), Err)
     }
 
+    /// Gives up what was decompressed of the first batch by itself, where something else is read
+    /// before the rest of it. It is decompressed once more then.
+    pub(super) fn pack(&mut self) {
+        if let Some(Batch { body, .. }) = self.batches.front_mut()
+            && let Body::Unpacked(range, codec) = body
+        {
+            *body = Body::Packed(range.clone(), *codec);
+            self.unpacked = Vec::new();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn unpacked_bytes(&self) -> usize {
+        self.unpacked.capacity()
+    }
+
     fn pop_front(&mut self) {
         self.batches.pop_front();
         if self.unpacked.capacity() > 0 {
@@ -191,7 +217,7 @@ impl RecordBatches {
         if let Body::Packed(range, codec) = body {
             let (packed, most) = (&self.sent[range.clone()], FetchedMessage::MAX_BATCH_BYTES);
             if inflate(*codec, packed, &mut self.unpacked, most)? {
-                *body = Body::Unpacked;
+                *body = Body::Unpacked(range.clone(), *codec);
                 return Ok(None);
             }
             // What it came to before that was too much.
@@ -222,7 +248,7 @@ impl RecordBatches {
         match self.batches.front().map(|batch| &batch.body) {
             Some(Body::Sent(range)) => &self.sent[range.clone()],
             Some(Body::Inflated(range)) => &self.inflated[range.clone()],
-            Some(Body::Unpacked) => &self.unpacked,
+            Some(Body::Unpacked(..)) => &self.unpacked,
             Some(Body::Packed(..) | Body::LeftOut(_)) | None => &[],
         }
     }
@@ -233,7 +259,7 @@ impl RecordBatches {
         let (buffer, body) = match self.batches.front().map(|batch| &batch.body) {
             Some(Body::Sent(body)) => (&self.sent, body),
             Some(Body::Inflated(body)) => (&self.inflated, body),
-            Some(Body::Unpacked) => return Bytes::copy_from_slice(&self.unpacked[part]),
+            Some(Body::Unpacked(..)) => return Bytes::copy_from_slice(&self.unpacked[part]),
             Some(Body::Packed(..) | Body::LeftOut(_)) | None => return Bytes::new(),
         };
         let part = body.start + part.start..body.start + part.end;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::PartitionFetch;
 use super::broker_fetcher::PARTITION_BYTES;
+use super::inflated_bytes::InflatedBytes;
 use crate::Unserved;
 use crate::buffer_pool::BufferPool;
 
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub(super) partition_fetches: Sender<PartitionFetch>,
     /// Bytes of the buffers in `partition_fetches` that nobody has taken yet.
     pub(super) unread: UnreadBytes,
+    /// Bytes that were decompressed, those of partitions that wait included.
+    pub(super) inflated: InflatedBytes,
     /// Whether no more of a partition is asked for until what came of it last is read.
     pub(super) one_at_a_time: AtomicBool,
     state: Mutex<State>,
@@ -98,6 +101,7 @@ impl Shared {
             buffers: BufferPool::new(BUFFER_POOL_BYTES),
             partition_fetches,
             unread: UnreadBytes::default(),
+            inflated: InflatedBytes::default(),
             one_at_a_time: AtomicBool::new(false),
             state: Mutex::new(State { topic: topic.to_owned(), ..State::default() }),
             leader_missing: Condvar::new(),

@@ -216,6 +216,14 @@ proptest! {
         let (batches, from) = (Bytes::from(batches), BASE + from);
         let room = Room { expected: 0, at_once };
         prop_assert_eq!(read_within(room, &batches, from, &[]), read(&batches, from, &[]));
+        let mut packed = open(batches.clone(), from, &[], room);
+        let mut offsets = Vec::new();
+        while let Some(message) = packed.next().unwrap() {
+            offsets.push(message.offset);
+            packed.pack();
+            prop_assert!(packed.unpacked_bytes() == 0);
+        }
+        prop_assert_eq!(offsets, self::offsets(&batches, from, &[]));
         let mut at_once = open(batches, from, &[], room);
         let before = at_once.bytes();
         while at_once.next().unwrap().is_some() {}
@@ -451,6 +459,58 @@ fn with_short_turns_no_more_of_a_partition_is_asked_for_until_what_waits_of_it_i
     }
     let in_turn = (0..4).flat_map(|at| [(0, at), (1, at)]);
     assert_eq!(read, in_turn.collect::<Vec<_>>());
+}
+
+/// Else each partition that waits could hold as much as the largest batch.
+#[test]
+fn while_others_are_read_nothing_is_kept_that_was_decompressed_by_itself() {
+    const NO_ROOM: Room = Room { expected: 0, at_once: 0 };
+    for pauses in [false, true] {
+        let (mut direct, sender) = direct();
+        direct.start(&[(0, BASE), (1, BASE)]);
+        for partition in 0..2 {
+            let records: Vec<_> =
+                [BASE, BASE + 1].map(|at| record(at, None, Some(b"value"))).into();
+            let sent = encoded(&records, Compression::Lz4, false);
+            let mut fetch = fetch_of(&direct, partition, BASE..BASE + 2);
+            let batches = open(sent, BASE, &[], NO_ROOM);
+            fetch.content = Ok(FetchedRange { from: BASE, next: BASE + 2, batches });
+            sender.send(fetch).unwrap();
+        }
+        let mut read = Vec::new();
+        while let Some(message) = direct.fetch_to_keep() {
+            let message = message.unwrap();
+            read.push((message.partition, message.offset - BASE));
+            if pauses {
+                direct.pause(message.partition);
+                direct.resume(message.partition);
+            } else {
+                direct.short_turns(true);
+            }
+            assert!(direct.current.is_none());
+            for batches in direct.runs.values().flat_map(|reader| &reader.waiting) {
+                assert_eq!(batches.as_ref().unwrap().unpacked_bytes(), 0);
+            }
+        }
+        read.sort_unstable();
+        assert_eq!(read, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    }
+}
+
+#[test]
+fn the_more_is_decompressed_and_not_read_the_less_is_decompressed_ahead() {
+    let (direct, _) = direct();
+    let inflated = &direct.shared.inflated;
+    let sent = encoded(&[record(BASE, None, Some(&[7; 5_000]))], Compression::Lz4, false);
+    let mut waiting = Vec::new();
+    for number in 1..4 {
+        let mut batches = open(sent.clone(), BASE, &[], ROOM);
+        batches.hold(inflated);
+        waiting.push(batches);
+        assert!(inflated.held() > number * 5_000, "{inflated:?}");
+    }
+    waiting.clear();
+    assert_eq!(inflated.held(), 0);
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rdkafka::ClientContext;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::{ClientContext, Message};
 
 /// What the broker said of the increments sent so far.
 #[derive(Default)]
@@ -27,7 +27,10 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, increments: usize) {
-        let counter = if result.is_ok() { &self.acknowledged } else { &self.failed };
+        let is_in_log = result
+            .as_ref()
+            .is_ok_and(|message| tally_kafka::appended_at(message.offset()).is_some());
+        let counter = if is_in_log { &self.acknowledged } else { &self.failed };
         counter.fetch_add(increments as u64, Ordering::Relaxed);
     }
 }

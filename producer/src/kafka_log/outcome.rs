@@ -12,9 +12,7 @@ const TOO_LONG: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::Mes
 pub(super) enum Report {
     Stored {
         partition: i32,
-        /// Unknown when the broker recognised a repetition whose first copy it no longer has at
-        /// hand.
-        offset: Option<i64>,
+        offset: i64,
     },
     /// Certainly not in the log.
     NotStored(KafkaError),
@@ -22,20 +20,15 @@ pub(super) enum Report {
     Unknown(String),
 }
 
-/// The position that includes every message, where the broker tells it, once all are in the log.
-pub(super) fn outcome(reports: &[Report]) -> Result<Option<Position>, Error> {
-    let (mut position, mut stored) = (Some(Position::default()), 0);
+/// The position that includes every message, once all are in the log.
+pub(super) fn outcome(reports: &[Report]) -> Result<Position, Error> {
+    let (mut position, mut stored) = (Position::default(), 0);
     let (mut refusal, mut doubt): (Option<&KafkaError>, Option<&String>) = (None, None);
     for report in reports {
         match report {
             Report::Stored { partition, offset } => {
                 stored += 1;
-                match (&mut position, offset) {
-                    (Some(position), Some(offset)) => {
-                        position.advance(*partition, next_offset(*offset));
-                    }
-                    _ => position = None,
-                }
+                position.advance(*partition, next_offset(*offset));
             }
             // One that can never be taken says more than one that could not be taken now.
             Report::NotStored(error) if refusal.is_none() || *error == TOO_LONG => {
@@ -71,7 +64,7 @@ mod tests {
     const TIMED_OUT: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
 
     fn stored(partition: i32, offset: i64) -> Report {
-        Report::Stored { partition, offset: Some(offset) }
+        Report::Stored { partition, offset }
     }
 
     fn unknown(reason: &str) -> Report {
@@ -79,13 +72,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_request_that_is_in_the_log_as_a_whole_has_a_position() {
+    fn a_request_that_is_in_the_log_as_a_whole_has_a_position() {
         let position = outcome(&[stored(3, 7), stored(0, 0)]).unwrap();
-        assert_eq!(position.unwrap().to_string(), "0:1,3:8");
-        let untold = Report::Stored { partition: 1, offset: None };
-        for reports in [[untold.clone(), stored(0, 0)], [stored(0, 0), untold]] {
-            assert_eq!(outcome(&reports).unwrap(), None, "it would not include every message");
-        }
+        assert_eq!(position.to_string(), "0:1,3:8");
     }
 
     #[test]

@@ -145,11 +145,11 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, mark: usize) {
         let (state, place) = match result {
-            Ok(message) => {
-                let place = (message.partition(), message.offset());
-                (State::Acknowledged, (place.1 >= 0).then_some(place))
+            // As clients are told to: librdkafka reports some as delivered that are nowhere.
+            Ok(message) if message.offset() >= 0 => {
+                (State::Acknowledged, Some((message.partition(), message.offset())))
             }
-            Err(_) => (State::Unknown, None),
+            Ok(_) | Err(_) => (State::Unknown, None),
         };
         self.0.settle(u32::try_from(mark).expect("marks are 32 bits"), state, place);
     }

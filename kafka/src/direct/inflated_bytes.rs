@@ -1,0 +1,33 @@
+//! What was decompressed and is not read yet, of all partitions together: the more there is, the
+//! less is decompressed ahead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct InflatedBytes(Arc<AtomicUsize>);
+
+/// Bytes that are counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct HeldBytes {
+    all: InflatedBytes,
+    bytes: usize,
+}
+
+impl InflatedBytes {
+    pub(super) fn hold(&self, bytes: usize) -> HeldBytes {
+        self.0.fetch_add(bytes, Ordering::AcqRel);
+        HeldBytes { all: self.clone(), bytes }
+    }
+
+    /// How many are held.
+    pub(super) fn held(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
