@@ -213,7 +213,8 @@ mod tests {
     /// Whether the read of these counters is queued. Its answer is not waited for; what is queued
     /// stays there.
     async fn is_queued(reads: &Reads, counters: &[Counter]) -> bool {
-        let asked = reads.counters(counters, &Position::default());
+        let start = Position::default();
+        let asked = reads.counters(counters, &start);
         match tokio::time::timeout(Duration::ZERO, asked).await {
             Err(_) => true,
             Ok(Err(Error::QueueFull)) => false,

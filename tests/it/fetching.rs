@@ -305,7 +305,10 @@ async fn damaged_increments_stop_their_partition_alone(
     tally.caught_up().await;
     for (change, why) in damages {
         aggregator.terminate().await;
-        feed().await;
+        if fetch == Fetch::Auto {
+            // A broker that is asked for a batch of another format by itself finds none.
+            feed().await;
+        }
         source.batch(VICTIM, &alike).await;
         let mut damage = Damage::with(&tally.config.kafka.increments, VICTIM, change);
         damage.flip();
