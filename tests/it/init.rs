@@ -210,11 +210,18 @@ async fn init_tells_of_settings_that_weaken_the_promise_and_goes_on() {
 async fn without_init_a_service_says_what_to_run() {
     let mut tally = Installation::bare("no_init");
     tally.allow("run `tally init`");
-    for kind in [Service::Aggregator, Service::Sink] {
-        let mut service = tally.start(kind, "a");
-        assert_ne!(service.ended().await.code(), Some(0));
-        service.logs("run `tally init`").await;
-    }
+    // A registry that has lost its data would say the same, and get it back.
+    let mut aggregator = tally.start(Service::Aggregator, "a");
+    aggregator.logs("run `tally init`").await;
+    let why = aggregator.readiness().await.expect_err("there is no subject");
+    assert!(why.contains("run `tally init`"), "{why}");
+    let mut sink = tally.start(Service::Sink, "a");
+    assert_ne!(sink.ended().await.code(), Some(0));
+    sink.logs("run `tally init`").await;
+
+    tally.tally(&["init"]).await.expect_code(0);
+    aggregator.ready().await;
+    aggregator.terminate().await;
 }
 
 /// Kafka makes a topic of its defaults for whoever asks for one that is not there, if it may: one

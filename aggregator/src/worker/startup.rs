@@ -136,7 +136,7 @@ pub(crate) fn run(
 }
 
 /// The id of the delta batches' schema, or `None` if `stop` comes first. Waits for a registry that
-/// is down; one that refuses the schema, or that nobody has set up, is an error.
+/// is down, was not set up yet, or has lost its data; one that refuses the schema is an error.
 fn register(
     config: &Config,
     registry: &Registry,
@@ -147,9 +147,7 @@ fn register(
     let subject = format!("{}-value", config.kafka.deltas);
     let ask = || async {
         match registry.register_next(&subject, avsc::DELTA_BATCH).await {
-            Err(no @ (registry::Error::Refused { .. } | registry::Error::NoSubject { .. })) => {
-                Ok(Err(no))
-            }
+            Err(no @ registry::Error::Refused { .. }) => Ok(Err(no)),
             answer => answer.map(Ok),
         }
     };
