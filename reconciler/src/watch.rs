@@ -43,6 +43,7 @@ pub async fn watch(
     health: Health,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    tally_kafka::give_large_buffers_back();
     let interval = Duration::from_millis(config.reconciler.watch_interval_ms);
     let group = verified::group(&config.kafka.increments);
     let publisher = tally_kafka::consumer(&config.kafka.cluster(), CLIENT_ID, &group)

@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 fn bound_mib(service: Service) -> u64 {
     match service {
         Service::Aggregator => 800,
-        Service::Watch => 900,
+        Service::Watch => 1000,
         Service::Sink => 600,
         Service::Reader | Service::Producer => 400,
     }
