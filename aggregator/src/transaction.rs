@@ -134,6 +134,8 @@ pub(crate) enum Cause {
          any more, or the group is two generations beyond the last assignment that it took"
     )]
     NotHeld,
+    #[error("messages are still on their way, long after the transaction's time")]
+    Undelivered,
     #[error(
         "librdkafka reports a message as delivered, but no broker told its offset: it may not be \
          in the log"
@@ -214,8 +216,8 @@ impl<'p> Transaction<'p> {
     pub(crate) fn commit(self) -> Result<(), Failure> {
         let deadline = self.begun + self.patience.commit;
         if !self.delivered(deadline) {
-            let late = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
-            return Err(Failure::Unknown(late.into()));
+            // By now the coordinator has aborted it. To be told so would take as long once more.
+            return Err(Failure::Unknown(Cause::Undelivered));
         }
         if self.producer.client().context().without_offset.load(Ordering::Acquire) {
             return Err(self.fail(Cause::WithoutOffset));
@@ -255,7 +257,7 @@ impl<'p> Transaction<'p> {
             Cause::Kafka(KafkaError::MessageProduction(_) | KafkaError::MetadataFetch(_))
             | Cause::NotHeld
             | Cause::WithoutOffset => self.abort(cause),
-            Cause::Kafka(_) => Failure::Unknown(cause),
+            Cause::Kafka(_) | Cause::Undelivered => Failure::Unknown(cause),
         }
     }
 

@@ -67,6 +67,7 @@ struct Worker<'c> {
 
 impl Worker<'_> {
     fn run(mut self, stop: &CancellationToken, closing: &closing::Part) -> Result<(), Error> {
+        let _watch = closing.watch_for_panics();
         let ended = self.work(stop);
         closing.begin(&ended);
         ended

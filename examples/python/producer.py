@@ -7,7 +7,8 @@
 
 The subject is the one that the serializer's default strategy makes from the topic's name, and the
 schema is the registry's: nothing here knows Tally but the names of the fields. A sum is printed
-only once the broker has acknowledged every increment in it.
+only once the broker has acknowledged every increment in it, and told its offset: the client may
+report a message as delivered that the log does not have, and then there is none.
 """
 
 import argparse
@@ -60,7 +61,9 @@ class Sent:
         self.failures: list[str] = []
 
     def on_delivery(self, increment: dict):
-        def delivered(error: KafkaError | None, _message: Message) -> None:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is None and message.offset() is None:
+                error = "unknown, send it again with its id"
             if error is not None:
                 self.failures.append(f"{increment['key']}, id {increment['id']}: {error}")
                 return

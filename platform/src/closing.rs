@@ -37,6 +37,11 @@ pub struct Part {
     begun: Cell<bool>,
 }
 
+/// Where this is dropped by a panic, its part has failed, and closes its clients from now on.
+pub struct PanicWatch<'p>(&'p Part);
+
+const PANICKED: &str = "a thread of this process panicked";
+
 impl Default for Closing {
     fn default() -> Closing {
         Closing { parts: Arc::default(), limit: LIMIT }
@@ -60,6 +65,12 @@ impl Part {
     /// The part ended like this, and closes its clients from now on. What is said first counts.
     pub fn begin<E: Error>(&self, ended: &Result<(), E>) {
         self.begin_as(ended.as_ref().err().map(|error| with_causes(error)));
+    }
+
+    /// To be kept where the part's clients are, and made after them: a panic drops it first, and
+    /// the clients may take for ever.
+    pub fn watch_for_panics(&self) -> PanicWatch<'_> {
+        PanicWatch(self)
     }
 
     fn begin_as(&self, failure: Option<String>) {
@@ -86,7 +97,15 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.begin_as(Some(String::from("a thread of this process panicked")));
+        self.begin_as(Some(String::from(PANICKED)));
+    }
+}
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.begin_as(Some(String::from(PANICKED)));
+        }
     }
 }
 
@@ -120,6 +139,21 @@ mod tests {
     /// Says to a child of this test how its parts end.
     const ENDS: &str = "TALLY_TEST_CLOSING_ENDS";
 
+    /// A client that is never closed.
+    struct Hangs;
+
+    impl Drop for Hangs {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+    }
+
+    fn works_and_panics(part: &Part) {
+        let _client = Hangs;
+        let _watch = part.watch_for_panics();
+        panic!("on purpose");
+    }
+
     /// A process whose parts all begin to close, and never come to an end.
     #[test]
     fn closes_for_ever() {
@@ -137,6 +171,7 @@ mod tests {
                 }
                 "failed" => part.begin(&Err(std::io::Error::other("no coordinator"))),
                 "panicked" => drop(part),
+                "panics" => drop(std::thread::spawn(move || works_and_panics(&part))),
                 "works" => std::mem::forget(part),
                 other => panic!("{other} is no end"),
             }
@@ -169,6 +204,7 @@ mod tests {
             ("failed drained", "no coordinator"),
             ("drained failed", "no coordinator"),
             ("panicked", "panicked"),
+            ("panics drained", "panicked"),
             ("drained panicked", "panicked"),
             ("panicked drained", "panicked"),
         ] {

@@ -230,7 +230,8 @@ mod tests {
             (0..512).map(|of_job| Counter::new("ns", &name(of_job))).collect::<Vec<_>>()
         };
         let kib = long(0).iter().map(Counter::name_bytes).sum::<usize>().div_ceil(1024);
-        let jobs: [(usize, &dyn Fn(usize) -> Vec<Counter>); 2] =
+        type Job<'j> = &'j dyn Fn(usize) -> Vec<Counter>;
+        let jobs: [(usize, Job<'_>); 2] =
             [(QUEUED_JOBS, &many), (QUEUED_KIB as usize / kib, &long)];
         for (fits, job) in jobs {
             let (reads, mut jobs) = reads();

@@ -106,10 +106,11 @@ pub(crate) async fn append(
         let (line, partition) = (checkpoint.sign(key), checkpoint.partition.to_string());
         let record =
             FutureRecord::to(&kafka.checkpoints).partition(0).key(&partition).payload(&line);
-        producer
+        let delivery = producer
             .send(record, PATIENCE)
             .await
             .map_err(|(source, _)| Error::Kafka { what: "keep a checkpoint", source })?;
+        tally_kafka::appended_at(delivery.offset).ok_or(Error::CheckpointNotKept)?;
     }
     Ok(())
 }

@@ -37,6 +37,8 @@ pub enum Error {
     TopicMadeAgain { topic: String },
     #[error("a checkpoint needs a key: set reconciler.key_file, and run `tally init` to make one")]
     NoKey,
+    #[error("Kafka may not have kept a checkpoint: no broker told its offset")]
+    CheckpointNotKept,
     #[error("stopped before the end")]
     Stopped,
     #[error("{0}")]

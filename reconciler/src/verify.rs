@@ -39,7 +39,6 @@ pub async fn verify(
     options: &VerifyOptions,
     progress: &ProgressBar,
 ) -> Result<Report, Error> {
-    tally_kafka::give_large_buffers_back();
     check_rules(config).await?;
     let (config, options, progress) = (config.clone(), options.clone(), progress.clone());
     let runtime = Handle::current();

@@ -161,6 +161,7 @@ struct Sink<'c> {
 
 impl Sink<'_> {
     fn run(mut self, closing: &closing::Part) -> Result<(), Error> {
+        let _watch = closing.watch_for_panics();
         let ended = self.work();
         self.assigned.set(false, "stopping");
         let inserting: Vec<i32> = self.inserters.stored().into_keys().collect();

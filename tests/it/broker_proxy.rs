@@ -147,7 +147,7 @@ impl BrokerProxy {
         self.shared.held.send_replace(step);
     }
 
-    /// Loses the next batch of this topic, if there is one after it.
+    /// Loses the next batch of this topic, which is answered once the one after it is.
     pub(crate) fn lose_batch(&self, topic: &str) {
         *self.shared.loses.lock().expect("no holder panics") = Some(topic.to_owned());
     }

@@ -282,11 +282,14 @@ async fn a_batch_of_deltas_that_is_damaged_on_the_brokers_disk_stops_its_partiti
     sink.terminate().await;
 }
 
+/// What damages a batch.
+type Change = fn(&mut [u8]);
+
 /// The aggregator with one damaged batch in one partition: that one stops, and says so.
 async fn damaged_increments_stop_their_partition_alone(
     name: &str,
     fetch: Fetch,
-    damages: &[(fn(&mut [u8]), &str)],
+    damages: &[(Change, &str)],
 ) {
     let mut tally = Installation::new(name).await;
     tally.allow("the partition stops; the others go on");
@@ -347,7 +350,7 @@ fn message_format_1(batch: &mut [u8]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_that_are_damaged_on_the_brokers_disk_stop_their_partition_alone() {
-    let damages: [(fn(&mut [u8]), &str); 4] = [
+    let damages: [(Change, &str); 4] = [
         (another_byte, "the batch's checksum is"),
         (gzip_with_bytes_behind_it, "its records cannot be decompressed: invalid gzip header"),
         (snappy_with_two_headers, "its records cannot be decompressed: a block is cut off"),
@@ -358,8 +361,7 @@ async fn increments_that_are_damaged_on_the_brokers_disk_stop_their_partition_al
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_that_librdkafka_finds_damaged_stop_their_partition_alone() {
-    let damages: [(fn(&mut [u8]), &str); 1] =
-        [(another_byte, "BadMessage (Local: Bad message format)")];
+    let damages: [(Change, &str); 1] = [(another_byte, "BadMessage (Local: Bad message format)")];
     let fetch = Fetch::Librdkafka;
     damaged_increments_stop_their_partition_alone("damaged_there", fetch, &damages).await;
 }

@@ -1,6 +1,8 @@
 //! What the schema registry says, and what Tally makes of it: a message is rejected only by a no
 //! that is one, and that comes from the registry whose ids the messages have.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 use tally_counts::Reject;
 use tally_kafka::{Fetch, FetchedMessage};
@@ -14,7 +16,7 @@ use crate::odd_registry::{Odd, OddRegistry};
 use crate::service::{Service, ServiceProcess};
 use crate::source::batch_body;
 use crate::topics;
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 const AT_MS: i64 = 1_780_000_000_000;
 const STANDS_STILL: &str = "the partition waits for the schema registry";
@@ -326,7 +328,9 @@ async fn a_registry_that_hangs_holds_up_those_alone_that_need_something_of_it() 
         services[0].metric("tally_aggregator_flushes_total", committed).await.expect("a metric")
     };
     let mut feed_until_asked = async |times: u32| {
+        let begun = Instant::now();
         while asked() < times {
+            assert!(begun.elapsed() < PATIENCE, "asked {} times only", asked());
             source.single(2, &event("known")).await;
             model.add(&event("known"));
         }

@@ -106,7 +106,9 @@ impl Source {
             headers,
         };
         match self.producer.send(record, Timeout::Never).await {
-            Ok(delivery) => delivery.offset,
+            Ok(delivery) => {
+                tally_kafka::appended_at(delivery.offset).expect("the broker tells an offset")
+            }
             Err((error, _)) => panic!("send to {}, partition {partition}: {error}", self.topic),
         }
     }

@@ -28,9 +28,6 @@ pub(super) const PARTITION_BYTES: i32 = 1 << 20;
 /// The size that an answer should have once it is decompressed: where batches compress well, less
 /// is asked for.
 const INFLATED_BYTES: usize = 16 << 20;
-/// The most of an answer that is decompressed at once, however well it compresses. One that was
-/// made to compress well would take all memory else.
-const MOST_INFLATED_BYTES: usize = 64 << 20;
 const LEAST_BYTES: usize = 64 << 10;
 /// A broker answers once it has so many bytes, or after so long: else a busy topic would be fetched
 /// in many small answers.
@@ -245,10 +242,8 @@ impl BrokerFetcher {
         let (mut sent, mut opened) = (0, 0);
         for ReceivedRecords { partition, run, from, next, records, aborted } in received {
             let bytes = records.len();
-            let room = Room {
-                expected: bytes * self.inflation,
-                at_once: MOST_INFLATED_BYTES.saturating_sub(self.shared.inflated.held()),
-            };
+            let room =
+                Room { expected: bytes * self.inflation, at_once: self.shared.inflated.room() };
             let mut batches =
                 RecordBatches::open(records, from, aborted, &self.shared.buffers, room);
             batches.hold(&self.shared.inflated);

@@ -4,6 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// The most that is decompressed ahead, however well it compresses, and a moment's answers of other
+/// brokers. What was made to compress well would take all memory else.
+pub(super) const MOST: usize = 64 << 20;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct InflatedBytes(Arc<AtomicUsize>);
 
@@ -20,9 +24,9 @@ impl InflatedBytes {
         HeldBytes { all: self.clone(), bytes }
     }
 
-    /// How many are held.
-    pub(super) fn held(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+    /// How many more may be decompressed ahead.
+    pub(super) fn room(&self) -> usize {
+        MOST.saturating_sub(self.0.load(Ordering::Acquire))
     }
 }
 

@@ -14,10 +14,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::inflated_bytes::InflatedBytes;
 use super::record_batches::{AbortedTransaction, BatchesEnd, RecordBatches, Room, end};
 use super::records::Damage;
 use super::shared::Shared;
-use super::{DirectFetcher, FetchedRange, PartitionFetch};
+use super::{DirectFetcher, FetchedRange, PartitionFetch, inflated_bytes};
 use crate::Unfit;
 use crate::buffer_pool::BufferPool;
 
@@ -499,18 +500,23 @@ fn while_others_are_read_nothing_is_kept_that_was_decompressed_by_itself() {
 
 #[test]
 fn the_more_is_decompressed_and_not_read_the_less_is_decompressed_ahead() {
-    let (direct, _) = direct();
-    let inflated = &direct.shared.inflated;
-    let sent = encoded(&[record(BASE, None, Some(&[7; 5_000]))], Compression::Lz4, false);
+    let inflated = InflatedBytes::default();
+    let long = vec![0; 25 << 20];
+    let sent = encoded(&[record(BASE, None, Some(&long))], Compression::Lz4, false);
     let mut waiting = Vec::new();
-    for number in 1..4 {
-        let mut batches = open(sent.clone(), BASE, &[], ROOM);
-        batches.hold(inflated);
+    for number in 0..4 {
+        let room = Room { expected: 0, at_once: inflated.room() };
+        let mut batches = open(sent.clone(), BASE, &[], room);
+        batches.hold(&inflated);
+        let is_ahead = batches.inflated_bytes() > 0;
+        assert_eq!(is_ahead, number < 2, "number {number}: there is room for two");
         waiting.push(batches);
-        assert!(inflated.held() > number * 5_000, "{inflated:?}");
+    }
+    for batches in &mut waiting {
+        assert_eq!(batches.next().unwrap().unwrap().value.unwrap().len(), long.len());
     }
     waiting.clear();
-    assert_eq!(inflated.held(), 0);
+    assert_eq!(inflated.room(), inflated_bytes::MOST);
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -11,6 +11,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use indicatif::HumanCount;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
@@ -190,7 +191,8 @@ impl Prober {
         let stored =
             self.producer.send(record, Timeout::Never).await.map_err(|(error, _)| error)?;
         let acknowledged = Instant::now();
-        let after = format!("{}:{}", stored.partition, next_offset(stored.offset));
+        let offset = tally_kafka::appended_at(stored.offset).context("no broker told an offset")?;
+        let after = format!("{}:{}", stored.partition, next_offset(offset));
         let request = self.http.get(format!("{}/{key}?after={after}", self.reader));
         let CounterValue { value } = tally_load::answer("the reader", request).await?;
         Ok((acknowledged.elapsed(), value))

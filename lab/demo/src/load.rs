@@ -73,10 +73,10 @@ impl Load {
         Ok(Stage::since("sent to Kafka as Avro batches", acknowledged, started))
     }
 
-    /// Increments that the log has; an error as soon as it refused one.
+    /// Increments that the log has; an error once there is one that it may not have.
     fn acknowledged(&self) -> anyhow::Result<u64> {
         let failed = self.producer.context().failed();
-        anyhow::ensure!(failed == 0, "the broker did not take {failed} increments");
+        anyhow::ensure!(failed == 0, "{failed} increments were not acknowledged");
         Ok(self.producer.context().acknowledged())
     }
 

@@ -59,7 +59,8 @@ struct Refused {
 }
 
 enum GatewayAnswer {
-    Accepted(Option<(i32, i64)>),
+    /// Where it is.
+    Accepted((i32, i64)),
     /// It may be stored.
     Unknown(Option<Duration>),
     /// It is not stored, and may be sent again after that.
@@ -126,7 +127,7 @@ impl GatewayWriter {
             let gateway = &self.gateways[(number as usize + attempt) % self.gateways.len()];
             let pause = match self.attempt(http, gateway, content, &body, timeout).await {
                 GatewayAnswer::Accepted(place) => {
-                    self.record.settle(mark, State::Acknowledged, place);
+                    self.record.settle(mark, State::Acknowledged, Some(place));
                     if content.counts != Counts::EachTime
                         && fate.random_range(0..100) < AGAIN_PERCENT
                     {
@@ -225,12 +226,14 @@ fn accepted(body: &[u8], sent: usize) -> GatewayAnswer {
             answer.accepted
         ));
     }
-    let Some(position) = answer.position else { return GatewayAnswer::Accepted(None) };
+    let Some(position) = answer.position else {
+        return GatewayAnswer::Odd(String::from("200, but without a position"));
+    };
     let place = position.split_once(':').and_then(|(partition, next)| {
         Some((partition.parse::<i32>().ok()?, next.parse::<i64>().ok()?.checked_sub(1)?))
     });
     match place {
-        Some(place) => GatewayAnswer::Accepted(Some(place)),
+        Some(place) => GatewayAnswer::Accepted(place),
         None => GatewayAnswer::Odd(format!("its position is {position:?}")),
     }
 }
@@ -263,9 +266,9 @@ mod tests {
         let answer = |body: &str| accepted(body.as_bytes(), 3);
         assert!(matches!(
             answer(r#"{"accepted": 3, "position": "2:41"}"#),
-            GatewayAnswer::Accepted(Some((2, 40)))
+            GatewayAnswer::Accepted((2, 40))
         ));
-        assert!(matches!(answer(r#"{"accepted": 3}"#), GatewayAnswer::Accepted(None)));
+        assert!(matches!(answer(r#"{"accepted": 3}"#), GatewayAnswer::Odd(_)));
         assert!(matches!(answer(r#"{"accepted": 2, "position": "2:41"}"#), GatewayAnswer::Odd(_)));
         assert!(matches!(answer(r#"{"accepted": 3, "position": "2"}"#), GatewayAnswer::Odd(_)));
         assert!(matches!(answer("{"), GatewayAnswer::Odd(_)));
