@@ -10,8 +10,9 @@
 //! - Once it is told to: each batch of `deltas` is answered with NOT_LEADER_OR_FOLLOWER, as by a
 //!   leader that was replaced while its followers took the batch, until the next offsets of a
 //!   transaction are answered with ILLEGAL_GENERATION.
-//! - Once it is told to: the next batch of this topic does not get to the broker. It is answered with
-//!   NOT_LEADER_OR_FOLLOWER, as by a leader that was just replaced, once the batch after it is in.
+//! - Once it is told to: the next batch of one topic does not get to the broker. It is answered
+//!   with NOT_LEADER_OR_FOLLOWER, as by a leader that was just replaced, once the batch after it is
+//!   in.
 //! - As long as it is told to: fetches of a partition are answered with KAFKA_STORAGE_ERROR, as by
 //!   a broker whose disk cannot be read.
 //! - As long as it is told to: no answer names a broker, as that of one that has just started.
