@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The most that is decompressed ahead, however well it compresses, and a moment's answers of other
-/// brokers. What was made to compress well would take all memory else.
+/// The most that is decompressed ahead, since what was made to compress well would take all memory
+/// else. Answers that several brokers give at the same moment may come beyond it, each by as much.
 pub(super) const MOST: usize = 64 << 20;
 
 #[derive(Clone, Debug, Default)]
